@@ -1,0 +1,42 @@
+"""Fixtures shared by all tests. Real data comes from a folder beside the repository and is never copied into it."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+# Nothing in the tests may reach a hub: what is not on the disk is an error, not a download.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with real photos, masks and word lists; tests that need it skip where it is absent."""
+    folder = Path(os.environ.get("CMON_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real test data: {folder} is not there (set CMON_TEST_DATA)")
+    return folder
+
+
+def _extracted(archive: Path, folder: Path) -> Path:
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def minibroden(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real probing set in Broden's layout: 598 photos with masks in six categories."""
+    return _extracted(shared_data / "minibroden.tar.gz", tmp_path_factory.mktemp("minibroden")) / "minibroden"
+
+
+@pytest.fixture(scope="session")
+def imagenet_samples(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A flat folder of 1,000 photos, one per ImageNet class."""
+    folder = tmp_path_factory.mktemp("imagenet")
+    return _extracted(shared_data / "imagenet_samples.tar.gz", folder) / "imagenet_samples"
