@@ -1,0 +1,65 @@
+"""Makes `import torchvision` work where its compiled part does not match torch. Import this first.
+
+torchvision registers shape functions for its operators when it is imported, and fails with "operator
+torchvision::nms does not exist" where its binary could not be loaded: CPU torch beside a CUDA torchvision, or
+two versions that do not belong together. Networks and transforms need none of those operators, so it is
+enough to declare the two that are asked for. `torchvision.io` and `torchvision.ops.nms` stay unusable then;
+the project decodes with Pillow and detects nothing in boxes.
+
+Use:
+    import concept_monitor_cli._torchvision  # isort: skip
+    import torchvision  # or timm, or open_clip
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from contextlib import suppress
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import torch
+
+_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+_OPERATORS = ("nms", "qnms")
+
+# Declarations last as long as the object that made them.
+_declared: list[torch.library.Library] = []
+
+
+def _is_declared(operator: str) -> bool:
+    return hasattr(torch.ops.torchvision, operator)
+
+
+def _compiled_parts(package: Path) -> list[Path]:
+    # `_C.so`, `_C.pyd`, `_C.cpython-311-x86_64-linux-gnu.so`
+    names = {f"_C{suffix}" for suffix in EXTENSION_SUFFIXES}
+    return sorted(path for path in package.glob("_C*") if path.name in names)
+
+
+def make_importable() -> bool:
+    """Prepare the process for `import torchvision`.
+
+    Returns:
+        True where torchvision's own compiled operators are in use (or torchvision is absent or already
+        imported), False where the two operators had to be declared without an implementation.
+    """
+    if "torchvision" in sys.modules:
+        return not _declared
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or spec.origin is None:
+        return True
+    for path in _compiled_parts(Path(spec.origin).parent):
+        with suppress(ImportError, OSError):
+            torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
+    missing = [operator for operator in _OPERATORS if not _is_declared(operator)]
+    if missing:
+        library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+        for operator in missing:
+            library.define(operator + _SCHEMA)  # type: ignore[no-untyped-call]
+        _declared.append(library)
+    return not _declared
+
+
+make_importable()
