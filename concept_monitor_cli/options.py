@@ -1,0 +1,309 @@
+"""What a user may ask for: the options of each command as plain, frozen data.
+
+The command line fills these in from flags, environment and file; a script may do so by hand. A field has the
+name of the option (`--top-concepts` is `top_concepts`) and its default. Nothing heavy is imported here, and
+nothing is looked up on disk: a value is only checked for its form.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from concept_monitor_cli.errors import InputError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Detector = Literal["clip-dissect", "network-dissection", "compositional"]
+Similarity = Literal["cos", "cos-cubed", "rank-reorder", "wpmi", "soft-wpmi"]
+Pooling = Literal["auto", "mean", "max", "cls", "tokens"]
+Null = Literal["shuffled", "untrained"]
+IouNormaliser = Literal["category", "mask", "none"]
+PlotFormat = Literal["png", "svg", "pdf"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Method = Literal["umap", "pca"]
+Source = Literal["flag", "environment", "file", "default"]
+Triple = tuple[float, float, float]
+
+DETECTORS: tuple[str, ...] = get_args(Detector)
+SIMILARITIES: tuple[str, ...] = get_args(Similarity)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several equal shares of the checkpoints: `2/8` is the second of eight.
+
+    Attributes:
+        index: from 1 to `count`.
+        count: number of shares.
+    """
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read `2/8`.
+
+        Raises:
+            InputError: not of that form, or outside 1..count.
+        """
+        index, slash, count = text.partition("/")
+        if not (slash and index.strip().isdecimal() and count.strip().isdecimal()):
+            raise InputError(f"{text!r} is not a share", where="--shard", hint="write it as 2/8")
+        shard = cls(int(index), int(count))
+        if not 1 <= shard.index <= shard.count:
+            raise InputError(
+                f"there is no share {text!r}",
+                where="--shard",
+                hint=f"count from 1/{count} to {count}/{count}",
+            )
+        return shard
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+
+@dataclass(frozen=True)
+class EpochFilter:
+    """Which epochs of a run to take: `0,5,10`, `0:30:5` (0, 5, ..., 30), `:10`, `20:`, `first`, `last`.
+
+    Epochs are names, not positions, so a range includes both its ends.
+
+    Attributes:
+        parts: single epochs, `(start, stop, step)` ranges with `None` for an open end, `first` or `last`.
+    """
+
+    parts: tuple[int | str | tuple[int | None, int | None, int], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> EpochFilter:
+        """Read the text of `--epochs`.
+
+        Raises:
+            InputError: a part that is neither a number, a range, `first` nor `last`.
+        """
+        parts = tuple(cls._part(part.strip(), text) for part in text.split(",") if part.strip())
+        if not parts:
+            raise cls._error(text, text)
+        return cls(parts)
+
+    @staticmethod
+    def _error(part: str, text: str) -> InputError:
+        where = "--epochs" if part == text else f"--epochs {text}"
+        return InputError(
+            f"{part!r} names no epochs", where=where, hint="write 0,5,10 or 0:30:5 or first,last or 20:"
+        )
+
+    @classmethod
+    def _part(cls, part: str, text: str) -> int | str | tuple[int | None, int | None, int]:
+        if part in ("first", "last"):
+            return part
+        numbers = part.split(":")
+        if not all(number.isdecimal() or (number == "" and len(numbers) > 1) for number in numbers):
+            raise cls._error(part, text)
+        if len(numbers) == 1:
+            return int(part)
+        if len(numbers) > 3:
+            raise cls._error(part, text)
+        start, stop = (int(number) if number else None for number in numbers[:2])
+        step = int(numbers[2]) if len(numbers) == 3 and numbers[2] else 1
+        if step < 1:
+            raise cls._error(part, text)
+        return start, stop, step
+
+    def select(self, available: Iterable[int]) -> tuple[int, ...]:
+        """The epochs of `available` that are asked for, ascending.
+
+        Raises:
+            InputError: an epoch named by itself is not available, or nothing is left.
+        """
+        epochs = sorted(set(available))
+        chosen: set[int] = set()
+        for part in self.parts:
+            if isinstance(part, tuple):
+                start, stop, step = part
+                # Steps count from the start that was given, else from the first epoch there is.
+                start = start if start is not None else (epochs[0] if epochs else 0)
+                chosen.update(
+                    epoch
+                    for epoch in epochs
+                    if epoch >= start and (stop is None or epoch <= stop) and (epoch - start) % step == 0
+                )
+            elif isinstance(part, str):
+                chosen.update(epochs[:1] if part == "first" else epochs[-1:])
+            elif part in epochs:
+                chosen.add(part)
+            else:
+                near = sorted(epochs, key=lambda epoch: (abs(epoch - part), epoch))[:5]
+                raise InputError(
+                    f"there is no epoch {part}",
+                    where="--epochs",
+                    hint=f"the nearest are {', '.join(map(str, sorted(near)))}" if near else None,
+                )
+        if not chosen:
+            span = f"there are {epochs[0]} to {epochs[-1]}" if epochs else "there are no epochs at all"
+            raise InputError("no epoch is left", where=f"--epochs {self}", hint=span)
+        return tuple(sorted(chosen))
+
+    def __str__(self) -> str:
+        def show(part: int | str | tuple[int | None, int | None, int]) -> str:
+            if not isinstance(part, tuple):
+                return str(part)
+            start, stop, step = ("" if number is None else str(number) for number in part)
+            return f"{start}:{stop}" + (f":{step}" if step != "1" else "")
+
+        return ",".join(show(part) for part in self.parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonOptions:
+    """What every working command understands.
+
+    Attributes:
+        out: the folder of the run. `dissect` writes it, the other commands read it.
+        device: `auto` (CUDA, else Apple's MPS, else CPU), `cpu`, `cuda`, `cuda:1` or `mps`.
+        precision: of the forward passes; scores are computed in fp32 always.
+        batch_size: images per forward pass.
+        workers: processes or threads that decode images; `None` for one per usable core.
+        cache_dir: the store; `None` for the user's cache folder.
+        seed: of every random choice.
+        dry_run: say what would be done, and do nothing.
+        sources: where each option's value came from, e.g. `{"layer": "flag"}`; for `run.json`.
+    """
+
+    out: Path = Path("cmon-out")
+    device: str = "auto"
+    precision: Precision = "fp32"
+    batch_size: int = 64
+    workers: int | None = None
+    cache_dir: Path | None = None
+    seed: int = 0
+    dry_run: bool = False
+    sources: Mapping[str, Source] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The options as plain JSON values, without `sources`, for `run.json`."""
+        return {
+            item.name: _plain(getattr(self, item.name)) for item in fields(self) if item.name != "sources"
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class DissectOptions(CommonOptions):
+    """The options of `cmon dissect`.
+
+    Attributes:
+        checkpoints: folders, files or globs, at least one.
+        layers: names as in `model.named_modules()`, at least one. (The option is `--layer`.)
+        detectors: which detectors to run. (The option is `--detector`.)
+        overwrite: start the run in `out` anew instead of adding to it.
+        epochs: take only these epochs; `None` for all.
+        shard: this process's share of the checkpoints; `None` for all, or what SLURM says.
+
+        model: the architecture's name, `package.module:factory` or `file.py:factory`; `None` to recognise it.
+        input_size: side in pixels of the square the network sees; `None` for what its config says.
+        crop: side of the centre crop as a fraction of the resized image, e.g. 0.875 (256 to 224).
+        mean: per channel, in units of 0..1.
+        std: per channel, in units of 0..1.
+        interpolation: Pillow's filter for resizing.
+        pooling: from a map to a number; `auto` is the mean for maps and the class token for transformers.
+        trust_pickle: load checkpoints that need arbitrary code to run. Only for files of your own.
+        compile: `torch.compile` the network.
+
+        probe: probing images in one of their forms; `None` for `builtin`.
+        probe_limit: at most so many images, drawn with `seed`.
+        concepts: concept set in one of its forms; `None` for the default that belongs to the probe.
+        encoder: image-text encoder; `None` for the default that belongs to the probe.
+        encoder_weights: a local checkpoint for `encoder`.
+        encoder_config: open_clip's JSON config for `encoder_weights`.
+        templates: prompts with one `{}` each; none means bare words. (The option is `--template`.)
+
+        similarity: of `clip-dissect`.
+        top_concepts: rows per unit in the tables.
+        save_scores: also write the units x concepts scores.
+        null: what a label must beat: chance (`shuffled`) or an untrained network (`untrained`).
+        fdr: share of false discoveries allowed among the units called interpretable.
+        iou_normaliser: how a unit's pixels are counted; `None` for `category` in `network-dissection` and
+            `none` in `compositional`, as in their papers.
+        length: most concepts in a formula of `compositional`.
+        beam: formulas kept at each length of `compositional`.
+        plot_formats: file types of the plots. (The option is `--plot-format`.)
+    """
+
+    checkpoints: tuple[str, ...]
+    layers: tuple[str, ...]
+    detectors: tuple[Detector, ...] = ("clip-dissect",)
+    overwrite: bool = False
+    epochs: EpochFilter | None = None
+    shard: Shard | None = None
+
+    model: str | None = None
+    input_size: int | None = None
+    crop: float | None = None
+    mean: Triple | None = None
+    std: Triple | None = None
+    interpolation: Interpolation | None = None
+    pooling: Pooling = "auto"
+    trust_pickle: bool = False
+    compile: bool = False
+
+    probe: str | None = None
+    probe_limit: int | None = None
+    concepts: str | None = None
+    encoder: str | None = None
+    encoder_weights: Path | None = None
+    encoder_config: Path | None = None
+    templates: tuple[str, ...] = ()
+
+    similarity: Similarity = "soft-wpmi"
+    top_concepts: int = 5
+    save_scores: bool = False
+    null: Null = "shuffled"
+    fdr: float = 0.05
+    iou_normaliser: IouNormaliser | None = None
+    length: int = 3
+    beam: int = 10
+    plot_formats: tuple[PlotFormat, ...] = ("png",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions(CommonOptions):
+    """The options of `cmon embed`.
+
+    Attributes:
+        anchors: words, or names of `.txt` files with one word a line, as they were given.
+        units: the units whose way is followed in the plots.
+        layers: which layers of the run; none means all of them. (The option is `--layer`.)
+        detector: whose concepts to embed; `None` for the run's first.
+        epochs: take only these epochs; `None` for all.
+        method: from the encoder's dimensions to two.
+        neighbors: UMAP's `n_neighbors`.
+        min_dist: UMAP's `min_dist`.
+        plot_formats: file types of the plots. (The option is `--plot-format`.)
+    """
+
+    anchors: tuple[str, ...] = ()
+    units: tuple[int, ...] = ()
+    layers: tuple[str, ...] = ()
+    detector: Detector | None = None
+    epochs: EpochFilter | None = None
+    method: Method = "umap"
+    neighbors: int = 15
+    min_dist: float = 0.1
+    plot_formats: tuple[PlotFormat, ...] = ("png",)
+
+
+def nearest(name: str, names: Iterable[str], *, count: int = 3) -> list[str]:
+    """The names most like a mistyped one, best first; none where none is alike."""
+    return difflib.get_close_matches(name, list(names), n=count, cutoff=0.6)
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return str(value)
