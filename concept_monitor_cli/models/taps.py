@@ -1,0 +1,207 @@
+"""Reading what a layer puts out, by forward hooks that are removed whatever happens.
+
+    with tap(model, ["layer3", "layer4"]) as read:
+        outputs = read(images)          # {"layer3": (B, C, h, w), "layer4": ...}
+
+The forward pass ends as soon as the last of the named layers has answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from concept_monitor_cli.errors import InputError
+
+T = TypeVar("T")
+
+# Where an output is a dictionary, these entries are its main tensor by convention (torchvision's dense
+# models; transformers' ModelOutput).
+_MAIN_ENTRIES = ("out", "last_hidden_state", "logits")
+# Modules whose tuples are documented to start with their output.
+_OUTPUT_FIRST = (nn.MultiheadAttention, nn.RNNBase)
+
+
+class _Stop(BaseException):
+    """Ends a forward pass early; no `Exception`, so that a network's own `except Exception` lets it by."""
+
+
+def first_tensor(output: object, module: nn.Module, name: str) -> Tensor:
+    """The tensor that a module's output is about.
+
+    A tensor is itself. A tuple, list or dictionary with one tensor is that tensor; with several it is the
+    first for attention and recurrent modules (output first, then weights or state), and the entry `out`,
+    `last_hidden_state` or `logits` for a dictionary.
+
+    Args:
+        output: what the module returned.
+        module: the module.
+        name: its name, for the error.
+
+    Raises:
+        InputError: where the output holds no tensor, or several of equal standing.
+    """
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        for key in _MAIN_ENTRIES:
+            if isinstance(output.get(key), Tensor):
+                found: Tensor = output[key]
+                return found
+        tensors = [value for value in output.values() if isinstance(value, Tensor)]
+    elif isinstance(output, (tuple, list)):
+        tensors = [value for value in output if isinstance(value, Tensor)]
+        if tensors and isinstance(module, _OUTPUT_FIRST):
+            return tensors[0]
+    else:
+        tensors = []
+    if len(tensors) == 1:
+        return tensors[0]
+    problem = f"{len(tensors)} tensors" if tensors else f"no tensor ({type(output).__name__})"
+    raise InputError(
+        f"layer {name!r} ({type(module).__name__}) puts out {problem}, so what its units are is unclear",
+        where=name,
+        hint="choose a layer inside or after it; `cmon layers` lists those that can be read",
+    )
+
+
+def find_modules(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
+    """The modules of these names.
+
+    Args:
+        model: the network.
+        names: as in `model.named_modules()`.
+
+    Raises:
+        InputError: naming the first that does not exist.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name in names:
+        if not name or name not in modules:
+            raise InputError(f"the network has no layer {name!r}", where=type(model).__name__)
+    return {name: modules[name] for name in names}
+
+
+class Tap(Generic[T]):
+    """Runs a network and returns what its tapped layers put out. Made by `tap`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        modules: Mapping[str, nn.Module],
+        capture: Callable[[str, Tensor], T],
+        calls: Mapping[str, int] | None,
+        early_stop: bool,
+    ) -> None:
+        self._model = model
+        self._modules = dict(modules)
+        self._capture = capture
+        self._early_stop = early_stop
+        # How often each layer is called in one forward pass; unknown until one has been seen.
+        self._expected = None if calls is None else {name: calls[name] for name in modules}
+        self._seen = dict.fromkeys(modules, 0)
+        self._captured: dict[str, T] = {}
+
+    @property
+    def calls(self) -> dict[str, int] | None:
+        """How often each tapped layer is called in a forward pass; None until it is known."""
+        return None if self._expected is None else dict(self._expected)
+
+    def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
+            self._seen[name] += 1
+            if self._expected is None or self._seen[name] >= self._expected[name]:
+                self._captured[name] = self._capture(name, first_tensor(output, module, name))
+            if self._early_stop and self._expected is not None:
+                seen = self._seen
+                if all(seen[other] >= count for other, count in self._expected.items()):
+                    raise _Stop
+
+        return hook
+
+    def __call__(self, *inputs: Any) -> dict[str, T]:
+        """One forward pass in inference mode.
+
+        Args:
+            inputs: the network's own.
+
+        Returns:
+            What `capture` made of the output of each layer, in the order of the names given.
+
+        Raises:
+            InputError: where a tapped layer takes no part in the forward pass, or its output is unclear.
+        """
+        self._captured = {}
+        self._seen = dict.fromkeys(self._modules, 0)
+        try:
+            with torch.inference_mode():
+                self._model(*inputs)
+        except _Stop:
+            pass
+        else:
+            self._check_and_learn()
+        captured, self._captured = self._captured, {}
+        return {name: captured[name] for name in self._modules}
+
+    def _check_and_learn(self) -> None:
+        silent = [name for name in self._modules if name not in self._captured]
+        if silent:
+            raise InputError(
+                f"layer {silent[0]!r} takes no part in the network's forward pass",
+                where=silent[0],
+                hint="choose the layer that contains it; `cmon layers` lists those that can be read",
+            )
+        self._expected = dict(self._seen)
+
+
+def _clone(_name: str, output: Tensor) -> Tensor:
+    # The next layer may work in place (`ReLU(inplace=True)` after a batch norm): without a copy the tap
+    # would show what became of the output, not the output.
+    return output.clone()
+
+
+@contextmanager
+def tap(
+    model: nn.Module,
+    names: Sequence[str],
+    *,
+    capture: Callable[[str, Tensor], T] | None = None,
+    calls: Mapping[str, int] | None = None,
+    early_stop: bool = True,
+) -> Iterator[Tap[T]]:
+    """Taps layers for the length of a `with` block; the hooks are gone after it, whatever happened.
+
+    A layer that is called several times in one forward pass (torchvision's residual blocks share one `relu`)
+    answers with its last call. So that the pass can still end early, the number of calls is counted in the
+    first pass, which runs to its end; later ones stop when every tapped layer has been called as often. A
+    network that calls its layers a different number of times for different images needs `early_stop=False`.
+
+    Args:
+        model: the network; its mode (`eval`) is the caller's business.
+        names: layers as in `model.named_modules()`; a repeated one counts once.
+        capture: turns (name, output) into what is kept, at the moment of the call; a copy by default. It must
+            not keep a view of the output, which the next layer may change in place.
+        calls: how often each layer is called in one forward pass, where known (`LayerInfo.calls`): then the
+            first pass stops early too.
+        early_stop: end the pass after the last tapped layer.
+
+    Yields:
+        A function of the network's inputs that returns a dictionary name -> captured output.
+
+    Raises:
+        InputError: for a name that does not exist.
+    """
+    modules = find_modules(model, list(dict.fromkeys(names)))
+    taps: Tap[Any] = Tap(model, modules, capture or _clone, calls, early_stop)
+    handles = []
+    try:
+        for name, module in modules.items():
+            handles.append(module.register_forward_hook(taps._hook(name)))
+        yield taps
+    finally:
+        for handle in handles:
+            handle.remove()
