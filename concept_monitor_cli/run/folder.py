@@ -1,0 +1,298 @@
+"""The run folder on disk.
+
+    run.json                                  what was run on what
+    tables/epoch_0005/checkpoint.json         one checkpoint: name, epoch, status
+    tables/epoch_0005/LAYER.DETECTOR.csv      one table per checkpoint, layer and detector
+    tables/epoch_0005/LAYER.DETECTOR.json     what that table was made from
+    tables/concepts.parquet                   all tables stacked
+
+Several processes may work on one run at once. Every file appears whole or not at all and belongs to one
+piece of work, so nobody edits what another wrote. `run.json` and `concepts.parquet` are made from the
+pieces on disk; whoever writes them looks again afterwards and repeats if a piece has come in meanwhile.
+So the process that ends last leaves them complete, without a merge step.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.run.schema import SCHEMA_VERSION, TABLES
+from concept_monitor_cli.store.atomic import atomic_write, write_text_atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class CheckpointRecord:
+    """One checkpoint of the run, as `checkpoint.json` holds it.
+
+    `status` is `done` or `failed`; `folder` is the name under `tables/`.
+    """
+
+    name: str
+    path: str
+    epoch: int
+    folder: str
+    status: str
+    weights: str = ""
+    model: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class TableRecord:
+    """What one table was made from, as the JSON file beside it holds it.
+
+    `finding` is the content key of the result: everything it depends on.
+    """
+
+    checkpoint: str
+    epoch: int
+    layer: str
+    detector: str
+    finding: str
+    units: int
+    notes: tuple[str, ...] = ()
+    calibration: dict[str, Any] = field(default_factory=dict)
+
+
+def _file_name(layer: str) -> str:
+    """A layer's name as a file name; `.` stays, what a file system may refuse is quoted."""
+    return quote(layer, safe=" .+=,()[]@~") or "model"
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+class RunFolder:
+    """A run on disk.
+
+    Args:
+        root: the folder; it need not exist yet.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    # -- reading -------------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, root: Path) -> RunFolder:
+        """A run that exists.
+
+        Raises:
+            InputError: there is no run in `root`.
+        """
+        run = cls(root)
+        if not run.run_file.is_file():
+            raise InputError(
+                "there is no run here yet",
+                where=run.root,
+                hint="run `cmon dissect CKPTS --layer NAME` first, or name another run with --out",
+            )
+        return run
+
+    @property
+    def run_file(self) -> Path:
+        """`run.json`."""
+        return self.root / "run.json"
+
+    @property
+    def tables(self) -> Path:
+        """The folder of the tables."""
+        return self.root / "tables"
+
+    @property
+    def plots(self) -> Path:
+        """The folder of the pictures."""
+        return self.root / "plots"
+
+    def info(self) -> dict[str, Any]:
+        """The content of `run.json`.
+
+        Raises:
+            InputError: unreadable, or written by a newer version.
+        """
+        try:
+            info: dict[str, Any] = json.loads(self.run_file.read_text(encoding="utf-8"))
+            version = int(info["schema_version"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                "run.json cannot be read", where=self.run_file, hint="name another folder with --out"
+            ) from error
+        if version != SCHEMA_VERSION:
+            raise InputError(
+                f"this run has schema version {version}, this cmon reads {SCHEMA_VERSION}",
+                where=self.run_file,
+                hint="dissect again into another folder (--out), or use the cmon version that wrote it",
+            )
+        return info
+
+    def checkpoints(self) -> list[CheckpointRecord]:
+        """Every checkpoint of the run, by epoch."""
+        records = (
+            CheckpointRecord(**json.loads(path.read_text(encoding="utf-8")))
+            for path in self.tables.glob("epoch_*/checkpoint.json")
+        )
+        return sorted(records, key=lambda record: (record.epoch, record.name))
+
+    def table_records(self) -> list[tuple[Path, TableRecord]]:
+        """Every finished table: its CSV file and what it was made from."""
+        found = []
+        for path in sorted(self.tables.glob("epoch_*/*.json")):
+            if path.name == "checkpoint.json" or not path.with_suffix(".csv").is_file():
+                continue
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            fields["notes"] = tuple(fields.get("notes", ()))
+            found.append((path.with_suffix(".csv"), TableRecord(**fields)))
+        return found
+
+    def concepts(
+        self,
+        *,
+        layers: Sequence[str] = (),
+        detector: str | None = None,
+        epochs: Iterable[int] | None = None,
+    ) -> pd.DataFrame:
+        """The stacked concept table, restricted to what is asked for.
+
+        Raises:
+            InputError: the run has no table yet, or none with such a layer, detector or epoch.
+        """
+        import pandas as pd
+
+        path = self.tables / "concepts.parquet"
+        if not path.is_file():
+            raise InputError("this run has no tables yet", where=self.root, hint="run `cmon dissect` first")
+        frame = pd.read_parquet(path)
+        for column, wanted in (
+            ("layer", list(layers)),
+            ("detector", [detector] if detector else []),
+            ("epoch", sorted(set(epochs)) if epochs is not None else []),
+        ):
+            if not wanted:
+                continue
+            present = sorted(frame[column].unique().tolist())
+            missing = [value for value in wanted if value not in present]
+            if missing:
+                raise InputError(
+                    f"this run has no {column} {missing[0]}",
+                    where=self.root,
+                    hint=f"it has: {', '.join(map(str, present))}",
+                )
+            frame = frame[frame[column].isin(wanted)]
+        return frame.reset_index(drop=True)
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Refuse to mix results of different settings in one run.
+
+        Two tables of a run may be compared with each other, so they must come from the same probing
+        set, concepts, encoder and constants. New layers, epochs and detectors may always be added.
+
+        Raises:
+            InputError: the run exists and was made with other settings.
+        """
+        if not self.run_file.is_file():
+            return
+        before = self.info()["settings"]
+        different = sorted(_differences(before, json.loads(json.dumps(settings))))
+        if different:
+            raise InputError(
+                f"this run was made with other settings: {', '.join(different)}",
+                where=self.root,
+                hint="write to another folder with --out, or start it anew with --overwrite",
+            )
+
+    def write_checkpoint(self, record: CheckpointRecord) -> None:
+        """Record the state of one checkpoint."""
+        path = self.tables / record.folder / "checkpoint.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(path, _json(asdict(record)))
+
+    def checkpoint_in(self, folder: str) -> CheckpointRecord | None:
+        """What stands in `tables/<folder>`, if anything does."""
+        path = self.tables / folder / "checkpoint.json"
+        return CheckpointRecord(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+    def table_path(self, folder: str, layer: str, detector: str) -> Path:
+        """Where the CSV of one checkpoint, layer and detector belongs."""
+        return self.tables / folder / f"{_file_name(layer)}.{detector}.csv"
+
+    def scores_path(self, folder: str, layer: str, detector: str) -> Path:
+        """Where the score matrix of one checkpoint, layer and detector belongs."""
+        return self.root / "scores" / folder / f"{_file_name(layer)}.{detector}.h5"
+
+    def write_table(self, folder: str, record: TableRecord, rows: dict[str, object]) -> None:
+        """Write one concept table and, after it, the record that declares it finished."""
+        path = self.table_path(folder, record.layer, record.detector)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(path, TABLES["concepts"].to_csv(rows))
+        write_text_atomic(path.with_suffix(".json"), _json(asdict(record)))
+
+    def write_csv(self, table: str, rows: pd.DataFrame) -> Path:
+        """Write one of the run-wide tables, e.g. `embedding`, as `tables/<table>.csv`."""
+        self.tables.mkdir(parents=True, exist_ok=True)
+        path = self.tables / f"{table}.csv"
+        write_text_atomic(path, TABLES[table].to_csv(rows))
+        return path
+
+    def combine(self, info: Mapping[str, Any]) -> None:
+        """Write `run.json` and `concepts.parquet` from the pieces that are on disk.
+
+        Args:
+            info: the content of `run.json` except for what the pieces know. Detector settings of an
+                earlier `dissect` into the same run are kept.
+        """
+        while True:
+            before = self._pieces()
+            self._write_stacked()
+            self._write_run(info)
+            if self._pieces() == before:
+                return
+
+    def _pieces(self) -> list[tuple[str, int]]:
+        return sorted((str(path), path.stat().st_mtime_ns) for path in self.tables.glob("epoch_*/*.json"))
+
+    def _write_stacked(self) -> None:
+        import pandas as pd
+
+        schema = TABLES["concepts"]
+        frames = [schema.read_csv(path) for path, _ in self.table_records()]
+        if not frames:
+            return
+        stacked = schema.frame(pd.concat(frames, ignore_index=True))
+        with atomic_write(self.tables / "concepts.parquet") as temporary:
+            stacked.to_parquet(temporary, index=False, compression="zstd")
+
+    def _write_run(self, info: Mapping[str, Any]) -> None:
+        records = [record for _, record in self.table_records()]
+        content = {"schema_version": SCHEMA_VERSION, **info}
+        if self.run_file.is_file():
+            earlier = self.info()
+            content["created"] = earlier.get("created", content.get("created"))
+            detectors = {**earlier["settings"].get("detectors", {}), **info["settings"].get("detectors", {})}
+            content["settings"] = {**info["settings"], "detectors": detectors}
+        content["checkpoints"] = [asdict(record) for record in self.checkpoints()]
+        content["layers"] = sorted({record.layer for record in records})
+        content["detectors"] = sorted({record.detector for record in records})
+        self.root.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(self.run_file, _json(content))
+
+
+def _differences(before: Any, after: Any, name: str = "") -> Iterable[str]:
+    """Names of the settings that both sides have and that differ, e.g. `concepts.digest`."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in before.keys() & after.keys():
+            yield from _differences(before[key], after[key], f"{name}.{key}" if name else key)
+    elif before != after:
+        yield name

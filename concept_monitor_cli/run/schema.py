@@ -1,0 +1,126 @@
+"""The columns of every table, in the order in which they are written.
+
+Users' scripts rely on them: a released column changes only together with `SCHEMA_VERSION` and a line in
+the CHANGELOG. New columns are added at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from concept_monitor_cli.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA_VERSION = 1
+
+Kind = Literal["int", "float", "str", "bool"]
+
+# Pandas types that know "no value" without turning integers into floats.
+_DTYPES: dict[Kind, str] = {"int": "Int64", "float": "float64", "str": "str", "bool": "bool"}
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """Names, types and order of a table's columns.
+
+    Attributes:
+        name: the file's stem, for messages.
+        columns: column name -> kind.
+        order: columns by which the rows are sorted, so that equal content gives equal bytes.
+    """
+
+    name: str
+    columns: dict[str, Kind]
+    order: tuple[str, ...]
+
+    def frame(self, rows: pd.DataFrame | dict[str, object]) -> pd.DataFrame:
+        """`rows` with exactly these columns, these types, in this order, sorted.
+
+        Raises:
+            KeyError: a column is missing (a bug of the caller).
+        """
+        import pandas as pd
+
+        frame = pd.DataFrame(rows)
+        missing = [column for column in self.columns if column not in frame]
+        if missing:
+            raise KeyError(f"table {self.name} lacks the columns {missing}")
+        frame = frame[list(self.columns)].astype({c: _DTYPES[k] for c, k in self.columns.items()})
+        return frame.sort_values(list(self.order), kind="stable", ignore_index=True)
+
+    def to_csv(self, rows: pd.DataFrame | dict[str, object]) -> str:
+        """The table as CSV text; equal content gives equal text.
+
+        Floats carry seven significant digits, as much as the float32 arithmetic behind them holds.
+        """
+        text: str = self.frame(rows).to_csv(index=False, float_format="%.7g", lineterminator="\n")
+        return text
+
+    def read_csv(self, path: Path) -> pd.DataFrame:
+        """The table read back, with its types.
+
+        A concept may be called `null` or `NA`: only an empty field of a number counts as no value.
+
+        Raises:
+            InputError: the file is not such a table.
+        """
+        import pandas as pd
+
+        numbers = [column for column, kind in self.columns.items() if kind in ("int", "float")]
+        dtypes = {c: _DTYPES[k] for c, k in self.columns.items() if k != "bool"}
+        try:
+            frame = pd.read_csv(
+                path, dtype=dtypes, keep_default_na=False, na_values={column: [""] for column in numbers}
+            )
+            return frame[list(self.columns)].astype({c: _DTYPES[k] for c, k in self.columns.items()})
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"this file is not a {self.name} table: {error}",
+                where=path,
+                hint="remove it and run `cmon dissect` again",
+            ) from error
+
+
+_CONCEPTS = TableSchema(
+    "concepts",
+    {
+        "epoch": "int",
+        "checkpoint": "str",
+        "layer": "str",
+        "unit": "int",
+        "detector": "str",
+        "rank": "int",
+        "concept": "str",
+        "category": "str",
+        "score": "float",
+        "p_value": "float",
+        "interpretable": "bool",
+        "state": "str",
+    },
+    ("epoch", "checkpoint", "layer", "detector", "unit", "rank"),
+)
+
+TABLES: dict[str, TableSchema] = {
+    "concepts": _CONCEPTS,
+    "embedding": TableSchema(
+        "embedding",
+        {
+            "epoch": "int",
+            "layer": "str",
+            "unit": "int",
+            "x": "float",
+            "y": "float",
+            "nearest_anchor": "str",
+            "anchor_distance": "float",
+            "concept": "str",
+            "checkpoint": "str",
+            "detector": "str",
+        },
+        ("epoch", "checkpoint", "layer", "detector", "unit"),
+    ),
+    "anchors": TableSchema("anchors", {"anchor": "str", "x": "float", "y": "float"}, ()),
+}

@@ -1,0 +1,92 @@
+"""From the D dimensions of the text encoder to the two of a picture.
+
+One fit for all epochs, layers and anchors together, so that positions can be compared between epochs
+(concept-monitor.txt 3.1).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.progress import SILENT, Progress
+
+Points = NDArray[np.float32]
+
+# UMAP's neighbour graph needs more points than this to mean anything; its spectral start needs D + 2.
+_FEWEST_FOR_UMAP = 10
+
+
+def _umap(points: Points, *, seed: int, neighbors: int, min_dist: float) -> Points:
+    import umap
+
+    with warnings.catch_warnings():
+        # UMAP says that a fixed seed means one thread. That is what we want: the same picture every time.
+        warnings.filterwarnings("ignore", message="n_jobs value .* overridden")
+        # Many units share one concept, so the graph falls into pieces; UMAP then starts at random.
+        warnings.filterwarnings("ignore", message=".*not fully connected.*")
+        warnings.filterwarnings("ignore", message=".*Spectral initialisation failed.*")
+        model = umap.UMAP(
+            n_components=2,
+            n_neighbors=min(neighbors, len(points) - 1),
+            min_dist=min_dist,
+            metric="cosine",
+            random_state=seed,
+        )
+        return np.asarray(model.fit_transform(points), dtype=np.float32)
+
+
+def _pca(points: Points, *, seed: int, neighbors: int, min_dist: float) -> Points:
+    centred = points.astype(np.float64) - points.mean(axis=0, dtype=np.float64)
+    # The right singular vectors of a D x D matrix: exact, and independent of how many points there are.
+    values, vectors = np.linalg.eigh(centred.T @ centred)
+    axes = vectors[:, np.argsort(values)[::-1][:2]]
+    # An eigenvector's sign is arbitrary: make its largest entry positive, so that a rerun agrees.
+    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
+    flat = np.zeros((len(points), 2), dtype=np.float32)
+    flat[:, : axes.shape[1]] = centred @ axes
+    return flat
+
+
+PROJECTIONS: dict[str, Callable[..., Points]] = {"umap": _umap, "pca": _pca}
+
+
+def project(
+    points: Points,
+    *,
+    method: str = "umap",
+    seed: int = 0,
+    neighbors: int = 15,
+    min_dist: float = 0.1,
+    progress: Progress = SILENT,
+) -> Points:
+    """Coordinates in the plane.
+
+    Args:
+        points: `n x D`, finite.
+        method: `umap` (cosine distance) or `pca`.
+        seed: of UMAP; the same seed gives the same picture.
+        neighbors: UMAP's `n_neighbors`.
+        min_dist: UMAP's `min_dist`.
+        progress: told when there are too few points for UMAP.
+
+    Returns:
+        `n x 2`, float32.
+
+    Raises:
+        InputError: an unknown method.
+    """
+    if method not in PROJECTIONS:
+        raise InputError(
+            f"there is no projection {method!r}",
+            where="--method",
+            hint=f"choose from {', '.join(PROJECTIONS)}",
+        )
+    if method == "umap" and len(points) < _FEWEST_FOR_UMAP:
+        progress.notice(f"only {len(points)} points: too few for UMAP, so the picture is a PCA")
+        method = "pca"
+    return PROJECTIONS[method](points, seed=seed, neighbors=neighbors, min_dist=min_dist)

@@ -1,0 +1,64 @@
+"""Every unit's place in the concept space, from the concept tables (eq. 1 of concept-monitor.txt)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from concept_monitor_cli.functional import neuron_embedding_from_topk
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_UNIT = ["epoch", "checkpoint", "layer", "detector", "unit"]
+
+
+@dataclass(frozen=True)
+class UnitVectors:
+    """Units and their vectors, row by row.
+
+    Attributes:
+        units: a row per live unit, layer, checkpoint and detector, with `concept` and `category` of rank 1,
+            its `score` and `interpretable`.
+        vectors: `n x D`, float32, in the same order.
+    """
+
+    units: pd.DataFrame
+    vectors: NDArray[np.float32]
+
+
+def concept_words(table: pd.DataFrame) -> list[str]:
+    """The distinct concepts of a concept table, sorted."""
+    return sorted(set(table["concept"]) - {""})
+
+
+def unit_vectors(table: pd.DataFrame, words: list[str], embeddings: NDArray[np.float32]) -> UnitVectors:
+    """Place every live unit of a concept table.
+
+    Args:
+        table: a concept table; dead units have no place and are left out.
+        words: the words of `embeddings`; all concepts of the table are among them.
+        embeddings: `len(words) x D`, rows of unit length.
+    """
+    table = table[table["state"] == "live"].sort_values([*_UNIT, "rank"], kind="stable")
+    index = {word: row for row, word in enumerate(words)}
+    counts = table.groupby(_UNIT, sort=False, observed=True).size().to_numpy()
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+    k = int(counts.max(initial=1))
+    # Units may have fewer than k concepts (a small concept set, a detector that finds few): the rest of
+    # the row is a score of minus infinity, to which the softmax gives no weight.
+    scores = np.full((len(counts), k), -np.inf, dtype=np.float64)
+    chosen = np.zeros((len(counts), k), dtype=np.int64)
+    row = np.repeat(np.arange(len(counts)), counts)
+    column = np.arange(len(table)) - np.repeat(starts, counts)
+    scores[row, column] = table["score"].to_numpy()
+    chosen[row, column] = [index[concept] for concept in table["concept"]]
+    vectors = neuron_embedding_from_topk(
+        torch.from_numpy(scores), torch.from_numpy(chosen), torch.from_numpy(embeddings.astype(np.float64))
+    )
+    first = table.iloc[starts].reset_index(drop=True)
+    return UnitVectors(first, vectors.to(torch.float32).numpy())

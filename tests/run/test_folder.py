@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.run import TABLES, CheckpointRecord, RunFolder, TableRecord
+
+
+def rows(
+    epoch: int, layer: str = "layer4", concepts: tuple[str, ...] = ("null", "NA", "")
+) -> dict[str, object]:
+    n = len(concepts)
+    return {
+        "epoch": [epoch] * n,
+        "checkpoint": [f"e{epoch}.pth"] * n,
+        "layer": [layer] * n,
+        "unit": range(n),
+        "detector": ["clip-dissect"] * n,
+        "rank": [1] * n,
+        "concept": concepts,
+        "category": ["object"] * n,
+        "score": [0.123456789, -2.0, float("nan")],
+        "p_value": [0.001, 0.5, float("nan")],
+        "interpretable": [True, False, False],
+        "state": ["live", "live", "dead"],
+    }
+
+
+def add(run: RunFolder, epoch: int, layer: str = "layer4") -> None:
+    folder = f"epoch_{epoch:04d}"
+    run.write_checkpoint(CheckpointRecord(f"e{epoch}.pth", f"/c/e{epoch}.pth", epoch, folder, "done"))
+    run.write_table(
+        folder, TableRecord(f"e{epoch}.pth", epoch, layer, "clip-dissect", "k", 3), rows(epoch, layer)
+    )
+
+
+INFO = {"settings": {"probe": "a", "detectors": {"clip-dissect": {"a": 10}}}, "created": "then"}
+
+
+def test_written_tables_come_back_with_their_values_and_types(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "out")
+    add(run, 5)
+    add(run, 0)
+    run.combine(INFO)
+    table = RunFolder.open(run.root).concepts()
+    assert table["epoch"].tolist() == [0, 0, 0, 5, 5, 5]
+    # Words that pandas takes for missing values are concepts like any other.
+    assert table["concept"].tolist()[:3] == ["null", "NA", ""]
+    assert table["score"].isna().tolist()[:3] == [False, False, True]
+    assert table["score"][0] == pytest.approx(0.1234568)
+    assert table["interpretable"].tolist()[:3] == [True, False, False]
+    assert list(table.columns) == list(TABLES["concepts"].columns)
+    assert [record.epoch for record in run.checkpoints()] == [0, 5]
+
+
+def test_the_same_pieces_give_the_same_bytes_in_any_order(tmp_path: Path) -> None:
+    one, two = RunFolder(tmp_path / "one"), RunFolder(tmp_path / "two")
+    for epoch in (0, 1, 2):
+        add(one, epoch)
+    for epoch in (2, 0, 1):
+        add(two, epoch)
+    one.combine(INFO)
+    two.combine(INFO)
+    for path in sorted((one.tables).rglob("*.*")):
+        assert path.read_bytes() == (two.tables / path.relative_to(one.tables)).read_bytes(), path
+
+
+def test_whoever_combines_last_leaves_everything(tmp_path: Path) -> None:
+    """Threads add pieces and combine at once; no order of events may lose a piece."""
+    for _ in range(5):
+        run = RunFolder(tmp_path / f"run{_}")
+
+        def work(epoch: int, run: RunFolder = run) -> None:
+            add(run, epoch)
+            run.combine(INFO)
+
+        threads = [threading.Thread(target=work, args=(epoch,)) for epoch in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert set(run.concepts()["epoch"]) == set(range(6))
+        assert len(run.info()["checkpoints"]) == 6
+
+
+def test_other_settings_are_refused_and_new_detectors_are_not(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    add(run, 0)
+    run.combine(INFO)
+    run.check_settings({"probe": "a", "detectors": {"network-dissection": {"fraction": 0.005}}})
+    with pytest.raises(InputError, match="probe"):
+        run.check_settings({"probe": "b"})
+    with pytest.raises(InputError, match=r"detectors\.clip-dissect\.a"):
+        run.check_settings({"probe": "a", "detectors": {"clip-dissect": {"a": 2}}})
+    run.combine({**INFO, "created": "now", "settings": {"probe": "a", "detectors": {"compositional": {}}}})
+    info = run.info()
+    assert info["created"] == "then"
+    assert set(info["settings"]["detectors"]) == {"clip-dissect", "compositional"}
+
+
+def test_no_run_newer_run_and_unknown_names_are_clear_errors(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no run here yet"):
+        RunFolder.open(tmp_path)
+    run = RunFolder(tmp_path)
+    add(run, 0)
+    run.combine(INFO)
+    with pytest.raises(InputError, match="it has: layer4"):
+        run.concepts(layers=["layer9"])
+    with pytest.raises(InputError, match="no epoch 7"):
+        run.concepts(epochs=[7])
+    run.run_file.write_text(json.dumps({"schema_version": 99}))
+    with pytest.raises(InputError, match="schema version 99"):
+        run.info()
+    run.run_file.write_text("{")
+    with pytest.raises(InputError, match=r"run\.json cannot be read"):
+        run.info()
+
+
+def test_layer_names_that_are_no_file_names(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    path = run.table_path("epoch_0000", "a/../b\n<x>", "clip-dissect")
+    assert path.parent == run.tables / "epoch_0000"
+    assert "/" not in path.name
+    assert run.table_path("e", "layer4.1.conv2", "clip-dissect").name == "layer4.1.conv2.clip-dissect.csv"
+
+
+def test_a_table_without_its_record_does_not_count(tmp_path: Path) -> None:
+    """A process killed between the table and the record has not finished the piece."""
+    run = RunFolder(tmp_path)
+    add(run, 0)
+    add(run, 1)
+    run.table_path("epoch_0001", "layer4", "clip-dissect").with_suffix(".json").unlink()
+    run.combine(INFO)
+    assert set(run.concepts()["epoch"]) == {0}
+
+
+def test_damaged_table_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("epoch,unit\n1,2\n")
+    with pytest.raises(InputError, match="not a concepts table"):
+        TABLES["concepts"].read_csv(path)
+
+
+def test_schema_refuses_missing_columns() -> None:
+    with pytest.raises(KeyError, match="score"):
+        TABLES["concepts"].frame(pd.DataFrame({"epoch": [1]}))
+
+
+def test_reading_a_run_imports_no_torch(tmp_path: Path) -> None:
+    code = "import sys, concept_monitor_cli.run; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
