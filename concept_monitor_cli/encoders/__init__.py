@@ -1,0 +1,29 @@
+"""Image-text encoders: the space in which images and words meet, and embeddings kept in the store."""
+
+from concept_monitor_cli.encoders.base import (
+    Encoder,
+    EncoderRequest,
+    Precision,
+    list_encoders,
+    load_encoder,
+    register_encoder,
+)
+from concept_monitor_cli.encoders.clip import ClipEncoder, ClipFiles
+from concept_monitor_cli.encoders.embed import PixelBlocks, check_templates, embed_images, embed_texts
+from concept_monitor_cli.encoders.precomputed import PrecomputedEncoder
+
+__all__ = [
+    "ClipEncoder",
+    "ClipFiles",
+    "Encoder",
+    "EncoderRequest",
+    "PixelBlocks",
+    "Precision",
+    "PrecomputedEncoder",
+    "check_templates",
+    "embed_images",
+    "embed_texts",
+    "list_encoders",
+    "load_encoder",
+    "register_encoder",
+]

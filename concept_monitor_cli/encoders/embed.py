@@ -1,0 +1,197 @@
+"""Embeddings of a probe set and of words: each computed once, kept in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence, Sized
+from hashlib import sha256
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from concept_monitor_cli.encoders.base import Encoder
+from concept_monitor_cli.encoders.precomputed import PrecomputedEncoder
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.probe.geometry import Geometry
+from concept_monitor_cli.progress import SILENT, Progress
+from concept_monitor_cli.store import Store, Writer
+from concept_monitor_cli.store.keys import canonical_json
+
+TEXT_BLOCK = 256
+"""Words that go through the text encoder at once."""
+
+_NAME = "embeddings"
+
+Matrix = npt.NDArray[np.float32]
+
+
+@runtime_checkable
+class PixelBlocks(Sized, Protocol):
+    """What is needed of decoded images (`probe.Pixels`)."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """How the images were made square."""
+
+    def rows(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """uint8 `(stop - start, S, S, 3)`."""
+
+    def blocks(self) -> Iterator[tuple[int, int, str]]:
+        """(start, stop, digest of what the pixels of these images depend on)."""
+
+
+def embed_images(
+    store: Store,
+    encoder: Encoder,
+    pixels: PixelBlocks | Sized,
+    *,
+    batch_size: int = 64,
+    progress: Progress = SILENT,
+) -> Matrix:
+    """`I`: the embeddings of all images of a probe set, in its order.
+
+    Kept per block of pixels, keyed by the encoder's and the block's digests, so that a probe set that grew
+    costs only what is new, and a run that was stopped goes on where it was.
+
+    Args:
+        store: where embeddings are kept.
+        encoder: of `load_encoder`.
+        pixels: decoded for the encoder (`encoder.preprocessing.geometry`). An encoder without preprocessing
+            (its embeddings come from a file) only counts them: the probe set itself will do.
+        batch_size: images that go through the network at once.
+        progress: one task over the images that are not in the store yet.
+
+    Returns:
+        fp32 `(N, D)`, rows of length one.
+
+    Raises:
+        InputError: given embeddings of another number of images.
+        CmonError: an embedding that is not finite.
+        ValueError: pixels of another size than the encoder's.
+    """
+    if isinstance(encoder, PrecomputedEncoder):
+        return encoder.images(len(pixels))
+    if not isinstance(pixels, PixelBlocks):
+        raise TypeError("this encoder needs decoded pixels")
+    assert encoder.preprocessing is not None
+    size = encoder.preprocessing.geometry.size
+    if pixels.geometry.size != size:
+        raise ValueError(f"pixels of {pixels.geometry.size} for an encoder of {size}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be positive, not {batch_size}")
+    result = np.empty((len(pixels), encoder.dim), dtype=np.float32)
+    missing = []
+    for start, stop, digest in pixels.blocks():
+        key = store.key("image_embeddings", encoder=encoder.digest, pixels=digest)
+        entry = store.get(key)
+        if entry is None:
+            missing.append((start, stop, key))
+            continue
+        with entry:
+            result[start:stop] = entry.read(_NAME)
+    if not missing:
+        return result
+    total = sum(stop - start for start, stop, _ in missing)
+    with progress.task(f"embedding images ({encoder.name})", total) as advance:
+        for start, stop, key in missing:
+            fresh = 0
+
+            def make(writer: Writer, start: int = start, stop: int = stop) -> None:
+                nonlocal fresh
+                writer.create(_NAME, (stop - start, encoder.dim), np.float32)
+                for first in range(start, stop, batch_size):
+                    last = min(first + batch_size, stop)
+                    batch = torch.from_numpy(np.ascontiguousarray(pixels.rows(first, last)))
+                    writer.write(_NAME, first - start, encoder.image(batch).cpu().numpy())
+                    fresh += last - first
+                    advance(last - first)
+
+            with store.get_or_make(key, make) as entry:
+                result[start:stop] = entry.read(_NAME)
+            advance(stop - start - fresh)  # another process made it meanwhile
+    return result
+
+
+def embed_texts(
+    store: Store,
+    encoder: Encoder,
+    texts: Sequence[str],
+    *,
+    template: str | Sequence[str] | None = None,
+    progress: Progress = SILENT,
+) -> Matrix:
+    """`T`: the embeddings of words, in their order; a word that stands twice is embedded once.
+
+    Args:
+        store: where the embeddings of a whole list are kept.
+        encoder: of `load_encoder`.
+        texts: `M` words.
+        template: None embeds the bare word, as the literature's numbers do. `"a photo of a {}."` puts the
+            word in the place of `{}`. Of several templates the embeddings are averaged and normalised again.
+        progress: one task over the words, where they are not in the store.
+
+    Returns:
+        fp32 `(M, D)`, rows of length one.
+
+    Raises:
+        InputError: a template without `{}`, a template for given embeddings, a word that they lack.
+        CmonError: an embedding that is not finite.
+    """
+    templates = check_templates(template)
+    if isinstance(encoder, PrecomputedEncoder):
+        if templates != ("{}",):
+            raise InputError(
+                "embeddings from a file know words, not templates",
+                where="--template",
+                hint="leave --template out",
+            )
+        return np.asarray(encoder.text(texts).numpy(), dtype=np.float32)
+    words = list(dict.fromkeys(texts))
+    if not words:
+        return np.empty((0, encoder.dim), dtype=np.float32)
+    key = store.key(
+        "text_embeddings",
+        encoder=encoder.digest,
+        templates=list(templates),
+        texts=sha256(canonical_json(words).encode()).hexdigest(),
+    )
+    with store.get_or_make(key, _embed_words(encoder, words, templates, progress)) as entry:
+        embeddings = entry.read(_NAME)
+    row = {word: i for i, word in enumerate(words)}
+    return np.asarray(embeddings[[row[text] for text in texts]], dtype=np.float32)
+
+
+def _embed_words(
+    encoder: Encoder, words: Sequence[str], templates: Sequence[str], progress: Progress
+) -> Callable[[Writer], None]:
+    def make(writer: Writer) -> None:
+        writer.create(_NAME, (len(words), encoder.dim), np.float32)
+        with progress.task(f"embedding words ({encoder.name})", len(words), "words") as advance:
+            for start in range(0, len(words), TEXT_BLOCK):
+                block = words[start : start + TEXT_BLOCK]
+                total = torch.zeros(len(block), encoder.dim)
+                for template in templates:
+                    # Not str.format: words and templates may hold other braces.
+                    total += encoder.text([template.replace("{}", word) for word in block]).cpu()
+                if len(templates) > 1:
+                    total = torch.nn.functional.normalize(total, dim=-1)
+                writer.write(_NAME, start, total.numpy())
+                advance(len(block))
+
+    return make
+
+
+def check_templates(template: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The templates as a tuple; `("{}",)`, the bare word, for none.
+
+    Raises:
+        InputError: one without `{}`: every word would get the same embedding.
+    """
+    if template is None:
+        return ("{}",)
+    templates = (template,) if isinstance(template, str) else tuple(template)
+    for one in templates:
+        if "{}" not in one:
+            raise InputError(f"the template {one!r} has no {{}} for the word", where="--template")
+    return tuple(dict.fromkeys(templates)) or ("{}",)
