@@ -184,6 +184,11 @@ class CommonOptions:
     dry_run: bool = False
     sources: Mapping[str, Source] = field(default_factory=dict)
 
+    @property
+    def cache(self) -> Path:
+        """The folder of the store: `cache_dir`, else the user's cache folder."""
+        return self.cache_dir if self.cache_dir is not None else default_cache_dir()
+
     def as_dict(self) -> dict[str, Any]:
         """The options as plain JSON values, without `sources`, for `run.json`."""
         return {
@@ -294,6 +299,13 @@ class EmbedOptions(CommonOptions):
     neighbors: int = 15
     min_dist: float = 0.1
     plot_formats: tuple[PlotFormat, ...] = ("png",)
+
+
+def default_cache_dir() -> Path:
+    """The user's cache folder of cmon, e.g. `~/.cache/cmon`."""
+    import platformdirs
+
+    return platformdirs.user_cache_path("cmon", appauthor=False)
 
 
 def nearest(name: str, names: Iterable[str], *, count: int = 3) -> list[str]:

@@ -1,0 +1,112 @@
+"""`cmon layers`: what can be dissected."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from concept_monitor_cli.cli.app import argument, cmon_command
+from concept_monitor_cli.cli.console import Console
+from concept_monitor_cli.cli.options import COUNT, Words, model_option, option, trust_option
+from concept_monitor_cli.cli.sizes import readable_count
+from concept_monitor_cli.errors import InputError
+
+
+@cmon_command(
+    name="layers",
+    examples=[
+        ("cmon layers ckpts/epoch_0.pt", "every layer with its output"),
+        ("cmon layers ckpts/ --match 'layer4*'", "some of them; of a folder, the first checkpoint"),
+    ],
+)
+@argument("checkpoint", metavar="CKPT", help="A checkpoint. Of a folder or a glob, the first one is taken.")
+@option(
+    "--match",
+    "-m",
+    metavar="PATTERN",
+    type=Words(),
+    multiple=True,
+    panel="Network",
+    shown_default="all",
+    help="Only names like this: 'layer4*', '*attn*'.",
+)
+@model_option
+@option(
+    "--input-size",
+    metavar="PIXELS",
+    type=COUNT,
+    panel="Network",
+    shown_default="the architecture's own",
+    help="Side of the square that the network sees.",
+)
+@trust_option
+def command(
+    console: Console,
+    checkpoint: str,
+    match: tuple[str, ...],
+    model: str | None,
+    input_size: int | None,
+    trust_pickle: bool,
+) -> None:
+    """List the layers of a network that `cmon dissect --layer` can name, with their output and units."""
+    from concept_monitor_cli.checkpoints import find_checkpoints, load_checkpoint
+    from concept_monitor_cli.models.build import resolve_model
+    from concept_monitor_cli.models.layers import list_layers
+    from concept_monitor_cli.models.preprocess import target_preprocessing
+
+    file = find_checkpoints(checkpoint)[0]
+    source = resolve_model(model, load_checkpoint(file.path, trust_pickle=trust_pickle).state_dict)
+    size = target_preprocessing(source, input_size=input_size).geometry.size
+    layers = list_layers(source.build(device="meta"), size)
+    chosen = [
+        layer for layer in layers if not match or any(fnmatchcase(layer.name, pattern) for pattern in match)
+    ]
+    if not chosen:
+        raise InputError(
+            f"no layer is called {' or '.join(match)}",
+            where=str(file.path),
+            hint="patterns are as in a shell: 'layer4*' or '*attn*'",
+        )
+    console.result(
+        {
+            "checkpoint": str(file.path),
+            "architecture": source.name,
+            "library": source.library,
+            "input_size": size,
+            "layers": [
+                {
+                    "name": layer.name,
+                    "type": layer.type,
+                    "shape": list(layer.shape),
+                    "units": layer.units,
+                    "map_size": layer.map_size,
+                    "parameters": layer.parameters,
+                }
+                for layer in chosen
+            ],
+        }
+    )
+    if console.json:
+        return
+
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    console.print(f"{source.name} ({source.library}) at {size} x {size} pixels, from {file.path}")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("layer", overflow="fold")
+    table.add_column("type", overflow="fold")
+    table.add_column("output", justify="right")
+    table.add_column("units", justify="right")
+    table.add_column("map", justify="right")
+    table.add_column("parameters", justify="right")
+    for layer in chosen:
+        table.add_row(
+            Text(layer.name),
+            Text(layer.type),
+            " x ".join(map(str, layer.shape)),
+            str(layer.units),
+            "" if layer.map_size in (None, (1, 1)) else "{} x {}".format(*layer.map_size),
+            readable_count(layer.parameters) if layer.parameters else "-",
+        )
+    console.print(table)
