@@ -1,0 +1,343 @@
+"""One forward pass over all probe images, feeding every consumer of every layer."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from concept_monitor_cli.errors import CmonError, InputError
+from concept_monitor_cli.models.layers import LayerInfo, describe_layers, evaluation
+from concept_monitor_cli.models.pooling import Kind, Pooling, pool, resolve_pooling, spatial_maps
+from concept_monitor_cli.models.taps import tap
+from concept_monitor_cli.probe.geometry import Preprocessing
+from concept_monitor_cli.progress import SILENT, Progress
+from concept_monitor_cli.record.consumers import Consumer
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_DTYPES: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+Captured = tuple[Tensor, Tensor | None]
+
+
+class PixelRows(Protocol):
+    """Decoded images, as `probe.Pixels` has them."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Images start..stop-1 as (B, S, S, 3)."""
+
+
+@dataclass(frozen=True)
+class RecordInfo:
+    """What a forward pass was like.
+
+    Args:
+        images: how many.
+        seconds: of the whole call.
+        seconds_forward: inside the network, without pooling and copying of what the taps gave.
+        seconds_reading: waiting for pixels.
+        seconds_consuming: pooling, and what the consumers did.
+        layers: what is known of each layer.
+        pooling: what each layer really got.
+        non_finite: pooled activations per layer that are infinite or NaN, out of images x units.
+        assumptions: sentences for the user, and for `run.json`: what was taken for granted.
+    """
+
+    images: int
+    seconds: float
+    seconds_forward: float
+    seconds_reading: float
+    seconds_consuming: float
+    layers: Mapping[str, LayerInfo]
+    pooling: Mapping[str, Pooling]
+    non_finite: Mapping[str, int]
+    assumptions: tuple[str, ...]
+
+
+class _Clock:
+    """Adds up the time of stretches of work on a device, without waiting for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._seconds = 0.0
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        if self._device.type == "cuda":
+            first, last = (_event() for _ in range(2))
+            first.record()
+            try:
+                yield
+            finally:
+                last.record()
+                self._events.append((first, last))
+            return
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            if self._device.type == "mps":
+                torch.mps.synchronize()
+            self._seconds += time.perf_counter() - begin
+
+    def seconds(self) -> float:
+        """The sum; waits for the device."""
+        if self._events:
+            torch.cuda.synchronize(self._device)
+        return self._seconds + sum(float(first.elapsed_time(last)) for first, last in self._events) / 1e3
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+class _Normaliser:
+    """uint8 pixels to normalised floats (B, 3, S, S) in channels-last memory, on the device.
+
+    Writes into one buffer again and again: fresh memory would cost more in page faults than the arithmetic
+    does. The arithmetic runs over whole rows of pixels, with mean and std repeated, so that it vectorises:
+    together 20 times as fast as the plain expression.
+    """
+
+    def __init__(
+        self, preprocessing: Preprocessing, batch: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        size = preprocessing.geometry.size
+        mean = torch.tensor(preprocessing.mean, dtype=torch.float64)
+        std = torch.tensor(preprocessing.std, dtype=torch.float64)
+        self._scale = (1 / (255 * std)).repeat(size).to(device, torch.float32)
+        self._shift = (-mean / std).repeat(size).to(device, torch.float32)
+        self._buffer = torch.empty(batch, size, size * 3, device=device)
+        self._dtype = dtype
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        size = pixels.shape[1]
+        rows = self._buffer[: len(pixels)]
+        rows.copy_(pixels.view(len(pixels), size, size * 3)).mul_(self._scale).add_(self._shift)
+        return rows.view(len(pixels), size, size, 3).permute(0, 3, 1, 2).to(self._dtype)
+
+
+def _batches(
+    pixels: PixelRows, batch_size: int, size: int, device: torch.device
+) -> Generator[tuple[int, Tensor], None, None]:
+    """(first row, uint8 (B, S, S, 3) in host memory); the next batch is read while this one is used."""
+    count = len(pixels)
+
+    def load(start: int) -> Tensor:
+        rows = pixels.rows(start, min(start + batch_size, count))
+        expected = (min(start + batch_size, count) - start, size, size, 3)
+        if rows.shape != expected or rows.dtype != np.uint8:
+            found = f"{rows.shape} {rows.dtype}"
+            raise CmonError(f"pixels from image {start} on are {found}, expected {expected} uint8")
+        batch = torch.from_numpy(np.require(rows, requirements=["C", "W"]))
+        # Pinned memory lets the copy to the GPU run beside its work.
+        return batch.pin_memory() if device.type == "cuda" else batch
+
+    with ThreadPoolExecutor(1, thread_name_prefix="cmon-pixels") as pool:
+        ahead = pool.submit(load, 0) if count else None
+        for start in range(0, count, batch_size):
+            assert ahead is not None
+            batch = ahead.result()
+            following = start + batch_size
+            ahead = pool.submit(load, following) if following < count else None
+            yield start, batch
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device or the machine has no memory left."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(
+        phrase in text for phrase in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
+def record(
+    model: nn.Module,
+    pixels: PixelRows,
+    preprocessing: Preprocessing,
+    consumers: Sequence[Consumer],
+    *,
+    layers: Sequence[str] | None = None,
+    pooling: Pooling = "auto",
+    kinds: Mapping[str, Kind] | None = None,
+    device: torch.device | str = "cpu",
+    precision: Precision = "fp32",
+    batch_size: int = 32,
+    compile: bool = False,
+    progress: Progress = SILENT,
+) -> RecordInfo:
+    """Runs a network once over all images and hands the outputs of its layers to the consumers.
+
+    The network is moved to `device` and its convolution weights into channels-last memory, and stay there;
+    its training mode comes back after the call. Nothing of a batch is kept but what the consumers keep.
+
+    Args:
+        model: the network, with its weights.
+        pixels: N decoded images (S, S, 3), uint8.
+        preprocessing: S, mean and std.
+        consumers: who gets what.
+        layers: names to tap; by default all that the consumers want.
+        pooling: see `models.pooling.Pooling`.
+        kinds: axis orders set by the user, by layer.
+        device: where the network runs.
+        precision: of the network's arithmetic (autocast); pooled activations and maps are float32 in any
+            case.
+        batch_size: images per step; results do not depend on it beyond rounding.
+        compile: run the network through `torch.compile`.
+        progress: told how many images are done.
+
+    Raises:
+        InputError: for layers that do not exist or cannot be read, or a precision that the device lacks.
+        CmonError: where the device's memory does not suffice, or the network fails.
+    """
+    begin = time.perf_counter()
+    if batch_size < 1:
+        raise InputError(f"the batch size must be at least 1, not {batch_size}", where="--batch-size")
+    if precision not in _DTYPES:
+        raise InputError(f"unknown precision {precision!r}", where="--precision", hint="fp32, bf16 or fp16")
+    device = torch.device(device)
+    wanted = list(dict.fromkeys(name for consumer in consumers for name in consumer.layers))
+    names = wanted if layers is None else list(layers)
+    size = preprocessing.geometry.size
+    infos = describe_layers(model, names, size, kinds=kinds)
+    by_layer = {name: [c for c in consumers if name in c.layers] for name in infos}
+    foreign = [name for name in wanted if name not in by_layer]
+    if foreign:
+        raise ValueError(f"a consumer wants layer {foreign[0]!r}, which is not recorded")
+
+    poolings, assumptions = _assumptions(infos, pooling, device, precision)
+    total = len(pixels)
+    for name, info in infos.items():
+        for consumer in by_layer[name]:
+            consumer.start(info, total)
+
+    forward, capturing, consuming = (_Clock(device) for _ in range(3))
+    reading = _Clock(torch.device("cpu"))
+    bad = {name: torch.zeros((), dtype=torch.int64, device=device) for name in infos}
+
+    def capture(name: str, output: Tensor) -> Captured:
+        layout = infos[name].layout
+        pooled = pool(output, layout, poolings[name])
+        if not any(consumer.needs_maps for consumer in by_layer[name]) or layout.grid is None:
+            return pooled, None
+        maps = spatial_maps(output, layout)
+        # The next layer may work in place on what the maps are a view of.
+        shared = maps.untyped_storage().data_ptr() == output.untyped_storage().data_ptr()
+        return pooled, maps.clone() if shared else maps
+
+    def timed_capture(name: str, output: Tensor) -> Captured:
+        with capturing():
+            return capture(name, output)
+
+    calls = {name: info.calls for name, info in infos.items()}
+    try:
+        model.to(device)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        normalise = _Normaliser(preprocessing, min(batch_size, max(1, total)), device, dtype)
+        with (
+            evaluation(model),
+            _autocast(device, precision),
+            tap(
+                model,
+                names,
+                capture=capture if compile else timed_capture,
+                calls=calls,
+                # A compiled graph has no use for what nobody reads, and cannot be left half-way.
+                early_stop=not compile,
+            ) as taps,
+            contextlib.closing(_batches(pixels, batch_size, size, device)) as batches,
+            progress.task("forward pass", total) as advance,
+        ):
+            run: Callable[[Tensor], dict[str, Captured]] = torch.compile(taps.__call__) if compile else taps
+            for start, batch in _timed(batches, reading):
+                with forward():
+                    images = normalise(batch.to(device, non_blocking=True))
+                    outputs = run(images)
+                with consuming(), torch.no_grad():
+                    for name, (pooled, maps) in outputs.items():
+                        bad[name] += (~pooled.isfinite()).sum()
+                        for consumer in by_layer[name]:
+                            consumer.update(name, start, pooled, maps if consumer.needs_maps else None)
+                    del outputs
+                advance(len(batch))
+        with consuming(), torch.no_grad():
+            for consumer in consumers:
+                consumer.finish()
+    except CmonError:
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            smaller = f"--batch-size {batch_size // 2}" if batch_size > 1 else "a device with more memory"
+            raise CmonError(
+                f"out of memory on {device} with {batch_size} images at a time",
+                where=type(model).__name__,
+                hint=smaller,
+            ) from error
+        raise
+    overhead = capturing.seconds()
+    return RecordInfo(
+        images=total,
+        seconds_forward=forward.seconds() - overhead,
+        seconds_reading=reading.seconds(),
+        seconds_consuming=consuming.seconds() + overhead,
+        layers=infos,
+        pooling=poolings,
+        non_finite={name: int(count) for name, count in bad.items()},
+        assumptions=assumptions,
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def _timed(batches: Iterator[tuple[int, Tensor]], clock: _Clock) -> Iterator[tuple[int, Tensor]]:
+    while True:
+        with clock():
+            item = next(batches, None)
+        if item is None:
+            return
+        yield item
+
+
+def _assumptions(
+    infos: Mapping[str, LayerInfo], pooling: Pooling, device: torch.device, precision: Precision
+) -> tuple[dict[str, Pooling], tuple[str, ...]]:
+    poolings: dict[str, Pooling] = {}
+    said: list[str] = []
+    for name, info in infos.items():
+        poolings[name], sentence = resolve_pooling(info.layout, pooling, name)
+        said += [info.layout.note, sentence]
+        if info.calls > 1:
+            said.append(f"{name}: is called {info.calls} times in a forward pass; its last output counts")
+    if device.type == "cuda" and precision == "fp32" and torch.backends.cudnn.allow_tf32:
+        said.append("convolutions run in TF32 on this GPU (PyTorch's default for fp32)")
+    return poolings, tuple(sentence for sentence in said if sentence)
+
+
+@contextlib.contextmanager
+def _autocast(device: torch.device, precision: Precision) -> Iterator[None]:
+    dtype = _DTYPES[precision]
+    if dtype is None:
+        yield
+        return
+    with warnings.catch_warnings():
+        # torch warns and goes on in fp32; this is an error here.
+        warnings.simplefilter("ignore")
+        context = torch.autocast(device.type, dtype=dtype)
+    with context:
+        if not torch.is_autocast_enabled(device.type):
+            hint = "--precision fp32"
+            raise InputError(f"{device} does not compute in {precision}", where="--precision", hint=hint)
+        yield
