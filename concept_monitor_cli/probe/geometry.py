@@ -1,0 +1,91 @@
+"""How a photo becomes the square that a network sees. Pure data: nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Mode = Literal["crop", "squash"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The geometric half of preprocessing: from an image of any size to `size` x `size` pixels.
+
+    - `crop`: the shorter side becomes `resize` (aspect kept), then the centre square of `size` is cut out:
+      the same pixels as torchvision's `Resize(resize)` + `CenterCrop(size)` on a PIL image. `resize=None`
+      only cuts.
+    - `squash`: the whole frame becomes a square of `resize` (`None`: of `size`), aspect not kept, then the
+      centre `size` is cut out: torchvision's `Resize((resize, resize))` + `CenterCrop(size)`. With
+      `resize=None` nothing is cut off, so masks of the whole frame stay in line with the pixels.
+
+    A square larger than what it is cut from is padded with black, as torchvision does.
+
+    Attributes:
+        size: side of the result, in pixels.
+        resize: side before cutting, in pixels, or `None` as said above.
+        mode: `crop` or `squash`.
+        interpolation: Pillow's filter, with its anti-aliasing.
+    """
+
+    size: int
+    resize: int | None = None
+    mode: Mode = "crop"
+    interpolation: Interpolation = "bilinear"
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or (self.resize is not None and self.resize < 1):
+            raise ValueError(f"sizes must be positive: size={self.size}, resize={self.resize}")
+        if self.mode not in get_args(Mode):
+            raise ValueError(f"unknown mode {self.mode!r}, not one of {get_args(Mode)}")
+        if self.interpolation not in get_args(Interpolation):
+            raise ValueError(f"unknown interpolation {self.interpolation!r}, not {get_args(Interpolation)}")
+
+    @property
+    def whole_frame(self) -> bool:
+        """Whether every part of the image is kept, so that masks of the whole image line up."""
+        return self.mode == "squash" and self.resize in (None, self.size)
+
+    def to_json(self) -> dict[str, str | int | None]:
+        """The fields as plain values, for keys of the store and for `run.json`."""
+        return {
+            "size": self.size,
+            "resize": self.resize,
+            "mode": self.mode,
+            "interpolation": self.interpolation,
+        }
+
+    def __str__(self) -> str:
+        if self.mode == "crop":
+            first = "" if self.resize is None else f"shorter side to {self.resize} ({self.interpolation}), "
+            return f"{first}centre {self.size} x {self.size}"
+        side = self.resize or self.size
+        cut = "" if side == self.size else f", centre {self.size} x {self.size}"
+        return f"whole frame to {side} x {side} ({self.interpolation}){cut}"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a network expects of its input: geometry, then `(pixel / 255 - mean) / std` per channel.
+
+    Attributes:
+        geometry: from the image to the square.
+        mean: per channel R, G, B, in units of 0..1.
+        std: per channel R, G, B, in units of 0..1.
+        source: a sentence for the user: what was assumed, and from where.
+    """
+
+    geometry: Geometry
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    source: str
+
+    def to_json(self) -> dict[str, object]:
+        """The fields as plain values, for `run.json`."""
+        return {
+            "geometry": self.geometry.to_json(),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "source": self.source,
+        }

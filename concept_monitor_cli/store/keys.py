@@ -1,0 +1,79 @@
+"""What a stored value depends on, as a key.
+
+Never a name: an encoder is its weights' digest, a probe set its images' digests, a checkpoint its tensors'.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+JSONValue: TypeAlias = "bool | int | float | str | Sequence[JSONValue] | Mapping[str, JSONValue] | None"
+
+KINDS: dict[str, int] = {
+    "pixels": 1,
+    "image_embeddings": 1,
+    "text_embeddings": 1,
+    "activations": 1,
+    "top_images": 1,
+    "maps": 1,
+    "quantiles": 1,
+    "iou": 1,
+    "masks": 1,
+    "scores": 1,
+    "null": 1,
+    "projection": 1,
+}
+"""Kind of value -> version of the code that makes it. Raise the version when that code's results change:
+entries of the old version are then not found any more, and `prune` may remove them."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """The address of a stored value.
+
+    Attributes:
+        kind: one of `KINDS`.
+        digest: hex SHA-256 over the canonical JSON of kind, version and parts.
+        parts: what the value depends on, as plain JSON values.
+    """
+
+    kind: str
+    digest: str
+    parts: dict[str, JSONValue] = field(hash=False, compare=False, repr=False)
+
+
+def make_key(kind: str, parts: Mapping[str, JSONValue]) -> Key:
+    """The key of a value of this kind that depends on `parts`.
+
+    The digest does not depend on the order of names. `1` and `1.0` are different parts.
+
+    Raises:
+        ValueError: unknown kind, or a number that is not finite.
+        TypeError: a part that is not a plain JSON value (a `Path`, an array): say what of it matters.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r}: add it with a version to KINDS, which has {sorted(KINDS)}")
+    text = canonical_json({"kind": kind, "version": KINDS[kind], "parts": dict(parts)})
+    return Key(kind, hashlib.sha256(text.encode("ascii")).hexdigest(), json.loads(text)["parts"])
+
+
+def canonical_json(value: JSONValue) -> str:
+    """ASCII JSON with sorted names and no spaces: equal values give equal text."""
+    _refuse_other_names(value)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _refuse_other_names(value: JSONValue) -> None:
+    # json.dumps turns the names 1, True and None into text, so that {1: x} and {"1": x} would meet.
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if not isinstance(name, str):
+                raise TypeError(f"names of a key's parts must be text, not {name!r}")
+            _refuse_other_names(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            _refuse_other_names(inner)
