@@ -7,7 +7,7 @@ plain timestamped lines into a log. `SILENT` is the default everywhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -23,14 +23,10 @@ class Progress(Protocol):
     def detail(self, message: str) -> None:
         """Only of interest with `--verbose`."""
 
-    def task(self, description: str, total: int | None, unit: str = "images") -> _Task:
+    def task(
+        self, description: str, total: int | None, unit: str = "images"
+    ) -> AbstractContextManager[Callable[[int], None]]:
         """A piece of work of known length, as a context that yields `advance(n)`."""
-
-
-class _Task(Protocol):
-    def __enter__(self) -> Callable[[int], None]: ...
-
-    def __exit__(self, *exc: object) -> bool | None: ...
 
 
 class Silent:
@@ -49,7 +45,9 @@ class Silent:
     def _task(self) -> Iterator[Callable[[int], None]]:
         yield lambda n: None
 
-    def task(self, description: str, total: int | None, unit: str = "images") -> _Task:
+    def task(
+        self, description: str, total: int | None, unit: str = "images"
+    ) -> AbstractContextManager[Callable[[int], None]]:
         """A context that counts nothing."""
         return self._task()
 

@@ -20,7 +20,8 @@ def main(args: Sequence[str] | None = None) -> int:
     if instruction and args is None:
         from click.shell_completion import shell_complete
 
-        from concept_monitor_cli.cli.app import Console, Session, root
+        from concept_monitor_cli.cli.app import Session, root
+        from concept_monitor_cli.cli.console import Console
 
         return shell_complete(root, {"obj": Session(Console())}, "cmon", "_CMON_COMPLETE", instruction)
     from concept_monitor_cli.cli.app import run

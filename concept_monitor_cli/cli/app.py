@@ -421,11 +421,16 @@ def _stopped_by_signals() -> Iterator[None]:
 # -- the entry point ---------------------------------------------------------------------------
 
 
-def run(args: Sequence[str]) -> int:
-    """Run one command line and return its exit code; every error is printed here."""
+def run(args: Sequence[str], program: Group | None = None) -> int:
+    """Run one command line and return its exit code; every error is printed here.
+
+    Args:
+        args: what stands after the program's name.
+        program: the commands; all of cmon's where it is None.
+    """
     session = Session(_first_console(args))
     try:
-        code = _run(args, session)
+        code = _run(args, session, program or root)
         session.console.close()
     except OutputClosed:
         # The reader has seen enough. Python must not complain of it while shutting down.
@@ -435,10 +440,10 @@ def run(args: Sequence[str]) -> int:
     return code
 
 
-def _run(args: Sequence[str], session: Session) -> int:
+def _run(args: Sequence[str], session: Session, program: Group) -> int:
     try:
-        with root.make_context("cmon", list(args), obj=session) as ctx:
-            code = root.invoke(ctx)
+        with program.make_context("cmon", list(args), obj=session) as ctx:
+            code = program.invoke(ctx)
             return code if isinstance(code, int) else DONE
     except click.exceptions.Exit as stop:
         return stop.exit_code

@@ -158,7 +158,12 @@ class Console:
         """A rich console on standard output (or error) that takes text literally."""
         from rich.console import Console as RichConsole
 
-        return RichConsole(
+        class Literal(RichConsole):
+            def on_broken_pipe(self) -> None:
+                # rich would end the process here, with an exit code of its own.
+                raise OutputClosed
+
+        return Literal(
             file=self.err if stderr else self.out,
             markup=False,
             highlight=False,

@@ -283,7 +283,7 @@ METHOD = "Method"
 @plot_option
 @dry_run_option
 @click.pass_context
-def command(ctx: click.Context, console: Console, **values: Any) -> int:
+def command(ctx: click.Context, /, console: Console, **values: Any) -> int:
     """Find the concept that each unit of a layer detects, at every epoch.
 
     CKPTS are the checkpoints of one training; the architecture is recognised. The run in --out gets a table

@@ -112,7 +112,7 @@ PICTURE = "Picture"
 @plot_option
 @dry_run_option
 @click.pass_context
-def command(ctx: click.Context, console: Console, **values: Any) -> int | None:
+def command(ctx: click.Context, /, console: Console, **values: Any) -> int | None:
     """Place every unit of a run, at every epoch, among words: how do the units move?
 
     A unit stands at the weighted mean of its concepts in the encoder's text space; words of your choice, the

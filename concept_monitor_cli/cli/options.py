@@ -37,6 +37,9 @@ T = TypeVar("T", bound=CommonOptions)
 
 DEFAULT = CommonOptions()
 
+# More units than any layer has: a slip, which must not fill the memory.
+_MOST_UNITS = 1_000_000
+
 SHARED_PANEL = "Machine"
 OUTPUT_PANEL = "Output"
 
@@ -100,7 +103,10 @@ class Numbers(_Type):
             first, dash, last = part.partition("-")
             if not (first.isdecimal() and (last.isdecimal() if dash else not last)):
                 raise BadValue(f"{part!r} is not a whole number from 0", "write 3,7 or 10-12")
-            numbers.extend(range(int(first), int(last if dash else first) + 1))
+            span = range(int(first), int(last if dash else first) + 1)
+            if not 0 < len(span) <= _MOST_UNITS:
+                raise BadValue(f"{part!r} is not a range of units", "write the smaller number first: 10-12")
+            numbers.extend(span)
         return tuple(numbers)
 
 
