@@ -329,3 +329,16 @@ def test_units_with_ranges() -> None:
     for text in ("-1", "a", "1-", "1.5"):
         with pytest.raises(click.BadParameter):
             embed("--units", text)
+
+
+SAMPLES = sorted((Path(__file__).parents[2] / "sample_configs").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
+def test_sample_configs_are_valid(path: Path) -> None:
+    assert dissect("--config", str(path)).layers
+    embed("--config", str(path))
+
+
+def test_there_are_sample_configs() -> None:
+    assert len(SAMPLES) >= 4
