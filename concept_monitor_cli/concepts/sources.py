@@ -34,7 +34,8 @@ def load_concepts(spec: str | Path, *, probe_concepts: ConceptSet | None = None)
     Args:
         spec: `broden` (the probe set's own labels), `imagenet` (open_clip's 1,000 clean class names),
             `common` (our list of some 1,000 visual words in six categories), `builtin` (the renderer's
-            vocabulary), or a file: `.csv`/`.tsv` with a header `concept[,category]`, anything else one concept a line.
+            vocabulary), or a file: `.csv`/`.tsv` with a header `concept[,category]`, anything else one
+            concept a line.
         probe_concepts: the labels of the probe set, for `broden`.
 
     Raises:

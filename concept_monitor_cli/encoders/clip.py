@@ -219,10 +219,7 @@ def open_named(request: EncoderRequest) -> Encoder:
 
 
 def _open_listed(request: EncoderRequest, name: str, tag: str) -> Encoder:
-    import concept_monitor_cli._torchvision  # noqa: F401, I001 - must come before open_clip
-    import open_clip
-    from open_clip.pretrained import get_pretrained_cfg
-
+    open_clip = _open_clip()
     label = request.spec
     model: JSONObject | None = open_clip.get_model_config(name)
     if model is None:
@@ -243,7 +240,7 @@ def _open_listed(request: EncoderRequest, name: str, tag: str) -> Encoder:
             if tags
             else "--encoder-weights FILE",
         )
-    listed: JSONObject = get_pretrained_cfg(name, tag) if tag else {}
+    listed: JSONObject = open_clip.pretrained.get_pretrained_cfg(name, tag) if tag else {}
     if tag and not listed:
         close = get_close_matches(tag, tags, n=1)
         raise InputError(
@@ -332,11 +329,16 @@ def _encoder(
     return ClipEncoder(files, device=request.device, precision=request.precision, progress=request.progress)
 
 
-def _is_known(name: str) -> bool:
-    import concept_monitor_cli._torchvision  # noqa: F401, I001
+def _open_clip() -> Any:
+    # Not at the top: it takes seconds, and a run that finds all its embeddings in the store needs none of it.
+    import concept_monitor_cli._torchvision  # noqa: F401, I001 - must come first
     import open_clip
 
-    return open_clip.get_model_config(name) is not None
+    return open_clip
+
+
+def _is_known(name: str) -> bool:
+    return _open_clip().get_model_config(name) is not None
 
 
 def _config_beside(weights: Path, name: str) -> Path | None:
@@ -422,9 +424,7 @@ def _count_tokens(tokenizer: Any, text: str) -> int:
 
 def _build(files: ClipFiles, device: torch.device) -> tuple[Any, Any]:
     """(network in evaluation mode, tokenizer)."""
-    import concept_monitor_cli._torchvision  # noqa: F401, I001
-    import open_clip
-
+    open_clip = _open_clip()
     # A name of its own for each config: open_clip's registry is global, and a user's config may be called
     # like one of open_clip's.
     text = canonical_json(files.model_config)
@@ -434,7 +434,6 @@ def _build(files: ClipFiles, device: torch.device) -> tuple[Any, Any]:
             path = Path(folder) / f"{name}.json"
             path.write_text(text, encoding="ascii")
             open_clip.add_model_config(path)  # read at once; the file is not needed afterwards
-    where = f"{files.weights} as {files.label}"
     try:
         # Building draws random weights first; the caller's random numbers must not depend on it.
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -443,25 +442,36 @@ def _build(files: ClipFiles, device: torch.device) -> tuple[Any, Any]:
                 name, pretrained=str(files.weights), device=device, weights_only=True
             )
         tokenizer = open_clip.get_tokenizer(name)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            "the encoder's weights are a pickle that wants to run code; it was not loaded",
-            where=where,
-            hint="use the .safetensors file of the same weights",
-        ) from error
     except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:  # safetensors, torch, transformers and the hub each have their own families
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise InputError(
-            f"the encoder cannot be built: {' '.join(lines[:2])[:300]}",
-            where=where,
-            hint="are these the weights of this model? --encoder, --encoder-weights, --encoder-config",
-        ) from error
+        raise _building_error(error, f"{files.weights} as {files.label}") from error
     size = network.visual.image_size
     side = files.preprocessing.geometry.size
     if tuple(size if isinstance(size, (tuple, list)) else (size, size)) != (side, side):
-        raise CmonError(f"the encoder takes {size} pixels, its config says {side}", where=where)
+        raise CmonError(f"the encoder takes {size} pixels, its config says {side}", where=files.label)
     network.eval()
     network.requires_grad_(False)
+    # Pixels come as (B, H, W, 3), and convolutions that take them so are twice as fast on a CPU.
+    network.visual.to(memory_format=torch.channels_last)
     return network, tokenizer
+
+
+def _building_error(error: Exception, where: str) -> InputError:
+    text = str(error)
+    if isinstance(error, pickle.UnpicklingError):
+        # torch's own words advise to switch the protection off.
+        runs_code = "nsupported global" in text
+        return InputError(
+            "the encoder's weights are a pickle that wants to run code; it was not loaded"
+            if runs_code
+            else "the encoder's weights are no checkpoint, or a damaged one",
+            where=where,
+            hint="use the .safetensors file of the same weights",
+        )
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    if "TorchScript" in text:
+        hint = "not OpenAI's TorchScript file, but the hub's open_clip_model.safetensors of the same weights"
+    else:
+        hint = "are these the weights of this model? --encoder, --encoder-weights, --encoder-config"
+    return InputError(f"the encoder cannot be built: {' '.join(lines[:2])[:300]}", where=where, hint=hint)
