@@ -1,0 +1,67 @@
+"""The mathematics: pure functions over tensors, no files, no printing.
+
+Shapes are in the symbols of METHODS.md: `P` `(N, M)` concept activations, `Q` `(N, C)` pooled activations of a
+layer, `T` `(M, D)` text embeddings. Tensors go in and come out, on any device; scores are float32.
+"""
+
+from __future__ import annotations
+
+from concept_monitor_cli.functional.calibration import (
+    benjamini_hochberg,
+    evidence_best_scores,
+    p_values,
+    permuted_best_scores,
+    pooled_p_values,
+    random_top_images,
+    shuffled,
+)
+from concept_monitor_cli.functional.embedding import (
+    nearest_anchor,
+    neuron_embedding,
+    neuron_embedding_from_top,
+    spread,
+)
+from concept_monitor_cli.functional.similarity import (
+    ConceptActivations,
+    Evidence,
+    cos,
+    cos_cubed,
+    rank_reorder,
+    rank_reorder_from_top,
+    soft_wpmi,
+    soft_wpmi_evidence,
+    soft_wpmi_from_top,
+    wpmi,
+    wpmi_evidence,
+    wpmi_from_top,
+)
+from concept_monitor_cli.functional.topk import dead_units, top_images, top_rows
+
+__all__ = [
+    "ConceptActivations",
+    "Evidence",
+    "benjamini_hochberg",
+    "cos",
+    "cos_cubed",
+    "dead_units",
+    "evidence_best_scores",
+    "nearest_anchor",
+    "neuron_embedding",
+    "neuron_embedding_from_top",
+    "p_values",
+    "permuted_best_scores",
+    "pooled_p_values",
+    "random_top_images",
+    "rank_reorder",
+    "rank_reorder_from_top",
+    "shuffled",
+    "soft_wpmi",
+    "soft_wpmi_evidence",
+    "soft_wpmi_from_top",
+    "spread",
+    "top_images",
+    "top_rows",
+    "wpmi",
+    "wpmi_evidence",
+    "wpmi_from_top",
+]

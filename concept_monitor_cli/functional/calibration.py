@@ -1,0 +1,290 @@
+"""When is a label better than chance? Null distributions, p-values and Benjamini-Hochberg (METHODS.md).
+
+A detector always names a best concept. Whether that means anything is asked of the same detector with the
+pairing of images and activations broken: what does the best of `M` concepts score for a unit that has nothing
+to do with the images? A unit is called interpretable where its best score is too high for that, controlled
+within the layer.
+
+Three ways to the null distribution, by what the score depends on:
+
+- **Evidence of images only** (`wpmi`, `soft_wpmi`): a unit with a broken pairing is a random ordered set of
+  top images. `random_top_images` -> `soft_wpmi_evidence` -> `evidence_best_scores` -> `p_values`. The
+  evidence of the random sets depends on the probe set, the concepts and the constants alone: compute it once
+  for all layers, epochs and runs.
+- **Everything else** (`cos`, `cos_cubed`, `rank_reorder`): `permuted_best_scores` scores the layer again with
+  its images permuted for every unit, and `pooled_p_values` compares.
+- **Counts of pixels** (IoU): best scores under permuted images from elsewhere, then `pooled_p_values`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional._blocks import grain, runner, spans
+from concept_monitor_cli.functional.similarity.pmi import Evidence
+
+#: Random image sets in a null distribution. With the add-one rule no p-value is below `1 / (DRAWS + 1)`, and
+#: Benjamini-Hochberg at q rejects a share `f` of a layer's units at this floor only where `1 / (DRAWS + 1) <=
+#: q f`: 2,000 draws see layers in which at least 1 % of the units (6 of 512, 21 of 2,048) beat every draw.
+DRAWS = 2000
+#: Permutations of a whole layer, where every unit has its own null distribution.
+PERMUTATIONS = 20
+#: False discovery rate within a layer.
+FDR = 0.05
+
+
+def random_top_images(
+    n_images: int, k: int, draws: int = DRAWS, *, seed: int = 0, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Top images of units whose activations have nothing to do with the images: random ordered sets.
+
+    Args:
+        n_images: `N`.
+        k: length of each set; `N` where that is less.
+        draws: how many sets.
+        seed: the first sets do not depend on how many are drawn.
+        device: where the result is needed.
+
+    Returns:
+        `(min(k, N), draws)` int64, in the form of `top_images`.
+
+    Example:
+        >>> random_top_images(10, 3, draws=4).shape
+        torch.Size([3, 4])
+    """
+    if n_images < 1 or k < 1 or draws < 1:
+        raise InputError(f"{draws} random sets of {k} out of {n_images} images: each must be at least 1")
+    generator = np.random.default_rng(seed)
+    sets = np.stack(
+        [generator.choice(n_images, min(k, n_images), replace=False) for _ in range(draws)], axis=1
+    )
+    return torch.from_numpy(sets).to(device)
+
+
+@torch.no_grad()
+def evidence_best_scores(layer: Evidence, null: Evidence, *, lam: float) -> tuple[Tensor, Tensor]:
+    """The best concept's score of every unit, and of units that fire on random images in the same layer.
+
+        best[k] = max_m ( E[k, m] - lam * log p_{-k}(t_m) )
+        null[r] = max_m ( E_null[r, m] - lam * log p_{-j}(t_m) ),   j = r mod C
+        log p_{-k}(t_m) = logsumexp_{l != k} E[l, m] - log(C - 1)
+
+    The prior leaves out the unit itself, and a draw takes the place of a unit, so that both are compared with
+    `C - 1` others: under the null hypothesis a unit and a draw are exchangeable. With the unit in its own
+    prior, as in the published score, no score exceeds `log C` (at `lam = 1`), where units and draws that are
+    the best of the layer at some concept all meet and nothing can be told from chance. At `lam = 1` the two
+    scores name the same best concept: `sim = log C - log(1 + (C - 1) exp(-(E - log p_{-k})))` rises with the
+    one used here.
+
+    Args:
+        layer: the layer's evidence, `(C, M)`.
+        null: evidence of random sets of images, `soft_wpmi_evidence(P, random_top_images(...))`, `(R, M)`, by
+            the same function with the same constants.
+        lam: weight of the prior.
+
+    Returns:
+        best `(C,)` and null `(R,)`, float32, for `p_values`. The value for a dead unit means nothing: replace
+        it by NaN. A layer of one unit has no others: both are then compared with the random sets.
+    """
+    values, drawn = layer.values, null.values
+    if values.shape[1] != drawn.shape[1] or drawn.shape[0] == 0:
+        raise InputError(
+            f"evidence of shapes {tuple(values.shape)} and {tuple(drawn.shape)}: need the same concepts"
+        )
+    units, m = values.shape
+    draws, device = drawn.shape[0], values.device
+    stand_in = torch.arange(draws, device=device) % units
+    parts: list[tuple[Tensor, Tensor]] = []
+
+    def score(concepts: slice) -> None:
+        own, random = values[:, concepts], drawn[:, concepts].to(device)
+        if units == 1:
+            others = (torch.logsumexp(random, 0) - math.log(draws))[None]
+        else:
+            total = torch.logsumexp(own, 0)
+            highest = own.argmax(0, keepdim=True)
+            # Taking exp(E[k]) out of the sum is exact to rounding unless k makes up most of it: at most one
+            # does.
+            others = own.sub(total).clamp_max_(math.log(0.5)).exp_().neg_().log1p_().add_(total)
+            without = own.scatter(0, highest, -torch.inf).logsumexp(0, keepdim=True)
+            others = others.scatter_(0, highest, without).sub_(math.log(units - 1))
+        # Lists are appended to by several threads; a maximum does not depend on the order.
+        parts.append(
+            (
+                own.sub(others, alpha=lam).amax(1),
+                random.sub(others.index_select(0, stand_in), alpha=lam).amax(1),
+            )
+        )
+
+    with runner(device) as run:
+        run(score, spans(m, max(16, grain(device) // max(units, draws))))
+    best = torch.stack([own for own, _ in parts]).amax(0)
+    null_best = torch.stack([random for _, random in parts]).amax(0)
+    shift = (1.0 - lam) * layer.constant
+    return best + shift, null_best + shift
+
+
+def shuffled(Q: Tensor, *, seed: int = 0) -> Tensor:
+    """Activations with the pairing of images and units broken: the images of every unit are permuted.
+
+    One random order of the images, entered by each unit at a place of its own: every unit sees a uniformly
+    random permutation, and no two units of a layer (up to N of them) see the same.
+
+    Args:
+        Q: `(N, C)`.
+        seed: of the order.
+
+    Returns:
+        `(N, C)`, every column a permutation of that column of `Q`.
+    """
+    if Q.ndim != 2 or Q.shape[0] == 0:
+        raise InputError(f"activations of shape {tuple(Q.shape)}: need (N, C)")
+    n, units = Q.shape
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(n, generator=generator)
+    starts = torch.randperm(n, generator=generator).repeat(-(-units // n))[:units]
+    result = torch.empty_like(Q)
+    image = torch.arange(n)[:, None]
+    for part in spans(units, 256):
+        rows = order[(image + starts[None, part]) % n].to(Q.device)
+        result[:, part] = Q[:, part].gather(0, rows)
+    return result
+
+
+def permuted_best_scores(
+    score: Callable[[Tensor], Tensor], Q: Tensor, *, permutations: int = PERMUTATIONS, seed: int = 0
+) -> Tensor:
+    """The best concept's score of every unit with its images permuted, for any similarity.
+
+    Args:
+        score: `Q -> (C, M)`, e.g. `lambda Q: cos(P, Q)`.
+        Q: `(N, C)` pooled activations.
+        permutations: `B`, how often the whole layer is scored.
+        seed: of the permutations.
+
+    Returns:
+        `(B, C)` float32, for `pooled_p_values`.
+    """
+    return torch.stack(
+        [score(shuffled(Q, seed=seed * 100_003 + b)).amax(1).float() for b in range(permutations)]
+    )
+
+
+@torch.no_grad()
+def p_values(best: Tensor, null: Tensor) -> Tensor:
+    """Share of the null distribution that is at least as high, add-one.
+
+        p[k] = (1 + #{r : null[r] >= best[k]}) / (R + 1)
+
+    The add-one rule counts the observed score as one of the draws: p is never 0 and is valid for any `R`.
+
+    Args:
+        best: `(C,)` the units' best scores; NaN for dead units.
+        null: `(R,)` shared by all units.
+
+    Returns:
+        `(C,)` float64; NaN where `best` is.
+
+    Raises:
+        InputError: the null distribution is empty or holds NaN.
+
+    Example:
+        >>> p_values(torch.tensor([5.0, 0.0]), torch.tensor([1.0, 2.0, 3.0])).tolist()
+        [0.25, 1.0]
+    """
+    if best.ndim != 1 or null.ndim != 1 or null.numel() == 0:
+        raise InputError(f"scores of shape {tuple(best.shape)} and null scores of shape {tuple(null.shape)}")
+    if bool(null.isnan().any()):
+        raise InputError("the null distribution holds values that are not numbers")
+    null = null.cpu().double().sort().values
+    scores = best.cpu().double()
+    below = torch.searchsorted(null, scores.contiguous())  # draws strictly below
+    p = (1 + null.numel() - below).double() / (null.numel() + 1)
+    return torch.where(scores.isnan(), torch.nan, p).to(best.device)
+
+
+@torch.no_grad()
+def pooled_p_values(best: Tensor, null: Tensor, *, studentised: bool = True) -> Tensor:
+    """p-values where every unit has a few null scores of its own: those of all units form one distribution.
+
+    A cosine's null depends on the unit (a unit that fires on every image has a high cosine with everything).
+    With `studentised`, a unit's score is measured in its own null's mean and standard deviation, and each of
+    the null scores in those of the others of the same unit; what is pooled is then comparable between units.
+
+    Args:
+        best: `(C,)` the units' best scores; NaN for dead units, which take no part.
+        null: `(B, C)`, of the same units.
+        studentised: needs `B >= 3`; without it the scores are pooled as they are, for scores whose null is
+            the same for every unit.
+
+    Returns:
+        `(C,)` float64, add-one, at least `1 / (B C' + 1)` with `C'` units that are not dead; NaN where `best`
+        is.
+    """
+    if null.ndim != 2 or best.ndim != 1 or null.shape[1] != best.shape[0]:
+        raise InputError(f"scores of shape {tuple(best.shape)} and null scores of shape {tuple(null.shape)}")
+    draws = null.shape[0]
+    if draws < (3 if studentised else 1):
+        raise InputError(f"{draws} null scores for each unit are too few", hint="take more permutations")
+    scores, drawn = best.double().cpu(), null.double().cpu()
+    alive = ~(scores.isnan() | drawn.isnan().any(0))
+    p = torch.full_like(scores, torch.nan)
+    if not bool(alive.any()):
+        return p.to(best.device)
+    scores, drawn = scores[alive], drawn[:, alive]
+    if studentised:
+        scores, drawn = _studentised(scores, drawn)
+    p[alive] = p_values(scores, drawn.flatten())
+    return p.to(best.device)
+
+
+def _studentised(scores: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+    """`scores` in units of `drawn`'s columns, and each of `drawn` in units of the rest of its column."""
+    draws = drawn.shape[0]
+    centre = drawn.mean(0)
+    away = drawn - centre  # numbers near zero: the differences below lose no digits
+    square = (away**2).sum(0)
+    tiny = torch.finfo(torch.float32).eps * drawn.abs().amax(0).clamp_min(1e-30)
+    deviation = (square / (draws - 1)).sqrt().clamp_min(tiny)
+    rest_mean = -away / (draws - 1)
+    rest_square = (square - away**2 - (draws - 1) * rest_mean**2).clamp_min(0)
+    rest_deviation = (rest_square / (draws - 2)).sqrt().clamp_min(tiny)
+    return (scores - centre) / deviation, (away - rest_mean) / rest_deviation
+
+
+@torch.no_grad()
+def benjamini_hochberg(p: Tensor, q: float = FDR) -> Tensor:
+    """Which units to call interpretable so that at most a share `q` of the calls is expected to be wrong.
+
+    With the p-values in rising order, all up to the last `p_(j) <= q j / C` are called. Dead units (NaN) are
+    not among the `C`.
+
+    Args:
+        p: `(C,)`.
+        q: false discovery rate.
+
+    Returns:
+        `(C,)` bool; False for dead units.
+
+    Source: Benjamini & Hochberg 1995.
+
+    Example:
+        >>> benjamini_hochberg(torch.tensor([0.01, 0.04, 0.03, 0.9])).tolist()
+        [True, False, False, False]
+    """
+    if p.ndim != 1 or not 0 < q < 1:
+        raise InputError(f"p-values of shape {tuple(p.shape)} at a false discovery rate of {q}")
+    known = p[~p.isnan()].double().sort().values
+    if known.numel() == 0:
+        return torch.zeros_like(p, dtype=torch.bool)
+    rank = torch.arange(1, known.numel() + 1, dtype=torch.float64, device=p.device)
+    passing = known[known <= q * rank / known.numel()]
+    if passing.numel() == 0:
+        return torch.zeros_like(p, dtype=torch.bool)
+    return p.double() <= passing[-1]

@@ -1,0 +1,137 @@
+"""The space of concepts in which units move: eq. 1 of Concept-Monitor, spread and anchors (METHODS.md 5)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional.topk import top_rows
+
+#: Concepts per unit (Concept-Monitor, appendix A).
+TOP_CONCEPTS = 5
+
+
+@torch.no_grad()
+def neuron_embedding_from_top(top_scores: Tensor, top_indices: Tensor, text_embeddings: Tensor) -> Tensor:
+    """`neuron_embedding` from the best concepts of every unit, as a table of concepts holds them.
+
+    Args:
+        top_scores: `(C, k)`, the scores of the best concepts, higher is better.
+        top_indices: `(C, k)`, which concepts they are; ignored in rows whose scores are not numbers.
+        text_embeddings: `(M, D)`, normalised rows.
+
+    Returns:
+        `(C, D)` float32; a row of NaN for a unit without finite scores (a dead unit).
+    """
+    if top_scores.shape != top_indices.shape or top_scores.ndim != 2 or text_embeddings.ndim != 2:
+        raise InputError(
+            f"scores {tuple(top_scores.shape)}, indices {tuple(top_indices.shape)} and text embeddings "
+            f"{tuple(text_embeddings.shape)}: need (C, k) twice and (M, D)"
+        )
+    scores = top_scores.float()
+    known = ~scores.isnan()
+    alive = known.any(dim=1)
+    weights = torch.softmax(torch.where(known, scores, -torch.inf), dim=1)  # eq. 1: lambda
+    weights = torch.where(known, weights, torch.zeros_like(weights))
+    indices = torch.where(known, top_indices, torch.zeros_like(top_indices))
+    embedding = torch.einsum("ck,ckd->cd", weights, text_embeddings.float()[indices])
+    return torch.where(alive[:, None], embedding, torch.nan)
+
+
+@torch.no_grad()
+def neuron_embedding(scores: Tensor, text_embeddings: Tensor, k: int = TOP_CONCEPTS) -> Tensor:
+    """Where a unit lies among the concepts: the average of its best concepts' text embeddings.
+
+        u_n = sum_{i=1}^k lambda_i f(w_i),   lambda = softmax(s_1 .. s_k)
+
+    over the `k` concepts with the highest scores `s` (minus the paper's distances), ties to the lower index.
+    The result is not normalised: it is the paper's eq. 1 as it stands.
+
+    Args:
+        scores: `(C, M)`, higher is better; NaN means no score.
+        text_embeddings: `(M, D)`, normalised rows.
+        k: how many concepts; `M` where there are fewer.
+
+    Returns:
+        `(C, D)` float32; a row of NaN for a unit without any score (a dead unit).
+
+    Source: Concept-Monitor, eq. 1 and appendix A.
+
+    Example:
+        >>> u = neuron_embedding(torch.tensor([[3.0, 3.0, -50.0]]), torch.eye(3), k=2)
+        >>> u.tolist()
+        [[0.5, 0.5, 0.0]]
+    """
+    if scores.ndim != 2 or text_embeddings.ndim != 2 or scores.shape[1] != text_embeddings.shape[0]:
+        raise InputError(
+            f"scores of shape {tuple(scores.shape)} and text embeddings of shape "
+            f"{tuple(text_embeddings.shape)}: need (C, M) and (M, D)"
+        )
+    indices, values = top_rows(scores, k)
+    return neuron_embedding_from_top(values, indices, text_embeddings)
+
+
+def _directions(vectors: Tensor) -> Tensor:
+    wide = torch.float32 if vectors.device.type == "mps" else torch.float64
+    vectors = vectors.to(wide)
+    norms: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return vectors / norms
+
+
+@torch.no_grad()
+def spread(U: Tensor) -> float:
+    """Mean cosine distance over all pairs of units: how far a layer has spread out in concept space.
+
+        1 - (|sum_i u_i|^2 - n) / (n (n - 1)),   u_i the rows divided by their norms
+
+    which is the mean of `1 - u_i . u_j` over all `i < j` without visiting the pairs.
+
+    Args:
+        U: `(C, D)`, e.g. from `neuron_embedding`. Rows of NaN (dead units) and of zeros are left out.
+
+    Returns:
+        between 0 (all in one direction) and 2; NaN with fewer than two rows.
+
+    Example:
+        >>> spread(torch.eye(3))
+        1.0
+    """
+    directions = _directions(U)
+    directions = directions[directions.isfinite().all(dim=1)]
+    n = directions.shape[0]
+    if n < 2:
+        return float("nan")
+    total = float((directions.sum(0) ** 2).sum()) - float((directions**2).sum())
+    return min(2.0, max(0.0, 1.0 - total / (n * (n - 1))))
+
+
+@torch.no_grad()
+def nearest_anchor(U: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+    """The anchor nearest to every unit, by cosine distance.
+
+    Args:
+        U: `(C, D)` unit embeddings.
+        anchors: `(A, D)` text embeddings of the anchor words.
+
+    Returns:
+        index `(C,)` int64, ties to the lower one and -1 for a row of NaN or of zeros; distance `(C,)`
+        float32, `1 - cosine`, NaN there.
+
+    Raises:
+        InputError: there are no anchors, or they come from another encoder.
+
+    Example:
+        >>> index, distance = nearest_anchor(torch.tensor([[2.0, 0.1]]), torch.eye(2))
+        >>> index.tolist(), round(distance.item(), 4)
+        ([0], 0.0012)
+    """
+    if anchors.ndim != 2 or anchors.shape[0] == 0:
+        raise InputError("no anchors", hint="name at least one word")
+    if U.ndim != 2 or U.shape[1] != anchors.shape[1]:
+        raise InputError(f"units of shape {tuple(U.shape)} and anchors of shape {tuple(anchors.shape)}")
+    cosine = _directions(U) @ _directions(anchors).T
+    alive = cosine.isfinite().any(dim=1)
+    order, best = top_rows(cosine, 1)
+    index = torch.where(alive, order[:, 0], torch.full_like(order[:, 0], -1))
+    return index, torch.where(alive, (1.0 - best[:, 0]).clamp_min(0.0), torch.nan).float()

@@ -1,0 +1,36 @@
+"""CLIP-Dissect's five similarities of units and concepts (METHODS.md 1): `(P, Q) -> (C, M)`.
+
+Higher is better.
+
+`P` is a matrix `(N, M)` or `ConceptActivations` made from embeddings, which never holds images x concepts.
+"""
+
+from __future__ import annotations
+
+from concept_monitor_cli.functional.similarity.activations import ConceptActivations
+from concept_monitor_cli.functional.similarity.cosine import cos, cos_cubed
+from concept_monitor_cli.functional.similarity.pmi import (
+    Evidence,
+    soft_wpmi,
+    soft_wpmi_evidence,
+    soft_wpmi_from_top,
+    wpmi,
+    wpmi_evidence,
+    wpmi_from_top,
+)
+from concept_monitor_cli.functional.similarity.reorder import rank_reorder, rank_reorder_from_top
+
+__all__ = [
+    "ConceptActivations",
+    "Evidence",
+    "cos",
+    "cos_cubed",
+    "rank_reorder",
+    "rank_reorder_from_top",
+    "soft_wpmi",
+    "soft_wpmi_evidence",
+    "soft_wpmi_from_top",
+    "wpmi",
+    "wpmi_evidence",
+    "wpmi_from_top",
+]

@@ -1,0 +1,277 @@
+"""WPMI and SoftWPMI (CLIP-Dissect, sections 3.2 and A.1; METHODS.md 1).
+
+Both are a sum of logarithms over a unit's top images. The sum is computed as few logarithms of long products:
+every factor is bounded below by a constant, so it is known how many of them fit float32 (about a dozen).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional._blocks import grain, runner, spans, width_for
+from concept_monitor_cli.functional.similarity.activations import ConceptActivations, as_activations
+from concept_monitor_cli.functional.topk import top_images
+
+#: Inside every logarithm, as in the published code.
+MIN_PROB = 1e-7
+
+SOFT_WPMI_TOP_K = 100
+SOFT_WPMI_A = 10.0
+SOFT_WPMI_LAM = 1.0
+#: Probability that the image of the first and (one past) the last rank belongs to the unit's example set.
+P_START = 0.998
+P_END = 0.97
+
+WPMI_TOP_K = 28
+WPMI_A = 2.0
+WPMI_LAM = 0.6
+
+# Products stay above this; the smallest normal float32 is 1.2e-38.
+_SMALLEST_PRODUCT = 1e-36
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """`log p(t_m | B_k)` of every unit (or random set of images) `k` and concept `m`.
+
+    Attributes:
+        values: `(C, M)`, the evidence minus `constant`.
+        constant: what an image that knows nothing would give (every concept at `1 / M`). It is the same for
+            all units and concepts. Kept apart because float32 has five digits left beside its hundreds.
+    """
+
+    values: Tensor
+    constant: float
+
+    def log_prior(self) -> Tensor:
+        """`log p(t_m) = logsumexp_k(E[k, m]) - log C`, minus `constant`, `(M,)`: over all units, always."""
+        return torch.logsumexp(self.values, dim=0) - math.log(self.values.shape[0])
+
+    def scores(self, lam: float, log_prior: Tensor | None = None) -> Tensor:
+        """`E - lam * log p(t)`, `(C, M)`.
+
+        Args:
+            lam: weight of the prior.
+            log_prior: that of the layer, as `log_prior()` gives it; this evidence's own by default.
+        """
+        prior = self.log_prior() if log_prior is None else log_prior
+        return torch.sub(self.values, prior, alpha=lam).add_((1.0 - lam) * self.constant)
+
+
+def _groups(low: list[float]) -> list[range]:
+    """Consecutive factors whose product cannot leave float32: `low` are their lower bounds, all at most 1."""
+    groups: list[range] = []
+    start, product = 0, 1.0
+    for i, bound in enumerate(low):
+        bound = max(bound, _SMALLEST_PRODUCT)
+        if i > start and product * bound < _SMALLEST_PRODUCT:
+            groups.append(range(start, i))
+            start, product = i, 1.0
+        product *= bound
+    groups.append(range(start, len(low)))
+    return groups
+
+
+def _evidence(
+    activations: ConceptActivations, top: Tensor, a: float, slope: list[float], offset: list[float]
+) -> Evidence:
+    """`sum_r log(offset_r + slope_r * s[i_r, m])` for every column of `top` `(K, C)`."""
+    if top.ndim != 2 or 0 in top.shape:
+        raise InputError(f"top images of shape {tuple(top.shape)}: need (K, C), at least one of each")
+    device, m = activations.device, activations.n_concepts
+    top = top.to(device)
+    images, position = torch.unique(top, return_inverse=True)  # only these rows of the softmax are needed
+    if int(images[0]) < 0 or int(images[-1]) >= activations.n_images:
+        raise InputError(f"top images from {int(images[0])} to {int(images[-1])} of {activations.n_images}")
+    log_normaliser = activations.log_normaliser(a).index_select(0, images)[:, None]
+    chosen = activations.select(images)
+    groups = _groups(offset)
+    flat = [math.log(b + w / m) for w, b in zip(slope, offset, strict=True)]
+    offsets = torch.tensor(offset).unbind()
+
+    units = top.shape[1]
+    values = torch.empty(units, m, device=device)
+    width = min(m, width_for(images.numel(), device))
+    with runner(device) as run:
+        for concepts in spans(m, width):
+            softmax = chosen.block(concepts).mul_(a).sub_(log_normaliser).exp_()
+            columns = softmax.shape[1]
+
+            def add_up(part: slice, softmax: Tensor = softmax, concepts: slice = concepts) -> None:
+                where = position[:, part].contiguous()
+                rows = softmax.new_empty(where.shape[1], softmax.shape[1])
+                product, total = torch.empty_like(rows), torch.zeros_like(rows)
+                for group in groups:
+                    for r in group:
+                        target = product if r == group.start else rows
+                        torch.index_select(softmax, 0, where[r], out=target)
+                        torch.add(offsets[r], target, alpha=slope[r], out=target)
+                        if target is rows:
+                            product.mul_(rows)
+                    total.add_(product.log_().sub_(sum(flat[r] for r in group)))
+                values[part, concepts] = total
+
+            run(add_up, spans(units, max(1, grain(device) // columns)))
+    return Evidence(values, sum(flat))
+
+
+@torch.no_grad()
+def soft_wpmi_evidence(
+    P: Tensor | ConceptActivations,
+    top_indices: Tensor,
+    *,
+    a: float = SOFT_WPMI_A,
+    p_start: float = P_START,
+    p_end: float = P_END,
+    min_prob: float = MIN_PROB,
+) -> Evidence:
+    """`E[k, m] = sum_r log(1 + p_r (s[i_r, m] - 1) + min_prob)`, without the prior.
+
+    Args:
+        P: `(N, M)` or `ConceptActivations`.
+        top_indices: `(K, C)`, the image of every rank for every unit (or random sets: see `calibration`).
+        a: temperature of the softmax over concepts.
+        p_start: `p_0`.
+        p_end: `p_K`, one past the last rank: `p_r = p_start - r / K * (p_start - p_end)`.
+        min_prob: added inside the logarithm.
+    """
+    k = top_indices.shape[0]
+    belongs = [p_start - r / k * (p_start - p_end) for r in range(k)]
+    return _evidence(as_activations(P), top_indices, a, belongs, [1.0 - p + min_prob for p in belongs])
+
+
+@torch.no_grad()
+def wpmi_evidence(
+    P: Tensor | ConceptActivations, top_indices: Tensor, *, a: float = WPMI_A, min_prob: float = MIN_PROB
+) -> Evidence:
+    """`E[k, m] = sum_{i in B_k} log(s[i, m] + min_prob)`, without the prior.
+
+    Arguments as those of `soft_wpmi_evidence`.
+    """
+    k = top_indices.shape[0]
+    return _evidence(as_activations(P), top_indices, a, [1.0] * k, [min_prob] * k)
+
+
+@torch.no_grad()
+def soft_wpmi_from_top(
+    P: Tensor | ConceptActivations,
+    top_indices: Tensor,
+    *,
+    a: float = SOFT_WPMI_A,
+    lam: float = SOFT_WPMI_LAM,
+    p_start: float = P_START,
+    p_end: float = P_END,
+    min_prob: float = MIN_PROB,
+) -> Tensor:
+    """`soft_wpmi` from the units' top images `(K, C)`, as `top_images` gives them; `(C, M)`."""
+    return soft_wpmi_evidence(P, top_indices, a=a, p_start=p_start, p_end=p_end, min_prob=min_prob).scores(
+        lam
+    )
+
+
+@torch.no_grad()
+def soft_wpmi(
+    P: Tensor | ConceptActivations,
+    Q: Tensor,
+    *,
+    top_k: int = SOFT_WPMI_TOP_K,
+    a: float = SOFT_WPMI_A,
+    lam: float = SOFT_WPMI_LAM,
+    p_start: float = P_START,
+    p_end: float = P_END,
+    min_prob: float = MIN_PROB,
+) -> Tensor:
+    """SoftWPMI: pointwise mutual information of concept and top images, with soft membership.
+
+        s        = softmax(a * P, dim=concepts)
+        E[k, m]  = sum_{r=0}^{K-1} log(1 + p_r (s[i_r, m] - 1) + min_prob)
+        sim      = E - lam * (logsumexp_k(E) - log C)
+
+    with `i_r` the image of rank r for unit k and `p_r = p_start - r / K * (p_start - p_end)`. The prior is
+    taken over all `C` units of the layer (dead ones too, as in the published code), the softmax over all `M`
+    concepts.
+
+    Args:
+        P: concept activations `(N, M)`, or `ConceptActivations` of any size.
+        Q: pooled activations of the layer `(N, C)`.
+        top_k: `K`; `N` where there are fewer images.
+        a: temperature.
+        lam: weight of the prior.
+        p_start: probability that the image of rank 0 belongs to the unit's examples.
+        p_end: the same one past the last rank.
+        min_prob: added inside the logarithm.
+
+    Returns:
+        `(C, M)` float32, higher is better, always finite. Rows of dead units mean nothing (`dead_units`).
+
+    Source: CLIP-Dissect, eq. 14 and A.1, with the constants of the published code.
+
+    Example:
+        >>> P = torch.tensor([[0.30, 0.10], [0.28, 0.12], [0.10, 0.30], [0.12, 0.31]])
+        >>> Q = torch.tensor([[5.0, 0.0], [4.0, 0.1], [0.0, 6.0], [0.1, 7.0]])
+        >>> soft_wpmi(P, Q, top_k=2).argmax(dim=1).tolist()
+        [0, 1]
+    """
+    activations = as_activations(P, Q.shape[0])
+    indices, _ = top_images(Q, top_k)
+    return soft_wpmi_from_top(
+        activations, indices, a=a, lam=lam, p_start=p_start, p_end=p_end, min_prob=min_prob
+    )
+
+
+@torch.no_grad()
+def wpmi_from_top(
+    P: Tensor | ConceptActivations,
+    top_indices: Tensor,
+    *,
+    a: float = WPMI_A,
+    lam: float = WPMI_LAM,
+    min_prob: float = MIN_PROB,
+) -> Tensor:
+    """`wpmi` from the units' top images `(K, C)`, as `top_images` gives them; `(C, M)`."""
+    return wpmi_evidence(P, top_indices, a=a, min_prob=min_prob).scores(lam)
+
+
+@torch.no_grad()
+def wpmi(
+    P: Tensor | ConceptActivations,
+    Q: Tensor,
+    *,
+    top_k: int = WPMI_TOP_K,
+    a: float = WPMI_A,
+    lam: float = WPMI_LAM,
+    min_prob: float = MIN_PROB,
+) -> Tensor:
+    """WPMI: weighted pointwise mutual information of concept and the set `B_k` of top images.
+
+        s        = softmax(a * P, dim=concepts)
+        E[k, m]  = sum_{i in B_k} log(s[i, m] + min_prob)
+        sim      = E - lam * (logsumexp_k(E) - log C)
+
+    Args:
+        P: concept activations `(N, M)`, or `ConceptActivations` of any size.
+        Q: pooled activations of the layer `(N, C)`.
+        top_k: size of `B_k`; `N` where there are fewer images.
+        a: temperature.
+        lam: weight of the prior.
+        min_prob: added inside the logarithm.
+
+    Returns:
+        `(C, M)` float32, higher is better, always finite. Rows of dead units mean nothing (`dead_units`).
+
+    Source: CLIP-Dissect, eq. 8 and A.1.
+
+    Example:
+        >>> P = torch.tensor([[0.30, 0.10], [0.28, 0.12], [0.10, 0.30], [0.12, 0.31]])
+        >>> Q = torch.tensor([[5.0, 0.0], [4.0, 0.1], [0.0, 6.0], [0.1, 7.0]])
+        >>> wpmi(P, Q, top_k=2).argmax(dim=1).tolist()
+        [0, 1]
+    """
+    activations = as_activations(P, Q.shape[0])
+    indices, _ = top_images(Q, top_k)
+    return wpmi_from_top(activations, indices, a=a, lam=lam, min_prob=min_prob)

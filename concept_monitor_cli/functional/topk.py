@@ -1,0 +1,113 @@
+"""The images that excite a unit most, the same ones in every run."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional._blocks import ordered_bits
+
+_LOW = 0xFFFF_FFFF
+_ROWS_BYTES = 64 << 20
+
+
+def top_rows(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The `k` largest values of every row, largest first, ties to the lower column.
+
+    Args:
+        values: `(rows, n)`.
+        k: how many; `n` where the row is shorter.
+
+    Returns:
+        indices `(rows, min(k, n))`, int64, and the values there, of the input's type. NaN counts as minus
+        infinity when compared (and comes back as NaN).
+
+    The order is made unique instead of being repaired afterwards: value and column are packed into one 64-bit
+    key, so that no two keys are equal and any selection algorithm gives the same answer.
+    """
+    if values.ndim != 2 or k < 1:
+        raise InputError(f"top {k} of a tensor of shape {tuple(values.shape)}: need two axes and k >= 1")
+    rows, n = values.shape
+    k = min(k, n)
+    indices = torch.empty(rows, k, dtype=torch.int64, device=values.device)
+    if values.dtype == torch.float64:  # does not fit the key: a full stable sort
+        clean = torch.where(values.isnan(), -torch.inf, values)
+        indices = torch.sort(clean, dim=1, descending=True, stable=True).indices[:, :k].contiguous()
+        return indices, values.gather(1, indices)
+    if values.device.type == "mps":  # no 64-bit selection there
+        found, _ = top_rows(values.cpu(), k)
+        indices = found.to(values.device)
+        return indices, values.gather(1, indices)
+    column = _LOW - torch.arange(n, dtype=torch.int64, device=values.device)
+    step = max(1, _ROWS_BYTES // (8 * max(1, n)))
+    for start in range(0, rows, step):
+        part = slice(start, min(rows, start + step))
+        keys = (ordered_bits(values[part]).long() << 32) | column
+        indices[part] = _LOW - (torch.topk(keys, k, dim=1).values & _LOW)
+    return indices, values.gather(1, indices)
+
+
+@torch.no_grad()
+def top_images(Q: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The `k` images that excite each unit most, ordered from the highest activation down.
+
+    Ties go to the lower image index, so that a run repeats exactly (METHODS.md 1): for a unit that is zero on
+    most images (ReLU) this decides most of the list. NaN counts as minus infinity.
+
+    Args:
+        Q: `(N, C)` pooled activations.
+        k: how many images; `N` where there are fewer.
+
+    Returns:
+        indices `(K, C)`, int64, and activations `(K, C)`, `K = min(k, N)`.
+
+    Raises:
+        InputError: `Q` is not two-dimensional or `k < 1`.
+
+    Example:
+        >>> Q = torch.tensor([[0.0, 1.0], [2.0, 1.0], [0.0, 3.0]])
+        >>> indices, values = top_images(Q, 2)
+        >>> indices.tolist()
+        [[1, 2], [0, 0]]
+    """
+    if Q.ndim != 2 or k < 1:
+        raise InputError(f"top {k} images of activations of shape {tuple(Q.shape)}: need (N, C) and k >= 1")
+    n, units = Q.shape
+    k = min(k, n)
+    indices = torch.empty(k, units, dtype=torch.int64, device=Q.device)
+    step = max(1, _ROWS_BYTES // (8 * max(1, n)))
+    for start in range(0, units, step):
+        part = slice(start, min(units, start + step))
+        indices[:, part] = top_rows(Q[:, part].T, k)[0].T
+    return indices, Q.gather(0, indices)
+
+
+@torch.no_grad()
+def dead_units(Q: Tensor) -> Tensor:
+    """Units that say nothing about the images: the same activation on every one of them.
+
+    A similarity computed for such a unit is well defined (the tie rule picks the first images) and means
+    nothing; it is reported as dead, with no concept. NaNs are left out of the comparison; a unit with no
+    number at all is dead.
+
+    Args:
+        Q: `(N, C)` pooled activations.
+
+    Returns:
+        `(C,)` bool.
+
+    Example:
+        >>> dead_units(torch.tensor([[0.0, 1.0, 5.0], [0.0, 2.0, 5.0]])).tolist()
+        [True, False, True]
+    """
+    if Q.ndim != 2:
+        raise InputError(f"activations of shape {tuple(Q.shape)}: need (N, C)")
+    if Q.shape[0] == 0:
+        return torch.ones(Q.shape[1], dtype=torch.bool, device=Q.device)
+    missing = Q.isnan()
+    if missing.any():
+        low = torch.where(missing, torch.inf, Q).amin(0)
+        high = torch.where(missing, -torch.inf, Q).amax(0)
+        return high <= low
+    return Q.amax(0) <= Q.amin(0)

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+import twins
+from scipy import stats
+from torch import Tensor
+
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional.calibration import (
+    benjamini_hochberg,
+    evidence_best_scores,
+    p_values,
+    permuted_best_scores,
+    pooled_p_values,
+    random_top_images,
+    shuffled,
+)
+from concept_monitor_cli.functional.similarity import (
+    ConceptActivations,
+    cos,
+    cos_cubed,
+    rank_reorder,
+    soft_wpmi_evidence,
+    wpmi_evidence,
+)
+from concept_monitor_cli.functional.topk import top_images
+
+EVIDENCE = {"soft_wpmi": (soft_wpmi_evidence, 100, 1.0), "wpmi": (wpmi_evidence, 28, 0.6)}
+
+
+def world(n: int = 1200, m: int = 60, d: int = 32, seed: int = 0) -> tuple[ConceptActivations, Tensor]:
+    """Images that each show one concept; which one."""
+    g = torch.Generator().manual_seed(seed)
+    texts = torch.nn.functional.normalize(torch.randn(m, d, generator=g) + 0.5, dim=1)
+    shown = torch.randint(0, m // 2, (n,), generator=g)  # half of the words describe nothing in the images
+    images = torch.nn.functional.normalize(texts[shown] + 0.2 * torch.randn(n, d, generator=g), dim=1)
+    return ConceptActivations.from_embeddings(images, texts), shown
+
+
+def layer(shown: Tensor, units: int, planted: int, seed: int = 1) -> Tensor:
+    """Units with activations of different kinds; the first `planted` fire on one concept each."""
+    g = torch.Generator().manual_seed(seed)
+    n = shown.numel()
+    Q = torch.randn(n, units, generator=g)
+    Q[:, ::2] = (Q[:, ::2] - torch.rand(units // 2 + units % 2, generator=g) * 1.5).relu()  # sparse ones
+    Q[:, 1::4] += 5  # ones that fire on everything
+    wired = torch.randint(0, int(shown.max()) + 1, (planted,), generator=g)
+    Q[:, :planted] += 4.0 * (shown[:, None] == wired)
+    return Q
+
+
+def calibrated(name: str, P: ConceptActivations, Q: Tensor, draws: int = 2000) -> tuple[Tensor, Tensor]:
+    function, k, lam = EVIDENCE[name]
+    evidence = function(P, top_images(Q, k)[0])
+    null = function(P, random_top_images(P.n_images, k, draws, seed=7))
+    p = p_values(*evidence_best_scores(evidence, null, lam=lam))
+    return p, benjamini_hochberg(p)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors here are tiny: threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("units", [1, 2, 9])
+@pytest.mark.parametrize("name", EVIDENCE)
+def test_units_and_draws_are_compared_with_the_other_units(name: str, units: int) -> None:
+    function, k, lam = EVIDENCE[name]
+    P, shown = world(n=200, m=12)
+    evidence = function(P, top_images(layer(shown, units, min(units, 3)), k)[0])
+    null = function(P, random_top_images(200, k, 20))
+    best, null_best = evidence_best_scores(evidence, null, lam=lam)
+    E, random = evidence.values.double() + evidence.constant, null.values.double() + null.constant
+
+    def score(own: Tensor, others: Tensor) -> float:
+        prior = torch.logsumexp(others, 0) - math.log(len(others))
+        return float((own - lam * prior).max())
+
+    for c in range(units):
+        others = random if units == 1 else torch.cat([E[:c], E[c + 1 :]])
+        assert float(best[c]) == pytest.approx(score(E[c], others), abs=1e-4)
+    for r in range(20):
+        j = r % units
+        others = random if units == 1 else torch.cat([E[:j], E[j + 1 :]])
+        assert float(null_best[r]) == pytest.approx(score(random[r], others), abs=1e-4)
+
+
+def test_leaving_the_unit_out_names_the_same_concept() -> None:
+    P, shown = world(n=400)
+    evidence = soft_wpmi_evidence(P, top_images(layer(shown, 30, 10), 100)[0])
+    E = evidence.values.double()
+    published = evidence.scores(1.0).argmax(1)
+    for c in range(30):
+        others = torch.cat([E[:c], E[c + 1 :]])
+        assert int((E[c] - torch.logsumexp(others, 0)).argmax()) == int(published[c])
+
+
+@pytest.mark.parametrize("name", EVIDENCE)
+def test_p_values_are_uniform_when_the_pairing_is_broken(name: str) -> None:
+    P, shown = world()
+    p, _ = calibrated(name, P, shuffled(layer(shown, 400, 200), seed=3))
+    # The units of a layer share its prior, so their p-values depend on each other a little: no exact level,
+    # but a distribution that is off by more than a few hundredths fails.
+    assert stats.kstest(p.numpy(), "uniform").statistic < 0.08
+
+
+@pytest.mark.parametrize("name", EVIDENCE)
+def test_broken_pairings_are_not_interpretable_and_planted_units_are(name: str) -> None:
+    P, shown = world()
+    called = [
+        float(calibrated(name, P, shuffled(layer(shown, 256, 128, seed), seed=seed))[1].float().mean())
+        for seed in range(3)
+    ]
+    assert max(called) <= 0.06
+    p, interpretable = calibrated(name, P, layer(shown, 256, 64))
+    # About two units share each concept, and the prior sets the less pure one back (soft_wpmi with lam = 1
+    # most).
+    assert interpretable[:64].float().mean() >= 0.8
+    assert interpretable[64:].float().mean() <= 0.06
+    assert p[:64].median() < p[64:].median()
+
+
+SCORES = {"cos": cos, "cos_cubed": cos_cubed, "rank_reorder": rank_reorder}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_permuted_images_calibrate_any_similarity(name: str) -> None:
+    P, shown = world(n=600)
+
+    def score(Q: Tensor) -> Tensor:
+        return SCORES[name](P, Q)
+
+    called = []
+    for seed in range(2):
+        Q = shuffled(layer(shown, 128, 64, seed), seed=seed + 50)
+        p = pooled_p_values(score(Q).amax(1), permuted_best_scores(score, Q, seed=seed, permutations=12))
+        called.append(float(benjamini_hochberg(p).float().mean()))
+        assert stats.kstest(p.numpy(), "uniform").pvalue > 1e-3
+    assert max(called) <= 0.06
+    Q = layer(shown, 128, 40)
+    p = pooled_p_values(score(Q).amax(1), permuted_best_scores(score, Q))
+    interpretable = benjamini_hochberg(p)
+    # cos cannot see a concept in the quarter that fires on everything; rank reorder looks at the order within
+    # the top 5 % only, where a planted unit is mostly noise.
+    assert interpretable[:40].float().mean() >= {"cos": 0.7, "cos_cubed": 0.9, "rank_reorder": 0.0}[name]
+    assert interpretable[40:].float().mean() <= 0.06
+
+
+def test_rare_interpretable_units_are_found() -> None:
+    """6 units of 512 that beat every draw: the default number of draws is chosen to see them."""
+    P, shown = world(n=2400)
+    _, interpretable = calibrated("soft_wpmi", P, layer(shown, 512, 6, seed=4))
+    assert interpretable[:6].sum() >= 5
+    assert interpretable[6:].sum() <= 2
+
+
+def test_dead_units_take_no_part() -> None:
+    p = torch.tensor([0.001, torch.nan, 0.02, torch.nan, 0.5])
+    assert benjamini_hochberg(p).tolist() == [True, False, True, False, False]
+    assert benjamini_hochberg(torch.full((3,), torch.nan)).tolist() == [False] * 3
+    best = torch.tensor([1.0, torch.nan, 9.0])
+    assert p_values(best, torch.arange(5.0)).tolist()[::2] == [5 / 6, 1 / 6]
+    assert p_values(best, torch.arange(5.0))[1].isnan()
+    null = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
+    null[:, 1] = torch.nan
+    pooled = pooled_p_values(best, null)
+    assert pooled.isnan().tolist() == [False, True, False]
+    assert float(pooled[2]) == pytest.approx(1 / 21)
+    assert pooled_p_values(torch.full((3,), torch.nan), null).isnan().all()
+
+
+@pytest.mark.parametrize("q", [0.01, 0.05, 0.3])
+def test_benjamini_hochberg_agrees_with_its_twin_and_scipy(q: float) -> None:
+    g = torch.Generator().manual_seed(0)
+    for units in (1, 2, 50, 300):
+        p = torch.rand(units, generator=g, dtype=torch.float64) ** 3
+        called = benjamini_hochberg(p, q)
+        assert called.tolist() == twins.benjamini_hochberg(p.tolist(), q)
+        assert called.tolist() == (stats.false_discovery_control(p.numpy()) <= q).tolist()
+
+
+def test_p_values_count_ties_against_the_unit() -> None:
+    null = torch.tensor([1.0, 2.0, 2.0, 3.0])
+    assert p_values(torch.tensor([2.0, 3.0, 3.5, 0.0]), null).tolist() == [4 / 5, 2 / 5, 1 / 5, 1.0]
+
+
+def test_random_sets_are_sets_seeded_and_nested() -> None:
+    sets = random_top_images(50, 20, 30)
+    assert sets.shape == (20, 30)
+    assert all(len(set(column.tolist())) == 20 for column in sets.T)
+    assert int(sets.min()) >= 0
+    assert int(sets.max()) < 50
+    assert torch.equal(sets, random_top_images(50, 20, 30))
+    assert torch.equal(sets[:, :10], random_top_images(50, 20, 10))
+    assert not torch.equal(sets, random_top_images(50, 20, 30, seed=1))
+    assert random_top_images(5, 100, 3).sort(0).values.T.tolist() == [[0, 1, 2, 3, 4]] * 3
+
+
+def test_shuffled_permutes_every_unit_in_its_own_way() -> None:
+    Q = torch.arange(40.0)[:, None].repeat(1, 60)
+    mixed = shuffled(Q)
+    assert torch.equal(mixed.sort(0).values, Q)
+    assert len({tuple(column.tolist()) for column in mixed[:, :40].T}) == 40
+    assert torch.equal(mixed, shuffled(Q))
+    assert not torch.equal(mixed, shuffled(Q, seed=1))
+
+
+def test_studentised_scores_of_units_with_different_nulls() -> None:
+    """Units that differ in mean and spread: pooling as they are calls the high ones, studentised does not."""
+    g = torch.Generator().manual_seed(0)
+    centre, width = torch.linspace(0, 50, 300), torch.linspace(0.1, 3, 300)
+    null = centre + width * torch.randn(20, 300, generator=g)
+    best = centre + width * torch.randn(300, generator=g)
+    assert stats.kstest(pooled_p_values(best, null).numpy(), "uniform").pvalue > 0.01
+    far = best.clone()
+    far[0] = centre[0] + 12 * width[0]  # outstanding for its own null, nothing among the others
+    assert pooled_p_values(far, null)[0] < 1e-3
+    assert pooled_p_values(far, null, studentised=False)[0] > 0.5
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(InputError, match="not numbers"):
+        p_values(torch.ones(2), torch.tensor([1.0, torch.nan]))
+    with pytest.raises(InputError):
+        p_values(torch.ones(2), torch.empty(0))
+    with pytest.raises(InputError, match="too few"):
+        pooled_p_values(torch.ones(2), torch.ones(2, 2))
+    with pytest.raises(InputError):
+        benjamini_hochberg(torch.ones(3), 1.5)
+    with pytest.raises(InputError):
+        random_top_images(0, 3)

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import twins
+
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional.embedding import (
+    nearest_anchor,
+    neuron_embedding,
+    neuron_embedding_from_top,
+    spread,
+)
+from concept_monitor_cli.functional.topk import top_rows
+
+
+def vectors(n: int, d: int, seed: int) -> torch.Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(n, d, generator=g) + 0.3, dim=1)
+
+
+@pytest.mark.parametrize("k", [1, 5, 40])
+@pytest.mark.parametrize("concepts", [1, 3, 30])
+def test_eq_1_agrees_with_its_twin(concepts: int, k: int) -> None:
+    g = torch.Generator().manual_seed(0)
+    scores = (torch.randn(20, concepts, generator=g) * 8).round() / 2  # ties
+    scores[3] = torch.nan
+    scores[4, 0] = torch.nan
+    texts = vectors(concepts, 16, 1)
+    result = neuron_embedding(scores, texts, k)
+    expected = twins.neuron_embedding(scores.double().numpy(), texts.double().numpy(), k)
+    np.testing.assert_allclose(result.numpy(), expected, atol=1e-6)
+    assert result[3].isnan().all()
+
+
+def test_the_same_from_a_table_of_the_best() -> None:
+    scores = torch.randn(20, 30, generator=torch.Generator().manual_seed(0))
+    scores[3] = torch.nan
+    texts = vectors(30, 16, 1)
+    indices, values = top_rows(scores, 5)
+    indices[3] = -1  # what a table has for a dead unit
+    torch.testing.assert_close(
+        neuron_embedding_from_top(values, indices, texts), neuron_embedding(scores, texts), equal_nan=True
+    )
+
+
+def test_wpmi_sized_scores_do_not_overflow() -> None:
+    u = neuron_embedding(torch.tensor([[-900.0, -901.0, -2000.0], [900.0, 10.0, 0.0]]), torch.eye(3))
+    assert u.isfinite().all()
+    np.testing.assert_allclose(u[0, 0] / u[0, 1], math.e, rtol=1e-5)
+
+
+def test_spread_is_the_mean_over_pairs() -> None:
+    U = vectors(40, 8, 2) * torch.linspace(0.1, 9, 40)[:, None]
+    U[5] = torch.nan
+    U[6] = 0.0
+    assert spread(U) == pytest.approx(twins.spread(U.double().numpy()), abs=1e-9)
+    assert spread(U[:1].expand(7, -1)) == pytest.approx(0.0, abs=1e-12)
+    assert spread(torch.tensor([[1.0, 0.0], [-3.0, 0.0]])) == pytest.approx(2.0)
+    assert math.isnan(spread(U[:1]))
+    assert math.isnan(spread(torch.full((4, 3), torch.nan)))
+
+
+def test_nearest_anchor_agrees_with_its_twin() -> None:
+    U, anchors = vectors(30, 8, 3) * 2.5, vectors(6, 8, 4)
+    U[2] = torch.nan
+    index, distance = nearest_anchor(U, anchors)
+    for c in range(30):
+        if c == 2:
+            assert index[c] == -1
+            assert distance[c].isnan()
+            continue
+        every = [twins.cosine_distance(U[c].double().numpy(), a.double().numpy()) for a in anchors]
+        assert index[c] == int(np.argmin(every))
+        assert float(distance[c]) == pytest.approx(min(every), abs=1e-6)
+
+
+def test_an_anchor_is_at_no_distance_from_itself_and_ties_go_to_the_first() -> None:
+    anchors = torch.eye(3)[[1, 0, 1]]
+    index, distance = nearest_anchor(torch.eye(3)[:2], anchors)
+    assert index.tolist() == [1, 0]
+    assert distance.tolist() == [0.0, 0.0]
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(InputError, match="no anchors"):
+        nearest_anchor(torch.eye(3), torch.empty(0, 3))
+    with pytest.raises(InputError):
+        nearest_anchor(torch.eye(3), torch.eye(2))
+    with pytest.raises(InputError):
+        neuron_embedding(torch.rand(4, 3), torch.eye(2))
+    with pytest.raises(InputError):
+        neuron_embedding_from_top(torch.rand(4, 3), torch.zeros(4, 2).long(), torch.eye(2))

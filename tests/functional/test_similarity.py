@@ -1,0 +1,291 @@
+"""Every similarity against its float64 twin, and against itself when the work is cut differently."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import twins
+from torch import Tensor
+
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional import _blocks, similarity
+from concept_monitor_cli.functional.similarity import ConceptActivations, reorder
+from concept_monitor_cli.functional.topk import top_images
+
+NAMES = ["cos", "cos_cubed", "rank_reorder", "wpmi", "soft_wpmi"]
+TOLERANCE = 1e-4
+
+
+def embeddings(n: int, m: int, d: int = 24, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Unit vectors in a cone, as CLIP's: image-text cosines of about 0.1 to 0.5."""
+    g = torch.Generator().manual_seed(seed)
+    images = torch.randn(n, d, generator=g) + 0.6
+    texts = torch.randn(m, d, generator=g) + 0.6
+    return torch.nn.functional.normalize(images, dim=1), torch.nn.functional.normalize(texts, dim=1)
+
+
+def activations(n: int, c: int, kind: str, seed: int = 1) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    Q = torch.randn(n, c, generator=g)
+    if kind == "ties":  # ReLU zeros and rounded values
+        return (Q.relu() * 2).round() / 2
+    if kind == "dead":
+        Q[:, ::3] = 0.0
+        Q[:, 1::6] = -2.5
+    if kind == "negative":
+        Q = -Q.abs() - 1
+    if kind == "large":
+        Q = Q * 1000 + 5000
+    return Q
+
+
+CASES = {
+    "plain": (150, 40, 12, "plain"),
+    "ties": (150, 40, 12, "ties"),
+    "dead units": (150, 40, 12, "dead"),
+    "all negative": (120, 30, 6, "negative"),
+    "large activations": (120, 30, 6, "large"),
+    "fewer images than K": (17, 30, 6, "ties"),
+    "one image": (1, 8, 3, "plain"),
+    "one unit": (130, 30, 1, "plain"),
+    "one concept": (130, 1, 7, "plain"),
+    "one unit and one concept": (130, 1, 1, "ties"),
+}
+
+
+@pytest.mark.parametrize("form", ["matrix", "embeddings"])
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", NAMES)
+def test_agrees_with_its_literal_twin(name: str, case: str, form: str) -> None:
+    n, m, c, kind = CASES[case]
+    images, texts = embeddings(n, m)
+    Q = activations(n, c, kind)
+    P = images @ texts.T
+    expected = torch.from_numpy(getattr(twins, name)(P.double().numpy(), Q.double().numpy()))
+    given = P if form == "matrix" else ConceptActivations.from_embeddings(images, texts)
+
+    scores = getattr(similarity, name)(given, Q)
+
+    assert scores.dtype == torch.float32
+    assert scores.shape == (c, m)
+    assert scores.isfinite().all()
+    assert (scores - expected).abs().max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["wpmi", "soft_wpmi"])
+def test_constants_can_be_changed(name: str) -> None:
+    images, texts = embeddings(80, 20)
+    P, Q = images @ texts.T, activations(80, 5, "plain")
+    expected = getattr(twins, name)(P.double().numpy(), Q.double().numpy(), top_k=13, a=40.0, lam=0.3)
+    scores = getattr(similarity, name)(P, Q, top_k=13, a=40.0, lam=0.3)
+    assert (scores - torch.from_numpy(expected)).abs().max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("a", [10.0, 100.0, 1000.0])
+@pytest.mark.parametrize("name", ["wpmi", "soft_wpmi"])
+def test_finite_where_the_softmax_is_a_spike(name: str, a: float) -> None:
+    images, texts = embeddings(200, 30)
+    scores = getattr(similarity, name)(images @ texts.T, activations(200, 5, "plain"), a=a)
+    assert scores.isfinite().all()
+
+
+def test_certain_membership_does_not_underflow() -> None:
+    # With p_r = 1 a factor can be as small as min_prob: five of them fit float32, not ten.
+    images, texts = embeddings(200, 30)
+    P, Q = images @ texts.T, activations(200, 5, "plain")
+    ones = similarity.soft_wpmi(P, Q, p_start=1.0, p_end=1.0, a=60.0, lam=0.6)
+    same = similarity.wpmi(P, Q, top_k=100, a=60.0, lam=0.6)
+    assert ones.isfinite().all()
+    torch.testing.assert_close(ones, same, atol=1e-3, rtol=0)
+
+
+def test_rank_reorder_breaks_ties_of_the_concept_by_image() -> None:
+    g = torch.Generator().manual_seed(0)
+    P = torch.randint(0, 3, (200, 15), generator=g) / 10  # columns full of ties, some top means near zero
+    P[:, 3] = 0.2  # constant column
+    P[:, 4] = -0.1  # negative mean
+    Q = activations(200, 6, "ties")
+    expected = twins.rank_reorder(P.double().numpy(), Q.double().numpy(), top_fraction=0.2)
+    scores = similarity.rank_reorder(P, Q, top_fraction=0.2)
+    assert scores.isfinite().all()
+    torch.testing.assert_close(scores.double(), torch.from_numpy(expected), atol=TOLERANCE, rtol=1e-5)
+
+
+def test_rank_reorder_with_64_bit_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert reorder._key_type(20 + 11) == torch.int32
+    assert reorder._key_type(20 + 16) == torch.int64  # 2^20 images, 5 % of them
+    images, texts = embeddings(300, 20)
+    P, Q = images @ texts.T, activations(300, 6, "plain")
+    narrow = similarity.rank_reorder(P, Q)
+    monkeypatch.setattr(reorder, "_key_type", lambda bits: torch.int64)
+    torch.testing.assert_close(similarity.rank_reorder(P, Q), narrow, atol=0, rtol=0)
+
+
+def test_rank_reorder_prefers_the_concept_in_the_unit_s_order() -> None:
+    images, texts = embeddings(400, 25)
+    P = images @ texts.T
+    Q = P[:, [3, 11, 20]] ** 3
+    assert similarity.rank_reorder(P, Q).argmax(1).tolist() == [3, 11, 20]
+
+
+@pytest.mark.parametrize("form", ["matrix", "embeddings"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_cut_into_blocks_changes_nothing(name: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, texts = embeddings(200, 150, 32)
+    Q = activations(200, 25, "ties")
+
+    def score() -> Tensor:
+        given = images @ texts.T if form == "matrix" else ConceptActivations.from_embeddings(images, texts)
+        result: Tensor = getattr(similarity, name)(given, Q)
+        return result
+
+    whole = score()
+    threads = torch.get_num_threads()
+    try:
+        for budget, grain in ((1 << 16, 997), (1 << 13, 64), (1 << 30, 1 << 30)):
+            monkeypatch.setattr(_blocks, "CPU_BLOCK_BYTES", budget)
+            monkeypatch.setattr(_blocks, "GRAIN", grain)
+            torch.set_num_threads(1 if grain == 64 else threads)
+            other = score()
+            # A matrix product may round differently with its shape; 100 factors carry that into the fifth
+            # digit.
+            torch.testing.assert_close(other, whole, atol=5e-5, rtol=2e-6)
+            assert torch.equal(other.argmax(1), whole.argmax(1))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", ["wpmi", "soft_wpmi"])
+def test_the_prior_is_the_layer_s(name: str) -> None:
+    """A unit's score depends on its layer; half a layer scored with the layer's prior gives the same rows."""
+    images, texts = embeddings(200, 40)
+    P, Q = images @ texts.T, activations(200, 30, "plain")
+    lam = 1.0 if name == "soft_wpmi" else 0.6
+    evidence: Callable[..., similarity.Evidence] = getattr(similarity, f"{name}_evidence")
+    top, _ = top_images(Q, 28)
+    whole = evidence(P, top)
+    half = evidence(P, top[:, :15])
+    expected = whole.scores(lam)
+    torch.testing.assert_close(half.scores(lam, whole.log_prior()), expected[:15], atol=1e-5, rtol=1e-6)
+    assert (half.scores(lam) - expected[:15]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("name", ["wpmi", "soft_wpmi", "rank_reorder"])
+def test_from_top_images_equals_from_activations(name: str) -> None:
+    images, texts = embeddings(200, 40)
+    P, Q = ConceptActivations.from_embeddings(images, texts), activations(200, 30, "ties")
+    k = {"wpmi": 28, "soft_wpmi": 100, "rank_reorder": 10}[name]
+    top, values = top_images(Q, k)
+    extra = (values,) if name == "rank_reorder" else ()
+    assert torch.equal(
+        getattr(similarity, f"{name}_from_top")(P, top, *extra), getattr(similarity, name)(P, Q)
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_order_of_units_and_half_precision_inputs(name: str) -> None:
+    images, texts = embeddings(150, 40)
+    P, Q = images @ texts.T, activations(150, 12, "ties")
+    function = getattr(similarity, name)
+    scores = function(P, Q)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(function(P, Q[:, order]), scores[order], atol=1e-5, rtol=1e-5)
+    # The values are exact in fp16, so nothing may change; float64 and integers are taken as well.
+    torch.testing.assert_close(function(P, Q.half()), scores, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(function(P, Q.double()), scores, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["wpmi", "soft_wpmi"])
+def test_nan_activations_count_as_the_lowest(name: str) -> None:
+    images, texts = embeddings(300, 20)
+    P, Q = images @ texts.T, activations(300, 4, "plain")
+    Q[5, 0] = torch.nan
+    low = Q.clone()
+    low[5, 0] = -1e9
+    function = getattr(similarity, name)
+    assert torch.equal(function(P, Q), function(P, low))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_inputs_are_left_alone_and_gradients_ignored(name: str) -> None:
+    images, texts = embeddings(60, 20)
+    P = (images @ texts.T).requires_grad_()
+    Q = activations(60, 4, "plain").requires_grad_()
+    before = P.detach().clone(), Q.detach().clone()
+    scores = getattr(similarity, name)(P, Q)
+    assert not scores.requires_grad
+    assert torch.equal(P.detach(), before[0])
+    assert torch.equal(Q.detach(), before[1])
+
+
+def test_a_planted_layer_gets_its_labels() -> None:
+    """Every image shows one of 30 concepts, every unit fires on the images of one of them, with noise."""
+    g = torch.Generator().manual_seed(5)
+    _, texts = embeddings(1, 30, 48)
+    shown = torch.randint(0, 30, (2000,), generator=g)
+    images = texts[shown] + 0.12 * torch.randn(2000, 48, generator=g)
+    P = ConceptActivations.from_embeddings(torch.nn.functional.normalize(images, dim=1), texts)
+    wired = torch.randint(0, 30, (64,), generator=g)
+    Q = ((shown[:, None] == wired) * 2.0 + 0.4 * torch.randn(2000, 64, generator=g)).relu()
+    for name in NAMES:
+        labels = getattr(similarity, name)(P, Q).argmax(1)
+        share = (labels == wired).float().mean()
+        # The weakest two are known to be weak (CLIP-Dissect, table 3); the default has to find nearly all.
+        assert share >= (0.9 if name not in ("cos", "rank_reorder") else 0.5), name
+
+
+def test_log_normaliser_is_kept_and_can_be_given() -> None:
+    images, texts = embeddings(70, 30)
+    P = ConceptActivations.from_embeddings(images, texts)
+    values = P.log_normaliser(10.0)
+    torch.testing.assert_close(values, torch.logsumexp(10.0 * images @ texts.T, 1), atol=1e-5, rtol=0)
+    assert P.log_normaliser(10.0) is values
+    again = ConceptActivations.from_embeddings(images, texts, log_normalisers={10.0: values})
+    assert torch.equal(again.log_normaliser(10.0), values)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_images_that_do_not_match_are_an_error(name: str) -> None:
+    images, texts = embeddings(60, 20)
+    with pytest.raises(InputError, match="60 images"):
+        getattr(similarity, name)(images @ texts.T, activations(59, 4, "plain"))
+
+
+def test_embeddings_of_two_encoders_are_an_error() -> None:
+    with pytest.raises(InputError, match="same encoder"):
+        ConceptActivations.from_embeddings(torch.ones(3, 4), torch.ones(2, 5))
+    with pytest.raises(InputError, match="no images or no concepts"):
+        ConceptActivations.from_embeddings(torch.ones(3, 4), torch.ones(0, 4))
+    with pytest.raises(InputError, match="top images"):
+        similarity.soft_wpmi_from_top(torch.rand(4, 3), torch.tensor([[0], [4]]))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+def test_same_scores_on_a_gpu(name: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    images, texts = embeddings(900, 300, 64)
+    Q = activations(900, 40, "ties")
+    function = getattr(similarity, name)
+    here = function(ConceptActivations.from_embeddings(images, texts), Q)
+    there = function(ConceptActivations.from_embeddings(images.cuda(), texts.cuda()), Q.cuda())
+    assert there.is_cuda
+    torch.testing.assert_close(there.cpu(), here, atol=TOLERANCE, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["similarity.pmi", "similarity.cosine", "similarity.reorder", "similarity.activations", "topk"]
+    + ["calibration", "embedding"],
+)
+def test_examples_in_the_docstrings_run(module: str) -> None:
+    import doctest
+    import importlib
+
+    found = importlib.import_module(f"concept_monitor_cli.functional.{module}")
+    result = doctest.testmod(found)
+    assert result.attempted > 0
+    assert result.failed == 0

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import twins
+
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional.topk import dead_units, top_images, top_rows
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("k", [1, 7, 50, 80])
+def test_agrees_with_a_full_sort(dtype: torch.dtype, k: int) -> None:
+    g = torch.Generator().manual_seed(0)
+    Q = torch.randn(50, 20, generator=g)
+    Q[:, 5:10] = Q[:, 5:10].relu()  # half zeros
+    Q[:, 10] = 0.0
+    Q[:, 11] = torch.randint(0, 2, (50,), generator=g).float()
+    Q[3:9, 12] = torch.nan
+    Q[:, 13] = torch.nan
+    Q[4, 14], Q[5, 14] = torch.inf, -torch.inf
+    Q[::2, 15] = -0.0
+    Q[1::2, 15] = 0.0
+    Q[:, 16] = -Q[:, 16].abs()
+    Q = Q.to(dtype)
+    indices, values = top_images(Q, k)
+    expected = twins.top_images(Q.double().numpy(), k)
+    assert indices.shape == values.shape == (min(k, 50), 20)
+    assert indices.T.tolist() == expected
+    assert values.dtype == dtype
+    np.testing.assert_array_equal(values.double().numpy(), Q.double().gather(0, indices).numpy())
+
+
+def test_heavy_ties_on_many_images() -> None:
+    Q = torch.zeros(20_000, 3)
+    Q[15_000, 0] = 1.0
+    Q[:, 1] = torch.arange(20_000) % 2
+    indices, _ = top_images(Q, 100)
+    assert indices[:, 0].tolist() == [15_000, *range(99)]
+    assert indices[:, 1].tolist() == list(range(1, 200, 2))
+    assert indices[:, 2].tolist() == list(range(100))
+
+
+def test_rows_and_subnormals_keep_their_order() -> None:
+    values = torch.tensor([[1e-40, 2e-40, -1e-40, 0.0, -0.0]])
+    assert top_rows(values, 5)[0].tolist() == [[1, 0, 3, 4, 2]]
+
+
+def test_dead_units() -> None:
+    Q = torch.randn(10, 6, generator=torch.Generator().manual_seed(0))
+    Q[:, 1] = 0.0
+    Q[:, 2] = 3.25
+    Q[:, 3] = torch.nan
+    Q[0, 4] = torch.nan
+    Q[:, 5] = 0.0
+    Q[7, 5] = 1e-30
+    assert dead_units(Q).tolist() == [False, True, True, True, False, False]
+    Q[1:, 4] = 2.0
+    assert dead_units(Q)[4]
+
+
+def test_one_image_makes_every_unit_dead() -> None:
+    assert dead_units(torch.rand(1, 3)).all()
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(InputError):
+        top_images(torch.rand(5), 2)
+    with pytest.raises(InputError):
+        top_images(torch.rand(5, 2), 0)
+    with pytest.raises(InputError):
+        dead_units(torch.rand(5))
