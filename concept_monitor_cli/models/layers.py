@@ -261,7 +261,8 @@ def _trace(model: nn.Module, input_size: int) -> dict[str, LayerCalls]:
 
     try:
         for name, module in model.named_modules():
-            if name:
+            # TorchScript takes no hooks; what is inside cannot be read.
+            if name and not isinstance(module, torch.jit.ScriptModule):
                 watch(name, module)
         # With gradients on, torch's transformer layers take the path that calls their submodules.
         with evaluation(model), torch.enable_grad():

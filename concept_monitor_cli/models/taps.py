@@ -101,6 +101,7 @@ class Tap(Generic[T]):
         self._modules = dict(modules)
         self._capture = capture
         self._early_stop = early_stop
+        self._running = False
         # How often each layer is called in one forward pass; unknown until one has been seen.
         self._expected = None if calls is None else {name: calls[name] for name in modules}
         self._seen = dict.fromkeys(modules, 0)
@@ -113,6 +114,8 @@ class Tap(Generic[T]):
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
+            if not self._running:
+                return  # somebody calls the network or a part of it past the tap
             self._seen[name] += 1
             if self._expected is None or self._seen[name] >= self._expected[name]:
                 self._captured[name] = self._capture(name, first_tensor(output, module, name))
@@ -137,6 +140,7 @@ class Tap(Generic[T]):
         """
         self._captured = {}
         self._seen = dict.fromkeys(self._modules, 0)
+        self._running = True
         try:
             with torch.inference_mode():
                 self._model(*inputs)
@@ -144,6 +148,8 @@ class Tap(Generic[T]):
             pass
         else:
             self._check_and_learn()
+        finally:
+            self._running = False
         captured, self._captured = self._captured, {}
         return {name: captured[name] for name in self._modules}
 

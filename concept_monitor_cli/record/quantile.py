@@ -235,6 +235,7 @@ class QuantileHistogram:
             raise ValueError(
                 f"{self._seen} of {self._positions} positions seen; merge the other shards first"
             )
-        # Counts at L and below are incomplete, but come last: a rank that falls there means T = L.
-        pattern = torch.maximum(self._ranked(self._above(fraction) + 1), self._bound)
+        # Counts below L are incomplete, but no rank falls there: when L was set, m + 1 values of at least L had
+        # been counted.
+        pattern = self._ranked(self._above(fraction) + 1)
         return pattern_values(pattern.clamp(min=0)).masked_fill(pattern < 0, -torch.inf)

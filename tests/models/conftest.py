@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import concept_monitor_cli._torchvision  # noqa: F401  isort: skip
+import torchvision
+
+
+@pytest.fixture
+def resnet18() -> nn.Module:
+    torch.manual_seed(0)
+    return torchvision.models.resnet18().eval()
