@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -96,8 +96,10 @@ class Tap(Generic[T]):
         capture: Callable[[str, Tensor], T],
         calls: Mapping[str, int] | None,
         early_stop: bool,
+        run: Callable[..., Any] | None,
     ) -> None:
-        self._model = model
+        self._run = model if run is None else run
+        self._compiled = run is not None
         self._modules = dict(modules)
         self._capture = capture
         self._early_stop = early_stop
@@ -124,6 +126,10 @@ class Tap(Generic[T]):
                 if all(seen[other] >= count for other, count in self._expected.items()):
                     raise _Stop
 
+        if self._compiled:
+            # The compiler cuts its graph here: hooks count calls and may end the pass, which no graph can.
+            whole: Any = torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
+            return cast("Callable[[nn.Module, Any, Any], None]", whole)
         return hook
 
     def __call__(self, *inputs: Any) -> dict[str, T]:
@@ -143,7 +149,7 @@ class Tap(Generic[T]):
         self._running = True
         try:
             with torch.inference_mode():
-                self._model(*inputs)
+                self._run(*inputs)
         except _Stop:
             pass
         else:
@@ -178,6 +184,7 @@ def tap(
     capture: Callable[[str, Tensor], T] | None = None,
     calls: Mapping[str, int] | None = None,
     early_stop: bool = True,
+    run: Callable[..., Any] | None = None,
 ) -> Iterator[Tap[T]]:
     """Taps layers for the length of a `with` block; the hooks are gone after it, whatever happened.
 
@@ -194,6 +201,7 @@ def tap(
         calls: how often each layer is called in one forward pass, where known (`LayerInfo.calls`): then the
             first pass stops early too.
         early_stop: end the pass after the last tapped layer.
+        run: called in the network's place: `torch.compile(model)`.
 
     Yields:
         A function of the network's inputs that returns a dictionary name -> captured output.
@@ -202,7 +210,7 @@ def tap(
         InputError: for a name that does not exist.
     """
     modules = find_modules(model, list(dict.fromkeys(names)))
-    taps: Tap[Any] = Tap(model, modules, capture or _clone, calls, early_stop)
+    taps: Tap[Any] = Tap(model, modules, capture or _clone, calls, early_stop, run)
     handles = []
     try:
         for name, module in modules.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -254,19 +254,17 @@ def record(
             tap(
                 model,
                 names,
-                capture=capture if compile else timed_capture,
+                capture=timed_capture,
                 calls=calls,
-                # A compiled graph has no use for what nobody reads, and cannot be left half-way.
-                early_stop=not compile,
+                run=torch.compile(model) if compile else None,
             ) as taps,
             contextlib.closing(_batches(pixels, batch_size, size, device)) as batches,
             progress.task("forward pass", total) as advance,
         ):
-            run: Callable[[Tensor], dict[str, Captured]] = torch.compile(taps.__call__) if compile else taps
             for start, batch in _timed(batches, reading):
                 with forward():
                     images = normalise(batch.to(device, non_blocking=True))
-                    outputs = run(images)
+                    outputs = taps(images)
                 with consuming(), torch.no_grad():
                     for name, (pooled, maps) in outputs.items():
                         bad[name] += (~pooled.isfinite()).sum()

@@ -42,7 +42,7 @@ class QuantileHistogram:
     How: a histogram over float16 patterns, of which only the part is kept that can still matter. The
     (m + 1)-th largest of the values seen so far, L, is never above the final T. So only values above L need
     counting from then on, and where at most m of them turn up, T is L. Fine bins exist only for coarse bins
-    that occurred above L: a few KB a unit instead of 256. m comes from the number of positions, so that is
+    that occurred above L: some 50 KB a unit instead of 256. m comes from the number of positions, so that is
     fixed in advance.
 
     Args:
@@ -235,7 +235,7 @@ class QuantileHistogram:
             raise ValueError(
                 f"{self._seen} of {self._positions} positions seen; merge the other shards first"
             )
-        # Counts below L are incomplete, but no rank falls there: when L was set, m + 1 values of at least L had
-        # been counted.
+        # Counts below L are incomplete, but no rank falls there: when L was set, m + 1 values of at least L
+        # had been counted.
         pattern = self._ranked(self._above(fraction) + 1)
         return pattern_values(pattern.clamp(min=0)).masked_fill(pattern < 0, -torch.inf)
