@@ -1,1 +1,20 @@
 """Probing sets: the images a network is shown, decoded once, and their labels and masks."""
+
+from concept_monitor_cli.probe.annotations import Annotations, ImageLabels, Label
+from concept_monitor_cli.probe.geometry import Geometry, Preprocessing
+from concept_monitor_cli.probe.load import load_probe
+from concept_monitor_cli.probe.pixels import Pixels, decode_probe
+from concept_monitor_cli.probe.probe_set import ProbeSet, Skipped
+
+__all__ = [
+    "Annotations",
+    "Geometry",
+    "ImageLabels",
+    "Label",
+    "Pixels",
+    "Preprocessing",
+    "ProbeSet",
+    "Skipped",
+    "decode_probe",
+    "load_probe",
+]

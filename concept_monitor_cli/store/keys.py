@@ -14,6 +14,7 @@ from typing import TypeAlias
 JSONValue: TypeAlias = "bool | int | float | str | Sequence[JSONValue] | Mapping[str, JSONValue] | None"
 
 KINDS: dict[str, int] = {
+    "probe_block": 1,
     "pixels": 1,
     "image_embeddings": 1,
     "text_embeddings": 1,
@@ -25,6 +26,7 @@ KINDS: dict[str, int] = {
     "masks": 1,
     "scores": 1,
     "null": 1,
+    "findings": 1,
     "projection": 1,
 }
 """Kind of value -> version of the code that makes it. Raise the version when that code's results change:

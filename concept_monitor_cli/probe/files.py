@@ -1,0 +1,109 @@
+"""Files of a probing set: listing them, their order, and paths that other files name."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.probe.decode import EXTENSIONS
+
+_DIGITS = re.compile(r"(\d+)", re.ASCII)
+
+NaturalKey = tuple[tuple[tuple[tuple[int, int, str], ...], str], ...]
+
+
+def natural_key(path: str) -> NaturalKey:
+    """Sorts `img2.jpg` before `img10.jpg`, folder by folder, without regard to case or language."""
+    return tuple(
+        (
+            tuple(
+                (0, int(piece), "") if piece.isascii() and piece.isdigit() else (1, 0, piece.casefold())
+                for piece in _DIGITS.split(part)
+                if piece
+            ),
+            part,
+        )
+        for part in path.split("/")
+    )
+
+
+def list_files(folder: Path, extensions: Iterable[str]) -> list[str]:
+    """All files with these endings in a folder and those inside it, as relative paths in natural order.
+
+    Names that begin with a dot are left out. Symbolic links are followed, also out of the folder (they are
+    the folder's owner's own doing), but each folder is entered only once, so that circles end.
+    """
+    wanted = tuple(extensions)
+    found: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        status = Path(parent).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_key)
+        inside = Path(parent).relative_to(folder).as_posix()
+        prefix = "" if inside == "." else f"{inside}/"
+        found += [
+            prefix + name
+            for name in names
+            if not name.startswith(".") and name.lower().endswith(wanted) and Path(parent, name).is_file()
+        ]
+    return sorted(found, key=natural_key)
+
+
+def list_images(folder: Path) -> list[str]:
+    """All image files in a folder, by their endings. See `list_files`."""
+    return list_files(folder, EXTENSIONS)
+
+
+def inside(folder: Path, name: str, *, named_in: str | Path) -> Path:
+    """The path of a file that another file names, which must not leave the folder.
+
+    Raises:
+        InputError: the name is absolute, climbs out, or is no file name at all.
+    """
+    path = PurePosixPath(name)
+    if (
+        not name
+        or "\0" in name
+        or path.is_absolute()
+        or ".." in path.parts
+        or PureWindowsPath(name).drive
+        or ".." in PureWindowsPath(name).parts
+    ):
+        raise InputError(
+            f"{name!r} leads out of the folder",
+            where=named_in,
+            hint="paths there must be relative to the folder",
+        )
+    return folder / path
+
+
+def require_files(paths: list[Path], *, what: str, where: str | Path) -> None:
+    """Check that files are there. Lists folders instead of asking for every file: that is much faster.
+
+    Raises:
+        InputError: some are missing; names the first and says how many.
+    """
+    listed: dict[Path, set[str]] = {}
+    missing = []
+    for path in paths:
+        if path.parent not in listed:
+            try:
+                listed[path.parent] = {entry.name for entry in os.scandir(path.parent)}
+            except OSError:
+                listed[path.parent] = set()
+        if path.name not in listed[path.parent]:
+            missing.append(path)
+    if missing:
+        count = f"{len(missing):,} of {len(paths):,} {what}s are" if len(paths) > 1 else f"the {what} is"
+        raise InputError(
+            f"{count} missing, the first is {missing[0]}",
+            where=where,
+            hint="unpack the data set again, or take those lines out",
+        )

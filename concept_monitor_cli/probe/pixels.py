@@ -1,0 +1,328 @@
+"""Decoded images: every file is decoded once, for all networks that are to see it, and kept in the store."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from concept_monitor_cli.errors import CmonError, InputError
+from concept_monitor_cli.probe.decode import Pixels8, UnreadableImageError, quiet_about_size, shape_image
+from concept_monitor_cli.probe.geometry import Geometry
+from concept_monitor_cli.probe.images import content_digest
+from concept_monitor_cli.probe.probe_set import ProbeSet, Skipped
+from concept_monitor_cli.progress import SILENT, Progress
+from concept_monitor_cli.store import Entry, Key, Store, make_key
+
+BLOCK = 1024
+"""Images in an entry of the store. A probing set that grew at its end keeps its full blocks."""
+
+_PIXELS = "pixels"
+_UNREADABLE = "unreadable"
+_OPEN_BLOCKS = 2
+_BATCH = 16  # images that a thread decodes at a time
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Images `start` to `stop` of a probing set before unreadable ones were dropped."""
+
+    start: int
+    stop: int
+    digests: tuple[str, ...]
+
+    @cached_property
+    def digest(self) -> str:
+        return hashlib.sha256("".join(self.digests).encode("ascii")).hexdigest()
+
+    @cached_property
+    def key(self) -> Key:
+        """Of the block's list of unreadable images, which is the same for all geometries."""
+        return make_key("probe_block", {"images": self.digest})
+
+    def pixels_key(self, geometry: Geometry) -> Key:
+        return make_key("pixels", {"images": self.digest, "geometry": geometry.to_json()})
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a `Pixels` takes from a block: images `rows` (numbers within it) as its own `start` to `stop`."""
+
+    block: _Block
+    rows: npt.NDArray[np.int64]
+    start: int
+    stop: int
+    digest: str
+
+
+class Pixels:
+    """The images of a probing set in one geometry, on the disk: `(N, size, size, 3)` uint8.
+
+    Read them by rows; at no time are all of them in memory. A block that is found damaged or pruned is
+    decoded again.
+
+    Attributes:
+        geometry: how the images were cut.
+        digest: hex SHA-256 of what the pixels depend on: content and order of the images, geometry, code.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        probe: ProbeSet,
+        blocks: Sequence[_Block],
+        keep: Sequence[npt.NDArray[np.int64]],
+        geometry: Geometry,
+        workers: int,
+    ) -> None:
+        self.geometry = geometry
+        self._store, self._probe, self._workers = store, probe, workers
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[int, Entry] = OrderedDict()
+        self._parts: list[_Part] = []
+        start = 0
+        for block, rows in zip(blocks, keep, strict=True):
+            if len(rows):
+                # The key of the block's pixels carries the version of this code.
+                parts = [block.pixels_key(geometry).digest, *(block.digests[row] for row in rows)]
+                digest = hashlib.sha256("".join(parts).encode("ascii")).hexdigest()
+                self._parts.append(_Part(block, rows, start, start + len(rows), digest))
+                start += len(rows)
+        self._count = start
+        joined = "".join(part.digest for part in self._parts)
+        self.digest = hashlib.sha256(joined.encode("ascii")).hexdigest()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def rows(self, start: int, stop: int) -> Pixels8:
+        """Images `start` to `stop` (not included): `(stop - start, size, size, 3)` uint8.
+
+        Raises:
+            IndexError: images that there are not.
+            CmonError: the store cannot be read, or a block is lost and cannot be decoded again.
+        """
+        if not 0 <= start <= stop <= self._count:
+            raise IndexError(f"images {start}:{stop} of {self._count}")
+        size = self.geometry.size
+        result = np.empty((stop - start, size, size, 3), dtype=np.uint8)
+        for number, part in enumerate(self._parts):
+            first, last = max(start, part.start), min(stop, part.stop)
+            if first >= last:
+                continue
+            rows = part.rows[first - part.start : last - part.start]
+            low, high = int(rows[0]), int(rows[-1]) + 1
+            with self._lock:
+                piece = self._entry(number).rows(_PIXELS, low, high)
+            result[first - start : last - start] = piece if len(piece) == len(rows) else piece[rows - low]
+        return result
+
+    def blocks(self) -> Iterator[tuple[int, int, str]]:
+        """Pieces that others may key results by: first image, last image + 1, digest of these pixels."""
+        for part in self._parts:
+            yield part.start, part.stop, part.digest
+
+    def close(self) -> None:
+        """Close open files. Reading opens them again."""
+        with self._lock:
+            for entry in self._entries.values():
+                entry.close()
+            self._entries.clear()
+
+    def _entry(self, number: int) -> Entry:
+        entry = self._entries.get(number)
+        if entry is not None:
+            self._entries.move_to_end(number)
+            return entry
+        block = self._parts[number].block
+        key = block.pixels_key(self.geometry)
+        entry = self._store.get(key)
+        if entry is None:
+            with quiet_about_size(), ThreadPoolExecutor(self._workers) as pool:
+                _decode_block(self._store, self._probe, block, [self.geometry], pool, self._workers)
+            entry = self._store.get(key)
+            if entry is None:
+                raise CmonError(
+                    "decoded images were lost from the store while in use", where=self._store.root
+                )
+        self._entries[number] = entry
+        while len(self._entries) > _OPEN_BLOCKS:
+            self._entries.popitem(last=False)[1].close()
+        return entry
+
+
+def decode_probe(
+    store: Store,
+    probe: ProbeSet,
+    geometries: Sequence[Geometry],
+    *,
+    workers: int | None = None,
+    progress: Progress = SILENT,
+) -> tuple[ProbeSet, list[Pixels]]:
+    """Decode a probing set for several networks at once, each image once, into the store.
+
+    Only what is not there yet is decoded, in blocks of 1,024 images, so that a run that was stopped goes on
+    where it was. Several processes share the blocks out among themselves.
+
+    Args:
+        store: where the pixels go.
+        probe: of `load_probe`.
+        geometries: one for each network.
+        workers: threads that decode; default: one per core that this process may use.
+        progress: one task over the images that are decoded now; told of images that cannot be read.
+
+    Returns:
+        the probing set without the images that cannot be read, which its `skipped` names, and the pixels in
+        each geometry, in the order asked for.
+
+    Raises:
+        InputError: no image can be read, or one changed on the disk since `load_probe`.
+        CmonError: the store cannot be written to.
+    """
+    workers = max(1, workers if workers is not None else _cores())
+    wanted = list(dict.fromkeys(geometries))
+    blocks = [
+        _Block(start, min(start + BLOCK, len(probe)), probe.digests[start : start + BLOCK])
+        for start in range(0, len(probe), BLOCK)
+    ]
+    unreadable = [_known_unreadable(store, block, wanted) for block in blocks]
+    total = sum(
+        block.stop - block.start for block, known in zip(blocks, unreadable, strict=True) if known is None
+    )
+    if total:
+        with (
+            quiet_about_size(),
+            ThreadPoolExecutor(workers, thread_name_prefix="cmon-decode") as pool,
+            progress.task("decoding images", total) as advance,
+        ):
+            for number, block in enumerate(blocks):
+                if unreadable[number] is None:
+                    unreadable[number] = _decode_block(store, probe, block, wanted, pool, workers)
+                    advance(block.stop - block.start)
+    keep, skipped = [], []
+    for block, reasons in zip(blocks, unreadable, strict=True):
+        assert reasons is not None
+        keep.append(
+            np.array([row for row in range(block.stop - block.start) if row not in reasons], dtype=np.int64)
+        )
+        skipped += [Skipped(probe.ids[block.start + row], reason) for row, reason in sorted(reasons.items())]
+    kept = [block.start + int(row) for block, rows in zip(blocks, keep, strict=True) for row in rows]
+    if skipped:
+        first = skipped[0]
+        progress.warning(
+            f"{len(skipped):,} images cannot be read and are left out, the first: {first.id} ({first.reason})"
+        )
+    if not kept:
+        raise InputError(
+            "no image can be read", where=probe.name, hint=f"{skipped[0].id}: {skipped[0].reason}"
+        )
+    pixels = {geometry: Pixels(store, probe, blocks, keep, geometry, workers) for geometry in wanted}
+    return probe.subset(kept, skipped), [pixels[geometry] for geometry in geometries]
+
+
+def _known_unreadable(store: Store, block: _Block, geometries: Sequence[Geometry]) -> dict[int, str] | None:
+    """The block's unreadable images and why; `None` where something of it is still to be decoded."""
+    if not all(store.has(block.pixels_key(geometry)) for geometry in geometries):
+        return None
+    entry = store.get(block.key)
+    if entry is None:
+        return None
+    with entry:
+        return {int(row): str(reason) for row, reason in entry.meta[_UNREADABLE]}
+
+
+def _decode_block(
+    store: Store,
+    probe: ProbeSet,
+    block: _Block,
+    geometries: Sequence[Geometry],
+    pool: ThreadPoolExecutor,
+    workers: int,
+) -> dict[int, str]:
+    """Decode a block for the geometries that are missing; the numbers of unreadable images, and why."""
+    with store.lock(block.key):
+        known = _known_unreadable(store, block, geometries)  # another process may have been at it
+        if known is not None:
+            return known
+        missing = [geometry for geometry in geometries if not store.has(block.pixels_key(geometry))]
+        unreadable: dict[int, str] = {}
+        with ExitStack() as stack:
+            writers = [stack.enter_context(store.writer(block.pixels_key(geometry))) for geometry in missing]
+            count = block.stop - block.start
+            for writer, geometry in zip(writers, missing, strict=True):
+                writer.create(_PIXELS, (count, geometry.size, geometry.size, 3), np.uint8)
+            for batch in _decoded(probe, block, missing, pool, ahead=2 * workers):
+                unreadable.update(batch.unreadable)
+                for writer, squares in zip(writers, batch.squares, strict=True):
+                    writer.write(_PIXELS, batch.start, squares)
+        with store.writer(block.key, {_UNREADABLE: sorted(unreadable.items())}):
+            pass
+        return unreadable
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Some decoded images of a block, from its number `start` on: per geometry `(n, size, size, 3)`."""
+
+    start: int
+    squares: list[Pixels8]
+    unreadable: dict[int, str]
+
+
+def _decoded(
+    probe: ProbeSet, block: _Block, geometries: Sequence[Geometry], pool: ThreadPoolExecutor, ahead: int
+) -> Iterator[_Batch]:
+    """A block's images in every geometry, in order; `ahead` batches of them are under way."""
+
+    def decode(start: int, stop: int) -> _Batch:
+        squares = [np.zeros((stop - start, each.size, each.size, 3), dtype=np.uint8) for each in geometries]
+        unreadable: dict[int, str] = {}
+        for row in range(start, stop):
+            try:
+                image = probe.source.decode(_content(probe, block.start + row))
+            except UnreadableImageError as error:  # its row stays black, and nobody reads it
+                unreadable[row] = str(error)
+                continue
+            for square, geometry in zip(squares, geometries, strict=True):
+                square[row - start] = shape_image(image, geometry)
+        return _Batch(start, squares, unreadable)
+
+    count = block.stop - block.start
+    under_way: deque[Future[_Batch]] = deque()
+    try:
+        for start in range(0, count, _BATCH):
+            under_way.append(pool.submit(decode, start, min(start + _BATCH, count)))
+            if len(under_way) > ahead:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+    finally:
+        for future in under_way:
+            future.cancel()
+
+
+def _content(probe: ProbeSet, index: int) -> bytes:
+    """An image's bytes, which must still be those that its digest was taken of."""
+    try:
+        data = probe.source.read(probe.rows[index])
+    except OSError as error:
+        raise InputError(f"an image cannot be read any more: {error}", where=probe.ids[index]) from error
+    if content_digest(data) != probe.digests[index]:
+        raise InputError("an image changed while it was in use", where=probe.ids[index], hint="run again")
+    return data
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        return os.cpu_count() or 1

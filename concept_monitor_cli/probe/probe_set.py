@@ -1,0 +1,87 @@
+"""A probing set: images in a fixed order, known by their content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from PIL import Image
+
+from concept_monitor_cli.concepts import ConceptSet
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.probe.annotations import Annotations
+from concept_monitor_cli.probe.decode import UnreadableImageError, quiet_about_size
+from concept_monitor_cli.probe.images import ImageSource
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that was left out, and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ProbeSet:
+    """The `N` images that networks are probed with (`D_probe` in METHODS.md).
+
+    Attributes:
+        name: what to call the set in messages and in `run.json`.
+        ids: what each image is called, unique.
+        digests: hex SHA-256 of each image's content.
+        concepts: the set's own labels as concepts; `None` where it has none.
+        annotations: where these labels are, in the order of the images; `None` where it has none.
+        skipped: what was left out so far, and why.
+        source: where the images come from.
+        rows: for each image, its number in `source`.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    digests: tuple[str, ...]
+    concepts: ConceptSet | None
+    annotations: Annotations | None
+    skipped: tuple[Skipped, ...]
+    source: ImageSource
+    rows: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hex SHA-256 over the content of all images, in order. Names do not enter."""
+        return hashlib.sha256("".join(self.digests).encode("ascii")).hexdigest()
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether it is known where in the images its concepts are."""
+        return self.annotations is not None
+
+    def image(self, index: int) -> Image.Image:
+        """An image's RGB pixels, upright, at full size.
+
+        Raises:
+            InputError: it cannot be read (any more).
+        """
+        try:
+            with quiet_about_size():
+                return self.source.decode(self.source.read(self.rows[index]))
+        except (OSError, UnreadableImageError) as error:
+            raise InputError(f"an image cannot be read: {error}", where=self.ids[index]) from error
+
+    def subset(self, indices: Sequence[int], skipped: Sequence[Skipped] = ()) -> ProbeSet:
+        """Some of the images, in this order; `skipped` is added to what was left out already."""
+        return ProbeSet(
+            name=self.name,
+            ids=tuple(self.ids[index] for index in indices),
+            digests=tuple(self.digests[index] for index in indices),
+            concepts=self.concepts,
+            annotations=None if self.annotations is None else self.annotations.subset(indices),
+            skipped=(*self.skipped, *skipped),
+            source=self.source,
+            rows=tuple(self.rows[index] for index in indices),
+        )
