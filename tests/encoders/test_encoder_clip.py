@@ -205,6 +205,7 @@ class _Boom:
         return (print, ("this must not be printed",))
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_weights_that_cannot_be_used(
     tiny_clip: TinyClip, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -432,3 +433,14 @@ def test_a_tokenizer_of_transformers_is_asked_for_in_time(
     with pytest.raises(InputError, match="transformers") as error:
         load_encoder("ViT-B-16-SigLIP/webli", weights=tiny_clip.weights)
     assert error.value.hint == "pip install transformers sentencepiece"
+
+
+def test_builtin_encoder_comes_with_the_package() -> None:
+    encoder = load_encoder("builtin")
+    assert encoder.name == "builtin"
+    assert encoder.preprocessing is not None
+    size = encoder.preprocessing.geometry.size
+    assert encoder.image(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape == (1, encoder.dim)
+    words = encoder.text(["windmill", "red"])
+    torch.testing.assert_close(words.norm(dim=1), torch.ones(2), atol=1e-6, rtol=0)
+    assert words[0] @ words[1] < 0.9
