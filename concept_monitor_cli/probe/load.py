@@ -180,7 +180,7 @@ def _digests(
         for row in piece:
             try:
                 results.append(content_digest(source.read(row)))
-            except OSError as error:  # noqa: PERF203 - one bad file must not cost the others
+            except OSError as error:  # one bad file must not cost the others
                 results.append(error)
         return results
 
