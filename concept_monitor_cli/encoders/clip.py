@@ -304,10 +304,10 @@ def open_builtin(request: EncoderRequest) -> Encoder:
     refuse_files(request, "the builtin encoder comes with the package")
     from concept_monitor_cli.builtin import builtin_encoder_files
 
-    _, config, weights = builtin_encoder_files()
+    name, config, weights = builtin_encoder_files()
     model, cfg = _read_config(config)
     preprocessing = _preprocessing(model, cfg, "builtin", "the builtin encoder's config")
-    return _encoder(request, "builtin", "cmon-builtin", model, weights, preprocessing)
+    return _encoder(request, "builtin", name, model, weights, preprocessing)
 
 
 def _encoder(
