@@ -402,6 +402,9 @@ def _stopped_by_signals() -> Iterator[None]:
     """Let SIGTERM and SIGUSR1 (SLURM's early warning) end the work as Ctrl-C does, tidily."""
 
     def stop(number: int, frame: object) -> None:
+        # Once is enough: another one must not hit us while we tidy up. Ctrl-C still does.
+        for caught in before:
+            signal.signal(caught, signal.SIG_IGN)
         raise _Stopped(signal.Signals(number).name)
 
     before: dict[int, Any] = {}

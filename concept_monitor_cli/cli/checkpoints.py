@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.cli.app import DONE, PART_DONE, argument, cmon_command
 from concept_monitor_cli.cli.console import Console
@@ -13,23 +13,32 @@ from concept_monitor_cli.cli.sizes import readable_count, readable_size
 from concept_monitor_cli.errors import CmonError, InputError
 
 if TYPE_CHECKING:
-    from concept_monitor_cli.checkpoints import CheckpointFile
+    from concept_monitor_cli.checkpoints import Checkpoint, CheckpointFile, Dated
+    from concept_monitor_cli.models.build import ModelSource
+
+# In a state dict but not learnt.
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One checkpoint, as it is shown. What is not known is None."""
+    """One checkpoint, as it is shown. What is not known is None.
+
+    `left_out` says why `cmon dissect` would not take it although it can be read.
+    """
 
     name: str
     path: str
     bytes: int
     epoch: int | None = None
+    step: int | None = None
     architecture: str | None = None
     alternatives: tuple[str, ...] = ()
     parameters: int | None = None
     where: str | None = None
     stripped: tuple[str, ...] = ()
     ema: bool = False
+    left_out: str | None = None
     problem: str | None = None
     hint: str | None = None
 
@@ -53,52 +62,81 @@ class _Row:
 def command(console: Console, checkpoints: tuple[str, ...], model: str | None, trust_pickle: bool) -> int:
     """List checkpoints with their epoch, architecture, size, and how the weights were wrapped.
 
-    Files that cannot be read are named with the reason; the exit code is 3 then, or 2 where none can be read.
+    Files that cannot be used are named with the reason; the exit code is 3 then, or 2 where none can be used.
     """
-    from concept_monitor_cli.checkpoints import find_checkpoints
+    from concept_monitor_cli.checkpoints import find_checkpoints, order_by_epoch
 
-    files = [file for spec in checkpoints for file in find_checkpoints(spec)]
-    rows = []
+    files = find_checkpoints(*checkpoints, progress=console)
+    reader = _Reader(model, trust_pickle)
+    rows = {}
     with console.task("reading checkpoints", len(files), "files") as advance:
         for file in files:
-            rows.append(_row(file, model, trust_pickle))
+            rows[file.path] = reader.read(file)
             advance(1)
-    rows.sort(key=lambda row: (row.epoch is None, row.epoch))
-    failed = [row for row in rows if row.problem is not None]
-    if len(failed) == len(rows) == 1:
+    order = order_by_epoch(reader.dated)
+    for dated in order.kept:
+        rows[dated.file.path] = replace(rows[dated.file.path], epoch=dated.epoch)
+    for left in order.left_out:
+        rows[left.file.path] = replace(rows[left.file.path], left_out=left.reason)
+
+    listed = sorted(rows.values(), key=lambda row: (row.epoch is None, row.epoch))
+    failed = [row for row in listed if row.problem is not None]
+    if len(failed) == len(listed) == 1:
         raise InputError(failed[0].problem or "", where=failed[0].path, hint=failed[0].hint)
-    console.result({"checkpoints": [asdict(row) for row in rows]})
+    console.result({"checkpoints": [asdict(row) for row in listed], "notes": list(order.notes)})
     if not console.json:
-        _show(console, rows)
-    return InputError.exit_code if len(failed) == len(rows) else PART_DONE if failed else DONE
+        _show(console, listed)
+    for note in order.notes:
+        console.notice(note)
+    return InputError.exit_code if len(failed) == len(listed) else PART_DONE if failed else DONE
 
 
-def _row(file: CheckpointFile, model: str | None, trust_pickle: bool) -> _Row:
-    from concept_monitor_cli.checkpoints import load_checkpoint
-    from concept_monitor_cli.models.build import resolve_model
+class _Reader:
+    """Reads checkpoints one after the other; only one is in memory at a time."""
 
-    size = _bytes(file.path)
-    try:
-        loaded = load_checkpoint(file.path, trust_pickle=trust_pickle)
-    except CmonError as error:
-        return _Row(file.name, str(file.path), size, problem=error.what, hint=error.hint)
-    epoch = loaded.epoch if loaded.epoch is not None else file.epoch_from_name
-    row = _Row(
-        name=file.name,
-        path=str(file.path),
-        bytes=size,
-        epoch=epoch,
-        parameters=sum(tensor.numel() for tensor in loaded.state_dict.values()),
-        where=loaded.where,
-        stripped=tuple(loaded.stripped),
-        ema=loaded.ema,
-    )
-    try:
-        source = resolve_model(model, loaded.state_dict)
-    except CmonError as error:
-        return replace(row, problem=error.what, hint=error.hint)
-    names = tuple(str(name) for name in source.alternatives)
-    return replace(row, architecture=f"{source.name} ({source.library})", alternatives=names)
+    def __init__(self, model: str | None, trust_pickle: bool) -> None:
+        self.model = model
+        self.trust_pickle = trust_pickle
+        self.dated: list[Dated] = []
+        self._known: dict[Any, ModelSource] = {}
+
+    def read(self, file: CheckpointFile) -> _Row:
+        """What there is to say about one file. A problem ends up in its row, not in an error."""
+        from concept_monitor_cli.checkpoints import Dated, load_checkpoint, weights_digest
+
+        row = _Row(file.name, str(file.path), _bytes(file.path))
+        try:
+            loaded = load_checkpoint(file.path, trust_pickle=self.trust_pickle)
+            dated = Dated.of(file, loaded, weights_digest(loaded.state_dict))
+            row = replace(
+                row,
+                epoch=dated.epoch,
+                step=dated.step,
+                parameters=_parameters(loaded),
+                where=loaded.where,
+                stripped=tuple(loaded.stripped),
+                ema=loaded.ema,
+            )
+            source = self._source(loaded)
+            row = replace(row, architecture=source.label, alternatives=source.alternatives)
+            loaded.require_finite()
+        except CmonError as error:
+            return replace(row, problem=error.what, hint=error.hint)
+        self.dated.append(dated)
+        return row
+
+    def _source(self, loaded: Checkpoint) -> ModelSource:
+        from concept_monitor_cli.models.build import resolve_model
+
+        shapes = tuple((name, tuple(value.shape)) for name, value in sorted(loaded.state_dict.items()))
+        if shapes not in self._known:
+            self._known[shapes] = resolve_model(self.model, loaded.state_dict)
+        return self._known[shapes]
+
+
+def _parameters(loaded: Checkpoint) -> int:
+    learnt = (value for name, value in loaded.state_dict.items() if not name.endswith(_STATISTICS))
+    return sum(value.numel() for value in learnt)
 
 
 def _bytes(path: Path) -> int:
@@ -118,20 +156,26 @@ def _show(console: Console, rows: list[_Row]) -> None:
     table.add_column("architecture", overflow="fold")
     table.add_column("parameters", justify="right")
     table.add_column("size", justify="right")
-    table.add_column("weights found in", overflow="fold")
+    table.add_column("weights found", overflow="fold")
     for row in rows:
-        wrapped = [row.where or "", *(f"without {prefix}" for prefix in row.stripped)]
+        if row.where is None:
+            wrapped = ""
+        else:
+            place = f"in {row.where}" if row.where else "at the top"
+            wrapped = ", ".join([place, *(f"without {prefix}" for prefix in row.stripped)])
         table.add_row(
             Text(row.name),
             "" if row.epoch is None else str(row.epoch),
             Text(row.architecture or ("cannot be read" if row.where is None else "not recognised")),
             "" if row.parameters is None else readable_count(row.parameters),
             readable_size(row.bytes),
-            Text(", ".join(part for part in wrapped if part) + (" (EMA)" if row.ema else "")),
+            Text(wrapped + (" (running average)" if row.ema else "")),
         )
     console.print(table)
     for row in rows:
         if row.problem is not None:
             console.warning(f"{row.name}: {row.problem}" + (f"\ntry: {row.hint}" if row.hint else ""))
+        if row.left_out is not None:
+            console.warning(f"{row.name} {row.left_out}; dissect would leave it out")
     for names in dict.fromkeys(row.alternatives for row in rows if row.alternatives):
-        console.notice(f"same weights, other architecture: {', '.join(names)} (choose with --model)")
+        console.notice(f"the same names and shapes: {', '.join(names)} (choose with --model)")

@@ -126,14 +126,19 @@ class Console:
         self, description: str, total: int | None, unit: str = "images"
     ) -> Iterator[Callable[[int], None]]:
         """A piece of work: a bar on a terminal, a line now and then elsewhere."""
+        amount: float | None = total
+        scale = 1.0
+        if unit == "bytes":
+            unit, scale = "MB", 1e-6
+            amount = None if total is None else total * scale
         if self.quiet:
             yield lambda n: None
         elif self.draws:
-            with self._bar(description, total, unit) as advance:
-                yield advance
+            with self._bar(description, amount, unit) as advance:
+                yield lambda n: advance(n * scale)
         else:
-            task = _LoggedTask(self, printable(description), total, unit)
-            yield task.advance
+            task = _LoggedTask(self, printable(description), amount, unit)
+            yield lambda n: task.advance(n * scale)
             task.end()
 
     # -- results -------------------------------------------------------------------------------
@@ -257,7 +262,7 @@ class Console:
     # -- progress ------------------------------------------------------------------------------
 
     @contextmanager
-    def _bar(self, description: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+    def _bar(self, description: str, total: float | None, unit: str) -> Iterator[Callable[[float], None]]:
         bars = self._start_bars()
         bar: TaskID = bars.add_task(printable(description), total=total, unit=unit)
         try:
@@ -302,16 +307,16 @@ class Console:
 class _LoggedTask:
     """A task in a log file: few lines, each with the time, the share done and the time left."""
 
-    def __init__(self, console: Console, description: str, total: int | None, unit: str) -> None:
+    def __init__(self, console: Console, description: str, total: float | None, unit: str) -> None:
         self.console = console
         self.description = description
         self.total = total
         self.unit = unit
-        self.done = 0
+        self.done = 0.0
         self.started = self.last = time.monotonic()
-        self.last_done = 0
+        self.last_done = 0.0
 
-    def advance(self, n: int) -> None:
+    def advance(self, n: float) -> None:
         self.done += n
         now = time.monotonic()
         gap = now - self.last
@@ -325,15 +330,15 @@ class _LoggedTask:
         seconds = time.monotonic() - self.started
         if seconds >= _WORTH_A_LINE:
             speed = f", {_speed(self.done / seconds)} {self.unit}/s" if self.done else ""
-            self._line(f"{self.done} {self.unit} in {_duration(seconds)}{speed}")
+            self._line(f"{self.done:.0f} {self.unit} in {_duration(seconds)}{speed}")
 
     def _so_far(self, seconds: float) -> str:
         speed = self.done / seconds if seconds > 0 else 0.0
         if self.total is None:
-            return f"{self.done} {self.unit}, {_speed(speed)} {self.unit}/s"
+            return f"{self.done:.0f} {self.unit}, {_speed(speed)} {self.unit}/s"
         share = f"{self.done / self.total:.0%}".replace("%", " %") if self.total else ""
         left = f", {_duration((self.total - self.done) / speed)} left" if speed else ""
-        return f"{self.done}/{self.total} {self.unit} ({share}), {_speed(speed)} {self.unit}/s{left}"
+        return f"{self.done:.0f}/{self.total:.0f} {self.unit} ({share}), {_speed(speed)} {self.unit}/s{left}"
 
     def _line(self, text: str) -> None:
         with suppress(OSError, ValueError):

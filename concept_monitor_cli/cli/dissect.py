@@ -301,17 +301,17 @@ def command(ctx: click.Context, /, console: Console, **values: Any) -> int:
     from concept_monitor_cli import pipeline
 
     result = pipeline.dissect(options, console)
-    console.result({**asdict(result), "dry_run": options.dry_run})
-    if not console.json and not options.dry_run:
-        _show(console, options)
-    return PART_DONE if result.failed else DONE
+    if options.dry_run:
+        console.result({**asdict(result), "dry_run": True})
+        return DONE
 
-
-def _show(console: Console, options: DissectOptions) -> None:
     from concept_monitor_cli.cli.show_run import run_tables
     from concept_monitor_cli.monitor.summary import summarise
     from concept_monitor_cli.run import RunFolder
 
-    table = RunFolder.open(options.out).concepts(layers=options.layers)
-    console.print(*run_tables(summarise(table)))
-    console.print(f"Tables and run.json are in {options.out}.")
+    summaries = summarise(RunFolder.open(options.out).concepts(layers=options.layers))
+    console.result({**asdict(result), "dry_run": False, "summary": [item.as_dict() for item in summaries]})
+    if not console.json:
+        console.print(*run_tables(summaries))
+        console.print(f"Tables and run.json are in {options.out}.")
+    return PART_DONE if result.failed else DONE

@@ -201,7 +201,7 @@ def _encoder() -> Iterator[Finding]:
 def _cache(cache: Path) -> Iterator[Finding]:
     existing = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
-    if not os.access(existing, os.W_OK):
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
         yield Finding("cache", "problem", f"{cache} cannot be written", "name another with --cache-dir")
         return
     from concept_monitor_cli.store import Store

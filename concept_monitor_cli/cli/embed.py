@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -14,7 +14,6 @@ from concept_monitor_cli.cli.options import (
     Choice,
     Numbers,
     Words,
-    dry_run_option,
     gather,
     machine_options,
     option,
@@ -22,6 +21,9 @@ from concept_monitor_cli.cli.options import (
     plot_option,
 )
 from concept_monitor_cli.options import DETECTORS, EmbedOptions, Method
+
+if TYPE_CHECKING:
+    from concept_monitor_cli.embedding import EmbedResult
 
 _DEFAULT = EmbedOptions()
 
@@ -110,9 +112,8 @@ PICTURE = "Picture"
 @machine_options
 @out_option
 @plot_option
-@dry_run_option
 @click.pass_context
-def command(ctx: click.Context, /, console: Console, **values: Any) -> int | None:
+def command(ctx: click.Context, /, console: Console, **values: Any) -> None:
     """Place every unit of a run, at every epoch, among words: how do the units move?
 
     A unit stands at the weighted mean of its concepts in the encoder's text space; words of your choice, the
@@ -121,10 +122,43 @@ def command(ctx: click.Context, /, console: Console, **values: Any) -> int | Non
     """
     options = gather(EmbedOptions, ctx, values)
 
-    from concept_monitor_cli import pipeline
+    from concept_monitor_cli.embedding import embed
 
-    result = pipeline.embed(options, console)
+    result = embed(options, console)
     console.result(asdict(result))
-    for path in result.files:
+    if not console.json:
+        _show(console, result)
+
+
+def _show(console: Console, result: EmbedResult) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    console.print(f"anchors: {', '.join(result.anchors)}")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("layer")
+    table.add_column("epoch", justify="right")
+    table.add_column("spread", justify="right")
+    table.add_column("to the nearest anchor", justify="right")
+    for row in result.spread:
+        table.add_row(
+            Text(row["layer"]), str(row["epoch"]), f"{row['spread']:.3f}", f"{row['anchor_distance']:.3f}"
+        )
+    console.print(table)
+    if result.tracked:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in ("layer", "unit", "epoch", "concept", "nearest anchor", "distance"):
+            table.add_column(name, justify="right" if name in ("unit", "epoch", "distance") else "left")
+        for row in result.tracked:
+            table.add_row(
+                Text(row["layer"]),
+                str(row["unit"]),
+                str(row["epoch"]),
+                Text(str(row["concept"])),
+                Text(str(row["nearest_anchor"])),
+                f"{row['anchor_distance']:.3f}",
+            )
+        console.print(table)
+    for path in result.plots:
         console.print(str(path))
-    return None

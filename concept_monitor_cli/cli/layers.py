@@ -53,10 +53,11 @@ def command(
     from concept_monitor_cli.models.layers import list_layers
     from concept_monitor_cli.models.preprocess import target_preprocessing
 
-    file = find_checkpoints(checkpoint)[0]
+    file = find_checkpoints(checkpoint, progress=console)[0]
     source = resolve_model(model, load_checkpoint(file.path, trust_pickle=trust_pickle).state_dict)
     size = target_preprocessing(source, input_size=input_size).geometry.size
     layers = list_layers(source.build(device="meta"), size)
+    console.notice(source.describe())
     chosen = [
         layer for layer in layers if not match or any(fnmatchcase(layer.name, pattern) for pattern in match)
     ]
@@ -69,8 +70,7 @@ def command(
     console.result(
         {
             "checkpoint": str(file.path),
-            "architecture": source.name,
-            "library": source.library,
+            "architecture": source.label,
             "input_size": size,
             "layers": [
                 {
@@ -92,7 +92,7 @@ def command(
     from rich.table import Table
     from rich.text import Text
 
-    console.print(f"{source.name} ({source.library}) at {size} x {size} pixels, from {file.path}")
+    console.print(f"{source.label} at {size} x {size} pixels, from {file.path}")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("layer", overflow="fold")
     table.add_column("type", overflow="fold")

@@ -179,6 +179,18 @@ def test_a_task_of_unknown_length(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "watching: 2 files, 0.065 files/s" in err.getvalue()
 
 
+def test_bytes_are_counted_in_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(module.time, "monotonic", clock.monotonic)
+    console, _, err = make()
+    with console.task("verifying", 90_000_000, "bytes") as advance:
+        for _ in range(2):
+            clock.now += 30
+            advance(45_000_000)
+    assert "verifying: 45/90 MB (50 %), 1.5 MB/s, 30 s left" in err.getvalue()
+    assert "verifying: 90 MB in 1 min 00 s, 1.5 MB/s" in err.getvalue()
+
+
 def test_bars_nest_and_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     console, out, err = on_terminal(monkeypatch)
     with console.task("outer", 2, "checkpoints") as outer:
