@@ -394,6 +394,15 @@ model_option = option(
     help="Architecture: a torchvision or timm name, package.module:factory or file.py:factory.",
 )
 
+seed_option = option(
+    "--seed",
+    metavar="N",
+    type=FROM_ZERO,
+    default=DEFAULT.seed,
+    panel=SHARED_PANEL,
+    help="Of every random choice.",
+)
+
 machine_options = _together(
     option(
         "--device",
@@ -428,14 +437,7 @@ machine_options = _together(
         help="How many images are decoded at a time.",
     ),
     cache_option,
-    option(
-        "--seed",
-        metavar="N",
-        type=FROM_ZERO,
-        default=DEFAULT.seed,
-        panel=SHARED_PANEL,
-        help="Of every random choice.",
-    ),
+    seed_option,
 )
 
 dry_run_option = option(

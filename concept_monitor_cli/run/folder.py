@@ -15,6 +15,7 @@ So the process that ends last leaves them complete, without a merge step.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -212,6 +213,13 @@ class RunFolder:
                 where=self.root,
                 hint="write to another folder with --out, or start it anew with --overwrite",
             )
+
+    def clear(self) -> None:
+        """Remove what earlier commands wrote into this folder, and nothing else that lies in it."""
+        for folder in (self.tables, self.plots, self.root / "scores"):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in (self.run_file, self.root / "report.html"):
+            file.unlink(missing_ok=True)
 
     def write_checkpoint(self, record: CheckpointRecord) -> None:
         """Record the state of one checkpoint."""

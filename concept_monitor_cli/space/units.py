@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from concept_monitor_cli.functional import neuron_embedding_from_topk
+from concept_monitor_cli.functional import neuron_embedding_from_top
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,15 +50,15 @@ def unit_vectors(table: pd.DataFrame, words: list[str], embeddings: NDArray[np.f
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
     k = int(counts.max(initial=1))
     # Units may have fewer than k concepts (a small concept set, a detector that finds few): the rest of
-    # the row is a score of minus infinity, to which the softmax gives no weight.
-    scores = np.full((len(counts), k), -np.inf, dtype=np.float64)
+    # the row is not a number, and has no weight.
+    scores = np.full((len(counts), k), np.nan)
     chosen = np.zeros((len(counts), k), dtype=np.int64)
     row = np.repeat(np.arange(len(counts)), counts)
     column = np.arange(len(table)) - np.repeat(starts, counts)
     scores[row, column] = table["score"].to_numpy()
     chosen[row, column] = [index[concept] for concept in table["concept"]]
-    vectors = neuron_embedding_from_topk(
-        torch.from_numpy(scores), torch.from_numpy(chosen), torch.from_numpy(embeddings.astype(np.float64))
+    vectors = neuron_embedding_from_top(
+        torch.from_numpy(scores), torch.from_numpy(chosen), torch.from_numpy(embeddings)
     )
     first = table.iloc[starts].reset_index(drop=True)
-    return UnitVectors(first, vectors.to(torch.float32).numpy())
+    return UnitVectors(first, vectors.numpy())

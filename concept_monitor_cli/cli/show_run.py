@@ -1,0 +1,59 @@
+"""A finished run on the terminal: per layer, an epoch a line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from concept_monitor_cli.monitor.summary import LayerSummary
+
+# More lines than this say less: the epochs in between are in the tables.
+_MOST_LINES = 12
+
+
+def run_tables(summaries: Sequence[LayerSummary]) -> list[Any]:
+    """A rich table per layer and detector, 80 columns wide or less."""
+    return [
+        _layer_table(list(group))
+        for _, group in groupby(summaries, key=lambda summary: (summary.layer, summary.detector))
+    ]
+
+
+def _layer_table(epochs: list[LayerSummary]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    first = epochs[0]
+    dead = f", up to {max(e.dead for e in epochs)} dead" if any(e.dead for e in epochs) else ""
+    table = Table(
+        title=Text(f"{first.layer}: {first.units} units{dead} ({first.detector})", style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("epoch", justify="right")
+    table.add_column("interpretable", justify="right")
+    table.add_column("concepts", justify="right")
+    table.add_column("changed", justify="right")
+    table.add_column("most certain (unit concept)", overflow="ellipsis", no_wrap=True, ratio=1)
+    for epoch in _chosen(epochs):
+        if epoch is None:
+            table.add_row("...", "", "", "", "")
+            continue
+        share = f"{epoch.interpretable} ({epoch.interpretable / max(epoch.units, 1):.0%})"
+        best = ", ".join(f"{unit} {concept}" for unit, concept, _ in epoch.best) or "-"
+        changed = "-" if epoch.changed is None else str(epoch.changed)
+        table.add_row(str(epoch.epoch), share, str(epoch.distinct), changed, Text(best))
+    return table
+
+
+def _chosen(epochs: list[LayerSummary]) -> list[LayerSummary | None]:
+    if len(epochs) <= _MOST_LINES:
+        return list(epochs)
+    half = _MOST_LINES // 2
+    return [*epochs[:half], None, *epochs[-half:]]

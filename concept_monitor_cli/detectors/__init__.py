@@ -1,0 +1,21 @@
+"""Detectors: which concept does a unit detect?"""
+
+from concept_monitor_cli.detectors.base import (
+    Detector,
+    Findings,
+    list_detectors,
+    make_detector,
+    register_detector,
+)
+from concept_monitor_cli.detectors.clip_dissect import ClipDissect
+from concept_monitor_cli.detectors.context import Context
+
+__all__ = [
+    "ClipDissect",
+    "Context",
+    "Detector",
+    "Findings",
+    "list_detectors",
+    "make_detector",
+    "register_detector",
+]

@@ -1,0 +1,89 @@
+"""What detectors may look at besides a recording: the same for every checkpoint of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from concept_monitor_cli.concepts import ConceptSet
+from concept_monitor_cli.encoders import Encoder, embed_images, embed_texts
+from concept_monitor_cli.functional.similarity.activations import ConceptActivations
+from concept_monitor_cli.probe import Pixels, ProbeSet
+from concept_monitor_cli.progress import SILENT, Progress
+from concept_monitor_cli.store import Store
+
+
+@dataclass
+class Context:
+    """Probing set, concept set and encoder of a run. Embeddings are made when first asked for.
+
+    Attributes:
+        store: where embeddings and null distributions are kept.
+        probe: the `N` readable probing images.
+        pixels: the same images as the encoder sees them; `None` for an encoder of precomputed embeddings.
+        concepts: the `M` concepts.
+        encoder: the image-text encoder.
+        templates: prompts around each concept.
+        device: where scores are computed.
+        batch_size: images per forward pass of the encoder.
+        seed: of the null distributions.
+        null: `shuffled` or `untrained`.
+        fdr: share of false discoveries allowed.
+        progress: told about long work.
+    """
+
+    store: Store
+    probe: ProbeSet
+    pixels: Pixels | None
+    concepts: ConceptSet
+    encoder: Encoder
+    templates: Sequence[str] = ()
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    batch_size: int = 64
+    seed: int = 0
+    null: str = "shuffled"
+    fdr: float = 0.05
+    progress: Progress = SILENT
+
+    @cached_property
+    def image_embeddings(self) -> Tensor:
+        """`I`: `N x D`, float32, rows of unit length."""
+        images = embed_images(
+            self.store,
+            self.encoder,
+            self.probe if self.pixels is None else self.pixels,
+            batch_size=self.batch_size,
+            progress=self.progress,
+        )
+        return torch.from_numpy(images).to(self.device)
+
+    @cached_property
+    def text_embeddings(self) -> Tensor:
+        """`T`: `M x D`, float32, rows of unit length."""
+        return self.embed_words(self.concepts.concepts)
+
+    def embed_words(self, words: Sequence[str]) -> Tensor:
+        """Text embeddings of any words, `len(words) x D`, float32, rows of unit length."""
+        vectors = embed_texts(
+            self.store, self.encoder, list(words), template=self.templates or None, progress=self.progress
+        )
+        return torch.from_numpy(vectors).to(self.device)
+
+    @cached_property
+    def activations(self) -> ConceptActivations:
+        """`P`, in blocks, with the normaliser of its softmax computed once for all layers and epochs."""
+        return ConceptActivations.from_embeddings(self.image_embeddings, self.text_embeddings)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Content of everything that scores against words depend on, for keys."""
+        return {
+            "images": self.pixels.digest if self.pixels is not None else self.probe.digest,
+            "concepts": self.concepts.digest,
+            "encoder": self.encoder.digest,
+            "templates": "\n".join(self.templates),
+        }

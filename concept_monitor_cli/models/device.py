@@ -1,0 +1,39 @@
+"""Where to compute."""
+
+from __future__ import annotations
+
+import torch
+
+from concept_monitor_cli.errors import InputError
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """The device that `--device` names.
+
+    Args:
+        name: `auto` (CUDA, else Apple's MPS, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`.
+
+    Raises:
+        InputError: no such device on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(
+            f"{name!r} is not a device", where="--device", hint="auto, cpu, cuda, cuda:1 or mps"
+        ) from error
+    available = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }.get(device.type, 0)
+    if (device.index or 0) >= available:
+        found = f"this machine has {available} of them" if available else "this machine has none"
+        raise InputError(
+            f"there is no device {name}: {found}", where="--device", hint="--device auto takes the best"
+        )
+    return device

@@ -1,0 +1,310 @@
+"""The story of a `dissect`, to be read from top to bottom.
+
+For every checkpoint: record what is missing in one forward pass, let every detector conclude, write the
+tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from concept_monitor_cli.checkpoints import Checkpoint, load_checkpoint, weights_digest
+from concept_monitor_cli.detectors import Detector, Findings
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.models.layers import LayerInfo
+from concept_monitor_cli.options import DissectOptions
+from concept_monitor_cli.progress import SILENT, Progress
+from concept_monitor_cli.record import Consumer, record
+from concept_monitor_cli.run import CheckpointRecord, RunFolder, TableRecord
+from concept_monitor_cli.store import Key, atomic_write
+from concept_monitor_cli.study import Architecture, Study, StudyFile
+
+
+@dataclass
+class DissectResult:
+    """What a `dissect` did, or, in a dry run, would do.
+
+    Attributes:
+        out: the run folder.
+        done: names of the checkpoints that are complete.
+        failed: name -> why, of those that are not.
+        forward_passes: checkpoints that a network was run for.
+        forward_seconds: time inside the networks.
+        images: number of probing images.
+    """
+
+    out: Path
+    done: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    forward_passes: int = 0
+    forward_seconds: float = 0.0
+    images: int = 0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One layer of one checkpoint as one detector sees it: the unit of work, and of a table.
+
+    Attributes:
+        layer: the layer.
+        detector: the detector.
+        recording: where the store has what the detector needs of the forward pass.
+        finding: where the store has what the detector concluded.
+    """
+
+    layer: LayerInfo
+    detector: Detector
+    recording: Key
+    finding: Key
+
+
+class UnusableCheckpoint(InputError):
+    """One checkpoint cannot be dissected; the others can."""
+
+
+def dissect(options: DissectOptions, progress: Progress = SILENT) -> DissectResult:
+    """Find the concept of every unit of some layers, at every checkpoint.
+
+    Args:
+        options: what to do.
+        progress: told what happens.
+
+    Returns:
+        What was done; the results themselves are in the run folder.
+
+    Raises:
+        InputError: nothing can be done with this input.
+        CmonError: the work failed. What was finished before is kept, and a rerun continues there.
+    """
+    study = Study(options, progress)
+    run = RunFolder(options.out)
+    result = DissectResult(options.out)
+    architecture: Architecture | None = None
+    errors: list[InputError] = []
+    files = study.files
+    for broken in study.unreadable:
+        progress.warning(f"{broken.name} is left out: {broken.error.what}")
+        result.failed[broken.name] = broken.error.what
+        errors.append(broken.error)
+    if options.overwrite and not options.dry_run:
+        run.clear()
+    try:
+        with progress.task("dissecting", len(files), "checkpoints") as advance:
+            for file in files:
+                try:
+                    architecture = _dissect_checkpoint(study, run, file, result)
+                    result.done.append(file.name)
+                except UnusableCheckpoint as error:
+                    progress.warning(f"{file.name} is left out: {error.what}")
+                    result.failed[file.name] = error.what
+                    errors.append(error)
+                advance(1)
+    finally:
+        # Also on the way out of an error or a signal: what is done should be seen in the run.
+        if architecture is not None and not options.dry_run:
+            run.combine(study.info(architecture))
+    if architecture is None:
+        raise errors[0]
+    result.images = len(study.context.probe)
+    return result
+
+
+def _dissect_checkpoint(study: Study, run: RunFolder, file: StudyFile, result: DissectResult) -> Architecture:
+    """Record, conclude, write."""
+    checkpoint = _load(study, file)
+    architecture = study.architecture(checkpoint.state_dict)
+    pieces = _pieces(study, architecture, checkpoint)
+    missing = _missing(study, pieces)
+    if study.options.dry_run:
+        _announce(study, file, pieces, missing)
+        return architecture
+    run.check_settings(study.settings(architecture))
+    _check_place(run, file, checkpoint)
+    if missing:
+        result.forward_seconds += _record(study, architecture, checkpoint, missing)
+        result.forward_passes += 1
+    for piece in pieces:
+        findings = _conclude(study, run, file, architecture, piece)
+        record_of = TableRecord(
+            checkpoint=file.name,
+            epoch=file.epoch,
+            layer=piece.layer.name,
+            detector=piece.detector.name,
+            finding=piece.finding.digest,
+            units=piece.layer.units,
+            notes=findings.notes,
+            calibration=dict(findings.calibration),
+        )
+        rows = findings.rows(
+            epoch=file.epoch, checkpoint=file.name, layer=piece.layer.name, detector=piece.detector.name
+        )
+        run.write_table(file.folder, record_of, rows)
+        for note in findings.notes:
+            study.notice(note)
+    run.write_checkpoint(
+        CheckpointRecord(
+            name=file.name,
+            path=str(file.path.resolve()),
+            epoch=file.epoch,
+            folder=file.folder,
+            status="done",
+            weights=weights_digest(checkpoint.state_dict),
+            model=architecture.source.label,
+        )
+    )
+    return architecture
+
+
+def _load(study: Study, file: StudyFile) -> Checkpoint:
+    try:
+        checkpoint = load_checkpoint(file.path, trust_pickle=study.options.trust_pickle)
+        checkpoint.require_finite()
+    except InputError as error:
+        raise UnusableCheckpoint(error.what, where=error.where, hint=error.hint) from error
+    return checkpoint
+
+
+def _pieces(study: Study, architecture: Architecture, checkpoint: Checkpoint) -> list[Piece]:
+    """Every layer with every detector, with the keys under which the store may have it already."""
+    pieces = []
+    source, preprocessing = architecture.source, architecture.preprocessing
+    for layer in architecture.layers:
+        seen: dict[str, Any] = {
+            "network": source.identity(),
+            "weights": architecture.weights_digest(checkpoint.state_dict, layer.name),
+            "layer": layer.name,
+            "pixels": architecture.pixels.digest,
+            "mean": list(preprocessing.mean),
+            "std": list(preprocessing.std),
+            "pooling": study.options.pooling,
+            "precision": study.options.precision,
+        }
+        for detector in study.detectors:
+            recording = study.store.key(detector.recording.kind, **seen, **detector.recording.settings())
+            finding = study.store.key(
+                "findings",
+                recording=recording.digest,
+                detector=detector.name,
+                settings=detector.settings(),
+                null=study.options.null,
+                fdr=study.options.fdr,
+                seed=study.options.seed,
+                **detector.depends_on(study.context),
+            )
+            pieces.append(Piece(layer, detector, recording, finding))
+    return pieces
+
+
+def _missing(study: Study, pieces: Sequence[Piece]) -> list[Piece]:
+    """The pieces whose recording is needed and is not there; one of those that share a recording."""
+    needed = {
+        piece.recording.digest: piece
+        for piece in pieces
+        if study.options.save_scores or not study.has(piece.finding)
+    }
+    return [piece for piece in needed.values() if not study.has(piece.recording)]
+
+
+def _record(
+    study: Study, architecture: Architecture, checkpoint: Checkpoint, missing: Sequence[Piece]
+) -> float:
+    """One forward pass for everything that is missing. Returns the seconds inside the network."""
+    model = architecture.source.build(study.device)
+    try:
+        architecture.source.load(model, checkpoint.state_dict)
+    except InputError as error:
+        raise UnusableCheckpoint(error.what, where=error.where, hint=error.hint) from error
+    with ExitStack() as stack:
+        consumers: list[Consumer] = []
+        completions: list[Callable[[], None]] = []
+        for piece in missing:
+            listening, complete = piece.detector.recording.begin(
+                stack, study.store, piece.recording, piece.layer.name
+            )
+            consumers.extend(listening)
+            completions.append(complete)
+        info = record(
+            model,
+            architecture.pixels,
+            architecture.preprocessing,
+            consumers,
+            layers=[piece.layer.name for piece in missing],
+            pooling=study.options.pooling,
+            device=study.device,
+            precision=study.options.precision,
+            batch_size=study.options.batch_size,
+            compile=study.options.compile,
+            progress=study.progress,
+        )
+        for complete in completions:
+            complete()
+    for assumption in info.assumptions:
+        study.notice(assumption)
+    for layer, count in info.non_finite.items():
+        if count:
+            study.progress.warning(f"{layer}: {count} activations are infinite or not a number")
+    return info.seconds_forward
+
+
+def _conclude(
+    study: Study, run: RunFolder, file: StudyFile, architecture: Architecture, piece: Piece
+) -> Findings:
+    """What the detector says: from the store where it was said before."""
+    known = None if study.options.save_scores else study.store.get(piece.finding)
+    if known is not None:
+        with known:
+            return Findings.load(known)
+    with study.recorded(piece.recording) as entry:
+        findings = piece.detector.find(entry, study.context, matrix=study.options.save_scores)
+    with study.store.get_or_make(piece.finding, findings.save):
+        pass
+    if findings.matrix is not None:
+        path = run.scores_path(file.folder, piece.layer.name, piece.detector.name)
+        write_scores(path, findings.matrix, study.context.concepts.concepts)
+    return findings
+
+
+def _announce(study: Study, file: StudyFile, pieces: Sequence[Piece], missing: Sequence[Piece]) -> None:
+    """What a dry run says of one checkpoint."""
+    images = len(study.context.probe)
+    if missing:
+        layers = ", ".join(dict.fromkeys(piece.layer.name for piece in missing))
+        size = sum(4 * images * piece.layer.units for piece in missing)
+        what = f"a forward pass over {images} images for {layers}; about {size / 2**20:.1f} MiB to keep"
+    else:
+        known = sum(study.has(piece.finding) for piece in pieces)
+        what = f"no forward pass; {known} of {len(pieces)} tables known"
+    study.progress.notice(f"{file.name} (epoch {file.epoch}): {what}")
+
+
+def _check_place(run: RunFolder, file: StudyFile, checkpoint: Checkpoint) -> None:
+    """Refuse to mix two trainings in one run.
+
+    Raises:
+        InputError: the run has another training's checkpoint at this epoch.
+    """
+    before = run.checkpoint_in(file.folder)
+    path = str(file.path.resolve())
+    if before is None or before.path == path or before.weights == weights_digest(checkpoint.state_dict):
+        return
+    raise InputError(
+        f"the run has another checkpoint for epoch {file.epoch}: {before.path}",
+        where=path,
+        hint="write to another folder with --out, or start the run anew with --overwrite",
+    )
+
+
+def write_scores(path: Path, scores: NDArray[np.float32], concepts: Sequence[str]) -> None:
+    """Write `scores` (units x concepts) and `concepts` as an HDF5 file, whole or not at all."""
+    import h5py
+
+    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
+        file["scores"] = scores
+        file.create_dataset("concepts", data=list(concepts), dtype=h5py.string_dtype())

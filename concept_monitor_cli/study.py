@@ -1,0 +1,403 @@
+"""A study: what `dissect` works with, opened from its options.
+
+Everything here is the same for all checkpoints of one architecture, and is opened once.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from concept_monitor_cli import __version__
+from concept_monitor_cli.checkpoints import (
+    Dated,
+    find_checkpoints,
+    load_checkpoint,
+    order_by_epoch,
+    weights_digest,
+)
+from concept_monitor_cli.concepts import ConceptSet, load_concepts
+from concept_monitor_cli.detectors import Context, Detector, make_detector
+from concept_monitor_cli.encoders import Encoder, load_encoder
+from concept_monitor_cli.errors import CmonError, InputError
+from concept_monitor_cli.models.build import ModelSource, resolve_model
+from concept_monitor_cli.models.dependencies import weights_of_layers
+from concept_monitor_cli.models.device import resolve_device
+from concept_monitor_cli.models.layers import LayerInfo, describe_layers, resolve_layers
+from concept_monitor_cli.models.preprocess import target_preprocessing
+from concept_monitor_cli.options import DissectOptions
+from concept_monitor_cli.probe import Geometry, Pixels, Preprocessing, ProbeSet, decode_probe, load_probe
+from concept_monitor_cli.progress import Progress
+from concept_monitor_cli.store import Entry, Key, Store
+
+BUILTIN = "builtin"
+DEFAULT_ENCODER = "ViT-B-16/openai"
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that looked like a checkpoint and could not be opened.
+
+    Attributes:
+        name: as a checkpoint's.
+        error: why.
+    """
+
+    name: str
+    error: InputError
+
+
+@dataclass(frozen=True)
+class StudyFile:
+    """A checkpoint and its place in the run.
+
+    Attributes:
+        name: as in the tables.
+        path: where it lies.
+        epoch: from the file, else from its name, else its place in the order.
+        folder: its folder's name under `tables/`.
+    """
+
+    name: str
+    path: Path
+    epoch: int
+    folder: str
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network without its weights, and what follows from it.
+
+    Attributes:
+        source: how to build it.
+        layers: the layers to dissect.
+        weights: for each layer, the names of the weights that its output depends on.
+        preprocessing: how it wants its images.
+        pixels: the probing images in that geometry.
+        skeleton: the network on the meta device.
+    """
+
+    source: ModelSource
+    layers: tuple[LayerInfo, ...]
+    weights: Mapping[str, frozenset[str]]
+    preprocessing: Preprocessing
+    pixels: Pixels
+    skeleton: nn.Module
+
+    def weights_digest(self, state_dict: Mapping[str, torch.Tensor], layer: str) -> str:
+        """Content of the weights that a layer's output depends on: a new head leaves it as it was."""
+        named = self.source.align(state_dict, self.skeleton)
+        return weights_digest(named, self.weights[layer] & named.keys())
+
+
+@dataclass
+class Study:
+    """The inputs of a `dissect`, opened.
+
+    Args:
+        options: what was asked for.
+        progress: told what was assumed.
+    """
+
+    options: DissectOptions
+    progress: Progress
+    notices: list[str] = field(default_factory=list)
+    unreadable: list[Unreadable] = field(default_factory=list)
+    _architectures: dict[tuple[Any, ...], Architecture] = field(default_factory=dict)
+
+    def notice(self, message: str) -> None:
+        """Tell the user, and keep it for `run.json`. Once is enough."""
+        if message not in self.notices:
+            self.notices.append(message)
+            self.progress.notice(message)
+
+    @cached_property
+    def files(self) -> list[StudyFile]:
+        """The checkpoints of this process, by epoch. Opens each for its epoch, without reading the weights.
+
+        Raises:
+            InputError: there are none, or none of the epochs asked for.
+        """
+        options = self.options
+        found = find_checkpoints(*options.checkpoints, progress=self.progress)
+        dated, unreadable = [], []
+        for file in found:
+            try:
+                opened = load_checkpoint(file.path, trust_pickle=options.trust_pickle, lazy=True)
+                dated.append(Dated.of(file, opened))
+            except InputError as error:
+                if len(found) == 1:
+                    raise
+                unreadable.append(Unreadable(file.name, error))
+        self.unreadable = unreadable
+        if not dated:
+            raise unreadable[0].error
+        order = order_by_epoch(dated)
+        for note in order.notes:
+            self.notice(note)
+        for left in order.left_out:
+            self.notice(f"{left.file.name} is left out: it {left.reason}")
+        epochs = {item.epoch for item in order.kept if item.epoch is not None}
+        chosen = epochs if options.epochs is None else set(options.epochs.select(epochs))
+        files = [
+            StudyFile(item.file.name, item.file.path, item.epoch, f"epoch_{item.epoch:04d}")
+            for item in order.kept
+            if item.epoch is not None and item.epoch in chosen
+        ]
+        # Every second one to each of two processes: neighbours in time cost the same, so shares are even.
+        shard = options.shard
+        return files if shard is None else files[shard.index - 1 :: shard.count]
+
+    @cached_property
+    def store(self) -> Store:
+        """The cache."""
+        return Store(self.options.cache, progress=self.progress)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where networks run."""
+        return resolve_device(self.options.device)
+
+    @cached_property
+    def detectors(self) -> list[Detector]:
+        """The detectors asked for."""
+        return [make_detector(name, self.options) for name in self.options.detectors]
+
+    @cached_property
+    def listed_probe(self) -> ProbeSet:
+        """The probing set as it lies on the disk, before its images were tried."""
+        options = self.options
+        if options.probe is None:
+            self.notice(
+                "no --probe given: using the built-in renderings, their concepts and a small encoder that "
+                "knows nothing else. Good for trying the tool; for your own networks add --probe FOLDER"
+            )
+        return load_probe(
+            options.probe or BUILTIN, limit=options.probe_limit, seed=options.seed, progress=self.progress
+        )
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The image-text encoder; its network is built only when something must be embedded."""
+        options = self.options
+        default = BUILTIN if (options.probe or BUILTIN) == BUILTIN else DEFAULT_ENCODER
+        return load_encoder(
+            options.encoder or default,
+            weights=options.encoder_weights,
+            config=options.encoder_config,
+            device=self.device,
+            precision=options.precision,
+            progress=self.progress,
+        )
+
+    @cached_property
+    def concepts(self) -> ConceptSet:
+        """The concept set."""
+        own = self.listed_probe.concepts
+        spec = self.options.concepts
+        if spec is None:
+            builtin = self.options.probe in (None, BUILTIN)
+            spec = BUILTIN if builtin else "broden" if own is not None else "common"
+        concepts = load_concepts(spec, probe_concepts=own)
+        for note in concepts.notes:
+            self.notice(note)
+        return concepts
+
+    def has(self, key: Key) -> bool:
+        """Whether the store has a sound entry."""
+        entry = self.store.get(key)
+        if entry is None:
+            return False
+        entry.close()
+        return True
+
+    def recorded(self, key: Key) -> Entry:
+        """A recording that must be there by now.
+
+        Raises:
+            CmonError: it was removed meanwhile.
+        """
+        entry = self.store.get(key)
+        if entry is None:
+            raise CmonError(
+                "what was just recorded is gone from the cache",
+                where=self.store.path(key),
+                hint="run the command again, without pruning the cache at the same time",
+            )
+        return entry
+
+    # -- what depends on the architecture --------------------------------------------------------
+
+    def architecture(self, state_dict: Mapping[str, torch.Tensor]) -> Architecture:
+        """The network that a state dict belongs to. Checkpoints of one architecture share the answer.
+
+        Raises:
+            InputError: no known architecture fits, or a layer does not exist in it.
+        """
+        shapes = tuple((name, tuple(value.shape)) for name, value in sorted(state_dict.items()))
+        if shapes not in self._architectures:
+            self._architectures[shapes] = self._recognise(state_dict)
+        return self._architectures[shapes]
+
+    def _recognise(self, state_dict: Mapping[str, torch.Tensor]) -> Architecture:
+        options = self.options
+        source = resolve_model(options.model, state_dict)
+        self.notice(source.describe())
+        wanted = target_preprocessing(
+            source,
+            input_size=options.input_size,
+            crop=options.crop,
+            mean=options.mean,
+            std=options.std,
+            interpolation=options.interpolation,
+        )
+        if self.listed_probe.has_masks and not wanted.geometry.whole_frame:
+            # Masks cover the whole frame: a crop would put them out of line with the activations.
+            frame = Geometry(wanted.geometry.size, mode="squash", interpolation=wanted.geometry.interpolation)
+            wanted = Preprocessing(
+                frame,
+                wanted.mean,
+                wanted.std,
+                f"{wanted.source}; the whole frame is shown, so that masks line up",
+            )
+        mean, std = _triple(wanted.mean), _triple(wanted.std)
+        self.notice(f"input: {wanted.geometry}, mean {mean}, std {std} - {wanted.source}")
+        model = source.build(device="meta")
+        size = wanted.geometry.size
+        names = resolve_layers(model, options.layers)
+        layers = describe_layers(model, names, size)
+        weights = {name: weights_of_layers(model, [name], size) for name in names}
+        for name, needed in weights.items():
+            lacking = [key for key in needed if key.rpartition(".")[0] in source.untrained]
+            if lacking:
+                raise InputError(
+                    f"the checkpoint has no weights for {lacking[0]}, which {name} depends on",
+                    where=f"--layer {name}",
+                    hint="choose a layer before it",
+                )
+        return Architecture(
+            source=source,
+            layers=tuple(layers),
+            weights=weights,
+            preprocessing=wanted,
+            pixels=self._decode(wanted.geometry),
+            skeleton=model,
+        )
+
+    def _decode(self, geometry: Geometry) -> Pixels:
+        """The probing images for a network; for the encoder too, so that each file is decoded once."""
+        geometries = [geometry]
+        if self.encoder.preprocessing is not None:
+            geometries.append(self.encoder.preprocessing.geometry)
+        probe, pixels = decode_probe(
+            self.store, self.listed_probe, geometries, workers=self.options.workers, progress=self.progress
+        )
+        if "context" not in self.__dict__:
+            self.__dict__["context"] = self._context(probe, pixels[1] if len(pixels) > 1 else None)
+        return pixels[0]
+
+    @cached_property
+    def context(self) -> Context:
+        """What detectors look at. It exists once the probing images are decoded."""
+        raise RuntimeError("the probing images are decoded with the first architecture")
+
+    def _context(self, probe: ProbeSet, pixels: Pixels | None) -> Context:
+        options = self.options
+        context = Context(
+            store=self.store,
+            probe=probe,
+            pixels=pixels,
+            concepts=self.concepts,
+            encoder=self.encoder,
+            templates=options.templates,
+            device=self.device,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            null=options.null,
+            fdr=options.fdr,
+            progress=self.progress,
+        )
+        for detector in self.detectors:
+            detector.check(context)
+        return context
+
+    # -- what run.json says ----------------------------------------------------------------------
+
+    def settings(self, architecture: Architecture) -> dict[str, Any]:
+        """What all tables of a run must share, so that they can be compared."""
+        return {
+            "probe": self.context.probe.digest,
+            "concepts": self.concepts.digest,
+            "encoder": self.encoder.digest,
+            "templates": list(self.options.templates),
+            "input": {
+                key: value for key, value in architecture.preprocessing.to_json().items() if key != "source"
+            },
+            "pooling": self.options.pooling,
+            "precision": self.options.precision,
+            "seed": self.options.seed,
+            "detectors": {detector.name: detector.settings() for detector in self.detectors},
+        }
+
+    def info(self, architecture: Architecture) -> dict[str, Any]:
+        """The content of `run.json`, except for what the tables know."""
+        probe = self.context.probe
+        return {
+            "cmon": __version__,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "versions": _versions(),
+            "options": self.options.as_dict(),
+            "option_sources": dict(self.options.sources),
+            "settings": self.settings(architecture),
+            "probe": {
+                "name": probe.name,
+                "spec": self.options.probe or BUILTIN,
+                "images": len(probe),
+                "digest": probe.digest,
+                "skipped": [{"image": item.id, "reason": item.reason} for item in probe.skipped],
+            },
+            "concepts": {
+                "name": self.concepts.name,
+                "count": len(self.concepts),
+                "digest": self.concepts.digest,
+            },
+            "encoder": {
+                "name": self.encoder.name,
+                "digest": self.encoder.digest,
+                "spec": self.options.encoder or self.encoder.name,
+                "weights": _absolute(self.options.encoder_weights),
+                "config": _absolute(self.options.encoder_config),
+                "precision": self.options.precision,
+                "templates": list(self.options.templates),
+            },
+            "model": {
+                "name": architecture.source.name,
+                "library": architecture.source.library,
+                "alternatives": list(architecture.source.alternatives),
+                "preprocessing": architecture.preprocessing.to_json(),
+            },
+            "notices": self.notices,
+        }
+
+
+def _triple(values: tuple[float, float, float]) -> str:
+    return " ".join(f"{value:.3g}" for value in values)
+
+
+def _absolute(path: Any) -> str | None:
+    return None if path is None else str(path.resolve())
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    libraries = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "h5py", "umap-learn")
+    return {"python": platform.python_version(), **{name: version(name) for name in libraries}}

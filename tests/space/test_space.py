@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.space import concept_words, parse_anchors, project, unit_vectors
+
+
+def test_anchors_from_words_and_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "anchors.txt"
+    file.write_text("﻿field\n\n  stained   glass \nfield\n", encoding="utf-8")
+    assert parse_anchors(["windmill", str(file), "windmill"]) == ("windmill", "field", "stained glass")
+
+
+@pytest.mark.parametrize("values", [[], [""], [" ", ""]])
+def test_no_anchor_left_is_an_error(values: list[str]) -> None:
+    with pytest.raises(InputError, match="empty"):
+        parse_anchors(values)
+
+
+def test_missing_anchor_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.txt"):
+        parse_anchors([str(tmp_path / "nowhere.txt")])
+
+
+def table(rows: list[tuple[int, int, str, float, str]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=["unit", "rank", "concept", "score", "state"])
+    return frame.assign(
+        epoch=3, checkpoint="c", layer="l", detector="d", category="", p_value=0.1, interpretable=True
+    )
+
+
+def test_unit_vectors_equal_eq_1_by_hand() -> None:
+    words = ["a", "b", "c"]
+    embeddings = np.eye(3, dtype=np.float32)
+    rows = [
+        (0, 1, "b", 1.0, "live"),
+        (0, 2, "a", 0.0, "live"),
+        (1, 1, "c", 5.0, "live"),  # fewer concepts than the others
+        (2, 1, "", float("nan"), "dead"),
+        (3, 2, "b", 2.0, "live"),  # rows in any order
+        (3, 1, "c", 2.0, "live"),
+    ]
+    placed = unit_vectors(table(rows), words, embeddings)
+    e = np.exp(1.0)
+    expected = [[1 / (1 + e), e / (1 + e), 0], [0, 0, 1], [0, 0.5, 0.5]]
+    np.testing.assert_allclose(placed.vectors, expected, atol=1e-6)
+    assert placed.units["unit"].tolist() == [0, 1, 3]
+    assert placed.units["concept"].tolist() == ["b", "c", "c"]
+    assert concept_words(table(rows)) == words
+
+
+def test_pca_finds_the_axes_of_variance_and_repeats() -> None:
+    rng = np.random.default_rng(0)
+    plane = np.linalg.qr(rng.normal(size=(6, 2)))[0].T
+    flat = rng.normal(size=(40, 2)) * [5.0, 1.0]
+    points = (flat @ plane).astype(np.float32)
+    projected = project(points, method="pca")
+    # Distances in the plane are kept.
+    expected = np.linalg.norm(flat[:, None] - flat[None], axis=-1)
+    np.testing.assert_allclose(
+        np.linalg.norm(projected[:, None] - projected[None], axis=-1), expected, atol=1e-4
+    )
+    np.testing.assert_array_equal(projected, project(points, method="pca"))
+    assert projected[:, 0].var() > projected[:, 1].var()
+
+
+def test_few_points_fall_back_to_pca_and_say_so() -> None:
+    said: list[str] = []
+
+    class Listener:
+        def notice(self, message: str) -> None:
+            said.append(message)
+
+    points = np.eye(4, dtype=np.float32)
+    projected = project(points, progress=Listener())  # type: ignore[arg-type]
+    assert projected.shape == (4, 2)
+    assert said
+    assert "PCA" in said[0]
+    np.testing.assert_array_equal(projected, project(points, method="pca"))
+
+
+def test_unknown_method() -> None:
+    with pytest.raises(InputError, match="tsne"):
+        project(np.eye(3, dtype=np.float32), method="tsne")
+
+
+_UMAP = """
+import numpy as np, sys
+from concept_monitor_cli.space import project
+rng = np.random.default_rng(0)
+points = np.concatenate([rng.normal(size=(30, 8)) * 0.1 + c for c in np.eye(8)[:3] * 3]).astype(np.float32)
+sys.stdout.buffer.write(project(points, seed=1).tobytes())
+"""
+
+
+def test_umap_gives_the_same_picture_in_every_process_and_separates_clusters() -> None:
+    runs = [
+        subprocess.run([sys.executable, "-c", _UMAP], check=True, capture_output=True).stdout
+        for _ in range(2)
+    ]
+    assert runs[0] == runs[1]
+    points = np.frombuffer(runs[0], dtype=np.float32).reshape(3, 30, 2)
+    centres = points.mean(axis=1)
+    within = np.linalg.norm(points - centres[:, None], axis=-1).max()
+    between = min(np.linalg.norm(centres[i] - centres[j]) for i in range(3) for j in range(i))
+    assert between > within
