@@ -1,0 +1,25 @@
+"""Checkpoints on disk: found, put in order, loaded without running code, and recognised."""
+
+from concept_monitor_cli.checkpoints.digest import weights_digest
+from concept_monitor_cli.checkpoints.find import EXTENSIONS, CheckpointFile, find_checkpoints
+from concept_monitor_cli.checkpoints.load import Checkpoint, load_checkpoint
+from concept_monitor_cli.checkpoints.order import Dated, LeftOut, Order, order_by_epoch
+from concept_monitor_cli.checkpoints.prefixes import strip_prefixes
+from concept_monitor_cli.checkpoints.recognition import Recognition, UnrecognisedError, recognise
+
+__all__ = [
+    "EXTENSIONS",
+    "Checkpoint",
+    "CheckpointFile",
+    "Dated",
+    "LeftOut",
+    "Order",
+    "Recognition",
+    "UnrecognisedError",
+    "find_checkpoints",
+    "load_checkpoint",
+    "order_by_epoch",
+    "recognise",
+    "strip_prefixes",
+    "weights_digest",
+]

@@ -1,0 +1,1 @@
+"""Networks: built from what a checkpoint says, with their preprocessing, layers and taps."""
