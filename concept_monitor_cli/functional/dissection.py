@@ -6,7 +6,7 @@ The steps are functions of their own, in the order in which they are used:
 2. `unit_masks`: where the upsampled map exceeds it, kept as runs of pixels (`UnitMasks`);
 3. `iou_counts`: integer counts of a batch of images, which add up over batches and shards (`IoUCounts`,
    `IoUCounter`), and `iou`, which reads them under one of three normalisers;
-4. `shuffled_best_iou`: the same score when masks and images do not belong together, for calibration.
+4. `shuffled_iou`: the same score when masks and images do not belong together, for calibration.
 
 **Why runs.** A unit's mask is a few blobs, and a unit is silent on most images. Kept as the start and the
 stop of each run of pixels in reading order, the masks of a layer take a few dozen bytes per unit and image,
@@ -18,14 +18,13 @@ product.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
@@ -46,14 +45,13 @@ IntArray = NDArray[np.int64]
 
 
 def to_half(maps: torch.Tensor) -> torch.Tensor:
-    """Activations at the resolution in which they are compared: fp16, saturating at ±65,504 instead of at
-    infinity.
-
-    Raises:
-        ValueError: an activation is not a number.
-    """
+    """Activations as they are compared: fp16, saturating at ±65,504 instead of at infinity."""
     limit = torch.finfo(torch.float16).max
-    half = maps.clamp(-limit, limit).to(torch.float16)
+    return maps.clamp(-limit, limit).to(torch.float16)
+
+
+def _numbers(maps: torch.Tensor) -> torch.Tensor:
+    half = to_half(maps)
     if bool(torch.isnan(half).any()):
         raise ValueError("activations contain NaN")
     return half
@@ -81,7 +79,7 @@ def activation_histogram(maps: torch.Tensor) -> torch.Tensor:
         (C, 65536) int64: column j counts the value `half_of_rank(j - 32768)`, so columns ascend with the
         value.
     """
-    rank = half_rank(to_half(maps)).movedim(1, 0).flatten(1).to(torch.int64)
+    rank = half_rank(_numbers(maps)).movedim(1, 0).flatten(1).to(torch.int64)
     units = rank.shape[0]
     offset = torch.arange(units, device=rank.device)[:, None] * HALF_PATTERNS + HALF_PATTERNS // 2
     counts = torch.bincount((rank + offset).flatten(), minlength=units * HALF_PATTERNS)
@@ -107,7 +105,7 @@ def activation_threshold(source: torch.Tensor, fraction: float = QUANTILE) -> to
     if not 0 < fraction < 1:
         raise ValueError(f"the fraction must lie between 0 and 1, not at {fraction}")
     if source.ndim == 4:
-        ranks = half_rank(to_half(source)).movedim(1, 0).cpu().numpy()
+        ranks = half_rank(_numbers(source)).movedim(1, 0).cpu().numpy()
         positions = ranks[0].size
         if positions == 0:
             raise ValueError("no positions to take a threshold from")
@@ -199,12 +197,19 @@ class UnitMasks:
     def from_dense(masks: NDArray[np.bool_]) -> UnitMasks:
         """The same from booleans (n_images, n_units, height, width)."""
         n_images, n_units, height, width = masks.shape
-        pair = masks.reshape(n_images, n_units, -1).any(axis=2)
-        image, unit = np.nonzero(pair)
-        flat = torch.from_numpy(masks.reshape(n_images, n_units, -1)[pair])
-        offsets, edges = _runs(flat)
+        pixels = height * width
+        flat = masks.reshape(n_images, n_units, pixels)
+        image, unit = np.nonzero(flat.any(axis=2))
+        pair, pixel = np.nonzero(flat[image, unit])
+        counts, edges = _runs(pair * (pixels + 1) + pixel, len(image), pixels)
         return UnitMasks(
-            n_images, n_units, (height, width), image.astype(np.int32), unit.astype(np.int32), offsets, edges
+            n_images=n_images,
+            n_units=n_units,
+            size=(height, width),
+            image=image.astype(np.int32),
+            unit=unit.astype(np.int32),
+            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            edges=edges,
         )
 
     @staticmethod
@@ -237,42 +242,34 @@ class UnitMasks:
         )
 
 
-def upsample(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Bilinear upsampling of (n, h, w) maps to (n, *size) float32, as the masks are cut from.
-
-    `align_corners=False`: a map's value stands in the middle of its square of the image, as a mask's pixel
-    does, which keeps the two grids aligned at any ratio. (`True` would stretch the map so that its outer
-    *centres* lie on the image's edge, and shift every mask outwards.)
-
-    Interpolated in float64 and rounded to float32 at the end: a plateau of equal values stays exactly at that
-    value. In float32 the weights of a plateau at the threshold can add up to `T + ulp`, which is above it.
-    """
-    device = maps.device
-    if device.type == "mps":  # has no float64
-        maps = maps.cpu()
-    return F.interpolate(maps[:, None].to(torch.float64), size=size, mode="bilinear", align_corners=False)[
-        :, 0
-    ].to(device=device, dtype=torch.float32)
-
-
 def unit_masks(
-    maps: torch.Tensor, thresholds: torch.Tensor, size: tuple[int, int], *, block: int = 256
+    maps: torch.Tensor, thresholds: torch.Tensor, size: tuple[int, int], *, block: int = 1024
 ) -> UnitMasks:
-    """Where each unit's upsampled map lies strictly above the unit's threshold.
+    """Where each unit's map, upsampled bilinearly to `size`, lies strictly above the unit's threshold.
 
-    Maps are compared at fp16 resolution, like the thresholds, so that stored fp16 maps and maps fresh from
-    the network give the same masks. A pair whose map nowhere exceeds the threshold is skipped: interpolation
-    is a weighted mean and cannot exceed the map's maximum. The result does not depend on what else is in the
-    batch.
+    As `F.interpolate(mode="bilinear", align_corners=False)`: a map's value stands in the middle of its square
+    of the image, as a mask's pixel does, which keeps the two grids aligned at any ratio.
+    (`align_corners=True` would stretch the map so that its outer *centres* lie on the image's edge, and shift
+    every mask outwards.)
+
+    Interpolation is a weighted mean, so nothing above the threshold lies between values that are not. Pairs
+    whose map nowhere exceeds it are skipped, and so is each stretch between two columns of a map that are
+    both at or below it in that row of the mask: only the neighbourhood of what fires is computed.
+
+    It is computed in float64 and rounded to float32 before it is compared: a plateau of equal values stays
+    exactly at that value, where in float32 its weights can add up to `T + ulp`, which is above `T`. Maps are
+    compared at fp16 resolution, like the thresholds, so that stored fp16 maps and maps fresh from the network
+    give the same masks. The result does not depend on what else is in the batch. A map that holds NaN and a
+    unit whose threshold is not a finite number fire nowhere.
 
     Args:
         maps: (B, C, h, w), any float dtype, any device.
         thresholds: (C,) as from `activation_threshold`.
         size: (height, width) of the label masks.
-        block: pairs upsampled at a time, which bounds memory (a pair takes about 13 bytes per mask pixel).
+        block: pairs computed at a time, which bounds memory.
 
     Raises:
-        ValueError: shapes that do not fit, or NaN.
+        ValueError: shapes that do not fit.
     """
     if maps.ndim != 4 or thresholds.shape != maps.shape[1:2]:
         raise ValueError(
@@ -281,40 +278,74 @@ def unit_masks(
         )
     half = to_half(maps)
     thresholds = thresholds.to(device=maps.device, dtype=torch.float32)
-    pairs = (half.flatten(2).amax(dim=2) > thresholds).nonzero()
-    kept: list[NDArray[np.bool_]] = []
-    offsets: list[IntArray] = [np.zeros(1, dtype=np.int64)]
-    edges: list[NDArray[Any]] = []
+    # (amax passes NaN on, and NaN is not above anything.)
+    pairs = ((half.flatten(2).amax(dim=2) > thresholds) & thresholds.isfinite()).nonzero()
+    pixels = size[0] * size[1]
+    counts, edges = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=_edge_dtype(pixels))]
     for chunk in torch.split(pairs, block):
         image, unit = chunk.T
-        masks = (upsample(half[image, unit], size) > thresholds[unit][:, None, None]).flatten(1)
-        chunk_offsets, chunk_edges = _runs(masks)
-        # A peak of a map can lie between mask pixels where a map is finer than the masks: no pixel, no pair.
-        fires = np.diff(chunk_offsets) > 0
-        kept.append(fires)
-        offsets.append(chunk_offsets[1:][fires] + offsets[-1][-1])
+        fires = _above(half[image, unit], thresholds[unit], size).cpu().numpy()
+        chunk_counts, chunk_edges = _runs(fires, len(chunk), pixels)
+        counts.append(chunk_counts)
         edges.append(chunk_edges)
-    pair = pairs.cpu().numpy().astype(np.int32)
-    pair = pair[np.concatenate(kept)] if kept else pair
+    edge_counts = np.concatenate(counts)
+    # A peak of a map can lie between mask pixels where a map is finer than the masks: no pixel, no pair.
+    pair = pairs.cpu().numpy().astype(np.int32)[edge_counts > 0]
     return UnitMasks(
         n_images=maps.shape[0],
         n_units=maps.shape[1],
         size=size,
         image=np.ascontiguousarray(pair[:, 0]),
         unit=np.ascontiguousarray(pair[:, 1]),
-        offsets=np.concatenate(offsets),
-        edges=np.concatenate(edges) if edges else np.empty(0, dtype=_edge_dtype(size[0] * size[1])),
+        offsets=np.concatenate([[0], np.cumsum(edge_counts[edge_counts > 0])]).astype(np.int64),
+        edges=np.concatenate(edges),
     )
 
 
-def _runs(masks: torch.Tensor) -> tuple[IntArray, NDArray[Any]]:
-    """Boolean (n, P) to offsets (n + 1,) and edges: the places where a row changes, in order."""
-    n, pixels = masks.shape
-    # A False pixel before and after every row closes its runs.
-    changes = (F.pad(masks, (1, 0)) ^ F.pad(masks, (0, 1))).cpu().numpy()
-    rows, edges = np.divmod(np.flatnonzero(changes), pixels + 1)
-    offsets = np.searchsorted(rows, np.arange(n + 1)).astype(np.int64)
-    return offsets, edges.astype(_edge_dtype(pixels))
+def _above(half: torch.Tensor, thresholds: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Pixels of upsampled maps (n, h, w) above thresholds (n,): ascending `map * (height * width + 1) +
+    pixel`."""
+    device = half.device
+    compute = torch.device("cpu") if device.type == "mps" else device  # MPS has no float64
+    maps, limits = half.to(compute, torch.float64), thresholds.to(compute)
+    top, bottom, down = (each.to(compute) for each in _places(maps.shape[1], size[0]))
+    left, _, across = (each.to(compute) for each in _places(maps.shape[2], size[1]))
+    rows = maps[:, top] * (1 - down)[:, None] + maps[:, bottom] * down[:, None]  # (n, height, w)
+    # A stretch: the mask's columns from one column of the map to the next. Both ends decide whether it is
+    # needed.
+    ends = torch.cat([rows[:, :, 1:], rows[:, :, -1:]], dim=2)
+    needed = torch.maximum(rows, ends) > limits[:, None, None]
+    stretch = torch.arange(maps.shape[2], device=compute)
+    first, stop = torch.searchsorted(left, stretch), torch.searchsorted(left, stretch, right=True)
+    found, row, place = needed.nonzero(as_tuple=True)
+    steps = torch.arange(int((stop - first).max()), device=compute)
+    column = first[place][:, None] + steps
+    inside = column < stop[place][:, None]
+    u = across[column.clamp(max=size[1] - 1)]
+    start, end = rows[found, row, place][:, None], ends[found, row, place][:, None]
+    above = ((start * (1 - u) + end * u).to(torch.float32) > limits[found][:, None]) & inside
+    return ((found * (size[0] * size[1] + 1) + row * size[1])[:, None] + column)[above]
+
+
+def _places(n: int, out: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """For each of `out` places along an axis of `n` values: the values before and after, and the latter's
+    weight."""
+    # Twice the numerator of (i + 1/2) n / out - 1/2 over 2 out, in integers: exact.
+    numerator = ((2 * torch.arange(out) + 1) * n - out).clamp(min=0)
+    before = (numerator // (2 * out)).clamp(max=n - 1)
+    weight = (numerator - before * 2 * out).to(torch.float64) / (2 * out)
+    return before, (before + 1).clamp(max=n - 1), weight
+
+
+def _runs(fires: IntArray, n: int, pixels: int) -> tuple[IntArray, NDArray[Any]]:
+    """Runs of the pixels `mask * (pixels + 1) + pixel`, ascending: edges per mask (n,), and all edges."""
+    # The number left out between two masks ends a run at the end of a mask.
+    breaks = np.flatnonzero(np.diff(fires) != 1)
+    starts = fires[np.concatenate([[0], breaks + 1])] if len(fires) else fires
+    stops = fires[np.concatenate([breaks, [len(fires) - 1]])] + 1 if len(fires) else fires
+    mask, start = np.divmod(starts, pixels + 1)
+    edges = np.stack([start, stops - mask * (pixels + 1)], axis=1).ravel()
+    return 2 * np.bincount(mask, minlength=n), edges.astype(_edge_dtype(pixels))
 
 
 def _edge_dtype(pixels: int) -> type[np.uint16] | type[np.uint32]:
@@ -636,18 +667,48 @@ def _ratio(intersection: NDArray[Any], area: NDArray[Any], label_area: NDArray[A
 # -- 4. Chance -----------------------------------------------------------------------------------------------
 
 
-def shuffled_best_iou(
+@dataclass(frozen=True)
+class ShuffledIoU:
+    """What luck gives: IoU with masks laid over the wrong images, and how far the true IoU rises above it.
+
+    Labels differ in what luck gives them by orders of magnitude: an accidental overlap with the only image of
+    a rare label is a high IoU, and among hundreds of labels there are many rare ones. The best plain IoU of a
+    draw is therefore that of some rare label, and hides what units have learned about the common ones. So
+    each IoU is measured in the highest that luck gave *its label* in any unit and draw, `luck`, and a unit by
+    the largest of these ratios, its `excess`. For a draw, `luck` is taken over the other draws, as it is for
+    the true pairing, so that both are drawn alike under the null hypothesis: `pooled_p_values(excess,
+    null_excess)` is valid.
+
+    Attributes:
+        best: (R, C) the best IoU of each unit in each draw.
+        luck: (M,) the highest IoU of each label in all draws.
+        excess: (C,) the largest `IoU / (luck + 0.001)` of each unit, truly paired.
+        excess_label: (C,) the label of that.
+        null_excess: (R, C) the same in each draw.
+    """
+
+    best: torch.Tensor
+    luck: torch.Tensor
+    excess: torch.Tensor
+    excess_label: torch.Tensor
+    null_excess: torch.Tensor
+
+
+# Added to `luck`: IoUs of a thousandth are no detections, however rarely luck gives them.
+LUCK_FLOOR = 0.001
+
+
+def shuffled_iou(
     labels: Iterable[ImageLabels],
     masks: UnitMasks,
-    label_categories: Sequence[int] | IntArray,
+    counts: IoUCounts,
     normaliser: Normaliser = "category",
     *,
     rounds: int = 20,
     seed: int = 0,
     memory: int = 1 << 27,
-) -> torch.Tensor:
-    """The best IoU of every unit when its masks are laid over the wrong images: draws from the null
-    hypothesis.
+) -> ShuffledIoU:
+    """IoU when each unit's masks are laid over the wrong images: draws from the null hypothesis.
 
     In every round the images are put into a random order and each unit's masks are rotated along it by a
     random number of places of its own, never by zero. Every image then meets another image's mask, each mask
@@ -659,35 +720,60 @@ def shuffled_best_iou(
     can pass Benjamini-Hochberg at 0.05, as its add-one p-value can fall below `0.05 / C`.
 
     Args:
-        labels: as for `iou_counts`; read once, or several times where `memory` asks for it, so no iterator.
+        labels: as for `iou_counts`. Read once, or several times where `memory` asks for it: no iterator.
         masks: the masks of the whole probe set.
-        label_categories: (M,) as for `iou_counts`.
+        counts: `iou_counts` of the same.
         normaliser: as for `iou`.
         rounds: R, draws per unit.
         seed: of the order and the rotations.
-        memory: bytes for the counts (4 * R * C * M); rounds are done in several passes where they take more.
-
-    Returns:
-        (R, C) float64.
+        memory: bytes for the counts of all rounds (4 * R * C * M). Where they take more, the rounds are done
+            in several passes over the labels, twice.
 
     Raises:
-        ValueError: fewer than two images, or as `iou_counts`.
+        ValueError: fewer than two images, counts of other images, or as `iou_counts`.
     """
     check_normaliser(normaliser)
     if masks.n_images < 2:
         raise ValueError("at least two images are needed to break the pairing of images and masks")
-    categories = IoUCounts.empty(0, label_categories).label_categories
-    bits = category_bits(categories)
-    shuffle = _Rotations.draw(masks.n_images, masks.n_units, rounds, np.random.default_rng(seed))
+    observed = iou(counts, normaliser).numpy()
+    if observed.shape[0] != masks.n_units or counts.n_images != masks.n_images:
+        raise ValueError("the counts and the masks are not of the same images and units")
+    if isinstance(labels, Iterator):
+        labels = list(labels)
+    rotations = _Rotations.draw(masks.n_images, masks.n_units, rounds, np.random.default_rng(seed))
     row_of = np.full((masks.n_images, masks.n_units), -1, dtype=np.int32)
     row_of[masks.image, masks.unit] = np.arange(len(masks), dtype=np.int32)
-    areas = masks.areas()
-    best = np.zeros((rounds, masks.n_units))
-    step = max(1, min(rounds, memory // max(1, 4 * masks.n_units * len(categories))))
-    for first in range(0, rounds, step):
-        part = shuffle.part(first, min(first + step, rounds))
-        best[first : first + step] = _shuffled_pass(labels, masks, row_of, areas, part, bits, normaliser)
-    return torch.from_numpy(best)
+    step = max(1, min(rounds, memory // max(1, 4 * observed.size)))
+
+    def draws(first: int) -> _Draws:
+        part = rotations.part(first, min(first + step, rounds))
+        return _count_draws(labels, masks, row_of, part, counts, normaliser)
+
+    firsts = range(0, rounds, step)
+    best, null_excess = np.zeros((rounds, masks.n_units)), np.zeros((rounds, masks.n_units))
+    highest = np.zeros((2, observed.shape[1]))  # of each label: the two highest of all draws
+    held = None
+    for first in firsts:
+        held = draws(first)
+        for r in range(held.rounds):
+            each = held.iou(r)
+            best[first + r] = each.max(axis=1, initial=0)
+            highest = np.partition(np.concatenate([highest, each]), -2, axis=0)[:-3:-1]
+    luck, second = highest
+    for first in firsts:
+        again = held if held is not None and len(firsts) == 1 else draws(first)
+        for r in range(again.rounds):
+            each = again.iou(r)
+            others = np.where(each >= luck, second, luck)
+            null_excess[first + r] = (each / (others + LUCK_FLOOR)).max(axis=1, initial=0)
+    relative = observed / (luck + LUCK_FLOOR)
+    return ShuffledIoU(
+        best=torch.from_numpy(best),
+        luck=torch.from_numpy(luck.copy()),
+        excess=torch.from_numpy(relative.max(axis=1, initial=0)),
+        excess_label=torch.from_numpy(relative.argmax(axis=1)),
+        null_excess=torch.from_numpy(null_excess),
+    )
 
 
 @dataclass(frozen=True)
@@ -713,54 +799,66 @@ class _Rotations:
         return np.take_along_axis(self.order, places, axis=1)
 
 
-def _shuffled_pass(
+@dataclass(frozen=True)
+class _Draws:
+    """Counts of several rounds, round by round and unit by unit."""
+
+    shared: NDArray[np.int32]  # (R, C, M)
+    areas: IntArray  # (R, C, distinct category bits)
+    column: IntArray  # (M,) which of these is the label's
+    label_area: IntArray  # (M,)
+
+    @property
+    def rounds(self) -> int:
+        return len(self.shared)
+
+    def iou(self, r: int) -> NDArray[np.float64]:
+        return _ratio(self.shared[r], self.areas[r][:, self.column], self.label_area)
+
+
+def _count_draws(
     labels: Iterable[ImageLabels],
     masks: UnitMasks,
     row_of: NDArray[np.int32],
-    areas: IntArray,
     rotations: _Rotations,
-    bits: IntArray,
+    counts: IoUCounts,
     normaliser: Normaliser,
-) -> NDArray[np.float64]:
-    """Best IoU (R, C) of the rotations' rounds, from one pass over the labels."""
-    rounds, n_units, n_labels = len(rotations.shift), masks.n_units, len(bits)
-    # A unit fires on 0.5 % of the pixels: int32 holds them up to a hundred million images.
-    shared = np.zeros((rounds * n_units, n_labels), dtype=np.int32)
-    categories = np.unique(bits)
-    counted = np.zeros((rounds * n_units, len(categories)), dtype=np.int64)
-    label_area = np.zeros(n_labels, dtype=np.int64)
-    unit = np.arange(n_units)
+) -> _Draws:
+    """Count the rotations' rounds in one pass over the labels."""
+    n_labels = len(counts.label_area)
+    shape = rotations.shift.shape
+    bits = category_bits(counts.label_categories)
+    categories, column = np.unique(bits, return_inverse=True)
+    areas = masks.areas()
+    # A unit fires on 0.5 % of the pixels: int32 holds them up to tens of millions of images.
+    shared = np.zeros((shape[0] * shape[1], n_labels), dtype=np.int32)
+    counted = np.zeros((shape[0] * shape[1], len(categories)), dtype=np.int64)
+    unit = np.arange(masks.n_units)
     seen = 0
     for seen, image in enumerate(labels, start=1):
         if seen > masks.n_images:
             break
-        indices, planes = _known_planes(image, masks.size, n_labels)
-        label_area[indices] += planes.sum(axis=0)
         rows = row_of[rotations.source(seen - 1), unit].ravel()
         draws = np.flatnonzero(rows >= 0)
         if not len(draws):
             continue
+        indices, planes = _known_planes(image, masks.size, n_labels)
         rows = rows[draws]
         edges, offsets = _gather(masks, rows)
         inside = _inside(edges, offsets, _prefix(planes))
         shared[draws[:, None], indices] += inside
-        if normaliser == "category":
-            group = np.full(len(rows), _image_group(bits[indices]))
-        elif normaliser == "mask":
-            group = _mask_groups(inside, bits[indices])
-        else:
-            group = np.full(len(rows), -1, dtype=np.int64)
-        counted[draws] += np.where(group[:, None] & categories, areas[rows][:, None], 0)
+        if normaliser != "none":
+            label_bits = bits[indices]
+            group = (
+                np.full(len(rows), _image_group(label_bits))
+                if normaliser == "category"
+                else _mask_groups(inside, label_bits)
+            )
+            counted[draws] += np.where(group[:, None] & categories, areas[rows][:, None], 0)
     check_images(seen, masks)
-    if normaliser == "none":  # a label without a category has no bit to count by
-        counted[:] = np.tile(np.bincount(masks.unit, areas, n_units).astype(np.int64), rounds)[:, None]
-    best = np.zeros(rounds * n_units)
-    for i, each in enumerate(categories):
-        chosen = np.flatnonzero(bits == each)
-        np.maximum(
-            best, _ratio(shared[:, chosen], counted[:, i, None], label_area[chosen]).max(axis=1), out=best
-        )
-    return best.reshape(rounds, n_units)
+    if normaliser == "none":
+        counted[:] = np.tile(counts.area, shape[0])[:, None]
+    return _Draws(shared.reshape(*shape, -1), counted.reshape(*shape, -1), column, counts.label_area)
 
 
 def _gather(masks: UnitMasks, rows: NDArray[np.int32]) -> tuple[NDArray[Any], IntArray]:
@@ -769,40 +867,3 @@ def _gather(masks: UnitMasks, rows: NDArray[np.int32]) -> tuple[NDArray[Any], In
     lengths = masks.offsets[rows + 1] - starts
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     return masks.edges[np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)], offsets
-
-
-def studentise(best: torch.Tensor, null: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores and draws from the null hypothesis on a scale that the units of a layer share.
-
-    Units differ in what chance gives them: large blobs on few images reach a higher IoU by luck than small
-    blobs on many. Pooled as they are, the draws of the former would decide for all. So the logarithm of each
-    is taken relative to the mean and the standard deviation of the unit's own draws; a draw relative to those
-    of the *other* draws of its unit, as the score is relative to draws that do not hold it. Then pooling is
-    fair: see the tests for the share of calls among chance scores of very different units.
-
-    Args:
-        best: (C,) scores, not negative.
-        null: (R, C) draws, R >= 3, as from `shuffled_best_iou`.
-
-    Returns:
-        score (C,) and null (R, C), float64, to be given to the pooled p-values.
-
-    Raises:
-        ValueError: other shapes.
-    """
-    if null.ndim != 2 or best.shape != null.shape[1:] or len(null) < 3:
-        raise ValueError(
-            f"expected scores (C,) and draws (R >= 3, C), not {tuple(best.shape)} and {tuple(null.shape)}"
-        )
-    rounds = len(null)
-    log_best, log_null = (torch.log(each.to(torch.float64) + 1e-4) for each in (best, null))
-    mean = log_null.mean(dim=0)
-    squares = ((log_null - mean) ** 2).sum(dim=0)
-    # Leaving draw d out moves the mean by (mean - d) / (R - 1) and takes R / (R - 1) (d - mean)^2 off the
-    # squares.
-    others_mean = mean + (mean - log_null) / (rounds - 1)
-    others_squares = squares - rounds / (rounds - 1) * (log_null - mean) ** 2
-    # Chance scores never count as more alike than one per cent: few draws of a rare unit can agree by luck.
-    spread = (squares / (rounds - 1)).sqrt().clamp(min=0.01)
-    others_spread = (others_squares.clamp(min=0) / (rounds - 2)).sqrt().clamp(min=0.01)
-    return (log_best - mean) / spread, (log_null - others_mean) / others_spread
