@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import warnings
 from collections.abc import Iterator
@@ -45,6 +46,13 @@ _UPRIGHT = {
 }
 
 
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that are read: those of ours that this build of Pillow knows."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
 class UnreadableImageError(Exception):
     """These bytes are no image that can be read. The text is the reason, in a few words."""
 
@@ -67,7 +75,7 @@ def decode_image(data: bytes) -> Image.Image:
     if not data:
         raise UnreadableImageError("empty file")
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=formats()) as image:
             check_size(image)
             image.load()
             return _rgb(_upright(image))
@@ -96,13 +104,13 @@ def check_size(image: Image.Image) -> None:
 
 
 @contextlib.contextmanager
-def quiet_about_size() -> Iterator[None]:
-    """Without Pillow's warning about large images, which `check_size` turns into an error anyway.
+def quiet_pillow() -> Iterator[None]:
+    """Without Pillow's warnings: `check_size` and the reasons of unreadable images say what matters.
 
     Warnings are a matter of the whole process: enter this outside of threads.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from concept_monitor_cli.errors import CmonError, InputError
-from concept_monitor_cli.probe.decode import Pixels8, UnreadableImageError, quiet_about_size, shape_image
+from concept_monitor_cli.probe.decode import Pixels8, UnreadableImageError, quiet_pillow, shape_image
 from concept_monitor_cli.probe.geometry import Geometry
 from concept_monitor_cli.probe.images import content_digest
 from concept_monitor_cli.probe.probe_set import ProbeSet, Skipped
@@ -147,7 +147,7 @@ class Pixels:
         key = block.pixels_key(self.geometry)
         entry = self._store.get(key)
         if entry is None:
-            with quiet_about_size(), ThreadPoolExecutor(self._workers) as pool:
+            with quiet_pillow(), ThreadPoolExecutor(self._workers) as pool:
                 _decode_block(self._store, self._probe, block, [self.geometry], pool, self._workers)
             entry = self._store.get(key)
             if entry is None:
@@ -200,7 +200,7 @@ def decode_probe(
     )
     if total:
         with (
-            quiet_about_size(),
+            quiet_pillow(),
             ThreadPoolExecutor(workers, thread_name_prefix="cmon-decode") as pool,
             progress.task("decoding images", total) as advance,
         ):

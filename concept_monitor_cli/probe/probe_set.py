@@ -12,7 +12,7 @@ from PIL import Image
 from concept_monitor_cli.concepts import ConceptSet
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.probe.annotations import Annotations
-from concept_monitor_cli.probe.decode import UnreadableImageError, quiet_about_size
+from concept_monitor_cli.probe.decode import UnreadableImageError, quiet_pillow
 from concept_monitor_cli.probe.images import ImageSource
 
 
@@ -68,7 +68,7 @@ class ProbeSet:
             InputError: it cannot be read (any more).
         """
         try:
-            with quiet_about_size():
+            with quiet_pillow():
                 return self.source.decode(self.source.read(self.rows[index]))
         except (OSError, UnreadableImageError) as error:
             raise InputError(f"an image cannot be read: {error}", where=self.ids[index]) from error

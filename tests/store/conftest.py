@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from store_help import Told
 
 from concept_monitor_cli.store import Store
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the helpers beside this file
+
+from store_help import Told
 
 
 @pytest.fixture
