@@ -13,7 +13,7 @@ from concept_monitor_cli.encoders import Encoder, embed_texts, load_encoder
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.embedding import nearest_anchor, spread
 from concept_monitor_cli.models.device import resolve_device
-from concept_monitor_cli.options import EmbedOptions
+from concept_monitor_cli.options import CommonOptions, EmbedOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.report.embedding import embedding_panels, trajectories
 from concept_monitor_cli.report.style import save
@@ -50,7 +50,7 @@ class EmbedResult:
     tracked: list[dict[str, Any]] = field(default_factory=list)
 
 
-def run_encoder(run: RunFolder, options: EmbedOptions, progress: Progress) -> tuple[Encoder, list[str]]:
+def run_encoder(run: RunFolder, options: CommonOptions, progress: Progress) -> tuple[Encoder, list[str]]:
     """The encoder and templates that a run was made with.
 
     Raises:

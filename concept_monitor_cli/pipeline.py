@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from concept_monitor_cli.checkpoints import Checkpoint, load_checkpoint, weights_digest
+from concept_monitor_cli.checkpoints import Checkpoint, load_checkpoint, sparsity, weights_digest
 from concept_monitor_cli.detectors import Detector, Findings
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.models.layers import LayerInfo
@@ -141,6 +141,7 @@ def _dissect_checkpoint(study: Study, run: RunFolder, file: StudyFile, result: D
             units=piece.layer.units,
             notes=findings.notes,
             calibration=dict(findings.calibration),
+            recording=f"{piece.recording.kind}/{piece.recording.digest}",
         )
         rows = findings.rows(
             epoch=file.epoch, checkpoint=file.name, layer=piece.layer.name, detector=piece.detector.name
@@ -157,6 +158,7 @@ def _dissect_checkpoint(study: Study, run: RunFolder, file: StudyFile, result: D
             status="done",
             weights=weights_digest(checkpoint.state_dict),
             model=architecture.source.label,
+            sparsity=sparsity(checkpoint.state_dict),
         )
     )
     return architecture

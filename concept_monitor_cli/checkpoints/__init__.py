@@ -5,6 +5,7 @@ from concept_monitor_cli.checkpoints.find import EXTENSIONS, CheckpointFile, fin
 from concept_monitor_cli.checkpoints.load import Checkpoint, load_checkpoint
 from concept_monitor_cli.checkpoints.order import Dated, LeftOut, Order, order_by_epoch
 from concept_monitor_cli.checkpoints.prefixes import strip_prefixes
+from concept_monitor_cli.checkpoints.pruning import fold_masks, sparsity
 from concept_monitor_cli.checkpoints.recognition import Recognition, UnrecognisedError, recognise
 
 __all__ = [
@@ -17,9 +18,11 @@ __all__ = [
     "Recognition",
     "UnrecognisedError",
     "find_checkpoints",
+    "fold_masks",
     "load_checkpoint",
     "order_by_epoch",
     "recognise",
+    "sparsity",
     "strip_prefixes",
     "weights_digest",
 ]

@@ -22,6 +22,7 @@ from concept_monitor_cli.checkpoints.find import stem
 from concept_monitor_cli.checkpoints.formats import PendingTensor, read_file
 from concept_monitor_cli.checkpoints.names import epoch_in_name
 from concept_monitor_cli.checkpoints.prefixes import strip_prefixes
+from concept_monitor_cli.checkpoints.pruning import fold_masks
 from concept_monitor_cli.errors import InputError
 
 EpochSource = Literal["file", "name", "step"]
@@ -98,7 +99,7 @@ def load_checkpoint(
     """Load a checkpoint of any of the known forms without running code.
 
     The state dict is looked for at the top level and under the names that trainers use; the network's own
-    weights are taken before a running average of them. Prefixes of wrappers are stripped.
+    weights are taken before a running average of them. Prefixes of wrappers are stripped, pruning masks applied.
 
     Args:
         path: a `.pt .pth .ckpt .bin .safetensors .pth.tar` file, a folder of torch.distributed.checkpoint, or
@@ -124,6 +125,7 @@ def load_checkpoint(
     if not any(weights.tensors[name].ndim for name in stripped.names):
         raise _no_weights(path, content, others)
     state_dict = {new: _usable(path, old, weights.tensors[old], lazy) for old, new in stripped.names.items()}
+    state_dict = fold_masks(state_dict, lazy=lazy)
     epoch, step = find_epoch(content)
     if text:
         said = find_epoch(text)

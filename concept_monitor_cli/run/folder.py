@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 class CheckpointRecord:
     """One checkpoint of the run, as `checkpoint.json` holds it.
 
-    `status` is `done` or `failed`; `folder` is the name under `tables/`.
+    `status` is `done` or `failed`; `folder` is the name under `tables/`; `sparsity` is the share of its
+    weights (of tensors with two or more axes) that are exactly zero.
     """
 
     name: str
@@ -45,13 +46,15 @@ class CheckpointRecord:
     weights: str = ""
     model: str = ""
     error: str = ""
+    sparsity: float | None = None
 
 
 @dataclass(frozen=True)
 class TableRecord:
     """What one table was made from, as the JSON file beside it holds it.
 
-    `finding` is the content key of the result: everything it depends on.
+    `finding` is the content key of the result: everything it depends on. `recording` is where the store has
+    what the network said, as `KIND/DIGEST`.
     """
 
     checkpoint: str
@@ -62,6 +65,7 @@ class TableRecord:
     units: int
     notes: tuple[str, ...] = ()
     calibration: dict[str, Any] = field(default_factory=dict)
+    recording: str = ""
 
 
 def _file_name(layer: str) -> str:

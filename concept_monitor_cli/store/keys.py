@@ -28,6 +28,8 @@ KINDS: dict[str, int] = {
     "null": 1,
     "findings": 1,
     "projection": 1,
+    "resampling": 1,
+    "matching": 1,
 }
 """Kind of value -> version of the code that makes it. Raise the version when that code's results change:
 entries of the old version are then not found any more, and `prune` may remove them."""
