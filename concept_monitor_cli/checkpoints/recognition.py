@@ -50,7 +50,7 @@ class Recognition:
         unused: names in the state dict that the architecture has no place for.
         missing: names of the architecture that the state dict lacks, below `architecture.roots`.
         alternatives: the other entries that fit as well, plainest first.
-        notes: sentences for the user: what was assumed, what is ambiguous.
+        notes: sentences for the user on what is left out.
     """
 
     architecture: Architecture
@@ -288,13 +288,6 @@ def _recognition(matches: Sequence[_Match], *, head: Head, unused: tuple[str, ..
     chosen, others = matches[0], matches[1:]
     alternatives = tuple(match.architecture for match in others)
     notes: list[str] = []
-    if alternatives:
-        shown = ", ".join(entry.label for entry in alternatives[:4])
-        more = f" and {len(alternatives) - 4} more" if len(alternatives) > 4 else ""
-        notes.append(
-            f"{chosen.architecture.label} taken; the same names and shapes belong to {shown}{more} "
-            "(--model NAME to choose)"
-        )
     if head == "absent":
         notes.append("saved without its classifier: the layers before it can be dissected")
     if head == "replaced":

@@ -101,8 +101,8 @@ class Constructor:
         ]
 
 
-# In-place operations that change values only. On the meta device there are none to change, but torch works out
-# strides and broadcasting in Python for each: half of the time of building a network there.
+# In-place operations that change values only. On the meta device there are none to change, but torch works
+# out strides and broadcasting in Python for each: most of the time of building a network there.
 _VALUES_ONLY = {
     *("kaiming_normal_", "kaiming_uniform_", "xavier_normal_", "xavier_uniform_", "trunc_normal_"),
     *("normal_", "uniform_", "bernoulli_", "exponential_", "erfinv_", "zero_", "fill_", "clamp_", "copy_"),
@@ -110,8 +110,12 @@ _VALUES_ONLY = {
 }
 
 
-class _NoValues(TorchFunctionMode):
-    """Leaves out in-place arithmetic on meta tensors."""
+class _Empty(TorchFunctionMode):
+    """Leaves out in-place arithmetic on meta tensors; makes uninitialised tensors there, if asked to."""
+
+    def __init__(self, *, empty_on_meta: bool = False) -> None:
+        super().__init__()
+        self._empty_on_meta = empty_on_meta
 
     def __torch_function__(
         self,
@@ -121,10 +125,13 @@ class _NoValues(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func.__name__ in _VALUES_ONLY:
+        name = getattr(func, "__name__", "")
+        if name in _VALUES_ONLY:
             target = args[0] if args else kwargs.get("tensor")
             if isinstance(target, Tensor) and target.is_meta:
                 return target
+        if self._empty_on_meta and name == "empty" and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
         return func(*args, **kwargs)
 
 
@@ -134,11 +141,13 @@ def _built(factory: Factory, kwargs: Mapping[str, Any], device: torch.device, se
         torch.manual_seed(seed)
         if device.type == "meta":
             try:
-                with device, _NoValues():
+                with device, _Empty():
                     return factory(**kwargs)
             except (RuntimeError, NotImplementedError):
-                # Some factories look at values while they build (`.item()`): these need real memory.
-                return factory(**kwargs).to(device)
+                # Some factories look at values that they compute (torchvision's RegNets at their widths):
+                # only the memory of layers, which is not initialised when it is made, stays away then.
+                with _Empty(empty_on_meta=True):
+                    return factory(**kwargs).to(device)
         return factory(**kwargs).to(device)
 
 
@@ -460,13 +469,17 @@ def load_weights(
 # -- from the state dict or --model to a network -----------------------------------------------------
 
 
-def resolve_model(spec: str | None, state_dict: Mapping[str, Tensor]) -> ModelSource:
+def resolve_model(
+    spec: str | None, state_dict: Mapping[str, Tensor], *, said: str | None = None
+) -> ModelSource:
     """Find the network that a state dict belongs to.
 
     Args:
         spec: None to recognise it; else NAME, `torchvision/NAME`, `timm/NAME`, `cmon/NAME`,
             `package.module:factory` or `file.py:factory`. The last two run the user's code.
         state_dict: the weights, wrappers' prefixes stripped; only names and shapes are looked at.
+        said: what the checkpoint calls its architecture (`Checkpoint.arch`). Where several have the same
+            names and shapes this decides; otherwise it counts for nothing.
 
     Returns:
         How to build it. Building has been tried on the meta device, and all names and shapes fit.
@@ -477,38 +490,49 @@ def resolve_model(spec: str | None, state_dict: Mapping[str, Tensor]) -> ModelSo
     """
     shapes = shapes_of(state_dict)
     if spec is None:
-        return _recognised(shapes)
+        return _recognised(shapes, said)
     if ":" in spec:
         return _from_factory(spec, shapes)
     return _named(spec, shapes)
 
 
-def _recognised(shapes: Shapes) -> ModelSource:
+def _recognised(shapes: Shapes, said: str | None) -> ModelSource:
     index = shipped_index()
     try:
         found = index.recognise(shapes)
     except UnrecognisedError as error:
         raise _explained(error, shapes) from None
+    fitting = [found.architecture, *found.alternatives]
+    named = (said or "").rpartition("/")[2].partition(".")[0].lower()
+    fitting.sort(key=lambda entry: entry.name.lower() != named)  # stable: the plainest first otherwise
     failures = []
-    for entry in (found.architecture, *found.alternatives):
+    for entry in fitting:
         maker = constructor(entry.library, entry.name)
         if maker is None:
             failures.append(f"{entry.label} is not in {entry.library} {version(entry.library)}")
             continue
-        this = found if entry is found.architecture else ArchitectureIndex([entry]).recognise(shapes)
-        others = tuple(
-            other.label for other in (found.architecture, *found.alternatives) if other is not entry
-        )
+        this = replace(ArchitectureIndex([entry]).recognise(shapes), alternatives=())
         source, difference = _source(maker, this, shapes)
-        if not difference:
-            return replace(source, recognised=True, alternatives=others)
-        failures.append(
-            f"{entry.label} differs in {entry.library} {version(entry.library)}: {difference.text()}"
-        )
+        if difference:
+            failures.append(
+                f"{entry.label} differs in {entry.library} {version(entry.library)}: {difference.text()}"
+            )
+            continue
+        others = tuple(other.label for other in fitting if other is not entry)
+        notes = [*_ambiguity(others, said if entry.name.lower() == named else None), *source.notes]
+        return replace(source, recognised=True, alternatives=others, notes=tuple(notes))
     raise InputError(
         f"recognised, but cannot be built here: {failures[0]}",
         hint=f"install {found.library} {index.made_with.get(found.library, '')}, or {MODEL_HINT}",
     )
+
+
+def _ambiguity(others: Sequence[str], said: str | None) -> list[str]:
+    if not others:
+        return []
+    shown = ", ".join(others[:4]) + (f" and {len(others) - 4} more" if len(others) > 4 else "")
+    why = "the plainest of several" if said is None else f"the checkpoint calls itself {said}"
+    return [f"taken as {why}: the same names and shapes belong to {shown} (--model NAME to choose)"]
 
 
 def _explained(error: UnrecognisedError, shapes: Shapes) -> InputError:
