@@ -156,26 +156,36 @@ def _show(console: Console, rows: list[_Row]) -> None:
     table.add_column("architecture", overflow="fold")
     table.add_column("parameters", justify="right")
     table.add_column("size", justify="right")
-    table.add_column("weights found", overflow="fold")
     for row in rows:
-        if row.where is None:
-            wrapped = ""
-        else:
-            place = f"in {row.where}" if row.where else "at the top"
-            wrapped = ", ".join([place, *(f"without {prefix}" for prefix in row.stripped)])
         table.add_row(
             Text(row.name),
             "" if row.epoch is None else str(row.epoch),
             Text(row.architecture or ("cannot be read" if row.where is None else "not recognised")),
             "" if row.parameters is None else readable_count(row.parameters),
             readable_size(row.bytes),
-            Text(wrapped + (" (running average)" if row.ema else "")),
         )
     console.print(table)
+    # Mostly the same for all, and then worth a line rather than a column.
+    places: dict[str, list[str]] = {}
+    for row in rows:
+        if row.where is not None:
+            places.setdefault(_place(row), []).append(row.name)
+    for place, names in places.items():
+        some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        console.print(f"weights {place}" + (f": {some}" if len(places) > 1 else ""))
     for row in rows:
         if row.problem is not None:
             console.warning(f"{row.name}: {row.problem}" + (f"\ntry: {row.hint}" if row.hint else ""))
         if row.left_out is not None:
             console.warning(f"{row.name} {row.left_out}; dissect would leave it out")
-    for names in dict.fromkeys(row.alternatives for row in rows if row.alternatives):
-        console.notice(f"the same names and shapes: {', '.join(names)} (choose with --model)")
+    for others in dict.fromkeys(row.alternatives for row in rows if row.alternatives):
+        console.notice(f"the same names and shapes: {', '.join(others)} (choose with --model)")
+
+
+def _place(row: _Row) -> str:
+    """Where in the file the weights were, and what was taken off their names."""
+    if row.where is None:
+        return ""
+    place = f"in {row.where!r}" if row.where else "at the top level"
+    stripped = f", prefix {''.join(row.stripped)!r} taken off" if row.stripped else ""
+    return place + stripped + (", a running average" if row.ema else "")
