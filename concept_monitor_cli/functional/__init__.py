@@ -1,7 +1,7 @@
 """The mathematics: pure functions over tensors, no files, no printing.
 
-Shapes are in the symbols of METHODS.md: `P` `(N, M)` concept activations, `Q` `(N, C)` pooled activations of a
-layer, `T` `(M, D)` text embeddings. Tensors go in and come out, on any device; scores are float32.
+Shapes are in the symbols of the literature: `P` `(N, M)` concept activations, `Q` `(N, C)` pooled activations
+of a layer, `T` `(M, D)` text embeddings. Tensors go in and come out, on any device; scores are float32.
 """
 
 from __future__ import annotations

@@ -1,29 +1,29 @@
 """How the work is cut: blocks that fit the cache on a processor, large ones on an accelerator.
 
-On a processor the inner loops run on buffers just below torch's own threshold for starting threads, and whole
-blocks are given to Python threads instead (torch and NumPy release the interpreter lock inside an operation).
-Small operations on many OpenMP threads wait at a barrier each: as soon as another program uses a core, every
-one of them costs a scheduler slice (8 ms instead of 5 us, seen on a shared 2-core machine).
+On a processor whole blocks are given to Python threads, and torch does not start threads of its own inside
+them (torch and NumPy release the interpreter lock inside an operation). Small operations on many OpenMP
+threads wait at a barrier each: as soon as another program uses a core, every one of them costs a scheduler
+slice (8 ms instead of 5 us, seen on a shared 2-core machine).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from threading import Barrier
 
 import torch
 from torch import Tensor
 
-#: torch runs an elementwise operation on fewer elements than this in the calling thread
-#: (`at::internal::GRAIN_SIZE`).
-GRAIN = 32_768
-#: Bytes of the block of softmax rows, ranks or products that is worked on at a time on a processor.
-CPU_BLOCK_BYTES = 24 << 20
-#: The same on an accelerator.
-DEVICE_BLOCK_BYTES = 1 << 30
-#: Elements of an inner buffer on an accelerator.
+#: Elements of an inner buffer on a processor: two of them stay in a core's second-level cache.
+CPU_GRAIN = 1 << 16
+#: Bytes of the block of softmax rows, ranks or products that a thread works on.
+CPU_BLOCK_BYTES = 12 << 20
+#: The same two on an accelerator.
 DEVICE_GRAIN = 1 << 25
+DEVICE_BLOCK_BYTES = 1 << 30
+#: No more threads than this: each holds a block.
+MOST_THREADS = 16
 
 
 def on_cpu(device: torch.device) -> bool:
@@ -38,7 +38,7 @@ def block_bytes(device: torch.device) -> int:
 
 def grain(device: torch.device) -> int:
     """Elements of one inner buffer."""
-    return GRAIN - 1 if on_cpu(device) else DEVICE_GRAIN
+    return CPU_GRAIN if on_cpu(device) else DEVICE_GRAIN
 
 
 def spans(total: int, step: int) -> Iterator[slice]:
@@ -47,43 +47,58 @@ def spans(total: int, step: int) -> Iterator[slice]:
         yield slice(start, min(total, start + max(1, step)))
 
 
-def width_for(rows: int, device: torch.device, *, item_bytes: int = 4, low: int = 32, high: int = 512) -> int:
+def width_for(rows: int, device: torch.device, *, item_bytes: int = 4, low: int = 32, high: int = 256) -> int:
     """How many concepts a block of `rows` images takes."""
     fitting = block_bytes(device) // max(1, rows * item_bytes)
     return max(low, min(fitting, high if on_cpu(device) else 1 << 20))
 
 
-Runner = Callable[[Callable[[slice], None], Iterable[slice]], None]
+def _single_threaded(workers: int) -> ThreadPoolExecutor:
+    """A pool in whose threads torch runs every operation in the calling thread.
+
+    `torch.set_num_threads` holds for the thread that calls it and for threads that use torch later, so the
+    workers set 1 and the caller restores its own number once all of them have.
+    """
+    before = torch.get_num_threads()
+    ready = Barrier(workers + 1)
+
+    def start() -> None:
+        torch.set_num_threads(1)
+        ready.wait()
+
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="cmon-functional", initializer=start)
+    for _ in range(workers):
+        pool.submit(int)  # a thread is started for each, as none is idle before the barrier opens
+    ready.wait()
+    torch.set_num_threads(before)
+    return pool
 
 
-@contextmanager
-def runner(device: torch.device) -> Iterator[Runner]:
-    """Yield `run(task, slices)`, which calls `task` for every slice, on threads where that helps.
+def run_blocks(task: Callable[[slice], None], parts: Iterable[slice], device: torch.device) -> None:
+    """Call `task` for every slice: on threads on a processor, else in turn.
 
     The number of threads is torch's own (`torch.get_num_threads()`, `OMP_NUM_THREADS`). Tasks write to
     disjoint parts of their results, so the outcome does not depend on the number of threads.
     """
-    threads = min(torch.get_num_threads(), 16) if on_cpu(device) else 1
-    if threads == 1:
-
-        def serial(task: Callable[[slice], None], parts: Iterable[slice]) -> None:
-            for part in parts:
-                task(part)
-
-        yield serial
+    parts = list(parts)
+    threads = min(torch.get_num_threads(), MOST_THREADS, len(parts)) if on_cpu(device) else 1
+    if threads <= 1:
+        for part in parts:
+            task(part)
         return
 
-    with ThreadPoolExecutor(threads, thread_name_prefix="cmon-similarity") as pool:
+    def without_graph(part: slice) -> None:
+        with torch.no_grad():  # the setting is per thread
+            task(part)
 
-        def threaded(task: Callable[[slice], None], parts: Iterable[slice]) -> None:
-            def without_graph(part: slice) -> None:
-                with torch.no_grad():  # the setting is per thread
-                    task(part)
-
-            for future in [pool.submit(without_graph, part) for part in parts]:
+    with _single_threaded(threads) as pool:
+        futures = [pool.submit(without_graph, part) for part in parts]
+        try:
+            for future in futures:
                 future.result()
-
-        yield threaded
+        finally:
+            for future in futures:
+                future.cancel()
 
 
 def ordered_bits(values: Tensor) -> Tensor:

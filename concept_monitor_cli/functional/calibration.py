@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.functional._blocks import grain, runner, spans
+from concept_monitor_cli.functional._blocks import grain, run_blocks, spans
 from concept_monitor_cli.functional.similarity.pmi import Evidence
 
 #: Random image sets in a null distribution. With the add-one rule no p-value is below `1 / (DRAWS + 1)`, and
@@ -122,8 +122,7 @@ def evidence_best_scores(layer: Evidence, null: Evidence, *, lam: float) -> tupl
             )
         )
 
-    with runner(device) as run:
-        run(score, spans(m, max(16, grain(device) // max(units, draws))))
+    run_blocks(score, spans(m, max(16, grain(device) // max(units, draws))), device)
     best = torch.stack([own for own, _ in parts]).amax(0)
     null_best = torch.stack([random for _, random in parts]).amax(0)
     shift = (1.0 - lam) * layer.constant

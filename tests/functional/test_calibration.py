@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-import twins
 from scipy import stats
 from torch import Tensor
 
@@ -28,6 +27,7 @@ from concept_monitor_cli.functional.similarity import (
     wpmi_evidence,
 )
 from concept_monitor_cli.functional.topk import top_images
+from tests.functional import twins
 
 EVIDENCE = {"soft_wpmi": (soft_wpmi_evidence, 100, 1.0), "wpmi": (wpmi_evidence, 28, 0.6)}
 

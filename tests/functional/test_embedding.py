@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-import twins
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.embedding import (
@@ -15,6 +14,7 @@ from concept_monitor_cli.functional.embedding import (
     spread,
 )
 from concept_monitor_cli.functional.topk import top_rows
+from tests.functional import twins
 
 
 def vectors(n: int, d: int, seed: int) -> torch.Tensor:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-import twins
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional import _blocks, similarity
 from concept_monitor_cli.functional.similarity import ConceptActivations, reorder
 from concept_monitor_cli.functional.topk import top_images
+from tests.functional import twins
 
 NAMES = ["cos", "cos_cubed", "rank_reorder", "wpmi", "soft_wpmi"]
 TOLERANCE = 1e-4
+CPU = torch.device("cpu")
 
 
 def embeddings(n: int, m: int, d: int = 24, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -146,7 +148,7 @@ def test_the_cut_into_blocks_changes_nothing(name: str, form: str, monkeypatch: 
     try:
         for budget, grain in ((1 << 16, 997), (1 << 13, 64), (1 << 30, 1 << 30)):
             monkeypatch.setattr(_blocks, "CPU_BLOCK_BYTES", budget)
-            monkeypatch.setattr(_blocks, "GRAIN", grain)
+            monkeypatch.setattr(_blocks, "CPU_GRAIN", grain)
             torch.set_num_threads(1 if grain == 64 else threads)
             other = score()
             # A matrix product may round differently with its shape; 100 factors carry that into the fifth
@@ -276,11 +278,12 @@ def test_same_scores_on_a_gpu(name: str) -> None:
     torch.testing.assert_close(there.cpu(), here, atol=TOLERANCE, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "module",
-    ["similarity.pmi", "similarity.cosine", "similarity.reorder", "similarity.activations", "topk"]
-    + ["calibration", "embedding"],
+MODULES = (
+    "similarity.pmi similarity.cosine similarity.reorder similarity.activations topk calibration embedding"
 )
+
+
+@pytest.mark.parametrize("module", MODULES.split())
 def test_examples_in_the_docstrings_run(module: str) -> None:
     import doctest
     import importlib
@@ -289,3 +292,32 @@ def test_examples_in_the_docstrings_run(module: str) -> None:
     result = doctest.testmod(found)
     assert result.attempted > 0
     assert result.failed == 0
+
+
+def test_threads_of_torch_are_left_as_they_were() -> None:
+    """Worker threads run torch on one thread each; the caller's setting, and what later threads get, stay."""
+    before = torch.get_num_threads()
+    inside: list[int] = []
+    try:
+        torch.set_num_threads(3)
+        _blocks.run_blocks(lambda part: inside.append(torch.get_num_threads()), _blocks.spans(6, 1), CPU)
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == 3
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert inside == [1] * 6
+
+
+def test_an_error_in_a_block_is_raised() -> None:
+    def fail(part: slice) -> None:
+        if part.start == 2:
+            raise ValueError("block 2")
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(ValueError, match="block 2"):
+            _blocks.run_blocks(fail, _blocks.spans(6, 1), CPU)
+    finally:
+        torch.set_num_threads(before)

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import twins
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.topk import dead_units, top_images, top_rows
+from tests.functional import twins
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.functional._blocks import block_bytes, spans
+from concept_monitor_cli.functional._blocks import grain, run_blocks, spans, width_for
 
 
 class ConceptActivations:
@@ -98,21 +99,17 @@ class ConceptActivations:
         assert self._texts is not None
         return self._texts
 
-    def block(self, concepts: slice, images: Tensor | slice | None = None) -> Tensor:
-        """`P[images, concepts]` as a new float32 tensor `(n, m)` that the caller may overwrite."""
+    def _view(self, concepts: slice, images: slice | None = None) -> Tensor:
+        """`P[images, concepts]`, perhaps a view of the matrix."""
         if self._matrix is not None:
-            columns = self._matrix[:, concepts]
-            if images is None:
-                return columns.clone(memory_format=torch.contiguous_format)
-            if isinstance(images, slice):
-                return columns[images].clone(memory_format=torch.contiguous_format)
-            return columns.index_select(0, images)
+            return self._matrix[images or slice(None), concepts]
         rows = self._rows()
-        if isinstance(images, slice):
-            rows = rows[images]
-        elif images is not None:
-            rows = rows.index_select(0, images)
-        return rows @ self._texts_or_raise()[concepts].T
+        return (rows if images is None else rows[images]) @ self._texts_or_raise()[concepts].T
+
+    def block(self, concepts: slice, images: slice | None = None) -> Tensor:
+        """`P[images, concepts]` as a new float32 tensor `(n, m)` that the caller may overwrite."""
+        values = self._view(concepts, images)
+        return values if self._matrix is None else values.clone(memory_format=torch.contiguous_format)
 
     def select(self, images: Tensor) -> ConceptActivations:
         """The same concepts on some images; `images` `(n,)` are indices in ascending order.
@@ -122,7 +119,7 @@ class ConceptActivations:
         if images.numel() == self.n_images:
             return self
         if self._matrix is not None:
-            return _Selected(self, images)
+            return _Selected(self._matrix, images)
         return ConceptActivations(None, self._rows().index_select(0, images), self._texts)
 
     def averaged(self, sets: Tensor) -> ConceptActivations:
@@ -132,8 +129,11 @@ class ConceptActivations:
             pooled = functional.embedding_bag(bags, self._rows(), mode="mean")
             return ConceptActivations(None, pooled, self._texts)
         mean = torch.empty(bags.shape[0], self.n_concepts, device=self.device)
-        for concepts in spans(self.n_concepts, 512):
+
+        def average(concepts: slice) -> None:
             mean[:, concepts] = functional.embedding_bag(bags, self.block(concepts), mode="mean")
+
+        run_blocks(average, spans(self.n_concepts, width_for(self.n_images, self.device)), self.device)
         return ConceptActivations.from_matrix(mean)
 
     def log_normaliser(self, a: float) -> Tensor:
@@ -148,40 +148,52 @@ class ConceptActivations:
         result = torch.empty(n, device=self.device)
         # A matrix is read along its rows; from embeddings, both sides are cut so that a product fits the
         # cache.
-        budget = block_bytes(self.device) // 4 // 4
         width = m if self._matrix is not None else min(m, 1024)
-        for images in spans(n, max(1, min(1024, budget // width))):
+        step = max(1, (2 * grain(self.device) if self._matrix is not None else 512 * 1024) // width)
+        scale = a * math.log2(math.e)
+
+        def normalise(images: slice) -> None:
             high: Tensor | None = None
             total: Tensor | None = None
             for concepts in spans(m, width):
-                values = self.block(concepts, images).mul_(a)
-                block_high = values.amax(1)
+                values = self._view(concepts, images)
+                block_high = (values.amax(1) if a >= 0 else values.amin(1)) * scale
                 new_high = block_high if high is None else torch.maximum(high, block_high)
-                block_total = values.sub_(new_high[:, None]).exp_().sum(1)
+                block_total = torch.add(new_high[:, None].neg(), values, alpha=scale).exp2_().sum(1)
                 if total is not None and high is not None:
-                    block_total += total * torch.exp(high - new_high)
+                    block_total += total * torch.exp2(high - new_high)
                 high, total = new_high, block_total
             assert high is not None
             assert total is not None
-            result[images] = total.log_() + high
+            result[images] = (total.log2_() + high) * math.log(2)
+
+        run_blocks(normalise, spans(n, step), self.device)
         self._log_normalisers[a] = result
         return result
+
+    def softmax_block(self, concepts: slice, a: float, log_normaliser: Tensor) -> Tensor:
+        """`softmax(a * P)[:, concepts]` as a new tensor, with the rows' `log_normaliser(a)`.
+
+        In powers of two: `exp` is three times slower than `exp2` in some builds of torch.
+        """
+        scale = math.log2(math.e)
+        return torch.add((log_normaliser * -scale)[:, None], self._view(concepts), alpha=a * scale).exp2_()
 
 
 class _Selected(ConceptActivations):
     """Some rows of a matrix, gathered when a block is asked for."""
 
-    def __init__(self, whole: ConceptActivations, images: Tensor) -> None:
-        super().__init__(whole._matrix, None, None)
-        self._chosen = images
+    def __init__(self, matrix: Tensor, chosen: Tensor) -> None:
+        super().__init__(matrix, None, None)
+        self._chosen = chosen
 
     @property
     def n_images(self) -> int:
         return self._chosen.numel()
 
-    def block(self, concepts: slice, images: Tensor | slice | None = None) -> Tensor:
+    def _view(self, concepts: slice, images: slice | None = None) -> Tensor:
         chosen = self._chosen if images is None else self._chosen[images]
-        return super().block(concepts, chosen)
+        return self._rows()[:, concepts].index_select(0, chosen)
 
 
 def as_activations(P: Tensor | ConceptActivations, n_images: int | None = None) -> ConceptActivations:

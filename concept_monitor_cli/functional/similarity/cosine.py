@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from concept_monitor_cli.functional._blocks import block_bytes, spans
+from concept_monitor_cli.functional._blocks import block_bytes, run_blocks, spans
 from concept_monitor_cli.functional.similarity.activations import ConceptActivations, as_activations
 
 #: Norms are not taken smaller than this in `cos_cubed`, as in the published code.
@@ -110,7 +110,6 @@ def cos_cubed(P: Tensor | ConceptActivations, Q: Tensor, *, min_norm: float = MI
     activations = as_activations(P, Q.shape[0])
     n, m, device = activations.n_images, activations.n_concepts, activations.device
     q = _unit_columns(Q.to(device), 3, min_norm)
-    centre: Tensor | None = None
     if activations.embeddings is not None:
         images, texts = activations.embeddings
         # Centring the embeddings centres every concept's column.
@@ -118,20 +117,22 @@ def cos_cubed(P: Tensor | ConceptActivations, Q: Tensor, *, min_norm: float = MI
     result = torch.empty(Q.shape[1], m, device=device)
     width = min(m, 512)
     step = max(256, block_bytes(device) // (8 * width))
-    for concepts in spans(m, width):
+
+    def compare(concepts: slice) -> None:
+        columns = concepts.stop - concepts.start
+        centre = torch.zeros(columns, device=device)
         if activations.embeddings is None:
-            total = torch.zeros(min(m, concepts.stop) - concepts.start, device=device)
             for part in spans(n, step):
-                total += activations.block(concepts, part).sum(0)
-            centre = total / n
-        dot = torch.zeros(Q.shape[1], concepts.stop - concepts.start, device=device)
-        square = torch.zeros(concepts.stop - concepts.start, device=device)
+                centre += activations.block(concepts, part).sum(0)
+            centre /= n
+        dot = torch.zeros(Q.shape[1], columns, device=device)
+        square = torch.zeros(columns, device=device)
         for part in spans(n, step):
-            block = activations.block(concepts, part)
-            if centre is not None:
-                block -= centre
+            block = activations.block(concepts, part).sub_(centre)
             cubed = (block * block).mul_(block)
             dot.addmm_(q[part].T, cubed)
             square += torch.linalg.vecdot(cubed, cubed, dim=0)
         result[:, concepts] = dot / square.sqrt_().clamp_min_(min_norm)
+
+    run_blocks(compare, spans(m, width), device)
     return result

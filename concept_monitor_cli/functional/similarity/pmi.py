@@ -1,7 +1,7 @@
 """WPMI and SoftWPMI (CLIP-Dissect, sections 3.2 and A.1; METHODS.md 1).
 
 Both are a sum of logarithms over a unit's top images. The sum is computed as few logarithms of long products:
-every factor is bounded below by a constant, so it is known how many of them fit float32 (about a dozen).
+every factor is bounded by a constant, so it is known how many of them fit float32 (about a dozen).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.functional._blocks import grain, runner, spans, width_for
+from concept_monitor_cli.functional._blocks import grain, run_blocks, spans, width_for
 from concept_monitor_cli.functional.similarity.activations import ConceptActivations, as_activations
 from concept_monitor_cli.functional.topk import top_images
 
@@ -31,8 +31,10 @@ WPMI_TOP_K = 28
 WPMI_A = 2.0
 WPMI_LAM = 0.6
 
-# Products stay above this; the smallest normal float32 is 1.2e-38.
-_SMALLEST_PRODUCT = 1e-36
+# Products stay below this; the largest float32 is 3.4e38.
+_LARGEST_PRODUCT = 1e37
+# An offset of 0 (`min_prob=0` and certain membership) would have no logarithm at s = 0.
+_SMALLEST_OFFSET = 1e-30
 
 
 @dataclass(frozen=True)
@@ -63,24 +65,27 @@ class Evidence:
         return torch.sub(self.values, prior, alpha=lam).add_((1.0 - lam) * self.constant)
 
 
-def _groups(low: list[float]) -> list[range]:
-    """Consecutive factors whose product cannot leave float32: `low` are their lower bounds, all at most 1."""
+def _groups(largest: list[float]) -> list[range]:
+    """Consecutive factors whose product cannot leave float32: `largest` are upper bounds, at least 1."""
     groups: list[range] = []
     start, product = 0, 1.0
-    for i, bound in enumerate(low):
-        bound = max(bound, _SMALLEST_PRODUCT)
-        if i > start and product * bound < _SMALLEST_PRODUCT:
+    for i, bound in enumerate(largest):
+        if i > start and product * bound > _LARGEST_PRODUCT:
             groups.append(range(start, i))
             start, product = i, 1.0
         product *= bound
-    groups.append(range(start, len(low)))
+    groups.append(range(start, len(largest)))
     return groups
 
 
 def _evidence(
     activations: ConceptActivations, top: Tensor, a: float, slope: list[float], offset: list[float]
 ) -> Evidence:
-    """`sum_r log(offset_r + slope_r * s[i_r, m])` for every column of `top` `(K, C)`."""
+    """`sum_r log(offset_r + slope_r * s[i_r, m])` for every column of `top` `(K, C)`.
+
+    Computed as `sum_r log(offset_r) + log(prod_r (1 + w_r s))` with `w = slope / offset`: every factor lies
+    between 1 and `1 + w_r`.
+    """
     if top.ndim != 2 or 0 in top.shape:
         raise InputError(f"top images of shape {tuple(top.shape)}: need (K, C), at least one of each")
     device, m = activations.device, activations.n_concepts
@@ -88,36 +93,36 @@ def _evidence(
     images, position = torch.unique(top, return_inverse=True)  # only these rows of the softmax are needed
     if int(images[0]) < 0 or int(images[-1]) >= activations.n_images:
         raise InputError(f"top images from {int(images[0])} to {int(images[-1])} of {activations.n_images}")
-    log_normaliser = activations.log_normaliser(a).index_select(0, images)[:, None]
+    log_normaliser = activations.log_normaliser(a).index_select(0, images)
     chosen = activations.select(images)
-    groups = _groups(offset)
-    flat = [math.log(b + w / m) for w, b in zip(slope, offset, strict=True)]
-    offsets = torch.tensor(offset).unbind()
+    offset = [max(b, _SMALLEST_OFFSET) for b in offset]
+    weight = [w / b for w, b in zip(slope, offset, strict=True)]
+    # A softmax may exceed 1 by a rounding error.
+    groups = _groups([1.0 + 1.001 * w for w in weight])
+    ignorant = [sum(math.log1p(weight[r] / m) for r in group) for group in groups]
 
     units = top.shape[1]
     values = torch.empty(units, m, device=device)
     width = min(m, width_for(images.numel(), device))
-    with runner(device) as run:
-        for concepts in spans(m, width):
-            softmax = chosen.block(concepts).mul_(a).sub_(log_normaliser).exp_()
-            columns = softmax.shape[1]
+    ranks = [position[:, part].contiguous() for part in spans(units, max(1, grain(device) // width))]
 
-            def add_up(part: slice, softmax: Tensor = softmax, concepts: slice = concepts) -> None:
-                where = position[:, part].contiguous()
-                rows = softmax.new_empty(where.shape[1], softmax.shape[1])
-                product, total = torch.empty_like(rows), torch.zeros_like(rows)
-                for group in groups:
-                    for r in group:
-                        target = product if r == group.start else rows
-                        torch.index_select(softmax, 0, where[r], out=target)
-                        torch.add(offsets[r], target, alpha=slope[r], out=target)
-                        if target is rows:
-                            product.mul_(rows)
-                    total.add_(product.log_().sub_(sum(flat[r] for r in group)))
-                values[part, concepts] = total
+    def add_up(concepts: slice) -> None:
+        softmax = chosen.softmax_block(concepts, a, log_normaliser)
+        start = 0
+        for where in ranks:
+            product = softmax.new_empty(where.shape[1], softmax.shape[1])
+            rows, total = torch.empty_like(product), torch.zeros_like(product)
+            for group, constant in zip(groups, ignorant, strict=True):
+                product.fill_(1.0)
+                for r in group:
+                    torch.index_select(softmax, 0, where[r], out=rows)
+                    product.addcmul_(product, rows, value=weight[r])
+                total.add_(product.log2_(), alpha=math.log(2)).sub_(constant)
+            values[start : start + where.shape[1], concepts] = total
+            start += where.shape[1]
 
-            run(add_up, spans(units, max(1, grain(device) // columns)))
-    return Evidence(values, sum(flat))
+    run_blocks(add_up, spans(m, width), device)
+    return Evidence(values, sum(ignorant) + sum(map(math.log, offset)))
 
 
 @torch.no_grad()

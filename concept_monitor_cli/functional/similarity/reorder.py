@@ -13,9 +13,8 @@ from torch import Tensor
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional._blocks import (
     grain,
-    on_cpu,
     ordered_bits,
-    runner,
+    run_blocks,
     sort_rows_,
     spans,
     width_for,
@@ -123,44 +122,29 @@ def rank_reorder_from_top(
     place = torch.arange(n, dtype=key_type, device=device)
     mean = activations.averaged(top.T)
     result = torch.empty(units, m, device=device)
-    width = min(m, width_for(n_images, device, item_bytes=12, high=256))
+    width = min(m, width_for(n_images, device, item_bytes=16))
     buffer = grain(device)
+    few = max(1, min(width, buffer // n))  # concepts, and units, in an inner buffer
+    together = max(1, buffer // (n * few))
+    first = (torch.arange(together, dtype=key_type, device=device) * n)[:, None, None]
 
-    with runner(device) as run:
-        for concepts in spans(m, width):
-            columns = concepts.stop - concepts.start
-            values = activations.block(concepts).T.contiguous()
-            ranks = torch.empty(columns, n_images, dtype=torch.int32, device=device)
+    def compare(concepts: slice) -> None:
+        ranks = _ranks(activations.block(concepts).T.contiguous(), max(1, buffer // n_images))
+        keys = (ranks.to(key_type) << bits).T.contiguous()  # images first: a unit's top images are whole rows
+        error = torch.empty(units, keys.shape[1], device=device)
+        for own in spans(units, together):
+            count = own.stop - own.start
+            rows = top[own].reshape(-1)
+            for some in spans(keys.shape[1], few):
+                packed = keys[:, some].index_select(0, rows).view(count, n, -1)
+                packed = (packed.transpose(1, 2) | place).contiguous()
+                order = (sort_rows_(packed) & ((1 << bits) - 1)).add_(first[:count])
+                moved = falling[own].view(-1).index_select(0, order.view(-1)).view(order.shape)
+                error[own, some] = _mean_power(moved.sub_(rising[own, None, :]), p)
+        ratio = torch.where(tied[:, None], torch.ones_like(error), error / baseline)
+        result[:, concepts] = -ratio / mean.block(concepts).clamp_min_(min_mean) ** scale_p
 
-            def rank(rows: slice, values: Tensor = values, ranks: Tensor = ranks) -> None:
-                ranks[rows] = _ranks(values[rows], max(1, buffer // n_images))
-
-            run(rank, spans(columns, max(1, columns // 16) if on_cpu(device) else columns))
-            del values
-            # Images first, so that a unit's top images are whole rows.
-            keys = (ranks.to(key_type) << bits).T.contiguous()
-            error = torch.empty(units, columns, device=device)
-
-            def compare(part: slice, keys: Tensor = keys, error: Tensor = error) -> None:
-                inner = max(1, min(keys.shape[1], buffer // n))
-                for chosen in spans(part.stop - part.start, max(1, buffer // (n * inner))):
-                    at = slice(part.start + chosen.start, part.start + chosen.stop)
-                    own = top[at].reshape(-1)
-                    first = (torch.arange(at.stop - at.start, dtype=key_type, device=device) * n)[
-                        :, None, None
-                    ]
-                    for some in spans(keys.shape[1], inner):
-                        packed = keys[:, some].index_select(0, own).view(at.stop - at.start, n, -1)
-                        packed = (packed.transpose(1, 2) | place).contiguous()
-                        order = (sort_rows_(packed) & ((1 << bits) - 1)).add_(first)
-                        moved = falling[at].view(-1).index_select(0, order.view(-1)).view(order.shape)
-                        error[at, some] = _mean_power(moved.sub_(rising[at, None, :]), p)
-
-            inner = max(1, min(columns, buffer // n))
-            batch = max(1, buffer // (n * inner)) * 8 if on_cpu(device) else units
-            run(compare, spans(units, batch))
-            ratio = torch.where(tied[:, None], torch.ones_like(error), error / baseline)
-            result[:, concepts] = -ratio / mean.block(concepts).clamp_min_(min_mean) ** scale_p
+    run_blocks(compare, spans(m, width), device)
     return result
 
 
