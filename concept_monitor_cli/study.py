@@ -285,7 +285,7 @@ class Study:
                 )
         return Architecture(
             source=source,
-            layers=tuple(layers),
+            layers=tuple(layers.values()),
             weights=weights,
             preprocessing=wanted,
             pixels=self._decode(wanted.geometry),

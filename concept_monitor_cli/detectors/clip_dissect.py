@@ -22,7 +22,7 @@ from concept_monitor_cli.functional.calibration import (
     pooled_p_values,
     random_top_images,
 )
-from concept_monitor_cli.functional.similarity import cosine, pmi, rank_reorder
+from concept_monitor_cli.functional.similarity import cos, cos_cubed, pmi, rank_reorder
 from concept_monitor_cli.functional.similarity.pmi import Evidence
 from concept_monitor_cli.functional.topk import top_rows
 
@@ -55,9 +55,9 @@ _RANKS = {
 # Similarities of the activations themselves, and how many permutations of the layer make their null:
 # each costs a scoring of the whole layer, and rank-reorder's is dear.
 _VALUES: dict[str, tuple[Callable[..., Tensor], int]] = {
-    "cos": (cosine.cos, 20),
-    "cos-cubed": (cosine.cos_cubed, 20),
-    "rank-reorder": (rank_reorder.rank_reorder, 5),
+    "cos": (cos, 20),
+    "cos-cubed": (cos_cubed, 20),
+    "rank-reorder": (rank_reorder, 5),
 }
 
 
