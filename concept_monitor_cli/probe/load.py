@@ -13,7 +13,8 @@ from concept_monitor_cli.concepts import ConceptSet
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.probe import broden, masked
 from concept_monitor_cli.probe.annotations import Annotations, LabelSource
-from concept_monitor_cli.probe.arrays import open_cifar, open_hdf5, open_npz
+from concept_monitor_cli.probe.arrays import open_hdf5, open_npz
+from concept_monitor_cli.probe.cifar import open_cifar
 from concept_monitor_cli.probe.files import list_images
 from concept_monitor_cli.probe.images import FileImages, ImageSource, content_digest
 from concept_monitor_cli.probe.probe_set import ProbeSet, Skipped

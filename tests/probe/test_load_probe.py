@@ -359,6 +359,11 @@ def test_a_cifar_pickle_runs_no_code(tmp_path):
         pickle.dumps({b"data": np.zeros((0, 3072), np.uint8)}),
         b"",
         b"\x80",
+        b"\x80\x02]r\xff\xff\xff\x7f.",  # a memory slot far out: gigabytes, in C
+        b"\x80\x05\x96" + (1 << 36).to_bytes(8, "little") + b"x.",  # a buffer of 64 GB
+        b"\x80\x02)q\x00" + b"h\x00h\x00\x86q\x00" * 60 + b"}q\x01h\x00K\x01s.",  # hashed for ages
+        b"\x80\x02c_codecs\nencode\n}U\x01aK\x01sb.",
+        b"\x80\x02cnumpy\nndarray\n)\x81.",
     ]
     for data in hostile:
         (folder / "train").write_bytes(data)
