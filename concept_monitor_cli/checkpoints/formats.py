@@ -15,6 +15,7 @@ import re
 import struct
 import tarfile
 import types
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, timedelta, timezone
@@ -113,7 +114,7 @@ def read_file(path: Path, *, trust_pickle: bool, mmap: bool) -> tuple[Any, Mappi
         return _read_zip(path, trust_pickle=trust_pickle, mmap=mmap), {}
     if head.startswith(_LEGACY_MAGIC):
         return _torch_load(path, trust_pickle=trust_pickle, mmap=False), {}
-    if tarfile.is_tarfile(path):
+    if head.strip(b"\0") and tarfile.is_tarfile(path):
         return _read_tar(path, trust_pickle=trust_pickle), {}
     if head[:1] == b"\x80" and head[1] <= 5:
         return _read_plain_pickle(path, trust_pickle=trust_pickle), {}
@@ -158,12 +159,14 @@ def _foreign(path: Path, head: bytes) -> InputError:
 def _read_zip(path: Path, *, trust_pickle: bool, mmap: bool) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [name.partition("/")[2] or name for name in archive.namelist()]
+            names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise InputError("the file is cut off", where=path, hint=_CUT_OFF) from error
-    if "constants.pkl" in names:
+    # torch puts everything into one folder, named after the file.
+    inside = {name.partition("/")[2] for name in names}
+    if "constants.pkl" in inside:
         raise InputError("a TorchScript or exported program, not a state dict", where=path, hint=_SAVE_AGAIN)
-    if "data.pkl" not in names:
+    if "data.pkl" not in inside:
         shown = ", ".join(names[:3])
         raise InputError(
             f"a zip archive with something else in it ({shown})", where=path, hint="give a file of torch.save"
@@ -175,7 +178,8 @@ def _torch_load(path: Path, *, trust_pickle: bool, mmap: bool) -> Any:
     try:
         if trust_pickle:
             return torch.load(path, map_location="cpu", weights_only=False, mmap=mmap)
-        with torch.serialization.safe_globals(_harmless()):
+        with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the protocol; where it matters there is an error
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise _refused(path, str(error)) from error
@@ -209,8 +213,12 @@ def _refused(path: Path, message: str) -> InputError:
     if named is None:
         named = re.search(r"``(\S+)`` (?:and|must)", message)
     if named is None:
-        if "Unsupported operand" in message or "magic number" in message.lower():
-            return InputError("not written by torch.save", where=path, hint=_SAVE_AGAIN)
+        if "Unsupported operand" in message:
+            return InputError(
+                "damaged, or saved with a pickle protocol that torch does not read without running code",
+                where=path,
+                hint=f"{_SAVE_AGAIN} (without pickle_protocol), or --trust-pickle if the file is your own",
+            )
         return InputError(f"refused: {' '.join(message.split())[:160]}", where=path, hint=_SAVE_AGAIN)
     return _refused_name(path, named[1])
 

@@ -99,7 +99,8 @@ def load_checkpoint(
     """Load a checkpoint of any of the known forms without running code.
 
     The state dict is looked for at the top level and under the names that trainers use; the network's own
-    weights are taken before a running average of them. Prefixes of wrappers are stripped, pruning masks applied.
+    weights are taken before a running average of them. Prefixes of wrappers are stripped and the masks of
+    pruning applied.
 
     Args:
         path: a `.pt .pth .ckpt .bin .safetensors .pth.tar` file, a folder of torch.distributed.checkpoint, or

@@ -28,6 +28,8 @@ _OTHER = re.compile(
     r"cifar|imagenet|in|(?:wide)?(?:pre)?(?:act)?(?:resnet|resnext|densenet|vgg|wrn|vit|swin|convnext|deit))",
     re.IGNORECASE,
 )
+# A learning rate: 1e-3.
+_SMALL = re.compile(r"(?<![a-z])\d+(?:\.\d+)?e-\d+", re.IGNORECASE)
 # Longer numbers are dates, times or hashes.
 _MOST_DIGITS = 7
 
@@ -63,7 +65,7 @@ def epoch_in_name(name: str) -> NamedEpoch | None:
     found = _STEP.search(name)
     if found:
         return NamedEpoch(int(found[1]), "step")
-    value = _last_number(_without_architecture(name))
+    value = _last_number(_without_architecture(_SMALL.sub("", name)))
     return None if value is None else NamedEpoch(value, "number")
 
 

@@ -25,8 +25,8 @@ def fold_masks(state_dict: Mapping[str, Tensor], *, lazy: bool = False) -> dict[
         name -> tensor, in the old order.
 
     Example:
-        >>> pruned = {"fc.weight_orig": torch.tensor([[1.0, 2.0]]), "fc.weight_mask": torch.tensor([[0.0, 1.0]])}
-        >>> fold_masks(pruned)
+        >>> weight, mask = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 1.0]])
+        >>> fold_masks({"fc.weight_orig": weight, "fc.weight_mask": mask})
         {'fc.weight': tensor([[0., 2.]])}
     """
     pruned = {
