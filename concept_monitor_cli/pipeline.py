@@ -24,7 +24,7 @@ from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.record import Consumer, record
 from concept_monitor_cli.run import CheckpointRecord, RunFolder, TableRecord
 from concept_monitor_cli.store import Key, atomic_write
-from concept_monitor_cli.study import Architecture, Study, StudyFile
+from concept_monitor_cli.study import Architecture, Study, StudyFile, UnusableCheckpointError
 
 
 @dataclass
@@ -65,10 +65,6 @@ class Piece:
     finding: Key
 
 
-class UnusableCheckpoint(InputError):
-    """One checkpoint cannot be dissected; the others can."""
-
-
 def dissect(options: DissectOptions, progress: Progress = SILENT) -> DissectResult:
     """Find the concept of every unit of some layers, at every checkpoint.
 
@@ -101,10 +97,12 @@ def dissect(options: DissectOptions, progress: Progress = SILENT) -> DissectResu
                 try:
                     architecture = _dissect_checkpoint(study, run, file, result)
                     result.done.append(file.name)
-                except UnusableCheckpoint as error:
+                except UnusableCheckpointError as error:
                     progress.warning(f"{file.name} is left out: {error.what}")
                     result.failed[file.name] = error.what
                     errors.append(error)
+                    if not options.dry_run:
+                        run.write_checkpoint(_failed(file, error))
                 advance(1)
     finally:
         # Also on the way out of an error or a signal: what is done should be seen in the run.
@@ -169,8 +167,19 @@ def _load(study: Study, file: StudyFile) -> Checkpoint:
         checkpoint = load_checkpoint(file.path, trust_pickle=study.options.trust_pickle)
         checkpoint.require_finite()
     except InputError as error:
-        raise UnusableCheckpoint(error.what, where=error.where, hint=error.hint) from error
+        raise UnusableCheckpointError(error.what, where=error.where, hint=error.hint) from error
     return checkpoint
+
+
+def _failed(file: StudyFile, error: InputError) -> CheckpointRecord:
+    return CheckpointRecord(
+        name=file.name,
+        path=str(file.path.resolve()),
+        epoch=file.epoch,
+        folder=file.folder,
+        status="failed",
+        error=error.what,
+    )
 
 
 def _pieces(study: Study, architecture: Architecture, checkpoint: Checkpoint) -> list[Piece]:
@@ -222,7 +231,7 @@ def _record(
     try:
         architecture.source.load(model, checkpoint.state_dict)
     except InputError as error:
-        raise UnusableCheckpoint(error.what, where=error.where, hint=error.hint) from error
+        raise UnusableCheckpointError(error.what, where=error.where, hint=error.hint) from error
     with ExitStack() as stack:
         consumers: list[Consumer] = []
         completions: list[Callable[[], None]] = []

@@ -42,6 +42,10 @@ BUILTIN = "builtin"
 DEFAULT_ENCODER = "ViT-B-16/openai"
 
 
+class UnusableCheckpointError(InputError):
+    """One checkpoint cannot be dissected; the others can."""
+
+
 @dataclass(frozen=True)
 class Unreadable:
     """A file that looked like a checkpoint and could not be opened.
@@ -249,7 +253,10 @@ class Study:
 
     def _recognise(self, state_dict: Mapping[str, torch.Tensor]) -> Architecture:
         options = self.options
-        source = resolve_model(options.model, state_dict)
+        try:
+            source = resolve_model(options.model, state_dict)
+        except InputError as error:
+            raise UnusableCheckpointError(error.what, where=error.where, hint=error.hint) from error
         self.notice(source.describe())
         wanted = target_preprocessing(
             source,
@@ -384,6 +391,7 @@ class Study:
                 "alternatives": list(architecture.source.alternatives),
                 "preprocessing": architecture.preprocessing.to_json(),
             },
+            "unreadable": {item.name: item.error.what for item in self.unreadable},
             "notices": self.notices,
         }
 
