@@ -47,7 +47,7 @@ class Recognition:
         kwargs: further arguments for the factory (the image size of a vision transformer, a variant).
         head: "present"; "absent" (the network was saved without classifier) or "replaced" (by layers that
             the architecture does not have): then only the layers before it can be dissected.
-        unused: names in the state dict that the architecture has no place for.
+        unused: names in the state dict that are no part of the architecture (the classifier's replacement).
         missing: names of the architecture that the state dict lacks, below `architecture.roots`.
         alternatives: the other entries that fit as well, plainest first.
         notes: sentences for the user on what is left out.

@@ -270,7 +270,7 @@ class ModelSource:
         recognised: whether the name was found out rather than given.
         untrained: modules for which the checkpoint has no weights (a classifier that was cut off or
             replaced). They are filled with NaN, so that no number can come out of them by mistake.
-        unused: names in the checkpoint that the network has no place for (the classifier's replacement).
+        unused: names in the checkpoint that are no part of the network (the classifier's replacement).
         code: version of the library, or a digest of the user's file.
         factory: builds the network from `kwargs`.
         stem: name of the first convolution's weight, where it must be changed to `in_chans`.
@@ -444,16 +444,16 @@ def load_weights(
         model: the network, on any device but meta.
         state_dict: names as the network has them.
         untrained: modules that may lack weights; they are filled with NaN.
-        unused: names that may have no place in the network.
+        unused: names to be left out, whether the network has them or not.
 
     Raises:
         InputError: the names or shapes differ; says which.
     """
     own = model.state_dict()
+    state_dict = {key: value for key, value in state_dict.items() if key not in set(unused)}
     difference = compare(shapes_of(state_dict), shapes_of(own))
     missing = tuple(key for key in difference.missing if not is_below(key, untrained))
-    unknown = tuple(key for key in difference.unknown if key not in set(unused))
-    difference = replace(difference, missing=missing, unknown=unknown)
+    difference = replace(difference, missing=missing)
     if difference:
         raise InputError(f"the checkpoint does not fit the network: {difference.text()}", hint=MODEL_HINT)
     with torch.no_grad():
@@ -588,16 +588,13 @@ def _source(maker: Constructor, found: Recognition, shapes: Shapes) -> tuple[Mod
     )
     model = source.build("meta")
     own = _own_names(model)
-    difference = compare(shapes, _stripped(shapes_of(model.state_dict())))
+    used = {key: shape for key, shape in shapes.items() if key not in set(found.unused)}
+    difference = compare(used, _stripped(shapes_of(model.state_dict())))
     lacking = difference.missing
     if found.head != "present":
         lacking = tuple(key for key in lacking if not is_below(key, found.architecture.roots))
     untrained = dict.fromkeys(own[key].rpartition(".")[0] for key in difference.missing if key not in lacking)
-    unknown = tuple(key for key in difference.unknown if key not in found.unused)
-    return (
-        replace(source, untrained=tuple(untrained)),
-        replace(difference, missing=lacking, unknown=unknown),
-    )
+    return replace(source, untrained=tuple(untrained)), replace(difference, missing=lacking)
 
 
 def _stripped(shapes: Shapes) -> dict[str, Shape]:
@@ -684,7 +681,10 @@ def _from_factory(spec: str, shapes: Shapes) -> ModelSource:
 
 def _user_constructor(spec: str, path: str, attribute: str) -> Constructor:
     folder = Path(path).resolve().parent if path.endswith(".py") else Path.cwd()
-    module = _import_file(path) if path.endswith(".py") else _import_module(path, folder)
+    if path.endswith(".py"):
+        module = _import_file(folder / Path(path).name)
+    else:
+        module = _import_module(path, folder)
     made = module
     for part in attribute.split("."):
         if not hasattr(made, part):
@@ -776,14 +776,13 @@ def _importable(folder: Path) -> Iterator[None]:
 
 
 @lru_cache(maxsize=32)
-def _import_file(path: str) -> ModuleType:
-    file = Path(path).resolve()
+def _import_file(file: Path) -> ModuleType:
     if not file.is_file():
-        raise InputError("no such file", where=f"--model {path}")
+        raise InputError("no such file", where=f"--model {file}")
     name = f"_cmon_user_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise InputError("not a Python file", where=f"--model {path}")
+        raise InputError("not a Python file", where=f"--model {file}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickles look themselves up there
     try:
@@ -791,7 +790,7 @@ def _import_file(path: str) -> ModuleType:
             spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise _failed(path, error) from error
+        raise _failed(str(file), error) from error
     return module
 
 
