@@ -285,14 +285,14 @@ def label_cells(
         is the pixels without a label, and may be empty.
     """
     indices, planes = label_planes(labels, size)
-    cell = np.zeros(len(planes), dtype=np.int64)
+    cell = np.zeros(planes.shape[1], dtype=np.int64)
     # 32 labels at a time become bits of a number; numbering the combinations anew keeps it small.
     for first in range(0, len(indices), 32):
-        part = planes[:, first : first + 32]
-        word = part @ (np.int64(1) << np.arange(part.shape[1], dtype=np.int64))
+        part = planes[first : first + 32]
+        word = (np.int64(1) << np.arange(len(part), dtype=np.int64)) @ part
         cell = np.unique((cell << 32) | word, return_inverse=True)[1]
     found, where = np.unique(cell, return_index=True)
-    signatures = [tuple(int(c) for c in indices[planes[pixel]]) for pixel in where]
+    signatures = [tuple(int(c) for c in indices[planes[:, pixel]]) for pixel in where]
     empty = [i for i, each in enumerate(signatures) if not each]
     order = [*empty, *(i for i in range(len(found)) if signatures[i])]
     renumbered = np.empty(len(found), dtype=np.int64)

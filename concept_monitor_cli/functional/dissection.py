@@ -168,9 +168,11 @@ class UnitMasks:
 
     def areas(self) -> IntArray:
         """Pixels of each pair's mask: (n,)."""
-        run_lengths = self.edges[1::2].astype(np.int64) - self.edges[0::2]
-        before = np.concatenate([[0], np.cumsum(run_lengths)])
-        return np.diff(before[self.offsets // 2])
+        if not len(self):
+            return np.zeros(0, dtype=np.int64)
+        run_lengths = self.edges[1::2] - self.edges[0::2]
+        areas: IntArray = np.add.reduceat(run_lengths, self.offsets[:-1] // 2, dtype=np.int64)
+        return areas
 
     def image_rows(self) -> IntArray:
         """(n_images + 1,): the pairs of image i are rows `[i]` to `[i + 1]`."""
@@ -243,7 +245,7 @@ class UnitMasks:
 
 
 def unit_masks(
-    maps: torch.Tensor, thresholds: torch.Tensor, size: tuple[int, int], *, block: int = 1024
+    maps: torch.Tensor, thresholds: torch.Tensor, size: tuple[int, int], *, block: int = 256
 ) -> UnitMasks:
     """Where each unit's map, upsampled bilinearly to `size`, lies strictly above the unit's threshold.
 
@@ -256,8 +258,9 @@ def unit_masks(
     whose map nowhere exceeds it are skipped, and so is each stretch between two columns of a map that are
     both at or below it in that row of the mask: only the neighbourhood of what fires is computed.
 
-    It is computed in float64 and rounded to float32 before it is compared: a plateau of equal values stays
-    exactly at that value, where in float32 its weights can add up to `T + ulp`, which is above `T`. Maps are
+    It is computed in float64, as `a + (b - a) * weight`, and must exceed `T` when rounded to float32: a
+    plateau of equal values stays exactly at that value, and no rounding lifts a mean of values at the
+    threshold above it (in float32 the weights of a plateau can add up to `T + ulp`). Maps are
     compared at fp16 resolution, like the thresholds, so that stored fp16 maps and maps fresh from the network
     give the same masks. The result does not depend on what else is in the batch. A map that holds NaN and a
     unit whose threshold is not a finite number fire nowhere.
@@ -308,23 +311,37 @@ def _above(half: torch.Tensor, thresholds: torch.Tensor, size: tuple[int, int]) 
     device = half.device
     compute = torch.device("cpu") if device.type == "mps" else device  # MPS has no float64
     maps, limits = half.to(compute, torch.float64), thresholds.to(compute)
+    # Half a float32 step above T: what exceeds it is what is above T when rounded to float32.
+    limits = (limits.to(torch.float64) + limits.nextafter(limits.new_tensor(torch.inf))) / 2
     top, bottom, down = (each.to(compute) for each in _places(maps.shape[1], size[0]))
     left, _, across = (each.to(compute) for each in _places(maps.shape[2], size[1]))
-    rows = maps[:, top] * (1 - down)[:, None] + maps[:, bottom] * down[:, None]  # (n, height, w)
-    # A stretch: the mask's columns from one column of the map to the next. Both ends decide whether it is
-    # needed.
-    ends = torch.cat([rows[:, :, 1:], rows[:, :, -1:]], dim=2)
-    needed = torch.maximum(rows, ends) > limits[:, None, None]
-    stretch = torch.arange(maps.shape[2], device=compute)
-    first, stop = torch.searchsorted(left, stretch), torch.searchsorted(left, stretch, right=True)
-    found, row, place = needed.nonzero(as_tuple=True)
-    steps = torch.arange(int((stop - first).max()), device=compute)
-    column = first[place][:, None] + steps
-    inside = column < stop[place][:, None]
-    u = across[column.clamp(max=size[1] - 1)]
-    start, end = rows[found, row, place][:, None], ends[found, row, place][:, None]
-    above = ((start * (1 - u) + end * u).to(torch.float32) > limits[found][:, None]) & inside
-    return ((found * (size[0] * size[1] + 1) + row * size[1])[:, None] + column)[above]
+    # The mask's rows that lie next to a row of the map with something above the threshold.
+    high = maps.amax(dim=2) > limits[:, None]
+    found, row = (high[:, top] | high[:, bottom]).nonzero(as_tuple=True)
+    v = down[row][:, None]
+    upper = maps[found, top[row]]
+    values = torch.addcmul(upper, maps[found, bottom[row]] - upper, v)  # (rows, w)
+    limits = limits[found]
+    # In these, the stretches of columns from one column of the map to the next with an end above it.
+    high = values > limits[:, None]
+    at, place = torch.logical_or(high, torch.cat([high[:, 1:], high[:, -1:]], dim=1)).nonzero(as_tuple=True)
+    first, weights = _stretches(left, across, maps.shape[2])
+    start, end = values[at, place], values[at, (place + 1).clamp(max=maps.shape[2] - 1)]
+    above = torch.addcmul(start[:, None], (end - start)[:, None], weights[place]) > limits[at][:, None]
+    which, step = above.nonzero(as_tuple=True)
+    numbers = found[at] * (size[0] * size[1] + 1) + row[at] * size[1] + first[place]
+    return numbers[which] + step
+
+
+def _stretches(left: torch.Tensor, across: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each stretch: its first column of the mask (n,), and the weights of its columns, NaN after the
+    last."""
+    stretch = torch.arange(n, device=left.device)
+    first = torch.searchsorted(left, stretch)
+    stop = torch.searchsorted(left, stretch, right=True)
+    column = first[:, None] + torch.arange(int((stop - first).max()), device=left.device)
+    weights = across[column.clamp(max=len(across) - 1)]
+    return first, weights.masked_fill(column >= stop[:, None], torch.nan)  # NaN is above nothing
 
 
 def _places(n: int, out: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -368,7 +385,7 @@ class ImageLabels(Protocol):
 
 
 def label_planes(labels: ImageLabels, size: tuple[int, int]) -> tuple[IntArray, NDArray[np.bool_]]:
-    """The labels of an image and their masks: indices (L,), ascending, and booleans (height * width, L).
+    """The labels of an image and their masks: indices (L,), ascending, and booleans (L, height * width).
 
     A label that occurs in several maps at a pixel is there once.
 
@@ -391,19 +408,19 @@ def label_planes(labels: ImageLabels, size: tuple[int, int]) -> tuple[IntArray, 
     present[0] = False
     indices = np.flatnonzero(present) - 1
     column = np.cumsum(present) - 1
-    planes = np.zeros((pixels, len(indices)), dtype=bool)
+    planes = np.zeros((len(indices), pixels), dtype=bool)
     for each in flat:
         labelled = np.flatnonzero(each >= 0)
-        planes[labelled, column[each[labelled] + 1]] = True
-    planes[:, column[np.asarray(labels.scalars, dtype=np.int64) + 1]] = True
+        planes[column[each[labelled] + 1], labelled] = True
+    planes[column[np.asarray(labels.scalars, dtype=np.int64) + 1]] = True
     return indices, planes
 
 
 def _prefix(planes: NDArray[np.bool_]) -> NDArray[np.int32]:
     """How many pixels of each label come before each pixel: (pixels + 1, L)."""
-    prefix = np.zeros((planes.shape[0] + 1, planes.shape[1]), dtype=np.int32)
-    np.cumsum(planes, axis=0, dtype=np.int32, out=prefix[1:])
-    return prefix
+    prefix = np.zeros((planes.shape[0], planes.shape[1] + 1), dtype=np.int32)
+    np.cumsum(planes, axis=1, dtype=np.int32, out=prefix[:, 1:])
+    return np.ascontiguousarray(prefix.T)
 
 
 def _inside(edges: NDArray[Any], offsets: IntArray, prefix: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -559,11 +576,12 @@ class IoUCounter:
                 break
             first, stop = rows[seen - 1], rows[seen]
             indices, planes = _known_planes(image, masks.size, len(total.label_area))
-            total.label_area[indices] += planes.sum(axis=0)
+            prefix = _prefix(planes)
+            total.label_area[indices] += prefix[-1]
             if first == stop:
                 continue
             offsets = masks.offsets[first : stop + 1]
-            inside = _inside(masks.edges[offsets[0] : offsets[-1]], offsets, _prefix(planes))
+            inside = _inside(masks.edges[offsets[0] : offsets[-1]], offsets, prefix)
             units, area = masks.unit[first:stop], areas[first:stop]
             total.area[units] += area
             total.intersection[np.ix_(units, indices)] += inside
@@ -773,6 +791,32 @@ def shuffled_iou(
         excess=torch.from_numpy(relative.max(axis=1, initial=0)),
         excess_label=torch.from_numpy(relative.argmax(axis=1)),
         null_excess=torch.from_numpy(null_excess),
+    )
+
+
+def shuffled_masks(masks: UnitMasks, *, seed: int = 0) -> UnitMasks:
+    """The masks laid over the wrong images, as in one round of `shuffled_iou`: for nulls of other scores.
+
+    A formula's null, say: cells of these masks, and the search over them, give one draw for every unit.
+
+    Raises:
+        ValueError: fewer than two images.
+    """
+    if masks.n_images < 2:
+        raise ValueError("at least two images are needed to break the pairing of images and masks")
+    rotations = _Rotations.draw(masks.n_images, masks.n_units, 1, np.random.default_rng(seed))
+    place = rotations.place[0, masks.image] - rotations.shift[0, masks.unit]
+    image = rotations.order[0, place % masks.n_images]
+    rows = np.lexsort((masks.unit, image)).astype(np.int32)
+    edges, offsets = _gather(masks, rows)
+    return UnitMasks(
+        masks.n_images,
+        masks.n_units,
+        masks.size,
+        image[rows].astype(np.int32),
+        masks.unit[rows],
+        offsets.astype(np.int64),
+        edges,
     )
 
 

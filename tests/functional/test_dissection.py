@@ -379,6 +379,20 @@ def test_draws_are_recounts_with_wrong_images() -> None:
         )
 
 
+def test_shuffled_masks_are_one_round() -> None:
+    generator = np.random.default_rng(12)
+    images, categories = probe(generator, 9)
+    dense = generator.random((9, 5, 16, 16)) < generator.choice([0.0, 0.3], size=(9, 5, 1, 1))
+    masks = nd.UnitMasks.from_dense(dense)
+    moved = nd.shuffled_masks(masks, seed=4)
+    again = nd.UnitMasks.from_dense(moved.dense())
+    for name in ("image", "unit", "offsets", "edges"):
+        assert np.array_equal(getattr(moved, name), getattr(again, name)), name
+    counts = nd.iou_counts(images, masks, categories)
+    best = nd.shuffled_iou(images, masks, counts, "mask", rounds=1, seed=4).best[0]
+    assert torch.equal(nd.iou(nd.iou_counts(images, moved, categories), "mask").max(dim=1).values, best)
+
+
 def test_chance_is_called_chance_and_planted_units_are_not() -> None:
     generator = np.random.default_rng(7)
     images, categories = probe(generator, 240)
