@@ -63,7 +63,7 @@ def _single_threaded(workers: int) -> ThreadPoolExecutor:
     ready = Barrier(workers + 1)
 
     def start() -> None:
-        torch.get_num_threads()  # a thread takes over the common number at its first use of torch: now, not later
+        torch.get_num_threads()  # the common number is taken over at a thread's first call: now, not later
         torch.set_num_threads(1)
         ready.wait()
 

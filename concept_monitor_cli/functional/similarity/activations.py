@@ -7,10 +7,9 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.functional._blocks import grain, run_blocks, spans, width_for
+from concept_monitor_cli.functional._blocks import grain, run_blocks, spans
 
 
 class ConceptActivations:
@@ -121,20 +120,6 @@ class ConceptActivations:
         if self._matrix is not None:
             return _Selected(self._matrix, images)
         return ConceptActivations(None, self._rows().index_select(0, images), self._texts)
-
-    def averaged(self, sets: Tensor) -> ConceptActivations:
-        """`P` averaged over sets of images: row `k` is the mean over the images `sets[:, k]` of `(n, C)`."""
-        bags = sets.T.contiguous()
-        if self._matrix is None:
-            pooled = functional.embedding_bag(bags, self._rows(), mode="mean")
-            return ConceptActivations(None, pooled, self._texts)
-        mean = torch.empty(bags.shape[0], self.n_concepts, device=self.device)
-
-        def average(concepts: slice) -> None:
-            mean[:, concepts] = functional.embedding_bag(bags, self.block(concepts), mode="mean")
-
-        run_blocks(average, spans(self.n_concepts, width_for(self.n_images, self.device)), self.device)
-        return ConceptActivations.from_matrix(mean)
 
     def log_normaliser(self, a: float) -> Tensor:
         """`logsumexp_m(a * P[i, m])` over all concepts, `(N,)`; computed once for every `a`.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional._blocks import (
@@ -120,7 +121,6 @@ def rank_reorder_from_top(
     bits = max(1, (n - 1).bit_length())
     key_type = _key_type((n_images - 1).bit_length() + bits)
     place = torch.arange(n, dtype=key_type, device=device)
-    mean = activations.averaged(top.T)
     result = torch.empty(units, m, device=device)
     width = min(m, width_for(n_images, device, item_bytes=16))
     buffer = grain(device)
@@ -129,7 +129,10 @@ def rank_reorder_from_top(
     first = (torch.arange(together, dtype=key_type, device=device) * n)[:, None, None]
 
     def compare(concepts: slice) -> None:
-        ranks = _ranks(activations.block(concepts).T.contiguous(), max(1, buffer // n_images))
+        values = activations.block(concepts)
+        mean = functional.embedding_bag(top, values, mode="mean").clamp_min_(min_mean)
+        ranks = _ranks(values.T.contiguous(), max(1, buffer // n_images))
+        del values
         keys = (ranks.to(key_type) << bits).T.contiguous()  # images first: a unit's top images are whole rows
         error = torch.empty(units, keys.shape[1], device=device)
         for own in spans(units, together):
@@ -142,7 +145,7 @@ def rank_reorder_from_top(
                 moved = falling[own].view(-1).index_select(0, order.view(-1)).view(order.shape)
                 error[own, some] = _mean_power(moved.sub_(rising[own, None, :]), p)
         ratio = torch.where(tied[:, None], torch.ones_like(error), error / baseline)
-        result[:, concepts] = -ratio / mean.block(concepts).clamp_min_(min_mean) ** scale_p
+        result[:, concepts] = -ratio / mean**scale_p
 
     run_blocks(compare, spans(m, width), device)
     return result
