@@ -101,8 +101,9 @@ class Constructor:
         ]
 
 
-# In-place operations that change values only. On the meta device there are none to change, but torch works
-# out strides and broadcasting in Python for each: most of the time of building a network there.
+# In-place operations that change values only: initialisation is made of these. On the meta device there are
+# no values, but torch works out strides and broadcasting in Python for each: most of the time of building a
+# network there.
 _VALUES_ONLY = {
     *("kaiming_normal_", "kaiming_uniform_", "xavier_normal_", "xavier_uniform_", "trunc_normal_"),
     *("normal_", "uniform_", "bernoulli_", "exponential_", "erfinv_", "zero_", "fill_", "clamp_", "copy_"),
@@ -111,11 +112,17 @@ _VALUES_ONLY = {
 
 
 class _Empty(TorchFunctionMode):
-    """Leaves out in-place arithmetic on meta tensors; makes uninitialised tensors there, if asked to."""
+    """Leaves out in-place arithmetic on meta tensors, and what else is asked for.
 
-    def __init__(self, *, empty_on_meta: bool = False) -> None:
+    Args:
+        empty_on_meta: make uninitialised tensors on the meta device.
+        parameters: leave out in-place arithmetic on parameters too, wherever they are.
+    """
+
+    def __init__(self, *, empty_on_meta: bool = False, parameters: bool = False) -> None:
         super().__init__()
         self._empty_on_meta = empty_on_meta
+        self._parameters = parameters
 
     def __torch_function__(
         self,
@@ -129,6 +136,8 @@ class _Empty(TorchFunctionMode):
         if name in _VALUES_ONLY:
             target = args[0] if args else kwargs.get("tensor")
             if isinstance(target, Tensor) and target.is_meta:
+                return target
+            if self._parameters and isinstance(target, nn.Parameter):
                 return target
         if self._empty_on_meta and name == "empty" and kwargs.get("device") is None:
             kwargs["device"] = "meta"
@@ -327,6 +336,26 @@ class ModelSource:
         if self.stem is not None:
             _change_stem(model, self.stem, self.in_chans)
         return model.eval()
+
+    def restore(self, state_dict: Mapping[str, Tensor], device: str | torch.device = "cpu") -> nn.Module:
+        """Build it with a checkpoint's weights, in evaluation mode.
+
+        The same as `build` and `load`, without the time that fresh weights take: every parameter is
+        overwritten, or filled with NaN where the checkpoint has none for it (`untrained`).
+
+        Args:
+            state_dict: the weights, wrappers' prefixes stripped.
+            device: where the network shall be.
+
+        Raises:
+            InputError: the weights do not fit, or a factory of the user fails.
+        """
+        with _Empty(parameters=True):
+            model = self.build()
+        if any(is_volatile(name) for name, _ in model.named_parameters()):
+            model = self.build()  # loading would leave such a parameter as it is, and it is not even made
+        self.load(model, state_dict)
+        return model.to(device)
 
     def align(self, state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
         """The state dict under the names that the network itself uses.

@@ -70,6 +70,21 @@ def test_the_network_that_comes_back_computes_the_same(
     assert not model.training
 
 
+def test_restoring_is_building_and_loading() -> None:
+    for library, name in (("timm", "test_vit"), ("cmon", "cifar_resnet20"), ("torchvision", "mobilenet_v2")):
+        state_dict = built(library, name, num_classes=4).state_dict()
+        source = resolve_model(f"{library}/{name}", state_dict)
+        slow = source.build()
+        source.load(slow, state_dict)
+        quick = source.restore(state_dict)
+        assert not quick.training
+        for (key, one), other in zip(slow.state_dict().items(), quick.state_dict().values(), strict=True):
+            assert torch.equal(one, other), key
+        for (key, one), other in zip(slow.named_buffers(), quick.buffers(), strict=True):
+            assert torch.equal(one, other), key
+        assert all(parameter.requires_grad for parameter in quick.parameters())
+
+
 def test_grey_images_with_torchvision() -> None:
     original = built("torchvision", "resnet18", num_classes=4)
     original.conv1 = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
