@@ -71,13 +71,13 @@ def demo(
     result = DemoResult(folder)
     checkpoints, out = folder / "ckpts", folder / "cmon-out"
     train(checkpoints, epochs, seed, result, progress)
-    triple = {"mean": (_MEAN,) * 3, "std": (_STD,) * 3}
     result.dissect = dissect(
         DissectOptions(
             checkpoints=(str(checkpoints),),
             layers=LAYERS,
             input_size=_SIZE,
-            **triple,
+            mean=(_MEAN, _MEAN, _MEAN),
+            std=(_STD, _STD, _STD),
             out=out,
             cache_dir=cache_dir,
             seed=seed,
@@ -109,7 +109,7 @@ def train(folder: Path, epochs: int, seed: int, result: DemoResult, progress: Pr
     held_out, held_out_labels, _ = _pictures(_VALIDATION_PICTURES, _VALIDATION_SERIES, progress)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = create_model(NETWORK, num_classes=len(classes)).to(memory_format=torch.channels_last)
+        model = create_model(NETWORK, num_classes=len(classes))
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.SGD(
         model.parameters(), _LEARNING_RATE, momentum=0.9, weight_decay=5e-4, nesterov=True
@@ -128,7 +128,7 @@ def train(folder: Path, epochs: int, seed: int, result: DemoResult, progress: Pr
                 pictures = torch.where(flip.view(-1, 1, 1, 1), pictures.flip(-1), pictures)
                 loss = F.cross_entropy(model(pictures), labels[batch])
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 schedule.step()
                 advance(_BATCH)
@@ -152,7 +152,7 @@ def _keep(model: nn.Module, folder: Path, epoch: int) -> None:
 @torch.inference_mode()
 def _accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     model.eval()
-    right = torch.cat([model(part).argmax(1) for part in images.split(_BATCH)]) == labels
+    right = torch.cat([model(part).argmax(1) for part in torch.split(images, _BATCH)]) == labels
     return float(right.float().mean())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,24 +122,27 @@ def embed(options: EmbedOptions, progress: Progress = SILENT) -> EmbedResult:
     run.write_csv("anchors", stars)
 
     result = EmbedResult(options.out, units=len(units), anchors=anchors)
-    for (layer, epoch), group in units.groupby(["layer", "epoch"], sort=True):
+    layers = units["layer"].astype(str)
+    for layer, epoch in sorted(set(zip(layers, units["epoch"].astype(int), strict=True))):
+        group = units[(layers == layer) & (units["epoch"] == epoch)]
         result.spread.append(
             {
                 "layer": layer,
-                "epoch": int(epoch),
+                "epoch": epoch,
                 "spread": spread(torch.from_numpy(placed.vectors[group.index.to_numpy()])),
                 "anchor_distance": float(group["anchor_distance"].mean()),
             }
         )
     columns = ["layer", "unit", "epoch", "concept", "nearest_anchor", "anchor_distance"]
-    for row in units[units["unit"].isin(options.units)].sort_values(columns[:3])[columns].to_dict("records"):
-        result.tracked.append({**row, "unit": int(row["unit"]), "epoch": int(row["epoch"])})
-    for layer, group in units.groupby("layer", sort=True):
+    tracked = units[units["unit"].isin(options.units)].sort_values(columns[:3])[columns]
+    result.tracked = json.loads(tracked.to_json(orient="records", double_precision=6))
+    for layer in sorted(set(layers)):
+        group = units[layers == layer]
         name = f"{layer}.{detector}"
-        panels = embedding_panels(group, stars, layer=str(layer), tracked=options.units)
+        panels = embedding_panels(group, stars, layer=layer, tracked=options.units)
         result.plots += save(panels, run.plots / f"embedding.{name}", options.plot_formats)
         if options.units and group["epoch"].nunique() > 1:
-            ways = trajectories(group, stars, layer=str(layer), tracked=options.units)
+            ways = trajectories(group, stars, layer=layer, tracked=options.units)
             result.plots += save(ways, run.plots / f"trajectories.{name}", options.plot_formats)
     return result
 

@@ -6,7 +6,7 @@ tables.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.models.layers import LayerInfo
 from concept_monitor_cli.options import DissectOptions
 from concept_monitor_cli.progress import SILENT, Progress
-from concept_monitor_cli.record import Consumer, record
+from concept_monitor_cli.record import RecordInfo, record
 from concept_monitor_cli.run import CheckpointRecord, RunFolder, TableRecord
 from concept_monitor_cli.store import Key, atomic_write
 from concept_monitor_cli.study import Architecture, Study, StudyFile, UnusableCheckpointError
@@ -218,9 +218,9 @@ def _missing(study: Study, pieces: Sequence[Piece]) -> list[Piece]:
     needed = {
         piece.recording.digest: piece
         for piece in pieces
-        if study.options.save_scores or not study.has(piece.finding)
+        if study.options.save_scores or not study.store.has(piece.finding)
     }
-    return [piece for piece in needed.values() if not study.has(piece.recording)]
+    return [piece for piece in needed.values() if not study.store.has(piece.recording)]
 
 
 def _record(
@@ -232,36 +232,40 @@ def _record(
         architecture.source.load(model, checkpoint.state_dict)
     except InputError as error:
         raise UnusableCheckpointError(error.what, where=error.where, hint=error.hint) from error
+    seconds = 0.0
     with ExitStack() as stack:
-        consumers: list[Consumer] = []
-        completions: list[Callable[[], None]] = []
-        for piece in missing:
-            listening, complete = piece.detector.recording.begin(
-                stack, study.store, piece.recording, piece.layer.name
+        passes = [
+            piece.detector.recording.begin(
+                stack, study.store, piece.recording, piece.layer, len(architecture.pixels)
             )
-            consumers.extend(listening)
-            completions.append(complete)
-        info = record(
-            model,
-            architecture.pixels,
-            architecture.preprocessing,
-            consumers,
-            layers=[piece.layer.name for piece in missing],
-            pooling=study.options.pooling,
-            device=study.device,
-            precision=study.options.precision,
-            batch_size=study.options.batch_size,
-            compile=study.options.compile,
-            progress=study.progress,
-        )
-        for complete in completions:
-            complete()
+            for piece in missing
+        ]
+        while passes:
+            info = record(
+                model,
+                architecture.pixels,
+                architecture.preprocessing,
+                [consumer for each in passes for consumer in each.consumers],
+                pooling=study.options.pooling,
+                device=study.device,
+                precision=study.options.precision,
+                batch_size=study.options.batch_size,
+                compile=study.options.compile,
+                progress=study.progress,
+            )
+            seconds += info.seconds_forward
+            _report(study, info)
+            passes = [further for each in passes if (further := each.complete()) is not None]
+    return seconds
+
+
+def _report(study: Study, info: RecordInfo) -> None:
+    """What a forward pass took for granted, and what looks wrong."""
     for assumption in info.assumptions:
         study.notice(assumption)
     for layer, count in info.non_finite.items():
         if count:
             study.progress.warning(f"{layer}: {count} activations are infinite or not a number")
-    return info.seconds_forward
 
 
 def _conclude(
@@ -290,7 +294,7 @@ def _announce(study: Study, file: StudyFile, pieces: Sequence[Piece], missing: S
         size = sum(4 * images * piece.layer.units for piece in missing)
         what = f"a forward pass over {images} images for {layers}; about {size / 2**20:.1f} MiB to keep"
     else:
-        known = sum(study.has(piece.finding) for piece in pieces)
+        known = sum(study.store.has(piece.finding) for piece in pieces)
         what = f"no forward pass; {known} of {len(pieces)} tables known"
     study.progress.notice(f"{file.name} (epoch {file.epoch}): {what}")
 

@@ -185,7 +185,11 @@ class Study:
                 "knows nothing else. Good for trying the tool; for your own networks add --probe FOLDER"
             )
         return load_probe(
-            options.probe or BUILTIN, limit=options.probe_limit, seed=options.seed, progress=self.progress
+            options.probe or BUILTIN,
+            limit=options.probe_limit,
+            seed=options.seed,
+            cache_dir=options.cache,
+            progress=self.progress,
         )
 
     @cached_property
@@ -214,14 +218,6 @@ class Study:
         for note in concepts.notes:
             self.notice(note)
         return concepts
-
-    def has(self, key: Key) -> bool:
-        """Whether the store has a sound entry."""
-        entry = self.store.get(key)
-        if entry is None:
-            return False
-        entry.close()
-        return True
 
     def recorded(self, key: Key) -> Entry:
         """A recording that must be there by now.

@@ -183,7 +183,7 @@ class ClipDissect(Detector):
         """`K x C` image numbers; fewer than `k` rows, said so, where the probing set is smaller."""
         images = len(context.probe)
         used = min(k, images)
-        notes = ()
+        notes: tuple[str, ...] = ()
         if used < k:
             notes = (
                 f"the probing set has {images} images, so {self.similarity} looks at {used} instead of {k}",

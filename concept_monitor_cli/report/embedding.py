@@ -69,7 +69,7 @@ def _label(
             for a, b, w, h in taken
         )
         outside = max(0.0, x0 - x) + max(0.0, x + width - x1) + max(0.0, y0 - y) + max(0.0, y + height - y1)
-        return covered + outside * height
+        return float(covered + outside * height)
 
     x, y = min(places, key=overlap)
     taken.append((x, y, width, height))
@@ -95,7 +95,7 @@ def _draw_anchors(axes: Axes, anchors: pd.DataFrame, limits: Any, taken: list[An
     )
     for number, row in enumerate(anchors.itertuples()):
         text = str(row.anchor) if len(anchors) <= _MOST_WRITTEN_ANCHORS else str(number)
-        _label(axes, text, (float(row.x), float(row.y)), ANCHOR_COLOUR, limits, taken)  # type: ignore[arg-type]
+        _label(axes, text, (row.x, row.y), ANCHOR_COLOUR, limits, taken)
 
 
 def _frame(axes: Axes, limits: Any) -> None:
