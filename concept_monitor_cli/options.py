@@ -301,6 +301,106 @@ class EmbedOptions(CommonOptions):
     plot_formats: tuple[PlotFormat, ...] = ("png",)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(CommonOptions):
+    """The options of `cmon report`.
+
+    Attributes:
+        layers: which layers of the run; none means all of them. (The option is `--layer`.)
+        detector: only what this detector says; `None` for all detectors of the run.
+        epochs: take only these epochs; `None` for all.
+        units: units that are followed from the start, and whose images come first.
+        images: top images per unit and epoch; 0 for a page without images.
+        image_megabytes: at most so much of the page is images.
+        tensorboard: also write scalars and a projector here; `None` for none.
+        csv: also write the tables as CSV here; `None` for none.
+        parquet: also write the tables as Parquet here; `None` for none.
+    """
+
+    layers: tuple[str, ...] = ()
+    detector: Detector | None = None
+    epochs: EpochFilter | None = None
+    units: tuple[int, ...] = ()
+    images: int = 5
+    image_megabytes: float = 6.0
+    tensorboard: Path | None = None
+    csv: Path | None = None
+    parquet: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions(CommonOptions):
+    """What every command that reads a finished run understands.
+
+    Attributes:
+        layers: which layers; none means all of the run. (The option is `--layer`.)
+        detector: whose concepts; `None` for all of the run.
+        epochs: take only these epochs; `None` for all.
+        plot_formats: file types of the plots. (The option is `--plot-format`.)
+    """
+
+    layers: tuple[str, ...] = ()
+    detector: Detector | None = None
+    epochs: EpochFilter | None = None
+    plot_formats: tuple[PlotFormat, ...] = ("png",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatsOptions(ReadingOptions):
+    """The options of `cmon stats`.
+
+    Attributes:
+        against: another run, drawn beside this one; `None` for this one alone.
+    """
+
+    against: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitsOptions(ReadingOptions):
+    """The options of `cmon units`.
+
+    Attributes:
+        units: the units to draw over the epochs; none means the most interpretable ones of every epoch.
+        classes: words: how many units have one of them as their concept?
+        top: how many units, and images of each, a picture shows.
+        resamples: how often the probing images are drawn again for `confident_changes`; 0 leaves it out.
+    """
+
+    units: tuple[int, ...] = ()
+    classes: tuple[str, ...] = ()
+    top: int = 5
+    resamples: int = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetentionOptions(ReadingOptions):
+    """The options of `cmon retention`.
+
+    Attributes:
+        runs: runs whose checkpoints are the stages of a pruning, a curve each; none means the run in `out`.
+        by_run: each run is one stage, at its last epoch, instead.
+    """
+
+    runs: tuple[Path, ...] = ()
+    by_run: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(ReadingOptions):
+    """The options of `cmon compare`.
+
+    Attributes:
+        runs: the two runs.
+        out: where the tables and plots of the comparison go.
+        classes: words: how many units of each run have one of them as their concept?
+    """
+
+    runs: tuple[Path, Path]
+    out: Path = Path("cmon-compare")
+    classes: tuple[str, ...] = ()
+
+
 def default_cache_dir() -> Path:
     """The user's cache folder of cmon, e.g. `~/.cache/cmon`."""
     import platformdirs

@@ -59,7 +59,7 @@ def summarise(table: pd.DataFrame, *, most: int = 3) -> list[LayerSummary]:
             ranked = certain.sort_values(["p_value", "score", "unit"], ascending=[True, False, True])
             summaries.append(
                 LayerSummary(
-                    epoch=int(epoch),
+                    epoch=int(str(epoch)),
                     checkpoint=str(checkpoint),
                     layer=str(layer),
                     detector=str(detector),
@@ -78,4 +78,5 @@ def summarise(table: pd.DataFrame, *, most: int = 3) -> list[LayerSummary]:
 def _distinct_best(ranked: pd.DataFrame, most: int) -> tuple[tuple[int, str, float], ...]:
     """The best unit of each of the first concepts: ten units of the same concept would tell one thing."""
     best = ranked.drop_duplicates("concept").head(most)
-    return tuple((int(row.unit), str(row.concept), float(row.score)) for row in best.itertuples())
+    rows = zip(best["unit"].tolist(), best["concept"].tolist(), best["score"].tolist(), strict=True)
+    return tuple((int(unit), str(concept), float(score)) for unit, concept, score in rows)

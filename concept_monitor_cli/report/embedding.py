@@ -46,7 +46,7 @@ def _limits(frames: Sequence[pd.DataFrame]) -> tuple[tuple[float, float], tuple[
 
 
 def _label(
-    axes: Axes, text: str, xy: tuple[float, float], colour: str, limits: Any, taken: list[Any]
+    axes: Axes, text: str, xy: Any, colour: str, limits: Any, taken: list[Any]
 ) -> None:
     """Write `text` beside a point, on the first side where it covers no earlier label."""
     (x0, x1), (y0, y1) = limits

@@ -1,0 +1,227 @@
+"""Two runs side by side: which unit of one is which of the other, and what has one that the other lacks?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.monitor.history import History
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Floats = NDArray[np.float64]
+# Activations of images start to stop, (n, C).
+Rows = Callable[[int, int], NDArray[np.float32]]
+
+_BLOCK = 4096
+# A tie between equally good assignments goes to the same unit number; far below any real difference.
+_SAME_NUMBER = 1e-9
+
+
+def correlations(first: Rows, second: Rows, n_images: int, *, block: int = _BLOCK) -> Floats:
+    """Pearson's correlation of every unit of one layer with every unit of another over the same images.
+
+        r[i, j] = sum_x (a_i(x) - mean a_i) (b_j(x) - mean b_j) / (N sd(a_i) sd(b_j))
+
+    Two passes over the images in blocks: memory is one block of rows of each layer and the result.
+
+    Args:
+        first: reads rows of the first layer's pooled activations, `(n, C)`.
+        second: likewise, `(n, D)`.
+        n_images: `N`.
+        block: images at a time.
+
+    Returns:
+        `(C, D)`, float64, between -1 and 1; NaN where a unit never changes or is not always a number.
+    """
+    spans = [(start, min(n_images, start + block)) for start in range(0, n_images, block)]
+    means = []
+    for rows in (first, second):
+        total: Floats | float = 0.0
+        for start, stop in spans:
+            total = total + rows(start, stop).sum(axis=0, dtype=np.float64)
+        means.append(np.asarray(total) / n_images)
+    cross: Floats | float = 0.0
+    squares: list[Floats | float] = [0.0, 0.0]
+    for start, stop in spans:
+        a = rows_centred(first(start, stop), means[0])
+        b = rows_centred(second(start, stop), means[1])
+        cross = cross + a.T @ b
+        squares = [squares[0] + (a * a).sum(axis=0), squares[1] + (b * b).sum(axis=0)]
+    norms = [np.sqrt(np.asarray(square)) for square in squares]
+    # A constant unit leaves rounding errors of its mean, not zeros.
+    alive = [norm > 1e-6 * np.sqrt(n_images) * np.abs(mean) for norm, mean in zip(norms, means, strict=True)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        result = np.asarray(cross) / norms[0][:, None] / norms[1][None, :]
+    result[~(alive[0][:, None] & alive[1][None, :])] = np.nan
+    bounded: Floats = np.clip(result, -1.0, 1.0)
+    return bounded
+
+
+def rows_centred(rows: NDArray[np.float32], mean: Floats) -> Floats:
+    """Rows minus the mean, in double precision."""
+    centred: Floats = rows.astype(np.float64) - mean
+    return centred
+
+
+def match_units(correlation: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """Pair the units of two layers so that the sum of the correlations of the pairs is as high as can be.
+
+    Args:
+        correlation: `(C, D)`; NaN for units that cannot be matched (dead in one of the runs).
+
+    Returns:
+        for each unit of the first layer its twin in the second and their correlation; -1 and NaN for a unit
+        without one: it or all that is left is dead, or the second layer has fewer units. Where assignments
+        are equally good (units that do exactly the same), units keep their number.
+
+    Source: optimal assignment as in Li et al. 2016, "Convergent learning".
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    count = len(correlation)
+    twin = np.full(count, -1, dtype=np.int64)
+    value = np.full(count, np.nan)
+    known = ~np.isnan(correlation)
+    rows, columns = np.flatnonzero(known.any(axis=1)), np.flatnonzero(known.any(axis=0))
+    if not len(rows) or not len(columns):
+        return twin, value
+    gain = correlation[np.ix_(rows, columns)] + _SAME_NUMBER * (rows[:, None] == columns[None, :])
+    left, right = linear_sum_assignment(gain, maximize=True)
+    twin[rows[left]] = columns[right]
+    value[rows[left]] = correlation[rows[left], columns[right]]
+    return twin, value
+
+
+@dataclass(frozen=True)
+class Final:
+    """The labels of a layer at one epoch.
+
+    Attributes:
+        units: `(C,)`.
+        concepts: `C`; `""` for a dead unit.
+        categories: `C`.
+        interpretable: `(C,)`.
+    """
+
+    units: NDArray[np.int64]
+    concepts: tuple[str, ...]
+    categories: tuple[str, ...]
+    interpretable: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, history: History, column: int = -1) -> Final:
+        """One column of a history."""
+        concepts, categories = history.concepts(history.labels[:, column])
+        return cls(history.units, tuple(concepts), tuple(categories), history.interpretable[:, column])
+
+
+def matches(
+    layer: str, detector: str, first: Final, second: Final, twin: NDArray[np.int64], correlation: Floats
+) -> pd.DataFrame:
+    """A row per pair of matched units, and per unit without a twin on either side: the rows of `matches.csv`.
+
+    `same` says whether both have the same concept of the same category.
+    """
+    import pandas as pd
+
+    lonely = np.setdiff1d(np.arange(len(second.units)), twin)
+    a = np.concatenate([np.arange(len(first.units)), np.full(len(lonely), -1)])
+    b = np.concatenate([twin, lonely])
+
+    def column(values: Sequence[str], rows: NDArray[np.int64]) -> list[str]:
+        return [values[row] if row >= 0 else "" for row in rows.tolist()]
+
+    def flags(final: Final, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        flagged: NDArray[np.bool_] = np.where(rows >= 0, final.interpretable[rows.clip(0)], False)
+        return flagged
+
+    frame = pd.DataFrame(
+        {
+            "layer": layer,
+            "detector": detector,
+            "unit_a": pd.arrays.IntegerArray(first.units[a.clip(0)].astype(np.int64), a < 0),
+            "unit_b": pd.arrays.IntegerArray(second.units[b.clip(0)].astype(np.int64), b < 0),
+            "correlation": np.concatenate([correlation, np.full(len(lonely), np.nan)]),
+            "concept_a": column(first.concepts, a),
+            "category_a": column(first.categories, a),
+            "concept_b": column(second.concepts, b),
+            "category_b": column(second.categories, b),
+            "interpretable_a": flags(first, a),
+            "interpretable_b": flags(second, b),
+        }
+    )
+    equal = (frame["concept_a"] == frame["concept_b"]) & (frame["category_a"] == frame["category_b"])
+    return frame.assign(same=equal & (a >= 0) & (b >= 0))
+
+
+def concept_counts(layer: str, detector: str, first: Final, second: Final) -> pd.DataFrame:
+    """Interpretable units per concept in both runs: the rows of `comparison.csv`."""
+    import pandas as pd
+
+    counts = []
+    for final in (first, second):
+        frame = pd.DataFrame({"concept": final.concepts, "category": final.categories})
+        counts.append(frame[final.interpretable].groupby(["concept", "category"]).size())
+    both = pd.concat(counts, axis=1, keys=["units_a", "units_b"]).fillna(0).astype(int)
+    both.index.names = ["concept", "category"]
+    return both.reset_index().assign(layer=layer, detector=detector)
+
+
+def class_counts(history: History, classes: Sequence[str]) -> pd.DataFrame:
+    """Units whose concept is one of some words, per epoch.
+
+    Args:
+        history: one layer.
+        classes: the words; case and underscores do not matter.
+
+    Returns:
+        columns `epoch`, `layer`, `detector`, `class`, `units`, `interpretable`; a row per epoch and word.
+    """
+    import pandas as pd
+
+    own = np.array([class_key(name.concept) for name in history.names] or [""], dtype=object)
+    rows = []
+    for word in classes:
+        of_class = np.isin(history.labels, np.flatnonzero(own == class_key(word)))
+        rows.append(
+            pd.DataFrame(
+                {
+                    "epoch": history.epochs,
+                    "layer": history.layer,
+                    "detector": history.detector,
+                    "class": word,
+                    "units": of_class.sum(axis=0),
+                    "interpretable": (of_class & history.interpretable).sum(axis=0),
+                }
+            )
+        )
+    return pd.concat(rows, ignore_index=True)
+
+
+def class_key(word: str) -> str:
+    """A word in the form in which classes and concepts are compared."""
+    return " ".join(word.replace("_", " ").casefold().split())
+
+
+def check_classes(classes: Sequence[str], known: Iterable[str]) -> list[str]:
+    """Classes that no concept of the run is called: nothing can be counted for them.
+
+    Raises:
+        InputError: that is all of them.
+    """
+    keys = {class_key(word) for word in known}
+    missing = [word for word in classes if class_key(word) not in keys]
+    if classes and len(missing) == len(classes):
+        raise InputError(
+            f"no unit has a concept called {missing[0]!r}",
+            where="--classes",
+            hint="write classes as the concepts of the run are called (see tables/concepts.parquet)",
+        )
+    return missing

@@ -1,0 +1,151 @@
+"""The concept table of one layer as arrays: units x epochs.
+
+Everything that asks how units change over epochs works on this form, without a loop over units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from concept_monitor_cli.concepts import CATEGORIES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# What a category is called that the concept set does not know.
+UNCATEGORISED = "uncategorised"
+# Detectors whose concepts are formulas of words, which have no place in the space of words.
+FORMULA_DETECTORS = frozenset({"compositional"})
+
+
+class Label(NamedTuple):
+    """What a unit is called. The category keeps `orange` the fruit and `orange` the colour apart."""
+
+    concept: str
+    category: str
+
+
+@dataclass(frozen=True)
+class History:
+    """The best concept of every unit of a layer, at every epoch, as one detector sees it.
+
+    Attributes:
+        layer: the layer.
+        detector: the detector.
+        epochs: `(T,)`, ascending.
+        checkpoints: `T` names.
+        units: `(C,)`, ascending.
+        names: the labels that occur.
+        labels: `(C, T)`, index into `names`; -1 where the unit is dead or not in the table.
+        scores: `(C, T)`, of the best concept; NaN where there is none.
+        interpretable: `(C, T)`.
+    """
+
+    layer: str
+    detector: str
+    epochs: NDArray[np.int64]
+    checkpoints: tuple[str, ...]
+    units: NDArray[np.int64]
+    names: tuple[Label, ...]
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    interpretable: NDArray[np.bool_]
+
+    @property
+    def live(self) -> NDArray[np.bool_]:
+        """`(C, T)`: whether the unit has a concept."""
+        return self.labels >= 0
+
+    @property
+    def previous(self) -> NDArray[np.int64]:
+        """`(C, T)`: column of the epoch before at which the unit was live; -1 where there is none."""
+        columns = np.arange(len(self.epochs))
+        last = np.maximum.accumulate(np.where(self.live, columns, -1), axis=1)
+        return np.concatenate([np.full((len(self.units), 1), -1), last[:, :-1]], axis=1)
+
+    @property
+    def changed(self) -> NDArray[np.bool_]:
+        """`(C, T)`: whether the unit is live with another label than when it was live before.
+
+        A unit that is dead for a while and comes back with the same concept has not changed.
+        """
+        previous = self.previous
+        before = np.take_along_axis(self.labels, previous.clip(0), axis=1)
+        changed: NDArray[np.bool_] = self.live & (previous >= 0) & (before != self.labels)
+        return changed
+
+    def concepts(self, codes: NDArray[np.int64]) -> tuple[list[str], list[str]]:
+        """Concepts and categories of some labels; `""` for -1."""
+        none = Label("", "")
+        named = [self.names[code] if code >= 0 else none for code in codes.tolist()]
+        return [label.concept for label in named], [label.category for label in named]
+
+
+def histories(table: pd.DataFrame) -> list[History]:
+    """A history per layer and detector, layers in natural order.
+
+    Args:
+        table: a concept table of any epochs, layers and detectors, with one checkpoint per epoch.
+    """
+    import pandas as pd
+
+    first = table[table["rank"] == 1]
+    found = []
+    for layer, detector in layers_and_detectors(first):
+        rows = first[(first["layer"] == layer) & (first["detector"] == detector)]
+        moments = rows[["epoch", "checkpoint"]].drop_duplicates().sort_values(["epoch", "checkpoint"])
+        order = pd.MultiIndex.from_frame(moments)
+        units = np.unique(rows["unit"].to_numpy(dtype=np.int64))
+        column = order.get_indexer(pd.MultiIndex.from_frame(rows[["epoch", "checkpoint"]]))
+        row = np.searchsorted(units, rows["unit"].to_numpy(dtype=np.int64))
+        pairs = pd.MultiIndex.from_frame(rows[["concept", "category"]])
+        codes, names = pairs.factorize(sort=True)
+        shape = (len(units), len(order))
+        labels = np.full(shape, -1, dtype=np.int64)
+        labels[row, column] = np.where(rows["state"].to_numpy() == "live", codes, -1)
+        scores = np.full(shape, np.nan)
+        scores[row, column] = rows["score"].to_numpy(dtype=float)
+        interpretable = np.zeros(shape, dtype=bool)
+        interpretable[row, column] = rows["interpretable"].to_numpy(dtype=bool)
+        found.append(
+            History(
+                layer=layer,
+                detector=detector,
+                epochs=moments["epoch"].to_numpy(dtype=np.int64),
+                checkpoints=tuple(moments["checkpoint"]),
+                units=units,
+                names=tuple(Label(str(concept), str(category)) for concept, category in names),
+                labels=labels,
+                scores=scores,
+                interpretable=interpretable & (labels >= 0),
+            )
+        )
+    return found
+
+
+def layers_and_detectors(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """The pairs that a table has, layers in natural order."""
+    pairs = table[["layer", "detector"]].drop_duplicates().itertuples(index=False)
+    return sorted(
+        ((str(layer), str(detector)) for layer, detector in pairs), key=lambda p: (natural(p[0]), p)
+    )
+
+
+def natural(name: str) -> tuple[tuple[int, int | str], ...]:
+    """A sorting key that puts `layer10` after `layer9`."""
+    import re
+
+    return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name))
+
+
+def category_order(categories: Iterable[str]) -> list[str]:
+    """Distinct categories from low to high level, then others by name, the unknown one last."""
+    present = {category or UNCATEGORISED for category in categories}
+    known = [category for category in CATEGORIES if category in present]
+    others = sorted(present - set(CATEGORIES) - {UNCATEGORISED})
+    return [*known, *others, *([UNCATEGORISED] if UNCATEGORISED in present else [])]

@@ -1,0 +1,115 @@
+"""How much of a layer is interpretable, and what kind of concepts it has, per epoch (METHODS.md 5)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from concept_monitor_cli.functional.embedding import spread
+from concept_monitor_cli.monitor.history import UNCATEGORISED, category_order
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from concept_monitor_cli.space import UnitVectors
+
+ALL = "all"
+_WHERE = ["epoch", "checkpoint", "layer", "detector"]
+
+
+def category_statistics(
+    table: pd.DataFrame, placed: UnitVectors | None = None, embedding: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Counts per epoch and category of the layers of one or several detectors.
+
+    A unit belongs to the category of its best concept. Every category that a layer's units have at some epoch
+    has a row at every epoch, with zeros where no unit has it.
+
+    Args:
+        table: a concept table.
+        placed: the same units in the space of words, for `spread`; without it that column is empty.
+        embedding: rows of `embedding.csv`, for `anchor_distance`; without it that column is empty.
+
+    Returns:
+        the rows of `statistics.csv`:
+
+        - `category`: `all`, then the categories from low to high level;
+        - `units`: live units with such a concept; for `all` every unit of the layer, also the dead;
+        - `interpretable`: those of them whose best concept is more than chance;
+        - `distinct_concepts`: different concepts among the interpretable ones;
+        - `spread`: mean cosine distance over all pairs of these units in the space of words (eq. 1), of live
+          units, interpretable or not; empty with fewer than two;
+        - `anchor_distance`: mean cosine distance of these units to their nearest anchor;
+        - `dead`: units of the layer without any concept (only for `all`; 0 elsewhere).
+    """
+    import pandas as pd
+
+    first = table[table["rank"] == 1].copy()
+    first["category"] = first["category"].where(first["category"] != "", UNCATEGORISED)
+    dead = first["state"] != "live"
+    first["dead"] = dead
+    first["interpretable"] = first["interpretable"] & ~dead
+    parts = []
+    for _, rows in first.groupby(["layer", "detector"], sort=True):
+        whole = _counts(rows.assign(category=ALL), rows)
+        live = rows[~rows["dead"]]
+        categories = category_order(live["category"])
+        moments = rows[_WHERE].drop_duplicates()
+        every = moments.merge(pd.DataFrame({"category": categories}), how="cross")
+        each = every.merge(_counts(live, live), how="left", on=[*_WHERE, "category"])
+        counts = ["units", "interpretable", "distinct_concepts", "dead"]
+        each[counts] = each[counts].fillna(0).astype(int)
+        both = pd.concat([whole, each], ignore_index=True)
+        rank = {name: i for i, name in enumerate([ALL, *categories])}
+        order = both["category"].map(rank)
+        parts.append(both.assign(_rank=order).sort_values([*_WHERE, "_rank"], kind="stable"))
+    result = pd.concat(parts, ignore_index=True).drop(columns="_rank")
+    keys = [*_WHERE, "category"]
+    result = result.merge(_spreads(placed), how="left", on=keys)
+    return result.merge(_anchor_distances(first, embedding), how="left", on=keys)
+
+
+def _counts(rows: pd.DataFrame, source: pd.DataFrame) -> pd.DataFrame:
+    """Units, interpretable and dead ones and distinct concepts per moment and category of `rows`."""
+    keys = [*_WHERE, "category"]
+    counts = rows.groupby(keys, sort=False).agg(
+        units=("unit", "size"), interpretable=("interpretable", "sum"), dead=("dead", "sum")
+    )
+    # Two categories may share a word; as concepts they are two.
+    named = rows.assign(own=source["category"])[rows["interpretable"]]
+    distinct = named.drop_duplicates([*keys, "concept", "own"]).groupby(keys, sort=False).size()
+    return counts.assign(distinct_concepts=distinct.reindex(counts.index, fill_value=0)).reset_index()
+
+
+def _spreads(placed: UnitVectors | None) -> pd.DataFrame:
+    import pandas as pd
+
+    keys = [*_WHERE, "category"]
+    if placed is None:
+        return pd.DataFrame(columns=[*keys, "spread"]).astype({"spread": float, "epoch": "Int64"})
+    units = placed.units
+    category = units["category"].where(units["category"] != "", UNCATEGORISED)
+    row = pd.Series(np.arange(len(units)), index=units.index)
+    found = []
+    for names in (pd.Series(ALL, index=units.index), category):
+        for key, rows in row.groupby([*(units[name] for name in _WHERE), names], sort=False):
+            found.append((*key, spread(torch.from_numpy(placed.vectors[rows.to_numpy()]))))
+    return pd.DataFrame(found, columns=[*keys, "spread"])
+
+
+def _anchor_distances(first: pd.DataFrame, embedding: pd.DataFrame | None) -> pd.DataFrame:
+    import pandas as pd
+
+    keys = [*_WHERE, "category"]
+    if embedding is None:
+        return pd.DataFrame(columns=[*keys, "anchor_distance"]).astype(
+            {"anchor_distance": float, "epoch": "Int64"}
+        )
+    live = first[~first["dead"]]
+    known = live[[*_WHERE, "unit", "category"]].merge(
+        embedding[[*_WHERE, "unit", "anchor_distance"]], on=[*_WHERE, "unit"]
+    )
+    both = pd.concat([known.assign(category=ALL), known], ignore_index=True)
+    return both.groupby(keys, sort=False)["anchor_distance"].mean().reset_index()

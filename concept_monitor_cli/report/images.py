@@ -1,0 +1,195 @@
+"""Which images excite a unit most, found again after the run; and small pictures of them.
+
+A run keeps numbers of images, not images. They are taken from the probing set where it lies, after a check
+that its content is still the one that the networks saw.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, features
+
+from concept_monitor_cli.errors import CmonError, InputError
+from concept_monitor_cli.probe import ProbeSet, load_probe
+from concept_monitor_cli.progress import SILENT, Progress
+from concept_monitor_cli.run import RunFolder
+from concept_monitor_cli.store import Key, Store
+
+# Pixels a side: sharp at 40 CSS pixels on a phone's screen, and about 2 kB each.
+THUMBNAIL = 80
+# Images a sheet; 20 x 20 thumbnails are a picture of 1,600 pixels, which every phone can hold.
+SHEET_COLUMNS = 20
+PER_SHEET = SHEET_COLUMNS * SHEET_COLUMNS
+_QUALITY = 70
+
+# The recordings that know a unit's top images.
+_RECORDINGS = ("activations", "top_images")
+
+
+class TopImages(Protocol):
+    """Knows which probing images excite the units of a layer most."""
+
+    def top_images(self, epoch: int, layer: str) -> NDArray[np.int64] | None:
+        """`C x K` numbers of images, strongest first, -1 where there are fewer; `None` where unknown."""
+
+
+class RecordedTopImages:
+    """Top images from the recordings in the store. What was pruned there is unknown.
+
+    Args:
+        run: whose.
+        store: with the recordings.
+    """
+
+    def __init__(self, run: RunFolder, store: Store) -> None:
+        self._store = store
+        self._recordings: dict[tuple[int, str], list[Key]] = {}
+        for _, record in run.table_records():
+            kind, _, digest = record.recording.partition("/")
+            if kind in _RECORDINGS and digest:
+                known = self._recordings.setdefault((record.epoch, record.layer), [])
+                known.append(Key(kind, digest, {}))
+
+    def top_images(self, epoch: int, layer: str) -> NDArray[np.int64] | None:
+        """See `TopImages`."""
+        for key in self._recordings.get((epoch, layer), []):
+            entry = self._store.get(key)
+            if entry is None:
+                continue
+            with entry:
+                if "top_images" in entry.names():
+                    return entry.read("top_images").astype(np.int64)
+        return None
+
+
+def run_probe(
+    info: dict[str, Any], *, cache_dir: Path | None = None, progress: Progress = SILENT
+) -> ProbeSet:
+    """The probing set of a run, as its networks saw it.
+
+    Args:
+        info: the content of `run.json`.
+        cache_dir: where the built-in set is.
+        progress: told of the reading.
+
+    Raises:
+        InputError: it is not where it was, or its images are others now.
+    """
+    made_with, options = info["probe"], info.get("options", {})
+    probe = load_probe(
+        made_with["spec"],
+        limit=options.get("probe_limit"),
+        seed=int(options.get("seed", 0)),
+        cache_dir=cache_dir,
+        progress=progress,
+    )
+    # Some unreadable images are only found when they are decoded.
+    skipped = {item["image"] for item in made_with.get("skipped", [])}
+    if skipped:
+        probe = probe.subset([row for row, name in enumerate(probe.ids) if name not in skipped])
+    if probe.digest != made_with["digest"]:
+        raise InputError(
+            f"the images of {made_with['name']} are not those that this run was made with",
+            where=made_with["spec"],
+            hint="restore them, or dissect again",
+        )
+    return probe
+
+
+def thumbnail(image: Image.Image, size: int = THUMBNAIL) -> Image.Image:
+    """The middle square of an image, `size` pixels a side."""
+    return ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
+
+
+def sheet(images: Sequence[Image.Image], columns: int = SHEET_COLUMNS, size: int = THUMBNAIL) -> Image.Image:
+    """Thumbnails side by side, row by row; the rest of the last row is grey."""
+    rows = -(-len(images) // columns)
+    picture = Image.new("RGB", (columns * size, rows * size), (128, 128, 128))
+    for place, image in enumerate(images):
+        picture.paste(image, (place % columns * size, place // columns * size))
+    return picture
+
+
+def data_uri(picture: Image.Image) -> str:
+    """A picture as a `data:` address: WebP where this Pillow can write it, else JPEG."""
+    kind = "webp" if features.check("webp") else "jpeg"
+    buffer = io.BytesIO()
+    picture.save(buffer, format=kind, quality=_QUALITY)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+@dataclass
+class Sheets:
+    """Small pictures for a page.
+
+    Attributes:
+        numbers: the images' numbers in the probing set, in the order of their places.
+        uris: `data:` addresses of sheets of `PER_SHEET` images each.
+        unreadable: how many images could not be read any more; their places are grey.
+        left_out: how many images were asked for and did not fit.
+    """
+
+    numbers: list[int] = field(default_factory=list)
+    uris: list[str] = field(default_factory=list)
+    unreadable: int = 0
+    left_out: int = 0
+
+    @property
+    def places(self) -> dict[int, int]:
+        """Number in the probing set -> place."""
+        return {number: place for place, number in enumerate(self.numbers)}
+
+
+def make_sheets(
+    probe: ProbeSet, wanted: Iterable[int], *, max_bytes: int, progress: Progress = SILENT
+) -> Sheets:
+    """Draw thumbnails until they fill `max_bytes` of page.
+
+    Args:
+        probe: the images.
+        wanted: their numbers, the most important first; repetitions are drawn once.
+        max_bytes: most bytes of all addresses together. A sheet that would go beyond is left out.
+        progress: told of the drawing.
+    """
+    order = list(dict.fromkeys(int(number) for number in wanted if number >= 0))
+    result, used = Sheets(), 0
+    with progress.task("drawing thumbnails", len(order)) as advance:
+        for numbers in _pieces(order, PER_SHEET):
+            pictures, unreadable = [], 0
+            for number in numbers:
+                try:
+                    pictures.append(thumbnail(probe.image(number)))
+                except CmonError:
+                    unreadable += 1
+                    pictures.append(Image.new("RGB", (THUMBNAIL, THUMBNAIL), (128, 128, 128)))
+            uri = data_uri(sheet(pictures))
+            # A half-filled budget takes half a sheet: cut it once to what should fit.
+            if used + len(uri) > max_bytes:
+                fitting = int(len(pictures) * (max_bytes - used) / len(uri))
+                fitting -= fitting % SHEET_COLUMNS
+                uri = data_uri(sheet(pictures[:fitting])) if fitting else ""
+                if not uri or used + len(uri) > max_bytes:
+                    break
+                numbers = numbers[:fitting]
+            used += len(uri)
+            result.uris.append(uri)
+            result.numbers.extend(numbers)
+            result.unreadable += unreadable
+            advance(len(numbers))
+            if len(numbers) < len(pictures):
+                break
+    result.left_out = len(order) - len(result.numbers)
+    return result
+
+
+def _pieces(numbers: list[int], size: int) -> Iterator[list[int]]:
+    for first in range(0, len(numbers), size):
+        yield numbers[first : first + size]

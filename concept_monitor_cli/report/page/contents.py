@@ -1,0 +1,274 @@
+"""What a page shows: the tables of a run, gathered and turned into columns.
+
+All numbers are counted anew from the concept table, by the same functions as `cmon stats` and `cmon units`, so
+that a page never shows statistics of another state of the run. What takes the encoder (spread, drift) or the
+recordings (changes with confidence) is taken over from their tables where they agree with the concept table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from concept_monitor_cli.monitor.history import UNCATEGORISED, History, category_order, histories
+from concept_monitor_cli.monitor.lives import unit_lives
+from concept_monitor_cli.monitor.statistics import ALL, category_statistics
+from concept_monitor_cli.report.page.pack import floats, integers
+from concept_monitor_cli.report.style import category_colour
+from concept_monitor_cli.run import TABLES, RunFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PRESENT, LIVE, INTERPRETABLE = 1, 2, 4
+# Above this, ranks beyond the first are left out: a page of 60 MB opens slowly and travels badly.
+MAX_TABLE_BYTES = 30_000_000
+# What a unit takes at one epoch, in bytes of base64, with its first concept and a place; and each more concept.
+_UNIT_BYTES, _RANK_BYTES = 19, 5.4
+
+
+@dataclass
+class Tables:
+    """The tables of a run that a page is made of; `None` where there is none.
+
+    Attributes:
+        concepts: the concept table, restricted to what was asked for.
+        embedding: `embedding.csv`.
+        anchors: `anchors.csv`.
+        statistics: `statistics.csv`.
+        units: `units.csv`.
+        remarks: what is missing or out of date, and the command that makes it.
+    """
+
+    concepts: pd.DataFrame
+    embedding: pd.DataFrame | None = None
+    anchors: pd.DataFrame | None = None
+    statistics: pd.DataFrame | None = None
+    units: pd.DataFrame | None = None
+    remarks: list[str] = field(default_factory=list)
+
+
+def read_tables(run: RunFolder, concepts: pd.DataFrame) -> Tables:
+    """Read what there is beside the concept table.
+
+    Raises:
+        InputError: a file is there and is no such table.
+    """
+    found: dict[str, pd.DataFrame | None] = {}
+    for name in ("embedding", "anchors", "statistics", "units"):
+        path = run.tables / f"{name}.csv"
+        found[name] = TABLES[name].read_csv(path) if path.is_file() else None
+    tables = Tables(concepts, **found)
+    if tables.embedding is None:
+        tables.remarks.append(
+            "Positions in concept space are missing: run “cmon embed --anchors WORDS”, then “cmon report” again."
+        )
+    if tables.statistics is None:
+        tables.remarks.append("The spread of the embedding is missing: it comes from “cmon stats”.")
+    if tables.units is None:
+        tables.remarks.append(
+            "Drift and changes beyond chance are missing for single units: they come from “cmon units”."
+        )
+    return tables
+
+
+def affordable_ranks(tables: Tables) -> int:
+    """How many concepts per unit a page can carry: all of the table, or one where that is too much."""
+    ranks = int(tables.concepts["rank"].max())
+    moments = int((tables.concepts["rank"] == 1).sum())
+    return ranks if moments * (_UNIT_BYTES + _RANK_BYTES * (ranks - 1)) <= MAX_TABLE_BYTES else 1
+
+
+@dataclass
+class Vocabulary:
+    """The labels of all layers: a concept with its category, written into the page once.
+
+    Attributes:
+        labels: pairs of concept and category; their place is their number.
+        categories: in the order of charts.
+    """
+
+    labels: pd.MultiIndex
+    categories: list[str]
+
+    @classmethod
+    def of(cls, table: pd.DataFrame) -> Vocabulary:
+        """The labels that a concept table has, sorted."""
+        named = table[table["concept"] != ""]
+        pairs = named[["concept", "category"]].drop_duplicates().sort_values(["concept", "category"])
+        return cls(pd.MultiIndex.from_frame(pairs), category_order(pairs["category"]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Columns: names, and the number of each one's category."""
+        place = {name: number for number, name in enumerate(self.categories)}
+        return {
+            "name": [str(concept) for concept, _ in self.labels],
+            "category": [place[category or UNCATEGORISED] for _, category in self.labels],
+        }
+
+
+def categories_json(categories: Sequence[str]) -> list[dict[str, str]]:
+    """Names and colours, the same as in every figure."""
+    return [{"name": name, "colour": category_colour(name)} for name in categories]
+
+
+def series_json(
+    history: History, tables: Tables, vocabulary: Vocabulary, ranks: int, notes: Mapping[tuple[str, str], Any]
+) -> dict[str, Any]:
+    """One layer as one detector sees it. Arrays are epochs x units, with ranks outermost.
+
+    Args:
+        history: the layer.
+        tables: of the run.
+        vocabulary: numbers the labels.
+        ranks: concepts per unit to keep.
+        notes: (layer, detector) -> what its table records say.
+    """
+    shape = (len(history.epochs), len(history.units))
+    rows = _of(tables.concepts, history)
+    rows = rows[rows["rank"] <= ranks]
+    at = _places(rows, history)
+    label = vocabulary.labels.get_indexer(pd.MultiIndex.from_frame(rows[["concept", "category"]])) + 1
+    rank = rows["rank"].to_numpy(dtype=np.int64) - 1
+    concept = np.zeros((ranks, *shape), dtype=np.int64)
+    concept[rank, at[0], at[1]] = label
+    score = np.full((ranks, *shape), np.nan)
+    score[rank, at[0], at[1]] = rows["score"].to_numpy(dtype=float)
+    first = rank == 0
+    p_value = np.full(shape, np.nan)
+    p_value[at[0][first], at[1][first]] = rows["p_value"].to_numpy(dtype=float)[first]
+    flags = np.zeros(shape, dtype=np.int64)
+    flags[at[0][first], at[1][first]] = PRESENT
+    flags |= np.where(history.live.T, LIVE, 0) | np.where(history.interpretable.T, INTERPRETABLE, 0)
+    return {
+        "layer": history.layer,
+        "detector": history.detector,
+        "epochs": history.epochs.tolist(),
+        "checkpoints": list(history.checkpoints),
+        "units": integers(history.units),
+        "size": len(history.units),
+        "ranks": ranks,
+        "concept": integers(concept),
+        "score": floats(score),
+        "p": floats(p_value, log=True),
+        "flags": integers(flags),
+        "place": _place_json(history, tables, shape),
+        "lives": _lives_json(history, tables),
+        "statistics": _statistics_json(history, tables, vocabulary.categories),
+        **notes.get((history.layer, history.detector), {}),
+    }
+
+
+def _of(table: pd.DataFrame, history: History) -> pd.DataFrame:
+    return table[(table["layer"] == history.layer) & (table["detector"] == history.detector)]
+
+
+def _places(rows: pd.DataFrame, history: History) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row by row, the places of its epoch and its unit in a history."""
+    epoch = np.searchsorted(history.epochs, rows["epoch"].to_numpy(dtype=np.int64))
+    unit = np.searchsorted(history.units, rows["unit"].to_numpy(dtype=np.int64))
+    return epoch.astype(np.int64), unit.astype(np.int64)
+
+
+def _place_json(history: History, tables: Tables, shape: tuple[int, int]) -> dict[str, Any] | None:
+    """Where the units are in the picture of concept space; `None` where this layer is not in it."""
+    if tables.embedding is None or tables.anchors is None:
+        return None
+    rows = _of(tables.embedding, history)
+    rows = rows[rows["epoch"].isin(history.epochs) & rows["unit"].isin(history.units)]
+    if rows.empty:
+        return None
+    at = _places(rows, history)
+    x, y, distance = (np.full(shape, np.nan) for _ in range(3))
+    anchor = np.zeros(shape, dtype=np.int64)
+    for array, column in ((x, "x"), (y, "y"), (distance, "anchor_distance")):
+        array[at] = rows[column].to_numpy(dtype=float)
+    names = {str(name): number for number, name in enumerate(tables.anchors["anchor"], start=1)}
+    anchor[at] = [names.get(str(name), 0) for name in rows["nearest_anchor"]]
+    return {"x": floats(x), "y": floats(y), "anchor": integers(anchor), "distance": floats(distance)}
+
+
+def _lives_json(history: History, tables: Tables) -> dict[str, Any]:
+    """What `units.csv` says. -1 stands for "never"."""
+    lives = unit_lives(history)
+    result: dict[str, Any] = {
+        # One more than the value, so that 0 can stand for none.
+        name: integers(lives[name].fillna(-1).to_numpy(dtype=np.int64) + 1)
+        for name in ("first_epoch", "stable_from", "changes", "born", "died")
+    }
+    if tables.units is None:
+        return result
+    keys = ["unit", "final_concept", "final_category", "first_epoch", "changes"]
+    extra = ["drift", "path_length", "confident_changes"]
+    known = lives[keys].merge(_of(tables.units, history)[[*keys, *extra]], how="left", on=keys)
+    if known[extra].notna().any().any():
+        result["drift"] = floats(known["drift"])
+        result["path"] = floats(known["path_length"])
+        result["confident"] = integers(known["confident_changes"].fillna(-1).to_numpy(dtype=np.int64) + 1)
+    return result
+
+
+def _statistics_json(history: History, tables: Tables, categories: Sequence[str]) -> dict[str, Any]:
+    """A value per epoch: of the whole layer, and interpretable units of every category."""
+    rows = category_statistics(_of(tables.concepts, history), None, tables.embedding)
+    whole = rows[rows["category"] == ALL].set_index("epoch").loc[history.epochs]
+    changed = history.changed.sum(axis=0).tolist()
+    spread: list[float | None] = [None] * len(history.epochs)
+    if tables.statistics is not None:
+        known = _of(tables.statistics, history)
+        known = known[known["category"] == ALL].set_index("epoch")
+        # Another number of units at an epoch: made from another state of the run.
+        for place, epoch in enumerate(history.epochs.tolist()):
+            if epoch in known.index and known.at[epoch, "units"] == whole.at[epoch, "units"]:
+                spread[place] = _number(known.at[epoch, "spread"])
+    interpretable = (
+        rows[rows["category"] != ALL]
+        .pivot_table(index="epoch", columns="category", values="interpretable", aggfunc="sum")
+        .reindex(index=history.epochs, columns=list(categories), fill_value=0)
+        .fillna(0)
+    )
+    return {
+        "units": whole["units"].astype(int).tolist(),
+        "dead": whole["dead"].astype(int).tolist(),
+        "interpretable": whole["interpretable"].astype(int).tolist(),
+        "distinct": whole["distinct_concepts"].astype(int).tolist(),
+        "changed": [None, *changed[1:]],
+        "spread": spread,
+        "anchor_distance": [_number(value) for value in whole["anchor_distance"]],
+        "categories": interpretable.astype(int).T.to_numpy().tolist(),
+    }
+
+
+def _number(value: Any) -> float | None:
+    return None if pd.isna(value) else round(float(value), 5)
+
+
+def histories_of(table: pd.DataFrame) -> list[History]:
+    """A history per layer and detector, in the order of the page."""
+    return histories(table)
+
+
+def anchors_json(tables: Tables) -> dict[str, Any] | None:
+    """Names and places of the anchors."""
+    if tables.anchors is None:
+        return None
+    return {
+        "name": [str(name) for name in tables.anchors["anchor"]],
+        "x": [_number(value) for value in tables.anchors["x"]],
+        "y": [_number(value) for value in tables.anchors["y"]],
+    }
+
+
+def record_notes(run: RunFolder) -> dict[tuple[str, str], dict[str, Any]]:
+    """What the records of the tables say: sentences for the reader, and the calibration at every epoch."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for _, record in run.table_records():
+        notes = found.setdefault((record.layer, record.detector), {"notes": [], "calibration": {}})
+        notes["notes"] += [note for note in record.notes if note not in notes["notes"]]
+        notes["calibration"][str(record.epoch)] = record.calibration
+    return found

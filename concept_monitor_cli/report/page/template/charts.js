@@ -1,0 +1,213 @@
+// Cards and charts: how much of each layer is interpretable, by category, over the epochs.
+
+const METRICS = [
+  ["categories", "Categories", "Interpretable units by the category of their concept."],
+  ["distinct", "Distinct concepts", "Different concepts among the interpretable units."],
+  ["changed", "Changed", "Units with another concept than when they were last alive."],
+  ["dead", "Dead", "Units whose activation is the same on every image."],
+  ["spread", "Spread", "Mean cosine distance between all pairs of live units in concept space."],
+  ["anchor_distance", "To anchors", "Mean cosine distance of live units to their nearest anchor."],
+];
+
+function availableMetrics() {
+  return METRICS.filter(([name]) => name === "categories" || SERIES.some((series) =>
+    series.statistics[name].some((value) => value !== null && (name !== "dead" || value > 0))));
+}
+
+// Round steps for an axis from 0 to `top`.
+function ticks(top, most = 4) {
+  if (!(top > 0)) return [0, 1];
+  const raw = top / most;
+  const power = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => top / s <= most);
+  const result = [];
+  for (let i = 0; i * step <= top * 1.0001; i++) result.push(Number((i * step).toPrecision(8)));
+  if (result[result.length - 1] < top * 0.999) result.push(Number((result.length * step).toPrecision(8)));
+  return result;
+}
+
+// -- cards -------------------------------------------------------------------------------------
+
+// Interpretable units over the epochs as a strip of stacked columns.
+function strip(series, width, height) {
+  const columns = series.epochs.length;
+  const top = Math.max(1, ...series.statistics.interpretable);
+  const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "strip", "aria-hidden": "true", preserveAspectRatio: "none" });
+  const step = width / columns;
+  const gap = columns > 40 ? 0 : Math.min(2, step * 0.2);
+  for (let t = 0; t < columns; t++) {
+    let y = height;
+    CATEGORIES.forEach((category, c) => {
+      const value = series.statistics.categories[c][t];
+      if (!value) return;
+      const h = (value / top) * height;
+      y -= h;
+      picture.append(svg("rect", { x: t * step, y, width: Math.max(0.5, step - gap), height: h, fill: category.colour }));
+    });
+  }
+  return picture;
+}
+
+function buildCards() {
+  fill($("cards"), ...shownSeries().map((series) => {
+    const card = el("button", { type: "button", class: "card", onclick: () => update({ series: series.number }) },
+      el("span", { class: "card-layer", text: plain(series.layer), title: plain(series.layer) }),
+      el("span", { class: "card-main" }, el("b", {}), el("span", {})),
+      strip(series, 200, 36),
+      el("span", { class: "card-more" }));
+    card.dataset.series = series.number;
+    return card;
+  }));
+  showCards();
+}
+
+function showCards() {
+  for (const card of $("cards").children) {
+    const series = SERIES[card.dataset.series];
+    const t = series.at(state.epoch);
+    card.setAttribute("aria-pressed", series.number === state.series);
+    const [big, small] = card.querySelector(".card-main").children;
+    const more = card.querySelector(".card-more");
+    if (t < 0) {
+      big.textContent = "–";
+      small.textContent = `not looked at in epoch ${state.epoch}`;
+      more.textContent = "";
+      continue;
+    }
+    const s = series.statistics;
+    big.textContent = whole.format(s.interpretable[t]);
+    small.textContent = `of ${whole.format(s.units[t])} interpretable · ${percent(s.interpretable[t], s.units[t])}`;
+    more.textContent = [
+      count(s.distinct[t], "concept"),
+      s.changed[t] === null ? null : `${whole.format(s.changed[t])} changed`,
+      s.dead[t] ? `${whole.format(s.dead[t])} dead` : null,
+    ].filter(Boolean).join(" · ");
+  }
+  $("overview-hint").textContent = `Interpretable: the best concept fits better than chance allows. Epoch ${state.epoch}; `
+    + "the strips show every epoch.";
+}
+
+function buildLegend() {
+  fill($("legend"), ...CATEGORIES.map((category) => {
+    const swatch = el("span", { class: "swatch", "aria-hidden": "true" });
+    swatch.style.background = category.colour;
+    return el("li", {}, swatch, el("span", { text: plain(category.name) }));
+  }));
+}
+
+// -- charts ------------------------------------------------------------------------------------
+
+const CHART = { height: 190, left: 40, right: 10, top: 12, bottom: 26 };
+
+function buildCharts() {
+  const metric = METRICS.find(([name]) => name === state.metric);
+  $("metric-hint").textContent = metric[2];
+  const all = shownSeries();
+  const line = state.metric !== "categories";
+  // Counts have an axis of their own in each layer: layers differ in size. Distances share one.
+  const shared = ["spread", "anchor_distance"].includes(state.metric)
+    ? Math.max(...all.flatMap((series) => series.statistics[state.metric].map((v) => v ?? 0))) : null;
+  fill($("chart-grid"), ...all.map((series) => {
+    const values = line ? series.statistics[state.metric] : series.statistics.interpretable;
+    const figure = el("figure", { class: "chart" },
+      el("figcaption", {}, el("b", { text: plain(series.layer) }), el("span", { text: count(series.size, "unit") })));
+    figure.dataset.series = series.number;
+    if (values.every((value) => value === null)) {
+      figure.append(el("p", { class: "empty small", text: "not known for this layer" }));
+      return figure;
+    }
+    figure.append(el("div", { class: "chart-area" }));
+    figure.draw = () => drawChart(figure, series, values, line, shared);
+    return figure;
+  }));
+  drawCharts();
+}
+
+function drawCharts() {
+  for (const figure of $("chart-grid").children) if (figure.draw) figure.draw();
+}
+
+function drawChart(figure, series, values, line, shared) {
+  const area = figure.querySelector(".chart-area");
+  const width = Math.max(220, area.clientWidth || 300);
+  const { height, left, right, top, bottom } = CHART;
+  const inner = { width: width - left - right, height: height - top - bottom };
+  const marks = ticks(shared ?? Math.max(1e-9, ...values.map((value) => value ?? 0)), 4);
+  const highest = marks[marks.length - 1];
+  const n = series.epochs.length;
+  const step = inner.width / n;
+  const x = (t) => left + (t + 0.5) * step;
+  const y = (value) => top + inner.height * (1 - value / highest);
+  const picture = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img" });
+  for (const mark of marks) {
+    picture.append(svg("line", { x1: left, x2: width - right, y1: y(mark), y2: y(mark), class: "grid" }),
+      svg("text", { x: left - 6, y: y(mark) + 4, class: "tick", "text-anchor": "end", text: String(mark) }));
+  }
+  const now = svg("rect", { y: top - 4, width: step, height: inner.height + 4, class: "now", rx: 3 });
+  picture.append(now);
+  const every = Math.ceil(n / Math.max(2, Math.floor(inner.width / 34)));
+  series.epochs.forEach((epoch, t) => {
+    if (t % every === 0) {
+      picture.append(svg("text", { x: x(t), y: height - 8, class: "tick", "text-anchor": "middle", text: String(epoch) }));
+    }
+  });
+  if (line) {
+    const known = values.map((value, t) => (value === null ? null : [x(t), y(value)]));
+    let path = "";
+    known.forEach((point, t) => { if (point) path += `${t && known[t - 1] ? "L" : "M"}${point[0].toFixed(1)},${point[1].toFixed(1)}`; });
+    picture.append(svg("path", { d: path, class: "line" }));
+    if (n <= 60) known.forEach((point) => point && picture.append(svg("circle", { cx: point[0], cy: point[1], r: 3, class: "point" })));
+  } else {
+    const gap = n > 60 ? 0 : Math.min(6, step * 0.24);
+    for (let t = 0; t < n; t++) {
+      let base = 0;
+      CATEGORIES.forEach((category, c) => {
+        const value = series.statistics.categories[c][t];
+        if (!value) return;
+        picture.append(svg("rect", {
+          x: left + t * step + gap / 2, width: Math.max(0.6, step - gap), y: y(base + value),
+          height: Math.max(0.4, y(base) - y(base + value) - 0.6), fill: category.colour,
+        }));
+        base += value;
+      });
+    }
+  }
+  const last = values.length - 1;
+  picture.setAttribute("aria-label", `${plain(series.layer)}, ${METRICS.find(([name]) => name === state.metric)[1]}: `
+    + `${values[0] ?? "unknown"} at epoch ${series.epochs[0]}, ${values[last] ?? "unknown"} at epoch ${series.epochs[last]}`);
+  const column = (event) => {
+    const box = picture.getBoundingClientRect();
+    return Math.max(0, Math.min(n - 1, Math.floor((((event.clientX - box.left) / box.width) * width - left) / step)));
+  };
+  picture.addEventListener("pointermove", (event) => showTip(event, chartTip(series, column(event), line, values)));
+  picture.addEventListener("pointerleave", hideTip);
+  picture.addEventListener("click", (event) => update({ epoch: series.epochs[column(event)] }));
+  figure.mark = () => {
+    const t = series.at(state.epoch);
+    now.setAttribute("visibility", t < 0 ? "hidden" : "visible");
+    now.setAttribute("x", left + Math.max(0, t) * step);
+  };
+  figure.mark();
+  fill(area, picture);
+}
+
+function markCharts() {
+  for (const figure of $("chart-grid").children) if (figure.mark) figure.mark();
+}
+
+function chartTip(series, t, line, values) {
+  const lines = [el("p", { class: "tip-title", text: `Epoch ${series.epochs[t]}` })];
+  if (line) {
+    const value = values[t];
+    return [...lines, value === null ? "not known" : Number.isInteger(value) ? whole.format(value) : number(value)];
+  }
+  CATEGORIES.forEach((category, c) => {
+    const value = series.statistics.categories[c][t];
+    if (!value) return;
+    const swatch = el("span", { class: "swatch" });
+    swatch.style.background = category.colour;
+    lines.splice(1, 0, el("p", { class: "tip-row" }, swatch, el("span", { text: plain(category.name) }), el("b", { text: whole.format(value) })));
+  });
+  lines.push(el("p", { class: "tip-row total" }, el("span", { text: "interpretable" }), el("b", { text: whole.format(values[t]) })));
+  return lines;
+}

@@ -1,0 +1,154 @@
+// The page of one unit: what it is at the chosen epoch, its way through the epochs, its images.
+
+const unitPage = { series: -1, row: -1 };
+
+function openUnit(number_, row) {
+  unitPage.series = number_;
+  unitPage.row = row;
+  const dialog = $("unit");
+  showUnit();
+  if (!dialog.open) dialog.showModal();
+  // The address names the unit, so that it can be shared; it holds numbers only.
+  history.replaceState(null, "", `#unit-${number_}-${SERIES[number_].units[row]}-${state.epoch}`);
+}
+
+function closeUnit() {
+  unitPage.series = -1;
+  if ($("unit").open) $("unit").close();
+  history.replaceState(null, "", location.pathname + location.search);
+}
+
+function openFromAddress() {
+  const match = /^#unit-(\d+)-(\d+)-(\d+)$/.exec(location.hash);
+  if (!match) return;
+  const [number_, unit, epoch] = match.slice(1).map(Number);
+  const row = SERIES[number_] ? SERIES[number_].rowOf(unit) : -1;
+  if (row < 0) return;
+  update({ series: number_, epoch: DATA.epochs.includes(epoch) ? epoch : state.epoch });
+  openUnit(number_, row);
+}
+
+function stepUnit(by) {
+  const series = SERIES[unitPage.series];
+  openUnit(unitPage.series, (unitPage.row + by + series.size) % series.size);
+}
+
+function showUnit() {
+  if (unitPage.series < 0) return;
+  const { row } = unitPage;
+  const series = SERIES[unitPage.series];
+  const t = series.at(state.epoch);
+  $("unit-layer").textContent = plain(series.layer) + (DETECTORS.length > 1 ? ` · ${plain(series.detector)}` : "");
+  $("unit-title").textContent = `Unit ${series.units[row]}`;
+  const followed = state.followed.has(`${series.number}/${row}`);
+  $("unit-follow").setAttribute("aria-pressed", followed);
+  $("unit-follow").textContent = followed ? "Followed" : "Follow";
+  const body = $("unit-body");
+  const top = body.scrollTop;
+  fill(body, unitNow(series, t, row), unitImages(series, t, row), series.epochs.length > 1 ? unitLife(series, row) : null);
+  body.scrollTop = top;
+}
+
+function unitNow(series, t, row) {
+  const part = el("section", {}, el("h3", { text: `Epoch ${state.epoch}` }));
+  if (t < 0 || !series.flag(t, row, PRESENT)) {
+    part.append(el("p", { class: "hint", text: "This unit was not looked at in this epoch." }));
+    return part;
+  }
+  if (!series.flag(t, row, LIVE)) {
+    part.append(el("p", { class: "hint", text: "Dead: its activation is the same on every image, so it has no concept." }));
+    return part;
+  }
+  const p = series.p(t, row);
+  part.append(el("p", { class: "hint", text: (series.flag(t, row, INTERPRETABLE)
+    ? "Interpretable: its best concept fits better than chance allows" : "Not interpretable: chance gives a concept that fits as well")
+    + (Number.isFinite(p) ? ` (p = ${pValue(p)}).` : ".") }));
+  const shown = [];
+  for (let rank = 0; rank < series.ranks; rank++) {
+    const label = series.label(t, row, rank);
+    if (label >= 0) shown.push([label, series.score(t, row, rank), rank]);
+  }
+  // From the best score down to 0, or to the last score where that is below.
+  const best = shown.length ? shown[0][1] : 1;
+  const low = Math.min(0, ...shown.map(([, score]) => score));
+  part.append(el("ol", { class: "ranks" }, ...shown.map(([label, score, rank]) => {
+    const bar = el("span", { class: "bar-fill" });
+    bar.style.width = `${Math.max(1, (100 * (score - low)) / (best - low || 1))}%`;
+    bar.style.background = colourOf(label);
+    return el("li", {}, dot(label, rank === 0 && series.flag(t, row, INTERPRETABLE)),
+      el("bdi", { class: "concept-name", text: labelText(label) }), el("span", { class: "muted category", text: plain(categoryOf(label)) }),
+      el("span", { class: "bar-track", "aria-hidden": "true" }, bar), el("span", { class: "figure", text: number(score) }));
+  })));
+  const place = series.place;
+  if (place && place.anchor[t * series.size + row]) {
+    const i = t * series.size + row;
+    part.append(el("p", { class: "hint", text: `Nearest anchor: ${plain(DATA.anchors.name[place.anchor[i] - 1])}, at cosine distance ${number(place.distance.at(i))}.` }));
+  }
+  return part;
+}
+
+function unitImages(series, t, row) {
+  const part = el("section", {}, el("h3", { text: "Images that excite it most" }));
+  const places = t < 0 ? [] : series.images(t, row);
+  if (places.length) {
+    part.append(el("div", { class: "big-thumbs" }, ...places.map((place) =>
+      el("figure", {}, thumbnail(place, 84), el("figcaption", { class: "muted", text: plain(DATA.images.names[place]), title: plain(DATA.images.names[place]) })))));
+  } else {
+    const dead = t >= 0 && series.flag(t, row, PRESENT) && !series.flag(t, row, LIVE);
+    part.append(el("p", { class: "hint", text: DATA.images.missing || (dead ? "A dead unit has none."
+      : "The images of this unit are left out to keep the page small, or were not recorded at this epoch. “cmon report --units "
+        + `${series.units[row]}” brings them in.`) }));
+  }
+  return part;
+}
+
+function unitLife(series, row) {
+  const lives = series.lives;
+  const facts = [];
+  // Stored one higher, with 0 for "never".
+  const epoch = (name) => lives[name][row] - 1;
+  if (epoch("born") >= 0) facts.push(["Interpretable from", `epoch ${epoch("born")}`]);
+  else facts.push(["Interpretable", "never"]);
+  if (epoch("died") >= 0) facts.push(["No longer from", `epoch ${epoch("died")}`]);
+  if (epoch("stable_from") >= 0) facts.push(["Final concept, unbroken", `from epoch ${epoch("stable_from")}`]);
+  facts.push(["Changes of concept", String(epoch("changes"))]);
+  if (lives.confident && lives.confident[row]) facts.push(["… beyond chance", String(lives.confident[row] - 1)]);
+  if (lives.drift && Number.isFinite(lives.drift.at(row))) facts.push(["Drift", number(lives.drift.at(row))]);
+  const most = Math.max(...series.epochs.map((_, t) => series.score(t, row) || 0), 1e-9);
+  let before = -1;
+  const items = series.epochs.map((value, t) => {
+    const live = series.flag(t, row, LIVE);
+    const label = live ? series.label(t, row) : -1;
+    const events = [];
+    if (live && before >= 0 && label !== before) events.push("new concept");
+    if (value === epoch("born")) events.push("first interpretable");
+    if (value === epoch("died")) events.push("no longer interpretable");
+    if (!live && series.flag(t, row, PRESENT) && t > 0 && series.flag(t - 1, row, LIVE)) events.push("dies");
+    if (live) before = label;
+    const bar = el("span", { class: "bar-fill" });
+    bar.style.width = `${live ? Math.max(1, (100 * Math.max(0, series.score(t, row))) / most) : 0}%`;
+    bar.style.background = colourOf(label);
+    return el("li", { class: events.length ? "event" : null },
+      el("button", { type: "button", class: "link epoch-link", text: String(value), "aria-label": `Epoch ${value}`, "aria-current": value === state.epoch ? "true" : null, onclick: () => update({ epoch: value }) }),
+      el("span", { class: "life-what" }, conceptOf(series, t, row), events.length ? el("span", { class: "badge", text: events.join(", ") }) : null),
+      el("span", { class: "bar-track", "aria-hidden": "true" }, bar),
+      el("span", { class: "thumbs" }, ...series.images(t, row).slice(0, 3).map((place) => thumbnail(place, 34))));
+  });
+  return el("section", {}, el("h3", { text: "Through the epochs" }),
+    el("dl", { class: "life-facts" }, ...facts.map(([name, value]) => el("div", {}, el("dt", { text: name }), el("dd", { text: value })))),
+    el("ol", { class: "life" }, ...items));
+}
+
+function startUnit() {
+  const dialog = $("unit");
+  $("unit-previous").addEventListener("click", () => stepUnit(-1));
+  $("unit-next").addEventListener("click", () => stepUnit(1));
+  $("unit-close").addEventListener("click", closeUnit);
+  $("unit-follow").addEventListener("click", () => {
+    const key = `${unitPage.series}/${unitPage.row}`;
+    follow(unitPage.series, unitPage.row, !state.followed.has(key));
+  });
+  dialog.addEventListener("close", closeUnit);
+  dialog.addEventListener("click", (event) => { if (event.target === dialog) closeUnit(); });
+  addEventListener("hashchange", openFromAddress);
+}

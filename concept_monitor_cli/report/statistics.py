@@ -1,0 +1,271 @@
+"""Pictures of counts: figures 4, 5, 6, 8, 9 and 16 of concept-monitor.txt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from concept_monitor_cli.monitor.history import category_order, natural
+from concept_monitor_cli.monitor.statistics import ALL
+from concept_monitor_cli.report.style import INK, TRACK_COLOURS, category_colour, figure_style
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MOST_PANELS = 6
+_PANEL = (2.7, 2.7)
+_GRID = "#E4E6E9"
+# Beside the colour, so that lines are told apart in grey and with any eyes.
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+def evenly(values: Sequence[int], count: int) -> list[int]:
+    """First, last and an even choice in between."""
+    if len(values) <= count:
+        return list(values)
+    return [values[i] for i in np.linspace(0, len(values) - 1, count).round().astype(int)]
+
+
+def _layers(*frames: pd.DataFrame) -> list[str]:
+    return sorted({str(layer) for frame in frames for layer in frame["layer"]}, key=natural)
+
+
+def _categories(*frames: pd.DataFrame) -> list[str]:
+    return category_order({str(c) for frame in frames for c in frame["category"]} - {ALL})
+
+
+def _count_axis(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
+    axes.grid(axis="y", color=_GRID, lw=0.7)
+    axes.set_axisbelow(True)
+
+
+def _stack(axes: Axes, rows: pd.DataFrame, layers: Sequence[str], categories: Sequence[str]) -> None:
+    """Stacked bars: a bar per layer, a piece per category, the total on top."""
+    counts = (
+        rows.pivot_table(index="category", columns="layer", values="interpretable", aggfunc="sum")
+        .reindex(index=list(categories), columns=list(layers), fill_value=0)
+        .fillna(0)
+        .to_numpy(dtype=float)
+    )
+    bottom = np.zeros(len(layers))
+    x = np.arange(len(layers))
+    for category, values in zip(categories, counts, strict=True):
+        axes.bar(x, values, 0.72, bottom, color=category_colour(category), edgecolor="white", lw=0.6)
+        bottom += values
+    for place, total in zip(x, bottom, strict=True):
+        axes.annotate(
+            f"{total:.0f}", (place, total), (0, 2), textcoords="offset points", ha="center", fontsize=7.5
+        )
+    long = max((len(layer) for layer in layers), default=0) * len(layers) > 28
+    axes.set_xticks(x, list(layers), rotation=35 if long else 0, ha="right" if long else "center")
+    axes.set_xlim(-0.6, len(layers) - 0.4)
+    _count_axis(axes)
+
+
+def _category_legend(figure: Figure, categories: Sequence[str]) -> None:
+    from matplotlib.patches import Patch
+
+    handles = [Patch(color=category_colour(category), label=category) for category in categories]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7))
+
+
+def categories_by_layer(statistics: pd.DataFrame) -> Figure:
+    """Interpretable units per layer, stacked by category, a panel per epoch (figure 4).
+
+    Args:
+        statistics: rows of `statistics.csv` of one detector.
+    """
+    from matplotlib.figure import Figure
+
+    layers, categories = _layers(statistics), _categories(statistics)
+    epochs = evenly(sorted(statistics["epoch"].unique().tolist()), _MOST_PANELS)
+    columns = min(3, len(epochs))
+    lines = math.ceil(len(epochs) / columns)
+    width = max(_PANEL[0], 0.55 * len(layers) + 0.9)
+    with figure_style():
+        figure = Figure(figsize=(columns * width, lines * _PANEL[1] + 0.7), layout="constrained")
+        grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
+        for axes in grid.flat[len(epochs) :]:
+            axes.set_visible(False)
+        for axes, epoch in zip(grid.flat, epochs, strict=False):
+            now = statistics[(statistics["epoch"] == epoch) & (statistics["category"] != ALL)]
+            _stack(axes, now, layers, categories)
+            axes.set_title(f"epoch {epoch}", color=INK)
+        for axes in grid[:, 0]:
+            axes.set_ylabel("interpretable units")
+        _category_legend(figure, categories)
+    return figure
+
+
+def categories_side_by_side(runs: Mapping[str, pd.DataFrame]) -> Figure:
+    """Interpretable units per layer, stacked by category: a column per run, a row per epoch (figures 6, 16).
+
+    Rows are the epochs that all runs have, up to three of them; where they have none in common, the last
+    epoch of each.
+
+    Args:
+        runs: name -> rows of `statistics.csv` of one detector.
+    """
+    from matplotlib.figure import Figure
+
+    frames = list(runs.values())
+    layers, categories = _layers(*frames), _categories(*frames)
+    common = set.intersection(*(set(frame["epoch"].tolist()) for frame in frames))
+    chosen: list[list[int]] = [[epoch] * len(frames) for epoch in evenly(sorted(common), 3)]
+    if not chosen:
+        chosen = [[int(frame["epoch"].max()) for frame in frames]]
+    width = max(_PANEL[0] + 0.3, 0.6 * len(layers) + 0.9)
+    with figure_style():
+        figure = Figure(figsize=(len(runs) * width, len(chosen) * _PANEL[1] + 0.7), layout="constrained")
+        grid = figure.subplots(len(chosen), len(runs), squeeze=False, sharey="row")
+        for line, epochs in zip(grid, chosen, strict=True):
+            for axes, (name, frame), epoch in zip(line, runs.items(), epochs, strict=True):
+                now = frame[(frame["epoch"] == epoch) & (frame["category"] != ALL)]
+                _stack(axes, now, layers, categories)
+                axes.set_title(f"{name}, epoch {epoch}", color=INK)
+            line[0].set_ylabel("interpretable units")
+        _category_legend(figure, categories)
+    return figure
+
+
+def categories_over_epochs(statistics: pd.DataFrame) -> Figure:
+    """Interpretable units against epoch, a line per category, a panel per layer (figure 8).
+
+    Args:
+        statistics: rows of `statistics.csv` of one detector.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    layers, categories = _layers(statistics), _categories(statistics)
+    columns = min(3, len(layers))
+    lines = math.ceil(len(layers) / columns)
+    with figure_style():
+        figure = Figure(figsize=(columns * 3.1, lines * 2.6 + 0.7), layout="constrained")
+        grid = figure.subplots(lines, columns, squeeze=False)
+        for axes in grid.flat[len(layers) :]:
+            axes.set_visible(False)
+        for axes, layer in zip(grid.flat, layers, strict=False):
+            for number, category in enumerate(categories):
+                rows = statistics[(statistics["layer"] == layer) & (statistics["category"] == category)]
+                rows = rows.sort_values("epoch")
+                axes.plot(rows["epoch"], rows["interpretable"], **_line(category, number))
+            axes.set_title(layer, color=INK)
+            axes.set_xlabel("epoch")
+            axes.set_ylim(bottom=0)
+            _count_axis(axes)
+            _whole_numbers(axes)
+        for axes in grid[:, 0]:
+            axes.set_ylabel("interpretable units")
+        handles = [Line2D([], [], label=name, **_line(name, i)) for i, name in enumerate(categories)]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7))
+    return figure
+
+
+def _line(category: str, number: int) -> dict[str, Any]:
+    return {
+        "color": category_colour(category),
+        "marker": _MARKERS[number % len(_MARKERS)],
+        "ms": 4.5,
+        "lw": 1.5,
+        "mec": "white",
+        "mew": 0.5,
+    }
+
+
+def _whole_numbers(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+
+
+def _series_line(number: int) -> dict[str, Any]:
+    return {
+        "color": TRACK_COLOURS[number % len(TRACK_COLOURS)],
+        "marker": _MARKERS[number % len(_MARKERS)],
+        "ms": 4.5,
+        "lw": 1.5,
+        "mec": "white",
+        "mew": 0.5,
+    }
+
+
+def interpretable_against_sparsity(pruning: pd.DataFrame) -> Figure:
+    """Interpretable units against the share of weights that are zero, a line per series, a panel per layer.
+
+    Figures 5a and 9 (lower half). Where the sparsity of a stage is unknown, the stages are numbered instead.
+
+    Args:
+        pruning: rows of `pruning.csv` of one detector.
+    """
+    known = bool(pruning["sparsity"].notna().all())
+    return _panels_of_lines(
+        pruning.assign(percent=100 * pruning["sparsity"]),
+        x="percent" if known else "stage",
+        y="interpretable",
+        xlabel="weights that are zero [%]" if known else "stage of pruning",
+        ylabel="interpretable units",
+        counts=True,
+    )
+
+
+def retention_against_percent(retention: pd.DataFrame) -> Figure:
+    """Share of the x % most interpretable units that keep their concept through every stage (figure 5b).
+
+    Args:
+        retention: rows of `retention.csv` of one detector.
+    """
+    return _panels_of_lines(
+        retention.assign(share=100 * retention["retention"]),
+        x="percent",
+        y="share",
+        xlabel="most interpretable units taken [%]",
+        ylabel="keep their concept [%]",
+        counts=False,
+    )
+
+
+def _panels_of_lines(
+    frame: pd.DataFrame, *, x: str, y: str, xlabel: str, ylabel: str, counts: bool
+) -> Figure:
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    layers = _layers(frame)
+    series = list(dict.fromkeys(frame["series"].tolist()))
+    columns = min(3, len(layers))
+    lines = math.ceil(len(layers) / columns)
+    legend = 0.5 if len(series) > 1 else 0.1
+    with figure_style():
+        figure = Figure(figsize=(columns * 3.2, lines * 2.7 + legend), layout="constrained")
+        grid = figure.subplots(lines, columns, squeeze=False)
+        for axes in grid.flat[len(layers) :]:
+            axes.set_visible(False)
+        for axes, layer in zip(grid.flat, layers, strict=False):
+            for number, name in enumerate(series):
+                rows = frame[(frame["layer"] == layer) & (frame["series"] == name)].sort_values(x)
+                axes.plot(rows[x], rows[y], **_series_line(number))
+            axes.set_title(layer, color=INK)
+            axes.set_xlabel(xlabel)
+            axes.set_ylim(bottom=0)
+            if counts:
+                _count_axis(axes)
+            else:
+                axes.set_ylim(0, 104)
+                axes.grid(axis="y", color=_GRID, lw=0.7)
+            if x == "stage":
+                _whole_numbers(axes)
+        for axes in grid[:, 0]:
+            axes.set_ylabel(ylabel)
+        if len(series) > 1:
+            handles = [Line2D([], [], label=name, **_series_line(i)) for i, name in enumerate(series)]
+            figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4))
+    return figure
