@@ -30,7 +30,6 @@ from concept_monitor_cli.report.images import (
     run_probe,
 )
 from concept_monitor_cli.report.page.contents import (
-    Tables,
     Vocabulary,
     affordable_ranks,
     anchors_json,
@@ -100,8 +99,8 @@ def report(
     ranks = affordable_ranks(tables)
     if ranks < concepts["rank"].max():
         result.left_out.append(
-            f"Only the best of {concepts['rank'].max()} concepts per unit is shown, to keep this page small; the "
-            "others are in tables/concepts.parquet. With --layer or --epochs fewer units come with all of them."
+            f"Only the best of {concepts['rank'].max()} concepts per unit is shown, to keep this page small; "
+            "the others are in tables/concepts.parquet. With --layer or --epochs fewer units come with all."
         )
     vocabulary, notes = Vocabulary.of(concepts), record_notes(run)
     with progress.task("packing tables", len(all_series), "layers") as advance:
@@ -244,8 +243,8 @@ def _pictures(
     known = [_known_images(history, top, options.images) for history in all_series]
     if not any(array is not None for array in known):
         return without(
-            "The cache no longer knows which images excite which unit. Run “cmon dissect” again with the same "
-            "settings, then “cmon report”."
+            "The cache does not know which images excite which unit. Run “cmon dissect” again with the "
+            "same settings, then “cmon report”."
         )
     try:
         probe = run_probe(info, cache_dir=options.cache_dir, progress=progress)
@@ -284,8 +283,8 @@ def _pictures(
     total = sum(len(history.units) for history in all_series)
     if without_images:
         result.left_out.append(
-            f"{without_images:,} of {total:,} units are shown without their images, to keep this page small: the "
-            "most certain units of every layer and those named with --units come first (--image-megabytes)."
+            f"{without_images:,} of {total:,} units are shown without their images, to keep this page small: "
+            "the most certain units of every layer and those of --units come first (--image-megabytes)."
         )
     elif sheets.left_out:
         result.left_out.append("Some images of less certain units are left out (--image-megabytes).")

@@ -1,8 +1,8 @@
 """What a page shows: the tables of a run, gathered and turned into columns.
 
-All numbers are counted anew from the concept table, by the same functions as `cmon stats` and `cmon units`, so
-that a page never shows statistics of another state of the run. What takes the encoder (spread, drift) or the
-recordings (changes with confidence) is taken over from their tables where they agree with the concept table.
+All numbers are counted anew from the concept table, by the same functions as `cmon stats` and `cmon units`,
+so that a page never shows statistics of another state of the run. What takes the encoder (spread, drift) or
+the recordings (changes with confidence) is taken over from their tables where they agree with it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PRESENT, LIVE, INTERPRETABLE = 1, 2, 4
 # Above this, ranks beyond the first are left out: a page of 60 MB opens slowly and travels badly.
 MAX_TABLE_BYTES = 30_000_000
-# What a unit takes at one epoch, in bytes of base64, with its first concept and a place; and each more concept.
+# What a unit takes at one epoch, in bytes of base64, with its first concept and place; and each more concept.
 _UNIT_BYTES, _RANK_BYTES = 19, 5.4
 
 
@@ -66,7 +66,7 @@ def read_tables(run: RunFolder, concepts: pd.DataFrame) -> Tables:
     tables = Tables(concepts, **found)
     if tables.embedding is None:
         tables.remarks.append(
-            "Positions in concept space are missing: run “cmon embed --anchors WORDS”, then “cmon report” again."
+            "Positions in concept space are missing: run “cmon embed --anchors WORDS”, then “cmon report”."
         )
     if tables.statistics is None:
         tables.remarks.append("The spread of the embedding is missing: it comes from “cmon stats”.")
@@ -221,11 +221,11 @@ def _statistics_json(history: History, tables: Tables, categories: Sequence[str]
     spread: list[float | None] = [None] * len(history.epochs)
     if tables.statistics is not None:
         known = _of(tables.statistics, history)
-        known = known[known["category"] == ALL].set_index("epoch")
+        known = known[known["category"] == ALL]
+        made = dict(zip(known["epoch"], zip(known["units"], known["spread"], strict=True), strict=True))
+        now = zip(history.epochs.tolist(), whole["units"], strict=True)
         # Another number of units at an epoch: made from another state of the run.
-        for place, epoch in enumerate(history.epochs.tolist()):
-            if epoch in known.index and known.at[epoch, "units"] == whole.at[epoch, "units"]:
-                spread[place] = _number(known.at[epoch, "spread"])
+        spread = [_number(made[e][1]) if e in made and made[e][0] == units else None for e, units in now]
     interpretable = (
         rows[rows["category"] != ALL]
         .pivot_table(index="epoch", columns="category", values="interpretable", aggfunc="sum")

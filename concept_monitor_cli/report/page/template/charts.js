@@ -22,7 +22,6 @@ function ticks(top, most = 4) {
   const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => top / s <= most);
   const result = [];
   for (let i = 0; i * step <= top * 1.0001; i++) result.push(Number((i * step).toPrecision(8)));
-  if (result[result.length - 1] < top * 0.999) result.push(Number((result.length * step).toPrecision(8)));
   return result;
 }
 
@@ -76,15 +75,15 @@ function showCards() {
     }
     const s = series.statistics;
     big.textContent = whole.format(s.interpretable[t]);
-    small.textContent = `of ${whole.format(s.units[t])} interpretable · ${percent(s.interpretable[t], s.units[t])}`;
+    small.textContent = `of ${whole.format(s.units[t])} · ${percent(s.interpretable[t], s.units[t])}`;
     more.textContent = [
       count(s.distinct[t], "concept"),
       s.changed[t] === null ? null : `${whole.format(s.changed[t])} changed`,
       s.dead[t] ? `${whole.format(s.dead[t])} dead` : null,
     ].filter(Boolean).join(" · ");
   }
-  $("overview-hint").textContent = `Interpretable: the best concept fits better than chance allows. Epoch ${state.epoch}; `
-    + "the strips show every epoch.";
+  $("overview-hint").textContent = `Units whose best concept fits better than chance allows, at epoch ${state.epoch}; `
+    + "the columns show every epoch.";
 }
 
 function buildLegend() {
@@ -132,8 +131,9 @@ function drawChart(figure, series, values, line, shared) {
   const width = Math.max(220, area.clientWidth || 300);
   const { height, left, right, top, bottom } = CHART;
   const inner = { width: width - left - right, height: height - top - bottom };
-  const marks = ticks(shared ?? Math.max(1e-9, ...values.map((value) => value ?? 0)), 4);
-  const highest = marks[marks.length - 1];
+  const most = shared ?? Math.max(1e-9, ...values.map((value) => value ?? 0));
+  const marks = ticks(most);
+  const highest = Math.max(most, marks[marks.length - 1]) * 1.04;
   const n = series.epochs.length;
   const step = inner.width / n;
   const x = (t) => left + (t + 0.5) * step;

@@ -194,6 +194,7 @@ function update(changes) {
 }
 
 function flush() {
+  if (pending === null) return;
   const changed = pending;
   pending = null;
   for (const { names, act } of listeners) {

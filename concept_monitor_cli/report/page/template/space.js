@@ -204,8 +204,8 @@ function drawFollowed(draw, series, t, taken, size) {
   draw.font = "600 12px system-ui, sans-serif";
   draw.textBaseline = "middle";
   for (const [key, colour] of state.followed) {
-    const [number_, row] = key.split("/").map(Number);
-    if (number_ !== series.number) continue;
+    const [which, row] = key.split("/").map(Number);
+    if (which !== series.number) continue;
     const way = [];
     for (let i = 0; i < t; i++) {
       const x = series.place.x.at(i * series.size + row);
@@ -392,18 +392,18 @@ function showFollowed() {
   const t = series.at(state.epoch);
   const items = [];
   for (const [key, colour] of state.followed) {
-    const [number_, row] = key.split("/").map(Number);
-    if (number_ !== series.number) continue;
+    const [which, row] = key.split("/").map(Number);
+    if (which !== series.number) continue;
     items.push(el("li", {}, unitButton(series, t, row, colour),
-      el("button", { type: "button", class: "round small", "aria-label": `Stop following unit ${series.units[row]}`, text: "×", onclick: () => follow(number_, row, false) })));
+      el("button", { type: "button", class: "round small", "aria-label": `Stop following unit ${series.units[row]}`, text: "×", onclick: () => follow(which, row, false) })));
   }
   $("followed-hint").textContent = items.length ? "" : "Open a unit and choose “Follow” to see its way through the epochs.";
   fill($("followed"), ...items);
 }
 
-function follow(number_, row, wanted) {
+function follow(which, row, wanted) {
   const followed = new Map(state.followed);
-  const key = `${number_}/${row}`;
+  const key = `${which}/${row}`;
   if (wanted) {
     const used = new Set(followed.values());
     followed.set(key, DATA.trackColours.find((colour) => !used.has(colour)) || DATA.trackColours[followed.size % DATA.trackColours.length]);

@@ -67,7 +67,7 @@ class LongTable {
     if (!anew && first === this.first && last === this.last) return;
     [this.first, this.last] = [first, last];
     const space_ = (rows) => {
-      const cell = el("td", { colspan: this.columns.length });
+      const cell = el("td");
       cell.style.height = `${rows * this.height}px`;
       return el("tr", { class: "spacer", "aria-hidden": "true" }, cell);
     };

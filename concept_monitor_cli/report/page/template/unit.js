@@ -2,14 +2,14 @@
 
 const unitPage = { series: -1, row: -1 };
 
-function openUnit(number_, row) {
-  unitPage.series = number_;
+function openUnit(which, row) {
+  unitPage.series = which;
   unitPage.row = row;
   const dialog = $("unit");
   showUnit();
   if (!dialog.open) dialog.showModal();
   // The address names the unit, so that it can be shared; it holds numbers only.
-  history.replaceState(null, "", `#unit-${number_}-${SERIES[number_].units[row]}-${state.epoch}`);
+  history.replaceState(null, "", `#unit-${which}-${SERIES[which].units[row]}-${state.epoch}`);
 }
 
 function closeUnit() {
@@ -21,11 +21,11 @@ function closeUnit() {
 function openFromAddress() {
   const match = /^#unit-(\d+)-(\d+)-(\d+)$/.exec(location.hash);
   if (!match) return;
-  const [number_, unit, epoch] = match.slice(1).map(Number);
-  const row = SERIES[number_] ? SERIES[number_].rowOf(unit) : -1;
+  const [which, unit, epoch] = match.slice(1).map(Number);
+  const row = SERIES[which] ? SERIES[which].rowOf(unit) : -1;
   if (row < 0) return;
-  update({ series: number_, epoch: DATA.epochs.includes(epoch) ? epoch : state.epoch });
-  openUnit(number_, row);
+  update({ series: which, epoch: DATA.epochs.includes(epoch) ? epoch : state.epoch });
+  openUnit(which, row);
 }
 
 function stepUnit(by) {
@@ -92,7 +92,7 @@ function unitImages(series, t, row) {
   const places = t < 0 ? [] : series.images(t, row);
   if (places.length) {
     part.append(el("div", { class: "big-thumbs" }, ...places.map((place) =>
-      el("figure", {}, thumbnail(place, 84), el("figcaption", { class: "muted", text: plain(DATA.images.names[place]), title: plain(DATA.images.names[place]) })))));
+      el("figure", {}, thumbnail(place, 84), el("figcaption", { class: "muted", title: plain(DATA.images.names[place]) }, el("bdi", { text: plain(DATA.images.names[place]) }))))));
   } else {
     const dead = t >= 0 && series.flag(t, row, PRESENT) && !series.flag(t, row, LIVE);
     part.append(el("p", { class: "hint", text: DATA.images.missing || (dead ? "A dead unit has none."
