@@ -109,7 +109,10 @@ def dissect(options: DissectOptions, progress: Progress = SILENT) -> DissectResu
         if architecture is not None and not options.dry_run:
             run.combine(study.info(architecture))
     if architecture is None:
-        raise errors[0]
+        if errors:
+            raise errors[0]
+        study.notice(f"nothing to do: there are fewer checkpoints than shares (this is {study.shard})")
+        return result
     result.images = len(study.context.probe)
     return result
 
@@ -126,8 +129,10 @@ def _dissect_checkpoint(study: Study, run: RunFolder, file: StudyFile, result: D
     run.check_settings(study.settings(architecture))
     _check_place(run, file, checkpoint)
     if missing:
-        result.forward_seconds += _record(study, architecture, checkpoint, missing)
-        result.forward_passes += 1
+        seconds = _record(study, architecture, checkpoint, missing)
+        if seconds is not None:
+            result.forward_seconds += seconds
+            result.forward_passes += 1
     for piece in pieces:
         findings = _conclude(study, run, file, architecture, piece)
         record_of = TableRecord(
@@ -225,8 +230,25 @@ def _missing(study: Study, pieces: Sequence[Piece]) -> list[Piece]:
 
 def _record(
     study: Study, architecture: Architecture, checkpoint: Checkpoint, missing: Sequence[Piece]
+) -> float | None:
+    """One forward pass for everything that is missing.
+
+    Processes that work on one checkpoint at once do it once: the others wait, and find it done.
+
+    Returns:
+        The seconds inside the network; `None` if another process was faster.
+    """
+    with ExitStack() as locks:
+        # In one order for all processes, so that none waits for another that waits for it.
+        for piece in sorted(missing, key=lambda piece: piece.recording.digest):
+            locks.enter_context(study.store.lock(piece.recording))
+        missing = [piece for piece in missing if not study.store.has(piece.recording)]
+        return _record_locked(study, architecture, checkpoint, missing) if missing else None
+
+
+def _record_locked(
+    study: Study, architecture: Architecture, checkpoint: Checkpoint, missing: Sequence[Piece]
 ) -> float:
-    """One forward pass for everything that is missing. Returns the seconds inside the network."""
     model = architecture.source.build(study.device)
     try:
         architecture.source.load(model, checkpoint.state_dict)
@@ -272,18 +294,33 @@ def _conclude(
     study: Study, run: RunFolder, file: StudyFile, architecture: Architecture, piece: Piece
 ) -> Findings:
     """What the detector says: from the store where it was said before."""
-    known = None if study.options.save_scores else study.store.get(piece.finding)
+    known = _known(study, piece)
     if known is not None:
-        with known:
-            return Findings.load(known)
-    with study.recorded(piece.recording) as entry:
-        findings = piece.detector.find(entry, study.context, matrix=study.options.save_scores)
-    with study.store.get_or_make(piece.finding, findings.save):
-        pass
+        return known
+    # Asked again under the lock: another process may have concluded meanwhile.
+    with study.store.lock(piece.finding):
+        known = _known(study, piece)
+        if known is not None:
+            return known
+        with study.recorded(piece.recording) as entry:
+            findings = piece.detector.find(entry, study.context, matrix=study.options.save_scores)
+        if not study.store.has(piece.finding):
+            with study.store.writer(piece.finding) as writer:
+                findings.save(writer)
+            writer.entry.close()
     if findings.matrix is not None:
         path = run.scores_path(file.folder, piece.layer.name, piece.detector.name)
         write_scores(path, findings.matrix, study.context.concepts.concepts)
     return findings
+
+
+def _known(study: Study, piece: Piece) -> Findings | None:
+    """What was concluded before. Score matrices are not stored, so where they are wanted nothing is known."""
+    known = None if study.options.save_scores else study.store.get(piece.finding)
+    if known is None:
+        return None
+    with known:
+        return Findings.load(known)
 
 
 def _announce(study: Study, file: StudyFile, pieces: Sequence[Piece], missing: Sequence[Piece]) -> None:

@@ -5,6 +5,7 @@ Everything here is the same for all checkpoints of one architecture, and is open
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from concept_monitor_cli.checkpoints import (
     order_by_epoch,
     weights_digest,
 )
+from concept_monitor_cli.cluster.shard import slurm_share
 from concept_monitor_cli.concepts import ConceptSet, load_concepts
 from concept_monitor_cli.detectors import Context, Detector, make_detector
 from concept_monitor_cli.encoders import Encoder, load_encoder
@@ -33,7 +35,7 @@ from concept_monitor_cli.models.dependencies import weights_of_layers
 from concept_monitor_cli.models.device import resolve_device
 from concept_monitor_cli.models.layers import LayerInfo, describe_layers, resolve_layers
 from concept_monitor_cli.models.preprocess import target_preprocessing
-from concept_monitor_cli.options import DissectOptions
+from concept_monitor_cli.options import DissectOptions, Shard
 from concept_monitor_cli.probe import Geometry, Pixels, Preprocessing, ProbeSet, decode_probe, load_probe
 from concept_monitor_cli.progress import Progress
 from concept_monitor_cli.store import Entry, Key, Store
@@ -157,8 +159,29 @@ class Study:
             if item.epoch is not None and item.epoch in chosen
         ]
         # Every second one to each of two processes: neighbours in time cost the same, so shares are even.
-        shard = options.shard
+        shard = self.shard
         return files if shard is None else files[shard.index - 1 :: shard.count]
+
+    @cached_property
+    def shard(self) -> Shard | None:
+        """This process's share of the checkpoints: what was asked for, else what SLURM says, else all.
+
+        Raises:
+            InputError: a share of a run that is to be started anew: it would remove what the others made.
+        """
+        shard = self.options.shard
+        if shard is None:
+            share = slurm_share(os.environ)
+            if share is not None:
+                shard = share.shard
+                self.notice(f"share {shard} of the checkpoints: this is {share.source}")
+        if shard is not None and shard.count > 1 and self.options.overwrite:
+            raise InputError(
+                "one of several shares cannot start the run anew: it would remove what the others made",
+                where="--overwrite",
+                hint=f"remove {self.options.out} before, or choose another folder with --out",
+            )
+        return shard
 
     @cached_property
     def store(self) -> Store:

@@ -1,0 +1,1 @@
+"""SLURM: which share of the work is this task's, submitting a job array, and how it goes."""
