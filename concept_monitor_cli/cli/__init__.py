@@ -16,14 +16,9 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 failed, 2 bad usage or input, 3 part done, 75 stopped and can be continued.
     """
-    instruction = os.environ.get("_CMON_COMPLETE")
-    if instruction and args is None:
-        from click.shell_completion import shell_complete
+    from concept_monitor_cli.cli.app import root, run
 
-        from concept_monitor_cli.cli.app import Session, root
-        from concept_monitor_cli.cli.console import Console
-
-        return shell_complete(root, {"obj": Session(Console())}, "cmon", "_CMON_COMPLETE", instruction)
-    from concept_monitor_cli.cli.app import run
-
+    if args is None and "_CMON_COMPLETE" in os.environ:
+        # The shell asks what can stand there. Typer answers, and ends the process.
+        root.main(args=[], prog_name="cmon")
     return run(sys.argv[1:] if args is None else args)

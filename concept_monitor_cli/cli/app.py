@@ -1,31 +1,49 @@
-"""The frame around the commands: finding them, reading their settings, ending them.
+"""The frame around the commands: finding them, giving them a console, ending them.
 
-A command is a file of this folder with a `command` in it; the table below names it, so that `cmon --help`
-needs to import none of them.
+A command is a file of this folder with a Typer application `app` in it; the table below names it, so that
+`cmon --help` needs to import none of them.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import importlib
 import importlib.util
+import inspect
+import logging
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from typing import Any, TypeVar
+from copy import copy
+from typing import Annotated, Any, cast
 
-import click
+import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup
+from typer.main import get_command
 
 from concept_monitor_cli import __version__
-from concept_monitor_cli.cli.config import ConfigFile, find_config, settings_for
+from concept_monitor_cli.cli.config import settings_in
 from concept_monitor_cli.cli.console import Console, OutputClosed
-from concept_monitor_cli.cli.help import long_name, option_panels, show_help
-from concept_monitor_cli.cli.options import BadValue, Option, console_options
+from concept_monitor_cli.cli.options import (
+    CONSOLE_OPTIONS,
+    OUTPUT,
+    BadValue,
+    Config,
+    Json,
+    Quiet,
+    Verbose,
+    source_of,
+    variable,
+)
 from concept_monitor_cli.errors import CmonError, InputError, Interrupted
 from concept_monitor_cli.options import nearest
+
+# Typer brings its own copy of click and exports only some of its errors: the others stand beside them.
+_errors = sys.modules[typer.BadParameter.__module__]
 
 DONE, FAILED, PART_DONE = 0, 1, 3
 
@@ -58,323 +76,303 @@ COMMANDS: dict[str, dict[str, str]] = {
 
 _FOOTER = (
     "Every option is also an environment variable (--top-concepts: CMON_TOP_CONCEPTS) and a key in cmon.toml "
-    "(top-concepts = 3). Flags beat environment, environment beats file, file beats default."
+    "(top-concepts = 3). Flags beat environment, environment beats file, file beats default. --no-NAME "
+    "undoes a switch."
 )
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Session:
-    """What one call of `cmon` shares between its parts."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.resumable = False
+Examples = Sequence[tuple[str, str]]
 
 
 # -- commands ----------------------------------------------------------------------------------
 
 
-class Command(click.Command):
-    """A command of cmon: reads its settings file, prints its own help, gets a console.
-
-    Args:
-        examples: command lines and what they do, for `--help`.
-        resumable: whether a rerun continues where a stopped run ended.
-    """
-
-    def __init__(
-        self, *args: Any, examples: Sequence[tuple[str, str]] = (), resumable: bool = False, **kwargs: Any
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.examples = tuple(examples)
-        self.resumable = resumable
-
-    def get_help_option(self, ctx: click.Context) -> click.Option | None:
-        """`--help`, which prints in our layout."""
-        return _help_option(self.show_help)
-
-    def show_help(self, ctx: click.Context) -> None:
-        """Print the help of this command."""
-        arguments = [param for param in self.params if isinstance(param, click.Argument)]
-        rows = [(_metavar(argument), getattr(argument, "help", "") or "") for argument in arguments]
-        panels: list[tuple[str, list[tuple[str, str]]]] = [("Arguments", rows)] if rows else []
-        usage = " ".join([ctx.command_path, *(_metavar(argument) for argument in arguments), "[OPTIONS]"])
-        show_help(
-            _console(ctx).rich(),
-            usage=usage,
-            text=self.help or "",
-            panels=[*panels, *option_panels(self.params)],
-            examples=self.examples,
-            footer=_FOOTER,
-        )
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the settings file before the arguments, so that it can stand in for them."""
-        config = None if ctx.resilient_parsing else self._config(ctx, args)
-        if config is not None:
-            table = ctx.command_path.split()[1]
-            ctx.default_map = settings_for(config, table, self.params, _all_options(config, table))
-        ctx.meta[_CONFIG] = config
-        return super().parse_args(ctx, args)
-
-    def _config(self, ctx: click.Context, args: list[str]) -> ConfigFile | None:
-        given, _, _ = self.make_parser(ctx).parse_args(list(args))
-        if given.get("help"):
-            return None
-        named = given.get("config") or os.environ.get("CMON_CONFIG") or None
-        checkpoints = given.get("checkpoints", given.get("checkpoint"))
-        # What was not given is either absent or a mark of click's own.
-        paths = [checkpoints] if isinstance(checkpoints, str) else checkpoints
-        paths = [path for path in paths if isinstance(path, str)] if isinstance(paths, list | tuple) else []
-        return find_config(named if isinstance(named, str) else None, paths)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command with a console as its first argument."""
-        session = _session(ctx)
-        values = ctx.params
-        console = Console(json=values.pop("json"), quiet=values.pop("quiet"), verbose=values.pop("verbose"))
-        values.pop("config")
-        session.console = console
-        session.resumable = self.resumable
-        config = ctx.meta[_CONFIG]
-        if config is not None and ctx.default_map:
-            keys = ", ".join(sorted(key.replace("_", "-") for key in ctx.default_map))
-            console.notice(f"settings from {config.path}: {keys}")
-        _warn_of_mistyped_variables(console, self.params)
-        with _library_noise(console), _stopped_by_signals():
-            return ctx.invoke(self.callback, console, **values) if self.callback else None
+@contextmanager
+def _usage_errors_in_our_words(ctx: Any) -> Iterator[None]:
+    try:
+        yield
+    except _errors.UsageError as error:
+        raise _usage_error(error, ctx) from error
 
 
-_CONFIG = "concept_monitor_cli.config"
+@contextmanager
+def _readers_may_leave() -> Iterator[None]:
+    """rich ends the process where nobody reads on, as in `cmon --help | head -3`; that is no failure."""
+    try:
+        yield
+    except SystemExit as stop:
+        raise OutputClosed from stop
 
 
-class Argument(click.Argument):
-    """An argument with a line of help."""
+class Command(TyperCommand):
+    """A command of cmon. What its arguments lack or have too much is an `InputError`."""
 
-    def __init__(self, *args: Any, help: str = "", **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.help = help
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As Typer, but every error is ours."""
+        with _usage_errors_in_our_words(ctx):
+            return super().parse_args(ctx, args)
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """`--help` among the options that say what is printed."""
+        option = _switch(super().get_help_option(ctx))
+        option.rich_help_panel = OUTPUT
+        return option
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """As Typer, without what goes by a rule that stands at the end of the page."""
+        shown = copy(self)
+        shown.params = [_in_short(param) for param in self.params]
+        with _readers_may_leave():
+            TyperCommand.format_help(shown, ctx, formatter)
 
 
-class Group(click.Group):
+def _switch(option: Any) -> Any:
+    """One of Typer's own switches. Their default is None; to make that a truth value, it imports pydantic."""
+    option.default, option.metavar = False, ""
+    return option
+
+
+def _in_short(param: Any) -> Any:
+    """A parameter without its variable (`CMON_NAME`), a switch also without its opposite (`--no-name`)."""
+    param = copy(param)
+    param.show_envvar = False
+    if getattr(param, "is_flag", False):
+        # A column for the opposites would leave too little room for the words.
+        param.secondary_opts, param.metavar, param.show_default = [], "", False
+    return param
+
+
+class Group(TyperGroup):
     """A command with subcommands."""
 
-    examples: tuple[tuple[str, str], ...] = ()
+    def get_help_option(self, ctx: Any) -> Any:
+        """As Typer, without the type of a switch."""
+        return _switch(super().get_help_option(ctx))
 
-    def get_help_option(self, ctx: click.Context) -> click.Option | None:
-        """`--help`, which prints in our layout."""
-        return _help_option(self.show_help)
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As Typer, but every error is ours, and help without arguments is no error."""
+        with _usage_errors_in_our_words(ctx):
+            return super().parse_args(ctx, args or ["--help"])
 
-    def show_help(self, ctx: click.Context) -> None:
-        """Print the help of this group."""
-        rows = [(name, self.line(name)) for name in self.list_commands(ctx)]
-        self._show(ctx, [("Commands", rows)])
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """As Typer."""
+        with _readers_may_leave():
+            super().format_help(ctx, formatter)
 
-    def _show(self, ctx: click.Context, panels: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> None:
-        depth = len(ctx.command_path.split())
-        show_help(
-            _console(ctx).rich(),
-            usage=f"{ctx.command_path} COMMAND [OPTIONS]",
-            text=self.help or "",
-            panels=panels,
-            # A command that is not there yet has no example either.
-            examples=[e for e in self.examples if e[0].split()[depth] in self.list_commands(ctx)],
-            footer=f"`{ctx.command_path} COMMAND --help` says more.",
-        )
-
-    def line(self, name: str) -> str:
-        """The one-line help of a subcommand."""
-        return (self.commands[name].help or "").strip().split("\n")[0]
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Without arguments, show the help."""
-        if not args and not ctx.resilient_parsing:
-            self.show_help(ctx)
-            ctx.exit()
-        return super().parse_args(ctx, args)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """The named subcommand.
 
         Raises:
             InputError: there is none of that name.
         """
-        name = args[0]
-        command = self.get_command(ctx, name)
-        if command is None and not ctx.resilient_parsing:
-            alike = nearest(name, self.list_commands(ctx))
-            help_line = f"`{ctx.command_path} --help` lists the commands"
+        if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
+            alike = nearest(args[0], self.list_commands(ctx))
             raise InputError(
-                f"there is no command {name!r}",
+                f"there is no command {args[0]!r}",
                 where=ctx.command_path,
-                hint=f"did you mean {' or '.join(alike)}?" if alike else help_line,
+                hint=f"did you mean {' or '.join(alike)}?"
+                if alike
+                else f"`{ctx.command_path} --help` lists the commands",
             )
-        return name, command, args[1:]
+        return super().resolve_command(ctx, args)
 
 
 class Root(Group):
     """`cmon` itself. Its commands are imported when they are used."""
 
-    examples = (
-        ("cmon demo", "everything, offline, in minutes"),
-        ("cmon dissect ckpts/ --layer layer4", "a concept for every unit, at every epoch"),
-        ("cmon embed --anchors windmill,field", "how the units moved"),
-    )
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         """The commands that are there, in the order of the table."""
         return [name for panel in COMMANDS.values() for name in panel if _module_exists(name)]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Import a command."""
         return load_command(cmd_name) if cmd_name in self.list_commands(ctx) else None
 
-    def line(self, name: str) -> str:
-        """The one-line help from the table."""
-        return next(panel[name] for panel in COMMANDS.values() if name in panel)
-
-    def show_help(self, ctx: click.Context) -> None:
-        """Print the commands in panels."""
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The help, with the lines of the table in the place of the commands."""
         present = self.list_commands(ctx)
-        panels = [
-            (title, [(name, line) for name, line in rows.items() if name in present])
-            for title, rows in COMMANDS.items()
+        lines = [
+            TyperCommand(name, help=line, rich_help_panel=panel)
+            for panel, rows in COMMANDS.items()
+            for name, line in rows.items()
+            if name in present
         ]
-        self._show(ctx, [panel for panel in panels if panel[1]])
+        params = [_in_short(param) for param in self.params]
+        listed = Group(name=self.name, commands=lines, params=params, help=self.help, epilog=self.epilog)
+        listed.format_help(ctx, formatter)
 
 
 def _module_exists(name: str) -> bool:
     return importlib.util.find_spec(f"concept_monitor_cli.cli.{name}") is not None
 
 
-def load_command(name: str) -> click.Command:
+@functools.cache
+def load_command(name: str) -> TyperCommand | TyperGroup:
     """Import the file of a command."""
-    command: click.Command = importlib.import_module(f"concept_monitor_cli.cli.{name}").command
-    return command
+    module = importlib.import_module(f"concept_monitor_cli.cli.{name}")
+    return cast(TyperCommand | TyperGroup, get_command(module.app))
+
+
+def cmon_app(*, help: str | None = None, examples: Examples = ()) -> typer.Typer:
+    """The Typer application of a file: with one command in it the command itself, with several their group.
+
+    Args:
+        help: what the group is about.
+        examples: of the group: command lines and what they do.
+    """
+    return typer.Typer(
+        cls=Group,
+        help=None if help is None else _paragraphs(help),
+        epilog=_epilog(examples, "") if examples else None,
+        add_completion=False,
+        rich_markup_mode="rich",
+    )
 
 
 def cmon_command(
-    *, examples: Sequence[tuple[str, str]], resumable: bool = False, name: str = "command"
-) -> Callable[[Callable[..., int | None]], Command]:
-    """Make a function a command; its docstring is the help.
+    app: typer.Typer, name: str, *, examples: Examples, resumable: bool = False
+) -> Callable[[Callable[..., int | None]], Callable[..., int | None]]:
+    """Make a function a command of a Typer application; its docstring is the help.
 
-    The function gets the console, then one keyword per option, and returns an exit code, or None for 0.
+    The function gets a console as its first argument, then its own options as Typer reads them from its
+    signature, and the context if it asks for `ctx: typer.Context`. It returns an exit code, or None for 0.
+
+    Args:
+        app: where to.
+        name: of the command.
+        examples: command lines and what they do, for `--help`.
+        resumable: whether a rerun continues where a stopped run ended.
     """
 
-    def decorate(function: Callable[..., int | None]) -> Command:
-        function = console_options(function)
-        made = click.command(name, cls=Command, examples=examples, resumable=resumable)(function)
-        assert isinstance(made, Command)
-        return made
+    def decorate(function: Callable[..., int | None]) -> Callable[..., int | None]:
+        register = app.command(
+            name,
+            cls=Command,
+            help=_paragraphs(function.__doc__ or ""),
+            epilog=_epilog(examples, _FOOTER),
+            # Of the command, not of `cmon`, so that the command's name is no part of the variables.
+            context_settings={"auto_envvar_prefix": "CMON"},
+        )
+        framed = _with_console(function, resumable)
+        framed.examples = examples  # type: ignore[attr-defined]
+        register(framed)
+        return function
 
     return decorate
 
 
-def argument(*names: str, **settings: Any) -> Callable[[F], F]:
-    """A positional argument with a line of help."""
-    return click.argument(*names, cls=Argument, **settings)
+def _with_console(function: Callable[..., int | None], resumable: bool) -> Callable[..., int | None]:
+    """The function with the options of the console in its signature and the console itself not in it."""
 
+    def console_options(
+        ctx: typer.Context,
+        quiet: Quiet = False,
+        verbose: Verbose = False,
+        json: Json = False,
+        config: Config = None,
+    ) -> None:
+        """What every command takes."""
 
-def _help_option(show: Callable[[click.Context], None]) -> click.Option:
-    def callback(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-        if value and not ctx.resilient_parsing:
-            show(ctx)
-            ctx.exit()
+    @functools.wraps(function)
+    def framed(ctx: typer.Context, **values: Any) -> int | None:
+        console = ctx.find_object(Console) or Console()
+        settings = {name: values.pop(name) for name in CONSOLE_OPTIONS}
+        console.quiet, console.verbose, console.json = (settings[name] for name in CONSOLE_OPTIONS[:3])
+        file = settings_in(ctx)
+        if file.values:
+            keys = ", ".join(sorted(name.replace("_", "-") for name in file.values))
+            console.notice(f"settings from {file.path}: {keys}")
+        _warn_of_mistyped_variables(console, [variable(param.name) for param in ctx.command.params])
+        if "ctx" in own:
+            values["ctx"] = ctx
+        with _library_noise(console), _stopped_by_signals(resumable):
+            return function(console, **values)
 
-    return Option(
-        ["--help", "-h"],
-        is_flag=True,
-        expose_value=False,
-        is_eager=True,
-        callback=callback,
-        hidden=True,
-        help="Show this.",
+    own = dict(inspect.signature(function, eval_str=True).parameters)
+    own.pop(next(iter(own)))
+    common = inspect.signature(console_options, eval_str=True).parameters
+    every = {**own, **common}.values()
+    framed.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [param.replace(kind=inspect.Parameter.KEYWORD_ONLY) for param in every]
     )
+    return framed
 
 
-def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+def _paragraphs(text: str) -> str:
+    """A docstring with a line for each paragraph: the terminal breaks them."""
+    return "\n\n".join(" ".join(block.split()) for block in _escape(inspect.cleandoc(text)).split("\n\n"))
+
+
+def _epilog(examples: Examples, footer: str) -> str:
+    lines = [
+        line for command, meaning in examples for line in (f"  [dim]# {meaning}[/]", f"  {_escape(command)}")
+    ]
+    return "\n".join(["[bold]Examples[/]", *lines, *(["", _escape(footer)] if footer else [])])
+
+
+def _escape(text: str) -> str:
+    """Brackets are meant as such, not as markup."""
+    return text.replace("[", r"\[")
+
+
+def _version(ctx: typer.Context, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        _console(ctx).print(f"cmon {__version__}")
-        ctx.exit()
+        typer.echo(f"cmon {__version__}")
+        raise typer.Exit
 
 
-root = Root(
+app = typer.Typer(
     name="cmon",
-    help="""Concept-Monitor: which human concept does each unit of a network detect, and how do the units
-    move through concept space while training goes on?""",
-    params=[
-        Option(
-            ["--version"],
-            is_flag=True,
-            expose_value=False,
-            is_eager=True,
-            callback=_version,
-            help="The version.",
-        )
-    ],
+    cls=Root,
+    context_settings={"help_option_names": ["--help", "-h"]},
+    epilog=_epilog(
+        [
+            ("cmon demo", "everything, offline, in minutes"),
+            ("cmon dissect ckpts/ --layer layer4", "a concept for every unit, at every epoch"),
+            ("cmon embed --anchors windmill,field", "how the units moved"),
+        ],
+        "`cmon COMMAND --help` says more.",
+    ),
+    rich_markup_mode="rich",
 )
 
 
-def _all_options(config: ConfigFile, table: str) -> Mapping[str, list[Option]]:
-    """The options of every command that a settings file may speak of, by table name."""
-    return {
-        name: [
-            param
-            for leaf in _leaves(load_command(name))
-            for param in leaf.params
-            if isinstance(param, Option)
-        ]
-        for panel in COMMANDS.values()
-        for name in panel
-        if _module_exists(name)
-    }
+@app.callback(
+    help=_paragraphs(
+        """Concept-Monitor: which human concept does each unit of a network detect, and how do the units move
+        through concept space while training goes on?"""
+    )
+)
+def cmon(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")
+    ] = False,
+) -> None:
+    """What stands before the command."""
 
 
-def _leaves(command: click.Command) -> Iterator[click.Command]:
-    if isinstance(command, click.Group):
-        for child in command.commands.values():
-            yield from _leaves(child)
-    else:
-        yield command
-
-
-def _metavar(argument: click.Argument) -> str:
-    return argument.metavar or (argument.name or "").upper()
-
-
-def _session(ctx: click.Context) -> Session:
-    session = ctx.find_object(Session)
-    assert session is not None
-    return session
-
-
-def _console(ctx: click.Context) -> Console:
-    return _session(ctx).console
+root = get_command(app)
+for _param in root.params:
+    _switch(_param)
 
 
 # -- around a running command ------------------------------------------------------------------
 
 
-def _warn_of_mistyped_variables(console: Console, params: Sequence[click.Parameter]) -> None:
+def _warn_of_mistyped_variables(console: Console, known: Sequence[str]) -> None:
     """`CMON_LAYERS=layer4` does nothing; say so, where it looks like a slip."""
-    known = sorted({param.envvar for param in params if isinstance(param.envvar, str)})
-    for variable in sorted(os.environ):
-        if not variable.startswith("CMON_") or variable in known:
+    for found in sorted(os.environ):
+        if not found.startswith("CMON_") or found in known:
             continue
-        plural = next((name for name in (f"{variable}S", variable.removesuffix("S")) if name in known), None)
+        plural = next((name for name in (f"{found}S", found.removesuffix("S")) if name in known), None)
         # Variables of other commands are no slips, and a shell may hold some for its own use.
-        swapped = next((name for name in known if sorted(name) == sorted(variable)), None)
+        swapped = next((name for name in known if sorted(name) == sorted(found)), None)
         if slip := plural or swapped:
-            console.warning(f"{variable} is not an option: did you mean {slip}?")
+            console.warning(f"{found} is not an option: did you mean {slip}?")
 
 
 @contextmanager
 def _library_noise(console: Console) -> Iterator[None]:
     """Keep what libraries print away from the result, and their warnings for `--verbose`."""
-    import logging
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -398,8 +396,12 @@ class _Stopped(KeyboardInterrupt):
 
 
 @contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGUSR1 (SLURM's early warning) end the work as Ctrl-C does, tidily."""
+def _stopped_by_signals(resumable: bool) -> Iterator[None]:
+    """Let SIGTERM and SIGUSR1 (SLURM's early warning) end the work as Ctrl-C does, tidily.
+
+    Raises:
+        Interrupted: that happened.
+    """
 
     def stop(number: int, frame: object) -> None:
         # Once is enough: another one must not hit us while we tidy up. Ctrl-C still does.
@@ -416,25 +418,32 @@ def _stopped_by_signals() -> Iterator[None]:
                 before[number] = signal.signal(number, stop)
     try:
         yield
+    except KeyboardInterrupt as error:
+        hint = "run the same command again: it continues where this one ended" if resumable else None
+        raise Interrupted(_stopped_by(error), hint=hint) from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
+def _stopped_by(error: KeyboardInterrupt) -> str:
+    return f"stopped by {error if isinstance(error, _Stopped) else 'SIGINT'}"
+
+
 # -- the entry point ---------------------------------------------------------------------------
 
 
-def run(args: Sequence[str], program: Group | None = None) -> int:
+def run(args: Sequence[str], program: Any = None) -> int:
     """Run one command line and return its exit code; every error is printed here.
 
     Args:
         args: what stands after the program's name.
         program: the commands; all of cmon's where it is None.
     """
-    session = Session(_first_console(args))
+    console = _first_console(args)
     try:
-        code = _run(args, session, program or root)
-        session.console.close()
+        code = _run(args, console, program or root)
+        console.close()
     except OutputClosed:
         # The reader has seen enough. Python must not complain of it while shutting down.
         with suppress(OSError, ValueError):
@@ -443,32 +452,31 @@ def run(args: Sequence[str], program: Group | None = None) -> int:
     return code
 
 
-def _run(args: Sequence[str], session: Session, program: Group) -> int:
+def _run(args: Sequence[str], console: Console, program: Any) -> int:
+    # Not Typer's own `main`, which has exit codes of its own for signals and closed pipes.
     try:
-        with program.make_context("cmon", list(args), obj=session) as ctx:
+        with program.make_context("cmon", list(args), obj=console) as ctx:
             code = program.invoke(ctx)
             return code if isinstance(code, int) else DONE
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         return stop.exit_code
     except CmonError as error:
-        return _report(session, error)
-    except click.ClickException as error:
-        return _report(session, _usage_error(error))
-    except (KeyboardInterrupt, click.Abort) as stop:
-        return _report(session, _interrupted(stop, session))
+        return _report(console, error)
+    except KeyboardInterrupt as error:
+        return _report(console, Interrupted(_stopped_by(error)))
     except OutputClosed:
         raise
     except Exception as error:
         known = _foreseen(error)
         if known is not None:
             known.__cause__ = error
-            return _report(session, known)
-        session.console.internal_error(error)
+            return _report(console, known)
+        console.internal_error(error)
         return FAILED
 
 
-def _report(session: Session, error: CmonError) -> int:
-    session.console.error(error)
+def _report(console: Console, error: CmonError) -> int:
+    console.error(error)
     return error.exit_code
 
 
@@ -483,43 +491,40 @@ def _first_console(args: Sequence[str]) -> Console:
     return Console(json=wanted("json"), quiet=wanted("quiet", "-q"), verbose=wanted("verbose", "-v"))
 
 
-def _interrupted(stop: BaseException, session: Session) -> Interrupted:
-    name = str(stop) if isinstance(stop, _Stopped) else "SIGINT"
-    hint = "run the same command again: it continues where this one ended" if session.resumable else None
-    return Interrupted(f"stopped by {name}", hint=hint)
-
-
-def _usage_error(error: click.ClickException) -> InputError:
-    """One of click's errors in our words."""
-    ctx = getattr(error, "ctx", None)
-    path = ctx.command_path if ctx is not None else "cmon"
+def _usage_error(error: Any, ctx: Any) -> InputError:
+    """One of Typer's errors in our words."""
+    path = ctx.command_path
     help_hint = f"`{path} --help` lists the options"
-    if isinstance(error, click.NoSuchOption):
-        if path == "cmon":
-            hint = f"options come after the command: cmon COMMAND {error.option_name}"
+    param = getattr(error, "param", None)
+    if isinstance(error, _errors.NoSuchOption):
+        if isinstance(ctx.command, TyperGroup):
+            hint = f"options come after the command: {path} COMMAND {error.option_name}"
         else:
-            params = ctx.command.params if ctx is not None else []
-            names = [name for param in params for name in (*param.opts, *param.secondary_opts)]
+            names = [name for param in ctx.command.params for name in (*param.opts, *param.secondary_opts)]
             alike = nearest(error.option_name, [name for name in names if name.startswith("--")])
             hint = f"did you mean {' or '.join(alike)}?" if alike else help_hint
         return InputError(f"there is no option {error.option_name}", where=path, hint=hint)
-    if isinstance(error, click.MissingParameter) and error.param is not None:
-        param = error.param
-        name = _label(param)
-        examples = getattr(ctx.command, "examples", ()) if ctx is not None else ()
+    if isinstance(error, _errors.MissingParameter) and param is not None:
+        examples = getattr(ctx.command.callback, "examples", ())
         example = f"for example: {examples[0][0]}" if examples else help_hint
-        return InputError(f"{name} is missing", where=path, hint=example)
-    if isinstance(error, click.BadParameter) and error.param is not None:
-        param = error.param
-        source = ctx.get_parameter_source(param.name or "") if ctx is not None else None
-        where = str(param.envvar) if getattr(source, "name", "") == "ENVIRONMENT" else _label(param)
-        advice = error.hint if isinstance(error, BadValue) else None
-        return InputError(error.message.rstrip("."), where=where, hint=advice or help_hint)
+        return InputError(f"{_label(param)} is missing", where=path, hint=example)
+    if isinstance(error, typer.BadParameter) and param is not None:
+        message = error.message.rstrip(".")
+        hint = (error.hint if isinstance(error, BadValue) else None) or help_hint
+        source = source_of(ctx, param.name)
+        if source == "file":
+            settings = settings_in(ctx)
+            return InputError(f"{settings.labels[param.name]}: {message}", where=settings.path, hint=hint)
+        where = variable(param.name) if source == "environment" else _label(param)
+        return InputError(message, where=where, hint=hint)
     return InputError(error.format_message().rstrip("."), where=path, hint=help_hint)
 
 
-def _label(param: click.Parameter) -> str:
-    return _metavar(param).rstrip(".") if isinstance(param, click.Argument) else long_name(param)
+def _label(param: Any) -> str:
+    """What the user calls it: the metavar of an argument, the first long name of an option."""
+    if isinstance(param, TyperArgument):
+        return param.metavar or param.name.upper()
+    return str(next((name for name in param.opts if name.startswith("--")), param.opts[0]))
 
 
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}

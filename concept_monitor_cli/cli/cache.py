@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from concept_monitor_cli.cli.app import DONE, FAILED, Group, cmon_command
+import typer
+
+from concept_monitor_cli.cli.app import DONE, FAILED, cmon_app, cmon_command
+from concept_monitor_cli.cli.config import Risky
 from concept_monitor_cli.cli.console import Console
-from concept_monitor_cli.cli.options import DURATION, SIZE, cache_option, dry_run_option, option
+from concept_monitor_cli.cli.options import Bytes, CacheDir, DryRun, Seconds, duration, size
 from concept_monitor_cli.cli.sizes import readable_size
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import default_cache_dir
@@ -18,18 +21,26 @@ if TYPE_CHECKING:
     from concept_monitor_cli.store import Store
 
 
+app = cmon_app(
+    help="""The cache holds decoded images, embeddings and activations, each under what it depends on, so that
+    no run computes them twice. Several runs and machines may share it.""",
+    examples=[
+        ("cmon cache info", "where it is, and how much of what is in it"),
+        ("cmon cache prune --max-size 50GB", "make room"),
+    ],
+)
+
+_REMOVE = "What to remove"
+
+
 def _store(cache_dir: Path | None, console: Console) -> Store:
     from concept_monitor_cli.store import Store
 
     return Store(cache_dir or default_cache_dir(), progress=console)
 
 
-@cmon_command(
-    name="info",
-    examples=[("cmon cache info", "where it is, and how much of what is in it")],
-)
-@cache_option
-def info(console: Console, cache_dir: Path | None) -> None:
+@cmon_command(app, "info", examples=[("cmon cache info", "where it is, and how much of what is in it")])
+def info(console: Console, cache_dir: CacheDir = None) -> None:
     """Show where the cache is and what it holds."""
     found = _store(cache_dir, console).info()
     console.result({**asdict(found), "kinds": {kind.kind: asdict(kind) for kind in found.kinds}})
@@ -60,13 +71,8 @@ def info(console: Console, cache_dir: Path | None) -> None:
         console.print(f"{found.unreadable} entries are damaged: cmon cache verify")
 
 
-@cmon_command(
-    name="verify",
-    examples=[("cmon cache verify", "read everything, remove what is damaged")],
-)
-@cache_option
-@dry_run_option
-def verify(console: Console, cache_dir: Path | None, dry_run: bool) -> int:
+@cmon_command(app, "verify", examples=[("cmon cache verify", "read everything, remove what is damaged")])
+def verify(console: Console, cache_dir: CacheDir = None, dry_run: DryRun = False) -> int:
     """Read every entry and compare it with its checksum.
 
     What is damaged is removed and will be computed again when it is needed; with --dry-run it is only named.
@@ -82,64 +88,47 @@ def verify(console: Console, cache_dir: Path | None, dry_run: bool) -> int:
 
 
 @cmon_command(
-    name="prune",
+    app,
+    "prune",
     examples=[
         ("cmon cache prune", "only what killed runs left behind"),
         ("cmon cache prune --max-size 50GB", "down to a size, least recently used first"),
-        (
-            "cmon cache prune --older-than 30d --stale",
-            "not used for a month, or of another version",
-        ),
+        ("cmon cache prune --older-than 30d --stale", "not used for a month, or of another version"),
     ],
 )
-@option(
-    "--max-size",
-    metavar="SIZE",
-    type=SIZE,
-    panel="What to remove",
-    help="Least recently used entries, until this much is left: 500MB, 20GB.",
-)
-@option(
-    "--older-than",
-    metavar="TIME",
-    type=DURATION,
-    panel="What to remove",
-    help="Entries that were not used for so long: 12h, 30d, 8w.",
-)
-@option("--stale", switch=True, panel="What to remove", help="Entries of other versions of cmon.")
-@option("--all", switch=True, panel="What to remove", risky=bool, help="Everything.")
-@cache_option
 def prune(
     console: Console,
-    cache_dir: Path | None,
-    max_size: int | None,
-    older_than: float | None,
-    stale: bool,
-    **values: bool,
+    max_size: Annotated[
+        Bytes | None,
+        typer.Option(
+            metavar="SIZE",
+            parser=size,
+            rich_help_panel=_REMOVE,
+            help="Least recently used entries, until this much is left: 500MB, 20GB.",
+        ),
+    ] = None,
+    older_than: Annotated[
+        Seconds | None,
+        typer.Option(
+            metavar="TIME",
+            parser=duration,
+            rich_help_panel=_REMOVE,
+            help="Entries that were not used for so long: 12h, 30d, 8w.",
+        ),
+    ] = None,
+    stale: Annotated[
+        bool, typer.Option(rich_help_panel=_REMOVE, help="Entries of other versions of cmon.")
+    ] = False,
+    all: Annotated[bool, typer.Option(rich_help_panel=_REMOVE, help="Everything."), Risky(bool)] = False,
+    cache_dir: CacheDir = None,
 ) -> None:
     """Remove stored results. They will be computed again when they are needed."""
-    everything = values["all"]
-    if everything and (max_size is not None or older_than is not None):
+    if all and (max_size is not None or older_than is not None):
         raise InputError("--all already removes everything", where="--max-size, --older-than")
     report = _store(cache_dir, console).prune(
-        max_bytes=0 if everything else max_size, older_than=older_than, stale=stale
+        max_bytes=0 if all else max_size, older_than=older_than, stale=stale
     )
     console.result(asdict(report))
     removed, kept = readable_size(report.removed_bytes), readable_size(report.kept_bytes)
     console.print(f"removed: {report.removed} entries ({removed}), {report.leftovers} files of killed runs")
     console.print(f"kept: {report.kept} entries ({kept})")
-
-
-class _Cache(Group):
-    examples = (
-        ("cmon cache info", "where it is, and how much of what is in it"),
-        ("cmon cache prune --max-size 50GB", "make room"),
-    )
-
-
-command = _Cache(
-    "cache",
-    help="""The cache holds decoded images, embeddings and activations, each under what it depends on, so that
-    no run computes them twice. Several runs and machines may share it.""",
-    commands={"info": info, "verify": verify, "prune": prune},
-)

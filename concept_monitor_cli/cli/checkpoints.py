@@ -6,15 +6,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from concept_monitor_cli.cli.app import DONE, PART_DONE, argument, cmon_command
+from concept_monitor_cli.cli.app import DONE, PART_DONE, cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
-from concept_monitor_cli.cli.options import model_option, trust_option
+from concept_monitor_cli.cli.options import Checkpoints, Model, TrustPickle
 from concept_monitor_cli.cli.sizes import readable_count, readable_size
 from concept_monitor_cli.errors import CmonError, InputError
 
 if TYPE_CHECKING:
     from concept_monitor_cli.checkpoints import Checkpoint, CheckpointFile, Dated
     from concept_monitor_cli.models.build import ModelSource
+
+app = cmon_app()
 
 # In a state dict but not learnt.
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -44,22 +46,16 @@ class _Row:
 
 
 @cmon_command(
-    name="checkpoints",
+    app,
+    "checkpoints",
     examples=[
         ("cmon checkpoints ckpts/", "is this what you think it is?"),
         ("cmon checkpoints 'runs/*/epoch_*.pt' --json", "for a script"),
     ],
 )
-@argument(
-    "checkpoints",
-    nargs=-1,
-    required=True,
-    metavar="CKPTS...",
-    help="A folder of checkpoints, a file, or a glob. Several may be given.",
-)
-@model_option
-@trust_option
-def command(console: Console, checkpoints: tuple[str, ...], model: str | None, trust_pickle: bool) -> int:
+def list_checkpoints(
+    console: Console, checkpoints: Checkpoints, model: Model = None, trust_pickle: TrustPickle = False
+) -> int:
     """List checkpoints with their epoch, architecture, size, and how the weights were wrapped.
 
     Files that cannot be used are named with the reason; the exit code is 3 then, or 2 where none can be used.

@@ -12,15 +12,17 @@ wrong type are errors. Values of the right type then go through the same checks 
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Union, cast, get_args, get_origin
 
-import click
+import typer
+from typer.core import TyperGroup, TyperOption
 
-from concept_monitor_cli.cli.options import Option
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import nearest
 
@@ -32,6 +34,17 @@ else:
 FILE_NAME = "cmon.toml"
 # What decides where the settings come from, or ends the command, cannot itself be a setting.
 NOT_IN_FILE = ("config", "help", "version")
+
+
+@dataclass(frozen=True)
+class Risky:
+    """Marks an option that a file beside foreign checkpoints must not set: `Annotated[..., Risky(bool)]`.
+
+    Attributes:
+        would: told the value, says whether it would run code or delete files.
+    """
+
+    would: Callable[[Any], bool]
 
 
 @dataclass(frozen=True)
@@ -50,14 +63,60 @@ class ConfigFile:
     values: Mapping[str, Any]
 
 
-def find_config(named: str | None, checkpoints: Sequence[str] = ()) -> ConfigFile | None:
+@dataclass(frozen=True)
+class Settings:
+    """What a file says to one command.
+
+    Attributes:
+        path: the file; None where there is none.
+        values: as they stand in the file, by the name of the option.
+        labels: how to call them in an error, e.g. `[dissect] beam`.
+    """
+
+    path: Path | None
+    values: Mapping[str, Any]
+    labels: Mapping[str, str]
+
+
+_NO_SETTINGS = Settings(None, {}, {})
+_META = "concept_monitor_cli.settings"
+
+
+def settings_in(ctx: Any) -> Settings:
+    """The settings that a command was given."""
+    return cast(Settings, ctx.meta.get(_META, _NO_SETTINGS))
+
+
+def read_settings(ctx: typer.Context, value: Path | None) -> Path | None:
+    """The callback of `--config`: values of the file stand in for defaults.
+
+    Typer converts and checks them as it does with those of the command line.
+    """
+    if ctx.resilient_parsing:
+        return value
+    given = ctx.params.get("checkpoints") or ctx.params.get("checkpoint") or []
+    config = find_config(value, [given] if isinstance(given, str) else given)
+    if config is not None:
+        settings = ctx.meta[_META] = settings_for(config, ctx)
+        ctx.default_map = {
+            name: _as_typer_wants(settings_of(ctx.command)[name], value)
+            for name, value in settings.values.items()
+        }
+    return value
+
+
+def _as_typer_wants(takes: Takes, value: Any) -> Any:
+    return [value] if takes.repeats and not isinstance(value, list) else value
+
+
+def find_config(named: Path | None, checkpoints: Sequence[str] = ()) -> ConfigFile | None:
     """The settings file that counts: the named one, else `cmon.toml` here, else beside the checkpoints.
 
     Raises:
         InputError: the named file does not exist, or a file is not TOML.
     """
     if named is not None:
-        return ConfigFile(Path(named), True, _read(Path(named)))
+        return ConfigFile(named, True, _read(named))
     beside = list(dict.fromkeys(_folder_of(spec) for spec in checkpoints))
     for folder in [Path(), *beside]:
         path = folder / FILE_NAME
@@ -108,49 +167,104 @@ def _underscored(table: Mapping[str, Any], path: Path, prefix: str = "") -> dict
     return values
 
 
-def settings_for(
-    config: ConfigFile,
-    table: str,
-    params: Sequence[click.Parameter],
-    commands: Mapping[str, Iterable[Option]],
-) -> dict[str, Any]:
-    """The values that the file gives to one command, checked and converted.
+@dataclass(frozen=True)
+class Takes:
+    """What a settings file may give to one option.
+
+    Attributes:
+        kind: the TOML type of one value: str, int, float or bool.
+        many: whether a list may be given.
+        repeats: whether the option is one that repeats on the command line.
+        risky: whether a value would run code or delete files.
+    """
+
+    kind: type
+    many: bool
+    repeats: bool
+    risky: Callable[[Any], bool]
+
+
+def settings_of(command: Any) -> dict[str, Takes]:
+    """The options of a command that can be set in a file, read from the signature of its function."""
+    parameters = inspect.signature(command.callback).parameters
+    return {
+        param.name: _takes(parameters[param.name].annotation)
+        for param in command.params
+        if isinstance(param, TyperOption) and param.name not in NOT_IN_FILE
+    }
+
+
+def _takes(annotation: Any) -> Takes:
+    kind, *marks = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+    if get_origin(kind) in (Union, types.UnionType):
+        kind = next(item for item in get_args(kind) if item is not type(None))
+    # Red, green and blue are a type made of a tuple. Other types of our own are written as text.
+    made_of = getattr(kind, "__supertype__", None)
+    inner = made_of if get_origin(made_of) is tuple else kind
+    many = get_origin(inner) in (list, tuple)
+    item = get_args(inner)[0] if many else inner
+    risky = next((mark.would for mark in marks if isinstance(mark, Risky)), lambda value: False)
+    return Takes(item if item in (bool, int, float) else str, many, get_origin(inner) is list, risky)
+
+
+def _commands(group: TyperGroup, ctx: Any) -> Iterator[tuple[str, list[Any]]]:
+    """Every command of `cmon` with what can be set for it; for a command with subcommands, all of theirs."""
+    for name in group.list_commands(ctx):
+        command = group.get_command(ctx, name)
+        if isinstance(command, TyperGroup):
+            yield name, [command.get_command(ctx, child) for child in command.list_commands(ctx)]
+        else:
+            yield name, [command]
+
+
+def settings_for(config: ConfigFile, ctx: Any) -> Settings:
+    """What the file gives to one command, its keys and types checked. Values are checked when they are used.
 
     Args:
         config: the file.
-        table: the name of the command's table, e.g. `dissect`.
-        params: the command's parameters.
-        commands: the options of every command (and of all commands of a group together), by table name.
+        ctx: the context of the command.
 
     Raises:
-        InputError: an unknown table or key, a wrong type, a value out of range.
+        InputError: an unknown table or key, or a wrong type, also where another command is spoken to.
     """
-    everywhere = _by_name(option for options in commands.values() for option in options)
-    own = _by_name(param for param in params if isinstance(param, Option))
-    found: dict[str, Any] = {}
+    root = ctx.find_root()
+    tables = {
+        table: {name: takes for command in commands for name, takes in settings_of(command).items()}
+        for table, commands in _commands(cast(TyperGroup, root.command), root)
+    }
+    everywhere = {name: takes for known in tables.values() for name, takes in known.items()}
+    own = settings_of(ctx.command)
+    table = ctx.command_path.split()[1]
+    labels: dict[str, str] = {}
+    values: dict[str, Any] = {}
     for name, value in config.values.items():
         if isinstance(value, dict):
-            if name.replace("_", "-") not in commands:
-                raise _unknown(config.path, f"[{name}]", [f"[{command}]" for command in commands])
-            known = _by_name(commands[name.replace("_", "-")])
+            if _shown(name) not in tables:
+                raise _unknown(config.path, f"[{_shown(name)}]", [f"[{known}]" for known in tables])
             for key, item in value.items():
-                label = f"[{name.replace('_', '-')}] {_shown(key)}"
+                label = f"[{_shown(name)}] {_shown(key)}"
+                known = tables[_shown(name)]
                 if key not in known:
                     raise _unknown(config.path, label, list(known))
-                _check_type(config.path, label, known[key], item)
+                _check_type(config.path, label, key, known[key], item)
         else:
             if name not in everywhere:
                 raise _unknown(config.path, _shown(name), list(everywhere))
             if name in own:
-                found[name] = (_shown(name), value)
+                labels[name], values[name] = _shown(name), value
     for key, item in config.values.get(table.replace("-", "_"), {}).items():
         if key in own:
-            found[key] = (f"[{table}] {_shown(key)}", item)
-    return {name: _converted(config, label, own[name], value) for name, (label, value) in found.items()}
-
-
-def _by_name(options: Iterable[Option]) -> dict[str, Option]:
-    return {option.name: option for option in options if option.name and option.name not in NOT_IN_FILE}
+            labels[key], values[key] = f"[{table}] {_shown(key)}", item
+    for name, value in values.items():
+        _check_type(config.path, labels[name], name, own[name], value)
+        if not config.trusted and own[name].risky(value):
+            raise InputError(
+                f"{labels[name]} is not obeyed in a file that lies with the checkpoints: "
+                "who made them may have made it",
+                where=config.path,
+                hint=f"if you wrote it, name it: --config {config.path}",
+            )
+    return Settings(config.path, values, labels)
 
 
 def _shown(name: str) -> str:
@@ -168,11 +282,10 @@ def _unknown(path: Path, label: str, names: Sequence[str]) -> InputError:
     return InputError(f"there is no setting {label}", where=path, hint=hint)
 
 
-def _check_type(path: Path, label: str, option: Option, value: Any) -> None:
+def _check_type(path: Path, label: str, name: str, takes: Takes, value: Any) -> None:
     """Compare a TOML value's type with what the option takes."""
-    wanted = option.toml_type
-    items = value if option.takes_list and isinstance(value, list) else [value]
-    for item in items:
+    wanted = takes.kind
+    for item in value if takes.many and isinstance(value, list) else [value]:
         # TOML tells numbers from texts and truth values; Python's bool is an int, so ask for it first.
         fits = (
             isinstance(item, bool)
@@ -180,11 +293,11 @@ def _check_type(path: Path, label: str, option: Option, value: Any) -> None:
             else not isinstance(item, bool) and isinstance(item, (int, float) if wanted is float else wanted)
         )
         if not fits:
-            many = " or a list of them" if option.takes_list else ""
+            many = " or a list of them" if takes.many else ""
             raise InputError(
                 f"{label} must be {_TYPES[wanted][0]}{many}, not {_type_name(item)}",
                 where=path,
-                hint=f"write it as {_shown(option.name or '')} = {_TYPES[wanted][1]}",
+                hint=f"write it as {_shown(name)} = {_TYPES[wanted][1]}",
             )
 
 
@@ -202,21 +315,3 @@ def _type_name(value: Any) -> str:
     if isinstance(value, dict):
         return "a table"
     return next((_TYPES[kind][0] for kind in (bool, int, float, str) if isinstance(value, kind)), "a date")
-
-
-def _converted(config: ConfigFile, label: str, option: Option, value: Any) -> Any:
-    _check_type(config.path, label, option, value)
-    if not config.trusted and option.risky is not None and option.risky(value):
-        raise InputError(
-            f"{label} is not obeyed in a file that lies with the checkpoints: who made them may have made it",
-            where=config.path,
-            hint=f"if you wrote it, name it: --config {config.path}",
-        )
-    try:
-        return option.from_file(value)
-    except click.BadParameter as error:
-        raise InputError(
-            f"{label}: {error.message}", where=config.path, hint=getattr(error, "hint", None)
-        ) from error
-    except InputError as error:
-        raise InputError(f"{label}: {error.what}", where=config.path, hint=error.hint) from error

@@ -3,54 +3,71 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any, get_args
+from pathlib import Path
+from typing import Annotated
 
-import click
+import typer
 
-from concept_monitor_cli.cli.app import DONE, PART_DONE, argument, cmon_command
+from concept_monitor_cli.cli.app import DONE, PART_DONE, cmon_app, cmon_command
+from concept_monitor_cli.cli.config import Risky
 from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.cli.options import (
-    COUNT,
-    EPOCHS,
-    FRACTION,
-    OUTPUT_PANEL,
-    SHARD,
-    Choice,
-    File,
-    Spec,
-    Text,
-    Triple,
-    Words,
-    dry_run_option,
+    NETWORK,
+    OUTPUT,
+    PNG,
+    BatchSize,
+    CacheDir,
+    Checkpoints,
+    Device,
+    DryRun,
+    InputSize,
+    Model,
+    Out,
+    PlotFormats,
+    Precision,
+    Rgb,
+    Seed,
+    TrustPickle,
+    Workers,
+    comma_list,
+    count,
     gather,
-    machine_options,
-    model_option,
-    option,
-    out_option,
-    plot_option,
-    trust_option,
+    number,
+    one_of,
+    parsed,
+    path,
+    rgb,
+    share,
+    spec,
 )
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import (
-    DETECTORS,
-    SIMILARITIES,
+    Detector,
     DissectOptions,
+    EpochFilter,
     Interpolation,
     IouNormaliser,
     Null,
     Pooling,
+    Shard,
+    Similarity,
 )
+
+app = cmon_app()
 
 _DEFAULT = DissectOptions(checkpoints=(), layers=())
 
-WHAT = "What to dissect"
-NETWORK = "Network"
-PROBE = "Probe images, concepts, encoder"
-METHOD = "Method"
+# As a list, because the option repeats.
+_DETECTORS: list[str] = list(_DEFAULT.detectors)
+
+_WHAT = "What to dissect"
+_PROBE = "Probe images, concepts, encoder"
+_METHOD = "Method"
 
 
 @cmon_command(
-    name="dissect",
+    app,
+    "dissect",
     resumable=True,
     examples=[
         ("cmon dissect ckpts/ --layer layer4", "try it: built-in images, concepts and encoder"),
@@ -65,244 +82,297 @@ METHOD = "Method"
         ("cmon dissect ckpts/ --layer layer4 --epochs 0:90:10,last --dry-run", "what would be done?"),
     ],
 )
-@argument(
-    "checkpoints",
-    nargs=-1,
-    required=True,
-    metavar="CKPTS...",
-    help="A folder of checkpoints, a file, or a glob. Several may be given.",
-)
-@option(
-    "--layer",
-    "-l",
-    metavar="NAME",
-    type=Words(),
-    multiple=True,
-    panel=WHAT,
-    help="Layer, as `cmon layers` lists them; a comma list for several.",
-)
-@option(
-    "--detector",
-    "-d",
-    metavar="NAME",
-    type=Words(DETECTORS),
-    multiple=True,
-    default=_DEFAULT.detectors,
-    panel=WHAT,
-    help="clip-dissect: what the unit's favourite images are about. network-dissection: what it fires on, by "
-    "masks. compositional: the same, with OR, AND, AND NOT.",
-)
-@option(
-    "--epochs",
-    metavar="LIST",
-    type=EPOCHS,
-    panel=WHAT,
-    shown_default="all",
-    help="Only these: 0,5,10 or 0:30:5 (0, 5, ..., 30) or 20: or first,last.",
-)
-@option(
-    "--shard",
-    metavar="I/N",
-    type=SHARD,
-    panel=WHAT,
-    shown_default="what SLURM says, else all",
-    help="This process's share of the checkpoints: 1/8 to 8/8.",
-)
-@model_option
-@option(
-    "--input-size",
-    metavar="PIXELS",
-    type=COUNT,
-    panel=NETWORK,
-    shown_default="the architecture's own",
-    help="Side of the square that the network sees. Checkpoints do not say; a wrong guess spoils the labels.",
-)
-@option(
-    "--crop",
-    metavar="SHARE",
-    type=FRACTION,
-    panel=NETWORK,
-    shown_default="the architecture's own",
-    help="Side of the centre crop as a share of the resized image: 0.875 for 224 of 256, 1 for no crop.",
-)
-@option(
-    "--mean",
-    metavar="R,G,B",
-    type=Triple(),
-    panel=NETWORK,
-    shown_default="the architecture's own",
-    help="Subtracted from pixels in 0..1.",
-)
-@option(
-    "--std",
-    metavar="R,G,B",
-    type=Triple(),
-    panel=NETWORK,
-    shown_default="the architecture's own",
-    help="By which pixels are divided then.",
-)
-@option(
-    "--interpolation",
-    metavar="NAME",
-    type=Choice(get_args(Interpolation)),
-    panel=NETWORK,
-    shown_default="the architecture's own",
-    help="Of resizing: nearest, bilinear, bicubic or lanczos.",
-)
-@option(
-    "--pooling",
-    metavar="NAME",
-    type=Choice(get_args(Pooling)),
-    default=_DEFAULT.pooling,
-    panel=NETWORK,
-    help="From a map to a number: mean, max, cls (class token) or tokens (mean of the patch tokens). auto: "
-    "cls for transformers with a class token, else mean.",
-)
-@trust_option
-@option("--compile", switch=True, panel=NETWORK, help="Use torch.compile: slow to start, then faster.")
-@option(
-    "--probe",
-    metavar="IMAGES",
-    type=Spec(),
-    panel=PROBE,
-    shown_default="builtin",
-    help="An image folder, a Broden directory, cifar10:DIR, cifar100:DIR, a .npz or .h5 of images, "
-    "or builtin.",
-)
-@option(
-    "--probe-limit",
-    metavar="N",
-    type=COUNT,
-    panel=PROBE,
-    shown_default="all",
-    help="At most so many images, drawn at random (--seed).",
-)
-@option(
-    "--concepts",
-    metavar="WORDS",
-    type=Spec(),
-    panel=PROBE,
-    shown_default="the probe's labels, else common",
-    help="A text file (one a line), a CSV (concept,category), broden, imagenet, common or builtin.",
-)
-@option(
-    "--encoder",
-    metavar="NAME",
-    type=Spec(),
-    panel=PROBE,
-    shown_default="ViT-B-16/openai; builtin for the built-in probe",
-    help="An open_clip model as NAME/PRETRAINED or hf-hub:..., NAME with --encoder-weights, "
-    "embeddings:FILE.h5, or builtin.",
-)
-@option("--encoder-weights", metavar="FILE", type=File(), panel=PROBE, help="Local weights for --encoder.")
-@option(
-    "--encoder-config",
-    metavar="JSON",
-    type=File(),
-    panel=PROBE,
-    help="Its config in open_clip's format.",
-)
-@option(
-    "--template",
-    metavar="TEXT",
-    type=Text(),
-    multiple=True,
-    panel=PROBE,
-    shown_default="the bare word",
-    help="A prompt with {} for the concept: 'a photo of a {}'.",
-)
-@option(
-    "--similarity",
-    metavar="NAME",
-    type=Choice(SIMILARITIES),
-    default=_DEFAULT.similarity,
-    panel=METHOD,
-    help="Of clip-dissect: cos, cos-cubed, rank-reorder, wpmi or soft-wpmi.",
-)
-@option(
-    "--top-concepts",
-    metavar="K",
-    type=COUNT,
-    default=_DEFAULT.top_concepts,
-    panel=METHOD,
-    help="Concepts per unit in the tables.",
-)
-@option(
-    "--null",
-    metavar="NAME",
-    type=Choice(get_args(Null)),
-    default=_DEFAULT.null,
-    panel=METHOD,
-    help="What a label must beat to count: shuffled (chance) or untrained (the same network, random "
-    "weights).",
-)
-@option(
-    "--fdr",
-    "--alpha",
-    "fdr",
-    metavar="SHARE",
-    type=FRACTION,
-    default=_DEFAULT.fdr,
-    panel=METHOD,
-    help="False discoveries allowed among the units called interpretable.",
-)
-@option(
-    "--iou-normaliser",
-    metavar="NAME",
-    type=Choice(get_args(IouNormaliser)),
-    panel=METHOD,
-    shown_default="category; none for compositional",
-    help="Which of a unit's pixels count: category (as Network Dissection), mask (as NetDissect-Lite), none.",
-)
-@option(
-    "--length",
-    metavar="N",
-    type=click.IntRange(1, 10),
-    default=_DEFAULT.length,
-    panel=METHOD,
-    help="Most concepts in a formula of compositional.",
-)
-@option(
-    "--beam",
-    metavar="N",
-    type=COUNT,
-    default=_DEFAULT.beam,
-    panel=METHOD,
-    help="Formulas kept at each length of compositional.",
-)
-@machine_options
-@out_option
-@option(
-    "--overwrite",
-    switch=True,
-    panel=OUTPUT_PANEL,
-    risky=bool,
-    help="Start the run in --out anew instead of adding to it.",
-)
-@option("--save-scores", switch=True, panel=OUTPUT_PANEL, help="Keep the scores of all concepts, too.")
-@plot_option
-@dry_run_option
-@click.pass_context
-def command(ctx: click.Context, /, console: Console, **values: Any) -> int:
+def dissect(
+    console: Console,
+    ctx: typer.Context,
+    checkpoints: Checkpoints,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layer",
+            "-l",
+            metavar="NAME",
+            callback=comma_list(),
+            rich_help_panel=_WHAT,
+            help="Layer, as `cmon layers` lists them; a comma list for several.",
+        ),
+    ] = None,
+    detector: Annotated[
+        list[str],
+        typer.Option(
+            "--detector",
+            "-d",
+            metavar="NAME",
+            callback=comma_list(Detector),
+            rich_help_panel=_WHAT,
+            help="clip-dissect: what the unit's favourite images are about. network-dissection: what it "
+            "fires on, by masks. compositional: the same, with OR, AND, AND NOT.",
+        ),
+    ] = _DETECTORS,
+    epochs: Annotated[
+        EpochFilter | None,
+        typer.Option(
+            metavar="LIST",
+            parser=parsed(EpochFilter.parse),
+            rich_help_panel=_WHAT,
+            show_default="all",
+            help="Only these: 0,5,10 or 0:30:5 (0, 5, ..., 30) or 20: or first,last.",
+        ),
+    ] = None,
+    shard: Annotated[
+        Shard | None,
+        typer.Option(
+            metavar="I/N",
+            parser=parsed(Shard.parse),
+            rich_help_panel=_WHAT,
+            show_default="what SLURM says, else all",
+            help="This process's share of the checkpoints: 1/8 to 8/8.",
+        ),
+    ] = None,
+    model: Model = None,
+    input_size: InputSize = None,
+    crop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            parser=share,
+            rich_help_panel=NETWORK,
+            show_default="the architecture's own",
+            help="Side of the centre crop as a share of the resized image: 0.875 for 224 of 256, 1 for no "
+            "crop.",
+        ),
+    ] = None,
+    mean: Annotated[
+        Rgb | None,
+        typer.Option(
+            metavar="R,G,B",
+            parser=rgb,
+            rich_help_panel=NETWORK,
+            show_default="the architecture's own",
+            help="Subtracted from pixels in 0..1.",
+        ),
+    ] = None,
+    std: Annotated[
+        Rgb | None,
+        typer.Option(
+            metavar="R,G,B",
+            parser=rgb,
+            rich_help_panel=NETWORK,
+            show_default="the architecture's own",
+            help="By which pixels are divided then.",
+        ),
+    ] = None,
+    interpolation: Annotated[
+        Interpolation | None,
+        typer.Option(
+            metavar="NAME",
+            parser=one_of(Interpolation),
+            rich_help_panel=NETWORK,
+            show_default="the architecture's own",
+            help="Of resizing: nearest, bilinear, bicubic or lanczos.",
+        ),
+    ] = None,
+    pooling: Annotated[
+        Pooling,
+        typer.Option(
+            metavar="NAME",
+            parser=one_of(Pooling),
+            rich_help_panel=NETWORK,
+            help="From a map to a number: mean, max, cls (class token) or tokens (mean of the patch tokens). "
+            "auto: cls for transformers with a class token, else mean.",
+        ),
+    ] = _DEFAULT.pooling,
+    trust_pickle: TrustPickle = _DEFAULT.trust_pickle,
+    compile: Annotated[
+        bool,
+        typer.Option(
+            rich_help_panel=NETWORK,
+            help="Use torch.compile: slow to start, then faster.",
+        ),
+    ] = _DEFAULT.compile,
+    probe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IMAGES",
+            parser=spec,
+            rich_help_panel=_PROBE,
+            show_default="builtin",
+            help="An image folder, a Broden directory, cifar10:DIR, cifar100:DIR, a .npz or .h5 of images, "
+            "or builtin.",
+        ),
+    ] = None,
+    probe_limit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            parser=count,
+            rich_help_panel=_PROBE,
+            show_default="all",
+            help="At most so many images, drawn at random (--seed).",
+        ),
+    ] = None,
+    concepts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORDS",
+            parser=spec,
+            rich_help_panel=_PROBE,
+            show_default="the probe's labels, else common",
+            help="A text file (one a line), a CSV (concept,category), broden, imagenet, common or builtin.",
+        ),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            parser=spec,
+            rich_help_panel=_PROBE,
+            show_default="ViT-B-16/openai; builtin for the built-in probe",
+            help="An open_clip model as NAME/PRETRAINED or hf-hub:..., NAME with --encoder-weights, "
+            "embeddings:FILE.h5, or builtin.",
+        ),
+    ] = None,
+    encoder_weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            parser=path,
+            rich_help_panel=_PROBE,
+            help="Local weights for --encoder.",
+        ),
+    ] = None,
+    encoder_config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="JSON",
+            parser=path,
+            rich_help_panel=_PROBE,
+            help="Its config in open_clip's format.",
+        ),
+    ] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            callback=comma_list(separator="\n"),
+            rich_help_panel=_PROBE,
+            show_default="the bare word",
+            help="A prompt with {} for the concept: 'a photo of a {}'.",
+        ),
+    ] = None,
+    similarity: Annotated[
+        Similarity,
+        typer.Option(
+            metavar="NAME",
+            parser=one_of(Similarity),
+            rich_help_panel=_METHOD,
+            help="Of clip-dissect: cos, cos-cubed, rank-reorder, wpmi or soft-wpmi.",
+        ),
+    ] = _DEFAULT.similarity,
+    top_concepts: Annotated[
+        int,
+        typer.Option(
+            metavar="K",
+            parser=count,
+            rich_help_panel=_METHOD,
+            help="Concepts per unit in the tables.",
+        ),
+    ] = _DEFAULT.top_concepts,
+    null: Annotated[
+        Null,
+        typer.Option(
+            metavar="NAME",
+            parser=one_of(Null),
+            rich_help_panel=_METHOD,
+            help="What a label must beat to count: shuffled (chance) or untrained (the same network, random "
+            "weights).",
+        ),
+    ] = _DEFAULT.null,
+    fdr: Annotated[
+        float,
+        typer.Option(
+            "--fdr",
+            "--alpha",
+            metavar="SHARE",
+            parser=share,
+            rich_help_panel=_METHOD,
+            help="False discoveries allowed among the units called interpretable.",
+        ),
+    ] = _DEFAULT.fdr,
+    iou_normaliser: Annotated[
+        IouNormaliser | None,
+        typer.Option(
+            metavar="NAME",
+            parser=one_of(IouNormaliser),
+            rich_help_panel=_METHOD,
+            show_default="category; none for compositional",
+            help="Which of a unit's pixels count: category (as Network Dissection), mask (as "
+            "NetDissect-Lite), none.",
+        ),
+    ] = None,
+    length: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            parser=number(int, least=1, most=10),
+            rich_help_panel=_METHOD,
+            help="Most concepts in a formula of compositional.",
+        ),
+    ] = _DEFAULT.length,
+    beam: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            parser=count,
+            rich_help_panel=_METHOD,
+            help="Formulas kept at each length of compositional.",
+        ),
+    ] = _DEFAULT.beam,
+    device: Device = _DEFAULT.device,
+    precision: Precision = _DEFAULT.precision,
+    batch_size: BatchSize = _DEFAULT.batch_size,
+    workers: Workers = None,
+    cache_dir: CacheDir = None,
+    seed: Seed = _DEFAULT.seed,
+    out: Out = _DEFAULT.out,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            rich_help_panel=OUTPUT,
+            help="Start the run in --out anew instead of adding to it.",
+        ),
+        Risky(bool),
+    ] = _DEFAULT.overwrite,
+    save_scores: Annotated[
+        bool,
+        typer.Option(
+            rich_help_panel=OUTPUT,
+            help="Keep the scores of all concepts, too.",
+        ),
+    ] = _DEFAULT.save_scores,
+    plot_format: PlotFormats = PNG,
+    dry_run: DryRun = _DEFAULT.dry_run,
+) -> int:
     """Find the concept that each unit of a layer detects, at every epoch.
 
     CKPTS are the checkpoints of one training; the architecture is recognised. The run in --out gets a table
     per epoch, layer and detector, and run.json, which says what was run on what. What was computed once is
     kept in the cache and not computed again.
     """
-    if not values["layer"]:
+    if not layer:
         raise InputError(
             "no layer is named",
             where="--layer",
-            hint=f"see what there is: cmon layers {values['checkpoints'][0]}",
+            hint=f"see what there is: cmon layers {checkpoints[0]}",
         )
-    options = gather(DissectOptions, ctx, values)
+    options = gather(DissectOptions, ctx)
 
     from concept_monitor_cli import pipeline
 
     result = pipeline.dissect(options, console)
-    if options.dry_run:
-        console.result({**asdict(result), "dry_run": True})
+    # A share may be empty, where there are more shares than checkpoints.
+    if options.dry_run or not (result.done or result.failed):
+        console.result({**asdict(result), "dry_run": options.dry_run})
         return DONE
 
     from concept_monitor_cli.cli.show_run import run_tables

@@ -12,11 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from concept_monitor_cli import __version__
-from concept_monitor_cli.cli.app import DONE, FAILED, cmon_command
+from concept_monitor_cli.cli.app import DONE, FAILED, cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
-from concept_monitor_cli.cli.options import cache_option
+from concept_monitor_cli.cli.options import CacheDir
 from concept_monitor_cli.cli.sizes import readable_size
 from concept_monitor_cli.options import default_cache_dir
+
+app = cmon_app()
 
 # The encoder that a real probing set gets by default, and where its weights are published.
 _CLIP = "ViT-B-16/openai"
@@ -30,7 +32,7 @@ _LIBRARIES = (
         "pillow",
         "safetensors",
         "huggingface_hub",
-        "click",
+        "typer",
         "rich",
     ),
 )
@@ -56,11 +58,11 @@ class Finding:
 
 
 @cmon_command(
-    name="doctor",
+    app,
+    "doctor",
     examples=[("cmon doctor", "look"), ("cmon doctor --json > machine.json", "for a bug report")],
 )
-@cache_option
-def command(console: Console, cache_dir: Path | None) -> int:
+def doctor(console: Console, cache_dir: CacheDir = None) -> int:
     """Look at what this machine has and what is missing, and say what to do about it.
 
     Nothing is changed and no network is used. Exit code 1 where something is wrong that every run needs.

@@ -3,36 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Annotated
 
-import click
+import typer
 
-from concept_monitor_cli.cli.app import cmon_command
+from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.cli.options import (
-    EPOCHS,
-    Choice,
-    Numbers,
-    Words,
+    PART,
+    PNG,
+    CacheDir,
+    Device,
+    OnlyDetector,
+    OnlyEpochs,
+    OnlyLayers,
+    Out,
+    PlotFormats,
+    Seed,
+    comma_list,
     gather,
-    machine_options,
-    option,
-    out_option,
-    plot_option,
+    joined,
+    number,
+    one_of,
+    units,
 )
-from concept_monitor_cli.options import DETECTORS, EmbedOptions, Method
+from concept_monitor_cli.options import EmbedOptions, Method
 
 if TYPE_CHECKING:
     from concept_monitor_cli.embedding import EmbedResult
 
+app = cmon_app()
+
 _DEFAULT = EmbedOptions()
 
-WHAT = "What to embed"
-PICTURE = "Picture"
+_PICTURE = "Picture"
 
 
 @cmon_command(
-    name="embed",
+    app,
+    "embed",
     resumable=True,
     examples=[
         ("cmon embed --anchors windmill,field", "the run in ./cmon-out"),
@@ -40,91 +49,78 @@ PICTURE = "Picture"
         ("cmon embed -a sky,water --epochs 0:90:10,last --plot-format pdf", "for a paper"),
     ],
 )
-@option(
-    "--anchors",
-    "-a",
-    metavar="WORDS",
-    type=Words(),
-    multiple=True,
-    panel=WHAT,
-    help="Words that mark places in the picture: a comma list, or a .txt file with one a line.",
-)
-@option(
-    "--units",
-    "-u",
-    metavar="LIST",
-    type=Numbers(),
-    multiple=True,
-    panel=WHAT,
-    help="Units whose way is followed: 256,479 or 10-19.",
-)
-@option(
-    "--layer",
-    "-l",
-    metavar="NAME",
-    type=Words(),
-    multiple=True,
-    panel=WHAT,
-    shown_default="all of the run",
-    help="Only these layers.",
-)
-@option(
-    "--detector",
-    "-d",
-    metavar="NAME",
-    type=Choice(DETECTORS),
-    panel=WHAT,
-    shown_default="the run's first",
-    help="Whose concepts to embed.",
-)
-@option(
-    "--epochs",
-    metavar="LIST",
-    type=EPOCHS,
-    panel=WHAT,
-    shown_default="all",
-    help="Only these: 0,5,10 or 0:30:5 (0, 5, ..., 30) or 20: or first,last.",
-)
-@option(
-    "--method",
-    metavar="NAME",
-    type=Choice(get_args(Method)),
-    default=_DEFAULT.method,
-    panel=PICTURE,
-    help="To two dimensions: umap, one fit over all epochs and anchors, or pca.",
-)
-@option(
-    "--neighbors",
-    metavar="N",
-    type=click.IntRange(min=2),
-    default=_DEFAULT.neighbors,
-    panel=PICTURE,
-    help="UMAP's n_neighbors.",
-)
-@option(
-    "--min-dist",
-    metavar="D",
-    type=click.FloatRange(0, 1),
-    default=_DEFAULT.min_dist,
-    panel=PICTURE,
-    help="UMAP's min_dist.",
-)
-@machine_options
-@out_option
-@plot_option
-@click.pass_context
-def command(ctx: click.Context, /, console: Console, **values: Any) -> None:
+def embed(
+    console: Console,
+    ctx: typer.Context,
+    anchors: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--anchors",
+            "-a",
+            metavar="WORDS",
+            callback=comma_list(),
+            rich_help_panel=PART,
+            show_default="the most frequent concepts",
+            help="Words that mark places in the picture: a comma list, or a .txt file with one a line.",
+        ),
+    ] = None,
+    units: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--units",
+            "-u",
+            metavar="LIST",
+            parser=units,
+            callback=joined,
+            rich_help_panel=PART,
+            show_default="none",
+            help="Units whose way is followed: 256,479 or 10-19.",
+        ),
+    ] = None,
+    layer: OnlyLayers = None,
+    detector: OnlyDetector = None,
+    epochs: OnlyEpochs = None,
+    method: Annotated[
+        Method,
+        typer.Option(
+            metavar="NAME",
+            parser=one_of(Method),
+            rich_help_panel=_PICTURE,
+            help="To two dimensions: umap, one fit over all epochs and anchors, or pca.",
+        ),
+    ] = _DEFAULT.method,
+    neighbors: Annotated[
+        int,
+        typer.Option(
+            metavar="N", parser=number(int, least=2), rich_help_panel=_PICTURE, help="UMAP's n_neighbors."
+        ),
+    ] = _DEFAULT.neighbors,
+    min_dist: Annotated[
+        float,
+        typer.Option(
+            metavar="D",
+            parser=number(float, least=0, most=1),
+            rich_help_panel=_PICTURE,
+            help="UMAP's min_dist.",
+        ),
+    ] = _DEFAULT.min_dist,
+    device: Device = _DEFAULT.device,
+    cache_dir: CacheDir = None,
+    seed: Seed = _DEFAULT.seed,
+    out: Out = _DEFAULT.out,
+    plot_format: PlotFormats = PNG,
+) -> None:
     """Place every unit of a run, at every epoch, among words: how do the units move?
 
     A unit stands at the weighted mean of its concepts in the encoder's text space; words of your choice, the
     anchors, stand in the same space. Writes tables/embedding.csv, tables/anchors.csv and plots into the run
     that `cmon dissect` made in --out.
     """
-    options = gather(EmbedOptions, ctx, values)
+    options = gather(EmbedOptions, ctx)
 
-    from concept_monitor_cli.embedding import embed
+    from concept_monitor_cli import embedding
 
-    result = embed(options, console)
+    result = embedding.embed(options, console)
     console.result(asdict(result))
     if not console.json:
         _show(console, result)

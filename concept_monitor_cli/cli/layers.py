@@ -3,49 +3,52 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from typing import Annotated
 
-from concept_monitor_cli.cli.app import argument, cmon_command
+import typer
+
+from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
-from concept_monitor_cli.cli.options import COUNT, Words, model_option, option, trust_option
+from concept_monitor_cli.cli.options import NETWORK, InputSize, Model, TrustPickle, comma_list
 from concept_monitor_cli.cli.sizes import readable_count
 from concept_monitor_cli.errors import InputError
 
+app = cmon_app()
+
 
 @cmon_command(
-    name="layers",
+    app,
+    "layers",
     examples=[
         ("cmon layers ckpts/epoch_0.pt", "every layer with its output"),
         ("cmon layers ckpts/ --match 'layer4*'", "some of them; of a folder, the first checkpoint"),
     ],
 )
-@argument("checkpoint", metavar="CKPT", help="A checkpoint. Of a folder or a glob, the first one is taken.")
-@option(
-    "--match",
-    "-m",
-    metavar="PATTERN",
-    type=Words(),
-    multiple=True,
-    panel="Network",
-    shown_default="all",
-    help="Only names like this: 'layer4*', '*attn*'.",
-)
-@model_option
-@option(
-    "--input-size",
-    metavar="PIXELS",
-    type=COUNT,
-    panel="Network",
-    shown_default="the architecture's own",
-    help="Side of the square that the network sees.",
-)
-@trust_option
-def command(
+def layers(
     console: Console,
-    checkpoint: str,
-    match: tuple[str, ...],
-    model: str | None,
-    input_size: int | None,
-    trust_pickle: bool,
+    checkpoint: Annotated[
+        str,
+        typer.Argument(
+            metavar="CKPT",
+            is_eager=True,
+            help="A checkpoint. Of a folder or a glob, the first one is taken.",
+        ),
+    ],
+    match: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--match",
+            "-m",
+            metavar="PATTERN",
+            callback=comma_list(),
+            rich_help_panel=NETWORK,
+            show_default="all",
+            help="Only names like this: 'layer4*', '*attn*'.",
+        ),
+    ] = None,
+    model: Model = None,
+    input_size: InputSize = None,
+    trust_pickle: TrustPickle = False,
 ) -> None:
     """List the layers of a network that `cmon dissect --layer` can name, with their output and units."""
     from concept_monitor_cli.checkpoints import find_checkpoints, load_checkpoint
@@ -56,14 +59,14 @@ def command(
     file = find_checkpoints(checkpoint, progress=console)[0]
     source = resolve_model(model, load_checkpoint(file.path, trust_pickle=trust_pickle).state_dict)
     size = target_preprocessing(source, input_size=input_size).geometry.size
-    layers = list_layers(source.build(device="meta"), size)
+    found = list_layers(source.build(device="meta"), size)
     console.notice(source.describe())
     chosen = [
-        layer for layer in layers if not match or any(fnmatchcase(layer.name, pattern) for pattern in match)
+        layer for layer in found if not match or any(fnmatchcase(layer.name, pattern) for pattern in match)
     ]
     if not chosen:
         raise InputError(
-            f"no layer is called {' or '.join(match)}",
+            f"no layer is called {' or '.join(match or [])}",
             where=str(file.path),
             hint="patterns are as in a shell: 'layer4*' or '*attn*'",
         )

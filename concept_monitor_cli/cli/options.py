@@ -1,53 +1,45 @@
-"""Options: the class, the kinds of values, and the options that several commands share.
+"""The options that several commands share, each written down once, and the kinds of values.
 
-An option `--top-concepts` is at the same time the environment variable `CMON_TOP_CONCEPTS` and the key
-`top-concepts` of the settings file. Flags beat environment, environment beats file, file beats default.
+A command takes an option by naming it in its signature, `out: Out = DEFAULT.out`. Such an option `--out` is
+at the same time the environment variable `CMON_OUT` and the key `out` of the settings file. Flags beat
+environment, environment beats file, file beats default.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
+from typing import Annotated, Any, NewType, TypeVar, get_args
 
-import click
-from click.core import ParameterSource
+import typer
+from typer.core import TyperOption
 
+from concept_monitor_cli import options as library
+from concept_monitor_cli.cli.config import Risky, read_settings, settings_in
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.options import (
-    CommonOptions,
-    EpochFilter,
-    PlotFormat,
-    Precision,
-    Shard,
-    Source,
-    nearest,
-)
+from concept_monitor_cli.options import CommonOptions, EpochFilter, Source, nearest
 
-if TYPE_CHECKING:
-    # A generic class for type checkers; in older versions of click not at run time.
-    ParamType = click.ParamType[Any]
-else:
-    ParamType = click.ParamType
-
-F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T", bound=CommonOptions)
 
 DEFAULT = CommonOptions()
 
+# Headings of `--help` that several commands share.
+PART = "Part of the run"
+NETWORK = "Network"
+MACHINE = "Machine"
+OUTPUT = "Output"
+
 # More units than any layer has: a slip, which must not fill the memory.
 _MOST_UNITS = 1_000_000
 
-SHARED_PANEL = "Machine"
-OUTPUT_PANEL = "Output"
+
+# -- kinds of values: what `parser=` and `callback=` of an option take --------------------------
 
 
-# -- kinds of values ---------------------------------------------------------------------------
-
-
-class BadValue(click.BadParameter):
+class BadValue(typer.BadParameter):
     """A bad value with a word on what to write instead."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
@@ -55,73 +47,33 @@ class BadValue(click.BadParameter):
         self.hint = hint
 
 
-class _Type(ParamType):
-    """A kind of value. `toml` is the type that TOML must give it."""
-
-    toml: ClassVar[type] = str
-
-
-class Words(_Type):
-    """A comma list. With `choices`, only these."""
-
-    name = "words"
-    envvar_list_splitter: ClassVar[str] = ","
-
-    def __init__(self, choices: Sequence[str] = ()) -> None:
-        self.choices = tuple(choices)
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        """Split at commas; a tuple comes from a settings file and is already split."""
-        if isinstance(value, tuple):
-            words = value
-        else:
-            words = tuple(word.strip() for word in str(value).split(",") if word.strip())
-        for word in words:
-            _check_choice(word, self.choices)
-        return words
+def path(value: Any) -> Path:
+    """A file or folder of the user's; `~` is understood wherever it comes from."""
+    if not str(value):
+        raise BadValue("the path is empty")
+    return Path(value).expanduser()
 
 
-class Numbers(_Type):
-    """A comma list of whole numbers from 0, with ranges: `3,7,10-12`."""
-
-    name = "numbers"
-    toml: ClassVar[type] = int
-    envvar_list_splitter: ClassVar[str] = ","
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        """Split at commas and count out ranges."""
-        if isinstance(value, tuple):
-            if any(number < 0 for number in value):
-                raise BadValue(f"{min(value)} is below 0", "count from 0")
-            return value
-        numbers: list[int] = []
-        for part in filter(None, (part.strip() for part in str(value).split(","))):
-            first, dash, last = part.partition("-")
-            if not (first.isdecimal() and (last.isdecimal() if dash else not last)):
-                raise BadValue(f"{part!r} is not a whole number from 0", "write 3,7 or 10-12")
-            span = range(int(first), int(last if dash else first) + 1)
-            if not 0 < len(span) <= _MOST_UNITS:
-                raise BadValue(f"{part!r} is not a range of units", "write the smaller number first: 10-12")
-            numbers.extend(span)
-        return tuple(numbers)
+def spec(value: Any) -> str:
+    """A name, or a path, or `kind:path`, which the library tells apart. `~` is spelled out."""
+    text = str(value)
+    if not text.strip():
+        raise BadValue("the value is empty")
+    kind, colon, rest = text.partition(":")
+    if rest.startswith("~"):
+        return f"{kind}{colon}{Path(rest).expanduser()}"
+    return str(Path(text).expanduser()) if text.startswith("~") else text
 
 
-class Choice(_Type):
-    """One of a few words."""
+def one_of(words: Any) -> Callable[[Any], str]:
+    """One of the words of a `Literal`, with the nearest ones in the error."""
+    choices: tuple[str, ...] = get_args(words)
 
-    name = "choice"
-
-    def __init__(self, choices: Sequence[str]) -> None:
-        self.choices = tuple(choices)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The word as it is, if it is one of them."""
-        _check_choice(str(value), self.choices)
+    def choice(value: Any) -> str:
+        _check_choice(str(value), choices)
         return str(value)
+
+    return choice
 
 
 def _check_choice(word: str, choices: Sequence[str]) -> None:
@@ -131,83 +83,49 @@ def _check_choice(word: str, choices: Sequence[str]) -> None:
         raise BadValue(f"there is no {word!r}", f"{hint}choose from {', '.join(choices)}")
 
 
-class Triple(_Type):
-    """Three numbers for red, green and blue, or one for all."""
+def number(
+    kind: type[int] | type[float],
+    *,
+    least: float = float("-inf"),
+    above: float = float("-inf"),
+    most: float = float("inf"),
+) -> Callable[[Any], Any]:
+    """A whole number (`int`) or any number (`float`) between bounds."""
+    name = "a whole number" if kind is int else "a number"
+    bounds = [f"from {least}" if least > above else f"above {above}" if above > least else ""]
+    bounds.append(f"to {most}" if most < float("inf") else "")
+    wanted = " ".join([name, *filter(None, bounds)])
 
-    name = "numbers"
-    toml: ClassVar[type] = float
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, float, float]:
-        """Read `0.485,0.456,0.406` or `0.5`."""
+    def convert(value: Any) -> Any:
         try:
-            numbers = [float(part) for part in (value if isinstance(value, tuple) else str(value).split(","))]
-        except ValueError:
-            numbers = []
-        if len(numbers) == 1:
-            numbers *= 3
-        if len(numbers) != 3 or not all(abs(number) < float("inf") for number in numbers):
-            raise BadValue(
-                f"{value!r} is not three numbers", "write red,green,blue: 0.485,0.456,0.406, or 0.5"
-            )
-        return numbers[0], numbers[1], numbers[2]
+            found = kind(value)
+        except (ValueError, OverflowError):
+            found = float("nan")
+        # Not a number compares as false, so it is refused here, too.
+        if not (least <= found <= most and found > above and abs(found) < float("inf")):
+            raise BadValue(f"{str(value)!r} is not {wanted}", f"write {wanted}")
+        return found
+
+    return convert
 
 
-class _Parsed(_Type):
+count = number(int, least=1)
+from_zero = number(int, least=0)
+share = number(float, above=0, most=1)
+
+
+def parsed(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
     """A value that the library itself reads from text."""
 
-    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
-        self.name = name
-        self.parse = parse
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """What the library makes of it."""
+    def convert(value: Any) -> Any:
         if not isinstance(value, str):
             return value
         try:
-            return self.parse(value)
+            return parse(value)
         except InputError as error:
             raise BadValue(error.what, error.hint) from error
 
-
-class File(_Type):
-    """A file or folder of the user's; `~` is understood wherever it comes from."""
-
-    name = "path"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """The path, with `~` spelled out."""
-        if not str(value):
-            raise BadValue("the path is empty")
-        return Path(value).expanduser()
-
-
-class Spec(_Type):
-    """A name, or a path, or `kind:path`, which the library tells apart."""
-
-    name = "text"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The text, with `~` spelled out."""
-        text = str(value)
-        if not text.strip():
-            raise BadValue("the value is empty")
-        kind, colon, rest = text.partition(":")
-        if rest.startswith("~"):
-            return f"{kind}{colon}{Path(rest).expanduser()}"
-        return str(Path(text).expanduser()) if text.startswith("~") else text
-
-
-class Text(_Type):
-    """Any text. In an environment variable, a list of them has one in each line."""
-
-    name = "text"
-    envvar_list_splitter: ClassVar[str] = "\n"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The text as it is."""
-        return str(value)
+    return convert
 
 
 def _device(text: str) -> str:
@@ -216,263 +134,352 @@ def _device(text: str) -> str:
     return text
 
 
-def _size(text: str) -> int:
+Bytes = NewType("Bytes", int)
+Seconds = NewType("Seconds", float)
+
+
+def _size(text: str) -> Bytes:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?\s*", text)
     if match is None:
         raise InputError(f"{text!r} is not a size", hint="write 500MB or 20GB or 20GiB")
     number, prefix, binary = match.groups()
-    return int(float(number) * (1024 if binary else 1000) ** " kMGT".index(prefix or " "))
+    return Bytes(int(float(number) * (1024 if binary else 1000) ** " kMGT".index(prefix or " ")))
 
 
-def _duration(text: str) -> float:
+def _duration(text: str) -> Seconds:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h|d|w)\s*", text)
     if match is None:
         raise InputError(f"{text!r} is not a length of time", hint="write 12h or 30d or 8w")
-    return float(match[1]) * {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}[match[2]]
+    return Seconds(float(match[1]) * {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}[match[2]])
 
 
-EPOCHS = _Parsed("epochs", EpochFilter.parse)
-SHARD = _Parsed("share", Shard.parse)
-DEVICE = _Parsed("device", _device)
-SIZE = _Parsed("size", _size)
-DURATION = _Parsed("time", _duration)
-COUNT = click.IntRange(min=1)
-FROM_ZERO = click.IntRange(min=0)
-FRACTION = click.FloatRange(min=0, max=1, min_open=True)
+size = parsed(_size)
+duration = parsed(_duration)
+
+# A type of its own, because Typer would take a plain tuple for three values after the option.
+Rgb = NewType("Rgb", library.Triple)
 
 
-# -- the option class --------------------------------------------------------------------------
+def rgb(value: Any) -> library.Triple:
+    """Three numbers for red, green and blue, or one for all: `0.485,0.456,0.406` or `0.5`."""
+    try:
+        parts = value if isinstance(value, list | tuple) else str(value).split(",")
+        numbers = [float(part) for part in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1:
+        numbers *= 3
+    if len(numbers) != 3 or not all(abs(number) < float("inf") for number in numbers):
+        raise BadValue(f"{value!r} is not three numbers", "write red,green,blue: 0.485,0.456,0.406, or 0.5")
+    return numbers[0], numbers[1], numbers[2]
 
 
-class Option(click.Option):
-    """An option that can also be set by environment variable and by file.
+def comma_list(words: Any = None, *, separator: str = ",") -> Callable[..., list[str]]:
+    """A callback for a repeated option that also takes a list in one: `--layer layer3,layer4`.
 
     Args:
-        panel: the heading under which `--help` lists it.
-        shown_default: the default in words, where the value itself says too little.
-        risky: for values that a file found beside foreign checkpoints must not set: told the value, says
-            whether it would run code or delete files.
+        words: a `Literal` with the words there are; None for any.
+        separator: between the words of one value. On the command line a line end separates nothing, so
+            with it each value stays whole there.
     """
+    choices: tuple[str, ...] = get_args(words)
 
-    def __init__(
-        self,
-        *args: Any,
-        panel: str = "Options",
-        shown_default: str | None = None,
-        risky: Callable[[Any], bool] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.panel = panel
-        self.shown_default = shown_default
-        self.risky = risky
-        if self.envvar is None and self.name not in ("help", "version"):
-            self.envvar = f"CMON_{(self.name or '').upper()}"
+    def split(ctx: typer.Context, param: typer.CallbackParam, value: list[str] | None) -> list[str]:
+        name, given = param.name or "", value or []
+        source = source_of(ctx, name)
+        if source == "environment":
+            # Typer would split it at white space, and `hot dog` is one word.
+            given = [os.environ[variable(name)]]
+        # In a list of the settings file, what stands between quotes is one word.
+        listed = source == "file" and isinstance(settings_in(ctx).values[name], list)
+        if source != "default" and not listed:
+            given = [part.strip() for item in given for part in item.split(separator) if part.strip()]
+        for word in given:
+            _check_choice(word, choices)
+        return list(dict.fromkeys(given))
 
-    @property
-    def takes_list(self) -> bool:
-        """Whether a settings file may give a list."""
-        return self.multiple or isinstance(self.type, Triple)
-
-    @property
-    def toml_type(self) -> type:
-        """The TOML type of one value."""
-        if isinstance(self.type, _Type):
-            return self.type.toml
-        if isinstance(self.type, click.types.BoolParamType):
-            return bool
-        if isinstance(self.type, click.types.FloatParamType):
-            return float
-        return int if isinstance(self.type, click.types.IntParamType) else str
-
-    def from_file(self, value: Any) -> Any:
-        """Convert a value of a settings file; what stands in a TOML list is not split at commas."""
-        if self.multiple:
-            items = value if isinstance(value, list) else [value]
-            lists = isinstance(self.type, Words | Numbers)
-            if lists and not isinstance(value, list) and isinstance(value, str):
-                items = [value]
-            elif lists:
-                items = [(item,) for item in items]
-            return tuple(self.type.convert(item, self, None) for item in items)
-        if isinstance(value, list):
-            value = tuple(value)
-        return self.type.convert(value, self, None)
-
-    def process_value(self, ctx: click.Context, value: Any) -> Any:
-        """As click, but comma lists of a repeated option become one tuple."""
-        result = super().process_value(ctx, value)
-        if self.multiple and isinstance(self.type, Words | Numbers) and isinstance(result, tuple):
-            flat = (item for part in result for item in (part if isinstance(part, tuple) else (part,)))
-            return tuple(dict.fromkeys(flat))
-        return result
+    return split
 
 
-def option(*names: str, **settings: Any) -> Callable[[F], F]:
-    """An option of a command. Switches get a `--no-...` so that a flag can undo a file."""
-    if settings.pop("switch", False):
-        settings.setdefault("default", False)
-        long = names[0].removeprefix("--")
-        names = (f"--{long}/--no-{long}", *names[1:])
-    return click.option(*names, cls=Option, **settings)
+def units(value: Any) -> tuple[int, ...]:
+    """Whole numbers from 0, with ranges: `3,7,10-12`. To be used with `callback=joined`."""
+    numbers: list[int] = []
+    for part in filter(None, (part.strip() for part in str(value).split(","))):
+        first, dash, last = part.partition("-")
+        if not (first.isdecimal() and (last.isdecimal() if dash else not last)):
+            raise BadValue(f"{part!r} is not a whole number from 0", "write 3,7 or 10-12")
+        span = range(int(first), int(last if dash else first) + 1)
+        if not 0 < len(span) <= _MOST_UNITS:
+            raise BadValue(f"{part!r} is not a range of units", "write the smaller number first: 10-12")
+        numbers.extend(span)
+    return tuple(numbers)
 
 
-def _together(*decorators: Callable[[F], F]) -> Callable[[F], F]:
-    def decorate(function: F) -> F:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return decorate
+def joined(value: list[tuple[int, ...]] | None) -> list[int]:
+    """The parts of a repeated option as one list."""
+    return list(dict.fromkeys(item for part in value or [] for item in part))
 
 
-# -- shared options ----------------------------------------------------------------------------
+# -- what every command takes: how it prints, and from where it has its settings -----------------
 
-console_options = _together(
-    option("--quiet", "-q", switch=True, panel=OUTPUT_PANEL, help="Only warnings, errors and the result."),
-    option("--verbose", "-v", switch=True, panel=OUTPUT_PANEL, help="Details, and tracebacks of errors."),
-    option(
-        "--json",
-        switch=True,
-        panel=OUTPUT_PANEL,
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet/--no-quiet", "-q", rich_help_panel=OUTPUT, help="Only warnings, errors and the result."
+    ),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose/--no-verbose", "-v", rich_help_panel=OUTPUT, help="Details, and tracebacks of errors."
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json/--no-json",
+        rich_help_panel=OUTPUT,
         help="The result as one JSON object on standard output; all else goes to standard error.",
     ),
-    option(
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
         "--config",
         metavar="FILE",
-        type=File(),
-        panel=OUTPUT_PANEL,
-        shown_default="cmon.toml here, else beside the checkpoints",
+        parser=path,
+        # Read before the other options get their values.
+        is_eager=True,
+        callback=read_settings,
+        rich_help_panel=OUTPUT,
+        show_default="cmon.toml here, else beside the checkpoints",
         help="Settings in TOML: a key for every option.",
     ),
-)
+]
 
-cache_option = option(
-    "--cache-dir",
-    metavar="DIR",
-    type=File(),
-    panel=SHARED_PANEL,
-    shown_default="the user's cache folder",
-    help="Where embeddings, decoded images and activations are kept for later runs.",
-)
+# -- what several commands take ------------------------------------------------------------------
 
-out_option = option(
-    "--out",
-    "-o",
-    metavar="DIR",
-    type=File(),
-    default=DEFAULT.out,
-    panel=OUTPUT_PANEL,
-    help="The folder of the run.",
-)
+Checkpoints = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="CKPTS",
+        # Their folder may hold settings, so it must be known before those are read.
+        is_eager=True,
+        help="A folder of checkpoints, a file, or a glob. Several may be given.",
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        parser=spec,
+        rich_help_panel=NETWORK,
+        show_default="recognised from the weights",
+        help="Architecture: a torchvision or timm name, package.module:factory or file.py:factory.",
+    ),
+    Risky(lambda value: ":" in str(value)),
+]
+InputSize = Annotated[
+    int | None,
+    typer.Option(
+        "--input-size",
+        metavar="PIXELS",
+        parser=count,
+        rich_help_panel=NETWORK,
+        show_default="the architecture's own",
+        help="Side of the square that the network sees. Checkpoints do not say; a wrong guess spoils the "
+        "labels.",
+    ),
+]
+TrustPickle = Annotated[
+    bool,
+    typer.Option(
+        "--trust-pickle/--no-trust-pickle",
+        rich_help_panel=NETWORK,
+        help="Load checkpoints that can only be read by running the code in them. For your own files only.",
+    ),
+    Risky(bool),
+]
 
-plot_option = option(
-    "--plot-format",
-    metavar="TYPE",
-    type=Words(get_args(PlotFormat)),
-    multiple=True,
-    default=("png",),
-    panel=OUTPUT_PANEL,
-    help="File type of the plots: png, svg, pdf, or several.",
-)
+OnlyLayers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layer",
+        "-l",
+        metavar="NAME",
+        callback=comma_list(),
+        rich_help_panel=PART,
+        show_default="all of the run",
+        help="Only these layers; a comma list for several.",
+    ),
+]
+OnlyDetector = Annotated[
+    library.Detector | None,
+    typer.Option(
+        "--detector",
+        "-d",
+        metavar="NAME",
+        parser=one_of(library.Detector),
+        rich_help_panel=PART,
+        show_default="the run's first",
+        help="Whose concepts: clip-dissect, network-dissection or compositional.",
+    ),
+]
+OnlyUnits = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--units",
+        "-u",
+        metavar="LIST",
+        parser=units,
+        callback=joined,
+        rich_help_panel=PART,
+        show_default="all",
+        help="Only these units: 256,479 or 10-19.",
+    ),
+]
+OnlyEpochs = Annotated[
+    EpochFilter | None,
+    typer.Option(
+        "--epochs",
+        metavar="LIST",
+        parser=parsed(EpochFilter.parse),
+        rich_help_panel=PART,
+        show_default="all",
+        help="Only these: 0,5,10 or 0:30:5 (0, 5, ..., 30) or 20: or first,last.",
+    ),
+]
 
-trust_option = option(
-    "--trust-pickle",
-    switch=True,
-    panel="Network",
-    risky=bool,
-    help="Load checkpoints that can only be read by running the code in them. For your own files only.",
-)
-
-model_option = option(
-    "--model",
-    metavar="NAME",
-    type=Spec(),
-    panel="Network",
-    shown_default="recognised from the weights",
-    risky=lambda value: ":" in str(value),
-    help="Architecture: a torchvision or timm name, package.module:factory or file.py:factory.",
-)
-
-seed_option = option(
-    "--seed",
-    metavar="N",
-    type=FROM_ZERO,
-    default=DEFAULT.seed,
-    panel=SHARED_PANEL,
-    help="Of every random choice.",
-)
-
-machine_options = _together(
-    option(
+Device = Annotated[
+    str,
+    typer.Option(
         "--device",
         metavar="NAME",
-        type=DEVICE,
-        default=DEFAULT.device,
-        panel=SHARED_PANEL,
+        parser=parsed(_device),
+        rich_help_panel=MACHINE,
         help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1 or mps.",
     ),
-    option(
+]
+Precision = Annotated[
+    library.Precision,
+    typer.Option(
         "--precision",
         metavar="TYPE",
-        type=Choice(get_args(Precision)),
-        default=DEFAULT.precision,
-        panel=SHARED_PANEL,
+        parser=one_of(library.Precision),
+        rich_help_panel=MACHINE,
         help="Of the forward passes: fp32, bf16 or fp16. Scores are always computed in fp32.",
     ),
-    option(
+]
+BatchSize = Annotated[
+    int,
+    typer.Option(
         "--batch-size",
         metavar="N",
-        type=COUNT,
-        default=DEFAULT.batch_size,
-        panel=SHARED_PANEL,
+        parser=count,
+        rich_help_panel=MACHINE,
         help="Images per forward pass.",
     ),
-    option(
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
         "--workers",
         metavar="N",
-        type=COUNT,
-        panel=SHARED_PANEL,
-        shown_default="one per usable core",
+        parser=count,
+        rich_help_panel=MACHINE,
+        show_default="one per usable core",
         help="How many images are decoded at a time.",
     ),
-    cache_option,
-    seed_option,
-)
+]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache-dir",
+        metavar="DIR",
+        parser=path,
+        rich_help_panel=MACHINE,
+        show_default="the user's cache folder",
+        help="Where embeddings, decoded images and activations are kept for later runs.",
+    ),
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        "--seed", metavar="N", parser=from_zero, rich_help_panel=MACHINE, help="Of every random choice."
+    ),
+]
 
-dry_run_option = option(
-    "--dry-run", switch=True, panel=OUTPUT_PANEL, help="Say what would be done, and do nothing."
-)
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out", "-o", metavar="DIR", parser=path, rich_help_panel=OUTPUT, help="The folder of the run."
+    ),
+]
+PlotFormats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plot-format",
+        metavar="TYPE",
+        callback=comma_list(library.PlotFormat),
+        rich_help_panel=OUTPUT,
+        help="File type of the plots: png, svg, pdf, or several.",
+    ),
+]
+PNG = ["png"]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run/--no-dry-run", rich_help_panel=OUTPUT, help="Say what would be done, and do nothing."
+    ),
+]
 
 
-# -- from what click read to the library's options ---------------------------------------------
+# -- from what Typer read to the library's options -----------------------------------------------
+
+CONSOLE_OPTIONS = ("quiet", "verbose", "json", "config")
 
 # The library says `layers`, the command line `--layer`, because there it is written once per layer.
 _FIELDS = {"layer": "layers", "detector": "detectors", "template": "templates", "plot_format": "plot_formats"}
 
-_SOURCES: dict[ParameterSource, Source] = {
-    ParameterSource.COMMANDLINE: "flag",
-    ParameterSource.PROMPT: "flag",
-    ParameterSource.ENVIRONMENT: "environment",
-    ParameterSource.DEFAULT_MAP: "file",
-    ParameterSource.DEFAULT: "default",
+_SOURCES: dict[str, Source] = {
+    "COMMANDLINE": "flag",
+    "ENVIRONMENT": "environment",
+    "DEFAULT_MAP": "file",
+    "DEFAULT": "default",
 }
 
 
-def sources(ctx: click.Context) -> dict[str, Source]:
+def variable(name: str) -> str:
+    """The environment variable of an option."""
+    return f"CMON_{name.upper()}"
+
+
+def source_of(ctx: Any, name: str) -> Source | None:
+    """Where the value of an option came from; None where it has none yet."""
+    source = ctx.get_parameter_source(name)
+    return None if source is None else _SOURCES[source.name]
+
+
+def sources(ctx: typer.Context) -> dict[str, Source]:
     """Where the value of each option came from."""
-    found: dict[str, Source] = {}
-    for param in ctx.command.params:
-        source = ctx.get_parameter_source(param.name or "")
-        if isinstance(param, Option) and source is not None:
-            found[param.name or ""] = _SOURCES[source]
+    found = {
+        param.name: source
+        for param in ctx.command.params
+        if isinstance(param, TyperOption) and (source := source_of(ctx, param.name)) is not None
+    }
     return dict(sorted(found.items()))
 
 
-def gather(kind: type[T], ctx: click.Context, values: Mapping[str, Any]) -> T:
-    """The library's options from the values of a command; every field must have its option."""
+def gather(kind: type[T], ctx: typer.Context) -> T:
+    """The library's options from the values of a command; every option must have its field.
+
+    An option that was not given and has no default here is left to the library's own.
+    """
     names = {item.name for item in fields(kind)}
     given: dict[str, Any] = {}
-    for name, value in values.items():
-        given[name if name in names else _FIELDS.get(name, name)] = value
+    for name, value in ctx.params.items():
+        if name not in CONSOLE_OPTIONS and value is not None:
+            field = name if name in names else _FIELDS.get(name, name)
+            given[field] = tuple(value) if isinstance(value, list) else value
     return kind(**given, sources=sources(ctx))

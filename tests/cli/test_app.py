@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from typer.main import get_command
 
 from concept_monitor_cli import __version__
 from concept_monitor_cli.cli import main
-from concept_monitor_cli.cli.app import COMMANDS, Group, cmon_command, run
+from concept_monitor_cli.cli.app import COMMANDS, cmon_app, cmon_command, load_command, root, run
 from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.errors import CmonError, InputError
 
@@ -36,15 +38,20 @@ HEAVY = (
 )
 
 
-def program(work: Callable[[Console], Any], *, resumable: bool = False) -> Group:
+def program(work: Callable[[Console], Any], *, resumable: bool = False) -> Any:
     """A `cmon` with one command, `do`, that does what it is told."""
+    app = cmon_app()
 
+    @app.callback()
+    def cmon() -> None:
+        """Makes it a group, although there is one command only."""
+
+    @cmon_command(app, "do", examples=[("cmon do", "do it")], resumable=resumable)
     def do(console: Console) -> Any:
         """Do it."""
         return work(console)
 
-    command = cmon_command(name="do", examples=[("cmon do", "do it")], resumable=resumable)(do)
-    return Group("cmon", commands={"do": command})
+    return get_command(app)
 
 
 def fail(error: BaseException) -> Callable[[Console], Any]:
@@ -228,11 +235,29 @@ def test_help_fits_80_columns(line: str, capsys: pytest.CaptureFixture[str]) -> 
     assert main(line.split()) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
-    in_examples = False
     for shown in captured.out.splitlines():
-        in_examples = in_examples or shown == "examples:"
-        assert len(shown) <= 80 or in_examples, shown
-    assert "examples:" in captured.out
+        assert len(shown) <= 80, shown
+    assert "Examples" in captured.out
+
+
+@pytest.mark.parametrize("name", root.list_commands(typer.Context(root)))
+def test_examples_are_shown_in_one_line_to_be_copied(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, leaf in leaves(name):
+        assert main([*words, "--help"]) == 0
+        shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
+        examples = leaf.callback.examples
+        assert examples
+        for command, meaning in examples:
+            assert command in shown
+            assert f"# {meaning}" in shown
+
+
+def leaves(name: str) -> list[tuple[list[str], Any]]:
+    """The words of a command and the command; of a group, all of its commands."""
+    command: Any = load_command(name)
+    if not hasattr(command, "commands"):
+        return [([name], command)]
+    return [([name, child], leaf) for child, leaf in command.commands.items()]
 
 
 def test_help_lists_panels_and_options(capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,7 +268,13 @@ def test_help_lists_panels_and_options(capsys: pytest.CaptureFixture[str]) -> No
     assert COMMANDS["What is there"]["doctor"] in text
     main(["dissect", "--help"])
     text = capsys.readouterr().out
-    for words in ("--layer, -l NAME", "--fdr", "[default: soft-wpmi]", "CMON_TOP_CONCEPTS", "Machine"):
+    for words in (
+        "--layer     -l      NAME",
+        "--fdr",
+        "[default: soft-wpmi]",
+        "CMON_TOP_CONCEPTS",
+        "Machine",
+    ):
         assert words in text
 
 
@@ -297,9 +328,12 @@ def test_a_reader_that_has_seen_enough() -> None:
 def test_completion_for_the_shell() -> None:
     environment = {
         **os.environ,
-        "_CMON_COMPLETE": "bash_complete",
+        "_CMON_COMPLETE": "complete_bash",
         "COMP_WORDS": "cmon dis",
         "COMP_CWORD": "1",
     }
     done = subprocess.run(CMON, capture_output=True, text=True, env=environment, check=False)
-    assert done.stdout.strip() == "plain,dissect"
+    assert done.stdout.split() == ["dissect"]
+    environment |= {"COMP_WORDS": "cmon dissect --over", "COMP_CWORD": "2"}
+    done = subprocess.run(CMON, capture_output=True, text=True, env=environment, check=False)
+    assert done.stdout.split() == ["--overwrite"]

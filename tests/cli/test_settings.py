@@ -4,29 +4,35 @@ from __future__ import annotations
 
 from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
+import typer
+from typer.core import TyperOption
 
-from concept_monitor_cli.cli.app import COMMANDS, Session, _leaves, load_command, root
+from concept_monitor_cli.cli.app import COMMANDS, load_command, root
 from concept_monitor_cli.cli.console import Console
-from concept_monitor_cli.cli.options import Option, gather
+from concept_monitor_cli.cli.options import gather
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import CommonOptions, DissectOptions, EmbedOptions, EpochFilter, Shard
 
-PRESENT = root.list_commands(click.Context(root))
+PRESENT = root.list_commands(typer.Context(root))
 
 
-def context(*args: str) -> click.Context:
-    session = Session(Console())
-    parent = click.Context(root, info_name="cmon", obj=session)
+def context(*args: str) -> Any:
+    parent = typer.Context(root, info_name="cmon", obj=Console())
     return load_command(args[0]).make_context(args[0], list(args[1:]), parent=parent)
 
 
+def leaves(name: str) -> list[Any]:
+    """The command, or all commands of a group."""
+    command: Any = load_command(name)
+    return list(command.commands.values()) if hasattr(command, "commands") else [command]
+
+
 def parse(*args: str) -> DissectOptions | EmbedOptions:
-    ctx = context(*args)
-    values = {k: v for k, v in ctx.params.items() if k not in ("json", "quiet", "verbose", "config")}
-    return gather(DissectOptions if args[0] == "dissect" else EmbedOptions, ctx, values)
+    kind: type[DissectOptions | EmbedOptions] = DissectOptions if args[0] == "dissect" else EmbedOptions
+    return gather(kind, context(*args))
 
 
 def dissect(*args: str) -> DissectOptions:
@@ -238,12 +244,14 @@ def test_bytes_that_are_no_text_and_a_missing_file() -> None:
 
 
 @pytest.mark.parametrize("name", PRESENT)
-def test_every_option_has_variable_help_and_a_metavar(name: str) -> None:
-    for leaf in _leaves(load_command(name)):
+def test_every_option_has_variable_help_and_a_metavar(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for leaf in leaves(name):
+        parent = typer.Context(root, info_name="cmon", obj=Console())
+        ctx = leaf.make_context(leaf.name, [], parent=parent, resilient_parsing=True)
         for param in leaf.params:
-            if isinstance(param, Option):
-                assert param.name is not None
-                assert param.envvar == "CMON_" + param.name.upper()
+            if isinstance(param, TyperOption):
+                monkeypatch.setenv("CMON_" + param.name.upper(), "value")
+                assert param.resolve_envvar_value(ctx) == "value", param.name
                 # The key of the file and of the variable is the flag's own name.
                 assert f"--{param.name.replace('_', '-')}" in param.opts
                 assert param.help
@@ -255,9 +263,9 @@ def test_every_option_has_variable_help_and_a_metavar(name: str) -> None:
 def test_every_command_has_a_line_in_the_table_text_and_examples(name: str) -> None:
     line = next(panel[name] for panel in COMMANDS.values() if name in panel)
     assert len(line) <= 62, "must fit into 80 columns beside the names"
-    for leaf in _leaves(load_command(name)):
+    for leaf in leaves(name):
         assert leaf.help
-        assert getattr(leaf, "examples", ())
+        assert leaf.callback.examples
 
 
 @pytest.mark.parametrize(("name", "kind"), [("dissect", DissectOptions), ("embed", EmbedOptions)])
@@ -327,7 +335,7 @@ def test_shards() -> None:
 def test_units_with_ranges() -> None:
     assert embed("--units", "256,479", "-u", "3-5").units == (256, 479, 3, 4, 5)
     for text in ("-1", "a", "1-", "1.5"):
-        with pytest.raises(click.BadParameter):
+        with pytest.raises(InputError):
             embed("--units", text)
 
 
