@@ -370,7 +370,7 @@ class UnitsOptions(ReadingOptions):
     units: tuple[int, ...] = ()
     classes: tuple[str, ...] = ()
     top: int = 5
-    resamples: int = 200
+    resamples: int = 100
 
 
 @dataclass(frozen=True, kw_only=True)

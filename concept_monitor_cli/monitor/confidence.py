@@ -45,17 +45,24 @@ from concept_monitor_cli.monitor.history import History
 CONFIDENCE = 0.98
 
 
+# Numbers that one batch of resamples holds: few large operations instead of many small ones, each of which
+# waits for all threads.
+_BATCH = 1 << 22
+
+
 class Rescorer(Protocol):
     """Scores some concepts anew for every unit of a layer at one epoch, on resampled images.
 
     Attributes:
         n_images: `N`.
+        batch: how many resamples to ask for at a time.
     """
 
     n_images: int
+    batch: int
 
     def scores(self, counts: Tensor) -> Tensor:
-        """Scores `(C, m)` of the `m` concepts, float64, where image `i` was drawn `counts[i]` times."""
+        """Scores `(R, C, m)` of the `m` concepts, float64, where image `i` is drawn `counts[r, i]` times."""
 
 
 class _ByRank:
@@ -71,26 +78,40 @@ class _ByRank:
         a: float,
         lam: float,
     ) -> None:
-        self.n_images = pooled.shape[0]
+        self.n_images, units = pooled.shape
         self._evidence = evidence
-        self._activations = activations
         self._top_k, self._a, self._lam = min(top_k, self.n_images), a, lam
         # A resample reaches further down than K where the first images were drawn less often than once: by
         # about sqrt(K). Ten times that is never too short; if it is all the same, that is an error and no
         # wrong number.
-        self._order = top_images(pooled, top_k + 10 * math.ceil(math.sqrt(top_k)))[0]
+        order = top_images(pooled, top_k + 10 * math.ceil(math.sqrt(top_k)))[0]
+        # Only the images in some unit's list are ever looked at: their part of P is made once.
+        self._images, place = torch.unique(order, return_inverse=True)
+        self._order = place
+        self._activations = ConceptActivations(
+            activations.block(slice(0, activations.n_concepts), self._images),
+            None,
+            None,
+            {a: activations.log_normaliser(a)[self._images]},
+        )
+        self.batch = max(1, _BATCH // (units * max(len(order), activations.n_concepts)))
 
     def scores(self, counts: Tensor) -> Tensor:
-        top = resampled_top_images(self._order, counts.to(self._order.device), self._top_k)
-        evidence = self._evidence(self._activations, top, a=self._a)
+        chosen = counts.to(self._images.device)[:, self._images]
+        # Every resample sees the same number of images, though not all of them are in `chosen`.
+        top = resampled_top_images(self._order, chosen, self._top_k)
+        evidence = self._evidence(self._activations, top.flatten(1), a=self._a)
         # In double: where a unit is by far the best of its layer at a concept, what is left of the score
         # above the prior is a tiny number.
-        values = evidence.values.double()
-        return values - self._lam * (torch.logsumexp(values, 0) - math.log(values.shape[0]))
+        values = evidence.values.double().view(*top.shape[1:], -1)
+        prior = torch.logsumexp(values, 1, keepdim=True) - math.log(values.shape[1])
+        return values - self._lam * prior
 
 
 class _ByValue:
     """For similarities of the activations themselves."""
+
+    batch = 1
 
     def __init__(
         self, similarity: Callable[..., Tensor], images: Tensor, texts: Tensor, pooled: Tensor
@@ -100,6 +121,9 @@ class _ByValue:
         self._images, self._texts, self._pooled = images, texts, pooled
 
     def scores(self, counts: Tensor) -> Tensor:
+        return torch.stack([self._score(row) for row in counts])
+
+    def _score(self, counts: Tensor) -> Tensor:
         drawn = torch.repeat_interleave(counts).to(self._pooled.device)
         activations = ConceptActivations.from_embeddings(self._images[drawn], self._texts)
         return self._similarity(activations, self._pooled[drawn]).double()
@@ -155,20 +179,20 @@ class Words:
 
 @torch.no_grad()
 def beats(rescorer: Rescorer, counts: Tensor, units: Tensor, better: Tensor, worse: Tensor) -> Tensor:
-    """Whether one concept beats another in a resample, for some units.
+    """Whether one concept beats another in some resamples, for some units.
 
     Args:
         rescorer: the layer at one epoch.
-        counts: `(N,)`, the resample.
+        counts: `(R, N)`, the resamples.
         units: `(n,)`, rows of the layer.
         better: `(n,)`, columns of the rescorer's concepts.
         worse: `(n,)`, likewise.
 
     Returns:
-        `(n,)` bool; level scores beat nothing.
+        `(R, n)` bool; level scores beat nothing.
     """
     scores = rescorer.scores(counts).cpu()
-    return scores[units, better] > scores[units, worse]
+    return scores[:, units, better] > scores[:, units, worse]
 
 
 def agreement(
@@ -196,9 +220,14 @@ def agreement(
         `(n,)`, between 0 and 1.
     """
     agreeing = torch.zeros(len(units), dtype=torch.int64)
-    for counts in image_counts(before.n_images, resamples, seed=seed):
-        agreeing += beats(before, counts, units, old, new) & beats(after, counts, units, new, old)
-    return agreeing.double().numpy() / resamples
+    batch = min(before.batch, after.batch)
+    for start in range(0, resamples, batch):
+        numbers = range(start, min(resamples, start + batch))
+        counts = image_counts(before.n_images, numbers, seed=seed)
+        changed = beats(before, counts, units, old, new) & beats(after, counts, units, new, old)
+        agreeing += changed.sum(0)
+    share: NDArray[np.float64] = agreeing.double().numpy() / resamples
+    return share
 
 
 # (column before, column after, rows of the units, old labels, new labels) -> share of resamples that agree.

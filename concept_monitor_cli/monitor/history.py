@@ -103,11 +103,11 @@ def histories(table: pd.DataFrame) -> list[History]:
         units = np.unique(rows["unit"].to_numpy(dtype=np.int64))
         column = order.get_indexer(pd.MultiIndex.from_frame(rows[["epoch", "checkpoint"]]))
         row = np.searchsorted(units, rows["unit"].to_numpy(dtype=np.int64))
-        pairs = pd.MultiIndex.from_frame(rows[["concept", "category"]])
-        codes, names = pairs.factorize(sort=True)
         shape = (len(units), len(order))
         labels = np.full(shape, -1, dtype=np.int64)
-        labels[row, column] = np.where(rows["state"].to_numpy() == "live", codes, -1)
+        live = rows["state"].to_numpy() == "live"
+        codes, names = pd.MultiIndex.from_frame(rows.loc[live, ["concept", "category"]]).factorize(sort=True)
+        labels[row[live], column[live]] = codes
         scores = np.full(shape, np.nan)
         scores[row, column] = rows["score"].to_numpy(dtype=float)
         interpretable = np.zeros(shape, dtype=bool)

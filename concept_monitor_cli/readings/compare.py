@@ -29,7 +29,7 @@ from concept_monitor_cli.readings.units import looks_of
 from concept_monitor_cli.report.statistics import categories_side_by_side
 from concept_monitor_cli.report.style import save
 from concept_monitor_cli.report.units import Look, class_examples, class_table
-from concept_monitor_cli.run import TABLES, RunFolder
+from concept_monitor_cli.run import RunFolder
 from concept_monitor_cli.store import Writer
 
 if TYPE_CHECKING:

@@ -213,7 +213,7 @@ def _concept_numbers(opened: OpenRun, history: History) -> NDArray[np.int64]:
     """For every label of a history, its number in the concept set."""
     concepts = opened.context.concepts
     number = {pair: i for i, pair in enumerate(zip(concepts.concepts, concepts.categories, strict=True))}
-    return np.array([number[tuple(name)] for name in history.names], dtype=np.int64)
+    return np.array([number[name.concept, name.category] for name in history.names], dtype=np.int64)
 
 
 # -- pictures ----------------------------------------------------------------------------------
