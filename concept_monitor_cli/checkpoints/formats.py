@@ -12,12 +12,12 @@ import json
 import pathlib
 import pickle
 import re
-import struct
 import tarfile
 import types
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -160,7 +160,7 @@ def _read_zip(path: Path, *, trust_pickle: bool, mmap: bool) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except Exception as error:
         raise InputError("the file is cut off", where=path, hint=_CUT_OFF) from error
     # torch puts everything into one folder, named after the file.
     inside = {name.partition("/")[2] for name in names}
@@ -191,17 +191,15 @@ def _torch_load(path: Path, *, trust_pickle: bool, mmap: bool) -> Any:
             where=path,
             hint=f"run where that code can be imported, or {_SAVE_AGAIN}",
         ) from error
-    except (
-        EOFError,
-        RuntimeError,
-        ValueError,
-        OSError,
-        KeyError,
-        IndexError,
-        TypeError,
-        struct.error,
-    ) as error:
-        raise InputError(f"cut off or damaged: {_line(error)}", where=path, hint=_CUT_OFF) from error
+    except Exception as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    """For whatever a parser raises: on bytes that are not what they should be, that may be anything."""
+    if isinstance(error, MemoryError) or "not enough memory" in str(error):
+        return InputError("not enough memory to load it, or damaged", where=path)
+    return InputError(f"cut off or damaged: {_line(error)}", where=path, hint=_CUT_OFF)
 
 
 def _line(error: BaseException) -> str:
@@ -286,7 +284,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]
             head = stream.read(512)
         if not _looks_like_safetensors(head):
             raise _foreign(path, head) from error
-        raise InputError(f"cut off or damaged: {_line(error)}", where=path, hint=_CUT_OFF) from error
+        raise _damaged(path, error) from error
 
 
 def _read_parts(path: Path, *, trust_pickle: bool, mmap: bool) -> tuple[dict[str, Any], Mapping[str, Any]]:
@@ -368,27 +366,30 @@ def read_dcp(folder: Path, *, trust_pickle: bool) -> dict[str, Any]:
     Raises:
         InputError: the folder is incomplete, damaged or asks for code to be run.
     """
-    import torch.distributed.checkpoint.metadata as dcp
-
     path = folder / DCP_METADATA
-    try:
+    with _parsing(path):
         with path.open("rb") as file:
             unpickler = pickle.Unpickler(file) if trust_pickle else _MetadataUnpickler(file, path)
             metadata = unpickler.load()
+        return _contents(folder, metadata, trust_pickle)
+
+
+@contextmanager
+def _parsing(path: Path) -> Iterator[None]:
+    """Whatever goes wrong inside is the file's fault."""
+    try:
+        yield
     except InputError:
         raise
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        OSError,
-        ValueError,
-        AttributeError,
-        IndexError,
-        TypeError,
-    ) as error:
-        raise InputError(f"cut off or damaged: {_line(error)}", where=path, hint=_CUT_OFF) from error
+    except Exception as error:
+        raise _damaged(path, error) from error
+
+
+def _contents(folder: Path, metadata: Any, trust_pickle: bool) -> dict[str, Any]:
+    import torch.distributed.checkpoint.metadata as dcp
+
     if not isinstance(metadata, dcp.Metadata) or not isinstance(metadata.storage_data, dict):
-        raise InputError(f"not the metadata of {_DCP}", where=path)
+        raise InputError(f"not the metadata of {_DCP}", where=folder / DCP_METADATA)
     for info in metadata.storage_data.values():
         if getattr(info, "transform_descriptors", None):
             raise InputError(
@@ -399,20 +400,15 @@ def read_dcp(folder: Path, *, trust_pickle: bool) -> dict[str, Any]:
             raise InputError(
                 f"its part {info.relative_path} is missing or cut off", where=folder, hint=_CUT_OFF
             )
+    routes = metadata.planner_data if isinstance(metadata.planner_data, dict) else {}
     content: dict[str, Any] = {}
     for name, entry in metadata.state_dict_metadata.items():
-        route = (
-            (metadata.planner_data or {}).get(name, (name,))
-            if isinstance(metadata.planner_data, dict)
-            else (name,)
-        )
         if isinstance(entry, dcp.TensorStorageMetadata):
-            value: Any = PendingTensor.make(
-                entry.size, entry.properties.dtype, _fetch(folder, metadata, name, entry)
-            )
+            fetch = _fetch(folder, metadata, name, entry)
+            value: Any = PendingTensor.make(entry.size, entry.properties.dtype, fetch)
         else:
             value = _small_object(folder, metadata.storage_data.get(dcp.MetadataIndex(name)), trust_pickle)
-        _place(content, route, value)
+        _place(content, routes.get(name, (name,)), value)
     return content
 
 
@@ -429,23 +425,24 @@ def _fetch(folder: Path, metadata: Any, name: str, entry: Any) -> Callable[[], T
     from torch.distributed.checkpoint.metadata import MetadataIndex
 
     def fetch() -> Tensor:
-        whole = torch.empty(entry.size, dtype=entry.properties.dtype)
-        covered = 0
-        for chunk in entry.chunks:
-            info = metadata.storage_data.get(MetadataIndex(name, chunk.offsets))
-            if info is None:
-                raise InputError(f"a part of {name} is missing", where=folder, hint=_CUT_OFF)
-            part = _stored(folder, info, trust_pickle=False)
-            if not isinstance(part, Tensor):
-                raise InputError(f"damaged: {name} is no tensor", where=folder / info.relative_path)
-            target = whole
-            for dim, (start, length) in enumerate(zip(chunk.offsets, chunk.sizes, strict=True)):
-                target = target.narrow(dim, start, length)
-            target.copy_(part.reshape(target.shape))
-            covered += part.numel()
-        if covered != whole.numel():
-            raise InputError(f"parts of {name} are missing", where=folder, hint=_CUT_OFF)
-        return whole
+        with _parsing(folder):
+            whole = torch.empty(entry.size, dtype=entry.properties.dtype)
+            covered = 0
+            for chunk in entry.chunks:
+                info = metadata.storage_data.get(MetadataIndex(name, chunk.offsets))
+                if info is None:
+                    raise InputError(f"a part of {name} is missing", where=folder, hint=_CUT_OFF)
+                part = _stored(folder, info, trust_pickle=False)
+                if not isinstance(part, Tensor):
+                    raise InputError(f"damaged: {name} is no tensor", where=folder / info.relative_path)
+                target = whole
+                for dim, (start, length) in enumerate(zip(chunk.offsets, chunk.sizes, strict=True)):
+                    target = target.narrow(dim, start, length)
+                target.copy_(part.reshape(target.shape))
+                covered += part.numel()
+            if covered != whole.numel():
+                raise InputError(f"parts of {name} are missing", where=folder, hint=_CUT_OFF)
+            return whole
 
     return fetch
 
@@ -470,5 +467,5 @@ def _stored(folder: Path, info: Any, trust_pickle: bool) -> Any:
             return torch.load(data, map_location="cpu", weights_only=not trust_pickle)
     except pickle.UnpicklingError as error:
         raise _refused(path, str(error)) from error
-    except (EOFError, RuntimeError, ValueError, OSError) as error:
-        raise InputError(f"cut off or damaged: {_line(error)}", where=path, hint=_CUT_OFF) from error
+    except Exception as error:
+        raise _damaged(path, error) from error

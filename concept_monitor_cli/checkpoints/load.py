@@ -125,7 +125,10 @@ def load_checkpoint(
     stripped = strip_prefixes(weights.tensors)
     if not any(weights.tensors[name].ndim for name in stripped.names):
         raise _no_weights(path, content, others)
-    state_dict = {new: _usable(path, old, weights.tensors[old], lazy) for old, new in stripped.names.items()}
+    limit = _bytes_on_disk(path) + _SLACK
+    state_dict = {
+        new: _usable(path, old, weights.tensors[old], limit, lazy) for old, new in stripped.names.items()
+    }
     state_dict = fold_masks(state_dict, lazy=lazy)
     epoch, step = find_epoch(content)
     if text:
@@ -146,6 +149,15 @@ def load_checkpoint(
         ignored=stripped.ignored,
         meta={**plain_entries(text), **plain_entries(content)},
     )
+
+
+# A tensor may repeat what is on disk (an expanded buffer), but not without end.
+_SLACK = 64 * 2**20
+
+
+def _bytes_on_disk(path: Path) -> int:
+    files = path.parent.iterdir() if path.name.endswith(".index.json") else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 _AVERAGED_PREFIXES = ("ema.", "ema_model.", "model_ema.")
@@ -170,7 +182,7 @@ def _which_epoch(path: Path, epoch: int | None, step: int | None) -> tuple[int |
     return None, None
 
 
-def _usable(path: Path, name: str, tensor: Tensor, lazy: bool) -> Tensor:
+def _usable(path: Path, name: str, tensor: Tensor, limit: int, lazy: bool) -> Tensor:
     if isinstance(tensor, PendingTensor):
         return tensor if lazy else tensor.fetch()
     if tensor.is_quantized or tensor.layout != torch.strided or tensor.is_nested:
@@ -184,6 +196,10 @@ def _usable(path: Path, name: str, tensor: Tensor, lazy: bool) -> Tensor:
             f"{name} is one process's part of a sharded tensor",
             where=path,
             hint="save with torch.distributed.checkpoint, or gather the full state dict first",
+        )
+    if tensor.numel() * tensor.element_size() > limit:
+        raise InputError(
+            f"damaged: {name} claims to be larger than the file", where=path, hint="take another copy of it"
         )
     tensor = tensor.detach()
     return tensor if lazy else tensor.clone()

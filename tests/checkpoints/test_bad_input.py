@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import random
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from checkpoint_help import Config, Marker, same, small_network, small_weights
 from safetensors.torch import save_file
 
@@ -213,5 +215,40 @@ def test_quantised_and_sparse_weights(tmp_path: Path) -> None:
     assert "conv.weight is quantised or sparse" in refused(path).what
 
 
+def test_a_tensor_that_claims_to_be_larger_than_its_file(tmp_path: Path) -> None:
+    """One number of a few bytes, seen as 40 GB: cloning it would take all memory."""
+    path = tmp_path / "c.pt"
+    torch.save({"conv.weight": torch.ones(1).expand(10_000_000_000), "b": torch.ones(3)}, path)
+    assert path.stat().st_size < 10_000
+    assert "conv.weight claims to be larger" in refused(path).what
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     assert "cannot be opened" in refused(tmp_path / "c.pt").what
+
+
+@pytest.mark.parametrize("form", ["zip", "old", "safetensors", "folder"])
+def test_random_damage_is_refused_or_harmless(tmp_path: Path, form: str) -> None:
+    """Nothing but InputError comes out of a damaged file, whatever was damaged."""
+    path = load = tmp_path / ("c.safetensors" if form == "safetensors" else "c.pt")
+    if form == "folder":
+        load = tmp_path / "c"
+        dcp.save({"model": small_weights(), "epoch": 3}, checkpoint_id=str(load))
+        path = load / ".metadata"
+    elif form == "safetensors":
+        save_file(dict(small_weights()), path)
+    else:
+        torch.save({"state_dict": small_weights()}, path, _use_new_zipfile_serialization=form == "zip")
+    sound = path.read_bytes()
+    generator = random.Random(0)
+    refusals = 0
+    for _ in range(60):
+        data = bytearray(sound)
+        for _ in range(generator.choice([1, 3, 20])):
+            data[generator.randrange(min(len(data), 3000))] = generator.randrange(256)
+        path.write_bytes(data)
+        try:
+            load_checkpoint(load).nonfinite  # noqa: B018
+        except InputError:
+            refusals += 1
+    assert refusals > 0
