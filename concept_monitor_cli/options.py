@@ -302,33 +302,6 @@ class EmbedOptions(CommonOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportOptions(CommonOptions):
-    """The options of `cmon report`.
-
-    Attributes:
-        layers: which layers of the run; none means all of them. (The option is `--layer`.)
-        detector: only what this detector says; `None` for all detectors of the run.
-        epochs: take only these epochs; `None` for all.
-        units: units that are followed from the start, and whose images come first.
-        images: top images per unit and epoch; 0 for a page without images.
-        image_megabytes: at most so much of the page is images.
-        tensorboard: also write scalars and a projector here; `None` for none.
-        csv: also write the tables as CSV here; `None` for none.
-        parquet: also write the tables as Parquet here; `None` for none.
-    """
-
-    layers: tuple[str, ...] = ()
-    detector: Detector | None = None
-    epochs: EpochFilter | None = None
-    units: tuple[int, ...] = ()
-    images: int = 5
-    image_megabytes: float = 6.0
-    tensorboard: Path | None = None
-    csv: Path | None = None
-    parquet: Path | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class ReadingOptions(CommonOptions):
     """What every command that reads a finished run understands.
 
@@ -391,14 +364,37 @@ class CompareOptions(ReadingOptions):
     """The options of `cmon compare`.
 
     Attributes:
-        runs: the two runs.
+        run_a: one run.
+        run_b: the other.
         out: where the tables and plots of the comparison go.
         classes: words: how many units of each run have one of them as their concept?
     """
 
-    runs: tuple[Path, Path]
+    run_a: Path
+    run_b: Path
     out: Path = Path("cmon-compare")
     classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(ReadingOptions):
+    """The options of `cmon report`.
+
+    Attributes:
+        units: units that are followed from the start, and whose images come first.
+        images: favourite images per unit and epoch; 0 for a page without images.
+        image_megabytes: at most so much of the page is images.
+        tensorboard: also write scalars and a projector here; `None` for none.
+        csv: also write the tables as CSV here; `None` for none.
+        parquet: also write the tables as Parquet here; `None` for none.
+    """
+
+    units: tuple[int, ...] = ()
+    images: int = 5
+    image_megabytes: float = 6.0
+    tensorboard: Path | None = None
+    csv: Path | None = None
+    parquet: Path | None = None
 
 
 def default_cache_dir() -> Path:

@@ -326,6 +326,29 @@ OnlyDetector = Annotated[
         help="Whose concepts: clip-dissect, network-dissection or compositional.",
     ),
 ]
+AnyDetector = Annotated[
+    library.Detector | None,
+    typer.Option(
+        "--detector",
+        "-d",
+        metavar="NAME",
+        parser=one_of(library.Detector),
+        rich_help_panel=PART,
+        show_default="all of the run",
+        help="Only this one: clip-dissect, network-dissection or compositional.",
+    ),
+]
+Classes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--classes",
+        metavar="WORDS",
+        callback=comma_list(),
+        rich_help_panel=PART,
+        show_default="none",
+        help="Count the units whose concept is one of these: car,horse.",
+    ),
+]
 OnlyUnits = Annotated[
     list[int] | None,
     typer.Option(

@@ -91,7 +91,7 @@ def compare(options: CompareOptions, progress: Progress = SILENT) -> CompareResu
     """
     import pandas as pd
 
-    first, second = (OpenRun(root, options, progress) for root in options.runs)
+    first, second = (OpenRun(root, options, progress) for root in (options.run_a, options.run_b))
     warn_of_differences(first, second, progress)
     pairs = _pairs(first, second)
     folder = RunFolder(options.out)

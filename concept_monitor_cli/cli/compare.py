@@ -1,0 +1,155 @@
+"""`cmon compare`: two runs side by side."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from concept_monitor_cli.cli.app import cmon_app, cmon_command
+from concept_monitor_cli.cli.console import Console
+from concept_monitor_cli.cli.options import (
+    PNG,
+    AnyDetector,
+    CacheDir,
+    Classes,
+    Device,
+    OnlyEpochs,
+    OnlyLayers,
+    Out,
+    PlotFormats,
+    Workers,
+    gather,
+    path,
+)
+from concept_monitor_cli.options import CompareOptions
+
+if TYPE_CHECKING:
+    from concept_monitor_cli.readings.compare import CompareResult
+
+app = cmon_app()
+
+_DEFAULT = CompareOptions(run_a=Path(), run_b=Path())
+
+
+@cmon_command(
+    app,
+    "compare",
+    examples=[
+        ("cmon compare standard robust", "at the last epoch of each"),
+        ("cmon compare standard robust --layer layer4 --classes car,horse", "who detects the classes?"),
+        ("cmon compare standard robust --epochs 0,20,40", "side by side at three epochs"),
+    ],
+)
+def compare(
+    console: Console,
+    ctx: typer.Context,
+    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", parser=path, help="The folder of one run.")],
+    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", parser=path, help="The folder of the other.")],
+    layer: OnlyLayers = None,
+    detector: AnyDetector = None,
+    epochs: OnlyEpochs = None,
+    classes: Classes = None,
+    device: Device = _DEFAULT.device,
+    workers: Workers = None,
+    cache_dir: CacheDir = None,
+    out: Out = _DEFAULT.out,
+    plot_format: PlotFormats = PNG,
+) -> None:
+    """Put two runs side by side: categories, concepts that only one has, and which unit is which.
+
+    Units are matched by their activations on the probing images, if both runs have the same: the assignment
+    of highest total correlation. Writes tables/comparison.csv (interpretable units per concept),
+    tables/matches.csv and plots into --out.
+    """
+    options = gather(CompareOptions, ctx)
+
+    from concept_monitor_cli.readings import compare as reading
+
+    result = reading.compare(options, console)
+    console.result(asdict(result))
+    if not console.json:
+        _show(console, result)
+
+
+def _show(console: Console, result: CompareResult) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    a, b = result.names
+    console.print(Text(f"A is {a}, B is {b}"))
+    table = Table(
+        title=Text("interpretable units", style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for name in ("layer", "category", "A", "B"):
+        table.add_column(name, justify="right" if name in "AB" else "left")
+    for row in result.categories:
+        table.add_row(
+            Text(f"{row['layer']} ({row['detector']})" if row["category"] == "all" else ""),
+            Text(row["category"]),
+            str(row["interpretable_a"]),
+            str(row["interpretable_b"]),
+        )
+    console.print(table)
+    for row in result.layers:
+        console.print(Text(f"{row['layer']} ({row['detector']})", style="bold"))
+        for line in _sentences(row):
+            console.print(Text(f"  {line}"))
+    if result.classes:
+        console.print(_class_table(result.classes))
+    if not result.different:
+        console.print("No differences.")
+    for plot in result.plots:
+        console.print(str(plot))
+
+
+def _sentences(row: dict[str, Any]) -> list[str]:
+    lines = []
+    for side, other in (("a", "b"), ("b", "a")):
+        names, count = row[f"only_{side}"], row[f"only_{side}_count"]
+        if count:
+            more = f" and {count - len(names)} more" if count > len(names) else ""
+            lines.append(
+                f"{count} concepts of {side.upper()} that {other.upper()} lacks: {', '.join(names)}{more}"
+            )
+    if not lines:
+        lines.append("the same concepts")
+    if row["matched"] is not None:
+        said = f"{row['matched']} units matched"
+        if row["correlation"] is not None:
+            said += f" (median correlation {row['correlation']:.2f})"
+        lines.append(f"{said}, {row['same']} of them with the same concept")
+        if row["alone_a"] or row["alone_b"]:
+            lines.append(f"without a twin: {row['alone_a']} units of A, {row['alone_b']} of B")
+    return lines
+
+
+def _class_table(classes: list[dict[str, Any]]) -> Any:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title=Text("units of the classes, at the last epoch", style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for name in ("layer", "concept", "A", "B"):
+        table.add_column(name, justify="right" if name in "AB" else "left")
+    last = {run: max(row["epoch"] for row in classes if row["run"] == run) for run in ("a", "b")}
+    counts: dict[tuple[str, str, str], dict[str, int]] = {}
+    for row in classes:
+        if row["epoch"] == last[row["run"]]:
+            counts.setdefault((row["layer"], row["detector"], row["class"]), {})[row["run"]] = row["units"]
+    for (layer, detector, word), found in counts.items():
+        table.add_row(
+            Text(f"{layer} ({detector})"), Text(word), str(found.get("a", 0)), str(found.get("b", 0))
+        )
+    return table

@@ -1,0 +1,123 @@
+"""`cmon retention`: which concepts survive pruning?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from concept_monitor_cli.cli.app import cmon_app, cmon_command
+from concept_monitor_cli.cli.console import Console
+from concept_monitor_cli.cli.options import (
+    PART,
+    PNG,
+    AnyDetector,
+    OnlyEpochs,
+    OnlyLayers,
+    Out,
+    PlotFormats,
+    gather,
+    path,
+)
+from concept_monitor_cli.options import RetentionOptions
+
+if TYPE_CHECKING:
+    from concept_monitor_cli.readings.retention import RetentionResult
+
+app = cmon_app()
+
+_DEFAULT = RetentionOptions()
+# Points of the curve that are printed; the table has the others.
+_PRINTED = (10, 25, 50, 100)
+
+
+@cmon_command(
+    app,
+    "retention",
+    examples=[
+        ("cmon retention", "the run in ./cmon-out, whose checkpoints are stages of pruning"),
+        ("cmon retention rewind0 rewind5 rewind16", "three ways of pruning in one picture"),
+        ("cmon retention stage0 stage1 stage2 --by-run", "a run per stage, each at its last epoch"),
+    ],
+)
+def retention(
+    console: Console,
+    ctx: typer.Context,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="RUN",
+            parser=path,
+            show_default="the run in --out",
+            help="A run whose checkpoints are the stages of a pruning. Several make a curve each.",
+        ),
+    ] = None,
+    layer: OnlyLayers = None,
+    detector: AnyDetector = None,
+    epochs: OnlyEpochs = None,
+    by_run: Annotated[
+        bool,
+        typer.Option(
+            "--by-run/--no-by-run",
+            rich_help_panel=PART,
+            help="The runs are the stages of one pruning, each at its last epoch.",
+        ),
+    ] = False,
+    out: Out = _DEFAULT.out,
+    plot_format: PlotFormats = PNG,
+) -> None:
+    """Ask which concepts survive pruning, and how many units stay interpretable.
+
+    Of the x % most interpretable units at the first stage, how many have the same concept at every later
+    stage? The sparsity of a stage is the share of its weights that are zero. Writes tables/pruning.csv,
+    tables/retention.csv and plots into the first RUN, or into --out.
+    """
+    options = gather(RetentionOptions, ctx)
+
+    from concept_monitor_cli.readings import retention as reading
+
+    result = reading.retention(options, console)
+    console.result(asdict(result))
+    if not console.json:
+        _show(console, result)
+
+
+def _show(console: Console, result: RetentionResult) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("pruning", "layer", "stage", "checkpoint", "zero", "interpretable"):
+        table.add_column(name, justify="right" if name in ("stage", "zero", "interpretable") else "left")
+    for row in result.stages:
+        zero = "unknown" if row["sparsity"] is None else f"{row['sparsity']:.1%}"
+        table.add_row(
+            Text(row["series"]),
+            Text(row["layer"]),
+            str(row["stage"]),
+            Text(row["checkpoint"]),
+            zero,
+            f"{row['interpretable']} of {row['units']}",
+        )
+    console.print(table)
+    table = Table(
+        title=Text("units that keep their concept through every stage", style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for name in ("pruning", "layer", *(f"best {percent} %" for percent in _PRINTED)):
+        table.add_column(name, justify="left" if name in ("pruning", "layer") else "right")
+    points = {(row["series"], row["layer"], row["detector"], row["percent"]): row for row in result.curves}
+    for series, layer, detector in dict.fromkeys(key[:3] for key in points):
+        shares = []
+        for percent in _PRINTED:
+            share = points[series, layer, detector, percent]["retention"]
+            shares.append("-" if share is None else f"{share:.0%}")
+        table.add_row(Text(series), Text(f"{layer} ({detector})"), *shares)
+    console.print(table)
+    for plot in result.plots:
+        console.print(str(plot))

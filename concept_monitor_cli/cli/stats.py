@@ -1,0 +1,126 @@
+"""`cmon stats`: how much is interpretable, and what kind of concepts there are."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from concept_monitor_cli.cli.app import cmon_app, cmon_command
+from concept_monitor_cli.cli.console import Console
+from concept_monitor_cli.cli.options import (
+    PART,
+    PNG,
+    AnyDetector,
+    CacheDir,
+    Device,
+    OnlyEpochs,
+    OnlyLayers,
+    Out,
+    PlotFormats,
+    gather,
+    path,
+)
+from concept_monitor_cli.options import StatsOptions
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+app = cmon_app()
+
+_DEFAULT = StatsOptions()
+_MOST_LINES = 12
+
+
+@cmon_command(
+    app,
+    "stats",
+    examples=[
+        ("cmon stats", "the run in ./cmon-out"),
+        ("cmon stats --layer layer3,layer4 --epochs first,last --plot-format pdf", "for a paper"),
+        ("cmon stats --out standard --against robust", "two trainings side by side"),
+    ],
+)
+def stats(
+    console: Console,
+    ctx: typer.Context,
+    layer: OnlyLayers = None,
+    detector: AnyDetector = None,
+    epochs: OnlyEpochs = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            parser=path,
+            rich_help_panel=PART,
+            show_default="none",
+            help="Another run, to be drawn beside this one.",
+        ),
+    ] = None,
+    device: Device = _DEFAULT.device,
+    cache_dir: CacheDir = None,
+    out: Out = _DEFAULT.out,
+    plot_format: PlotFormats = PNG,
+) -> None:
+    """Count the interpretable units of a run by category, layer and epoch.
+
+    Writes tables/statistics.csv and plots: categories per layer at each epoch, and against the epoch. The
+    spread says how far the units of a layer lie apart among the words: 0 where all are the same, towards 1
+    where they have nothing to do with each other.
+    """
+    options = gather(StatsOptions, ctx)
+
+    from concept_monitor_cli.readings import stats as reading
+
+    result = reading.stats(options, console)
+    console.result(asdict(result))
+    if not console.json:
+        _show(console, result.rows)
+        for plot in result.plots:
+            console.print(str(plot))
+
+
+def _show(console: Console, rows: list[dict[str, Any]]) -> None:
+    def place(row: dict[str, Any]) -> tuple[str, str]:
+        return row["layer"], row["detector"]
+
+    for (layer, detector), group in groupby(sorted(rows, key=place), key=place):
+        console.print(_table(layer, detector, list(group)))
+
+
+def _table(layer: str, detector: str, rows: list[dict[str, Any]]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    categories = list(dict.fromkeys(row["category"] for row in rows if row["category"] != "all"))
+    moments: dict[int, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        moments.setdefault(int(row["epoch"]), {})[row["category"]] = row
+    table = Table(
+        title=Text(f"{layer} ({detector}): interpretable units", style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for name in ("epoch", "all", *categories, "concepts", "spread"):
+        table.add_column(name, justify="right")
+    known = sorted(moments)
+    shown = known if len(known) <= _MOST_LINES else [*known[: _MOST_LINES - 4], None, *known[-3:]]
+    for epoch in shown:
+        if epoch is None:
+            table.add_row("...")
+            continue
+        now = moments[epoch]
+        whole = now["all"]
+        table.add_row(
+            str(epoch),
+            f"{whole['interpretable']} of {whole['units']}",
+            *(str(now[category]["interpretable"]) for category in categories),
+            str(whole["distinct_concepts"]),
+            "-" if whole["spread"] is None else f"{whole['spread']:.3f}",
+        )
+    return table

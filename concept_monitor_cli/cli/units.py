@@ -1,0 +1,175 @@
+"""`cmon units`: the life of every unit, and what it looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from concept_monitor_cli.cli.app import cmon_app, cmon_command
+from concept_monitor_cli.cli.console import Console
+from concept_monitor_cli.cli.options import (
+    PART,
+    PNG,
+    AnyDetector,
+    CacheDir,
+    Classes,
+    Device,
+    OnlyEpochs,
+    OnlyLayers,
+    Out,
+    PlotFormats,
+    Seed,
+    Workers,
+    count,
+    from_zero,
+    gather,
+    joined,
+)
+from concept_monitor_cli.cli.options import (
+    units as unit_list,
+)
+from concept_monitor_cli.options import UnitsOptions
+
+if TYPE_CHECKING:
+    from concept_monitor_cli.readings.units import UnitsResult
+
+app = cmon_app()
+
+_DEFAULT = UnitsOptions()
+_METHOD = "Confidence"
+_PICTURE = "Picture"
+
+
+@cmon_command(
+    app,
+    "units",
+    resumable=True,
+    examples=[
+        ("cmon units", "the life of every unit; the best units of every epoch with their images"),
+        ("cmon units --layer layer4 --unit 256", "one unit over the epochs"),
+        ("cmon units --classes car,horse,airplane", "who detects the classes?"),
+        ("cmon units --resamples 0", "without the test of confidence, which takes longest"),
+    ],
+)
+def units(
+    console: Console,
+    ctx: typer.Context,
+    units: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--units",
+            "--unit",
+            "-u",
+            metavar="LIST",
+            parser=unit_list,
+            callback=joined,
+            rich_help_panel=PART,
+            show_default="the best of every epoch",
+            help="Units to draw over the epochs: 256,479 or 10-19.",
+        ),
+    ] = None,
+    layer: OnlyLayers = None,
+    detector: AnyDetector = None,
+    epochs: OnlyEpochs = None,
+    classes: Classes = None,
+    top: Annotated[
+        int,
+        typer.Option(
+            metavar="N", parser=count, rich_help_panel=_PICTURE, help="Units, and images of each, to draw."
+        ),
+    ] = _DEFAULT.top,
+    resamples: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            parser=from_zero,
+            rich_help_panel=_METHOD,
+            help="How often the probing images are drawn again to see which changes are more than luck; 0 "
+            "leaves that out.",
+        ),
+    ] = _DEFAULT.resamples,
+    device: Device = _DEFAULT.device,
+    workers: Workers = None,
+    cache_dir: CacheDir = None,
+    seed: Seed = _DEFAULT.seed,
+    out: Out = _DEFAULT.out,
+    plot_format: PlotFormats = PNG,
+) -> None:
+    """Follow every unit over the epochs: born, changed, settled, died.
+
+    Writes tables/units.csv and plots. A change of concept counts as confident where drawing the probing
+    images again would not undo it; the others may be luck.
+    """
+    options = gather(UnitsOptions, ctx)
+
+    from concept_monitor_cli.readings import units as reading
+
+    result = reading.units(options, console)
+    console.result(asdict(result))
+    if not console.json:
+        _show(console, result, options.units)
+
+
+def _show(console: Console, result: UnitsResult, wanted: Sequence[int]) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    if wanted:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in ("layer", "unit", "epoch", "concept", "category", "score", "interpretable"):
+            table.add_column(name, justify="right" if name in ("unit", "epoch", "score") else "left")
+        for row in result.moments:
+            live = row["state"] == "live"
+            table.add_row(
+                Text(row["layer"]),
+                str(row["unit"]),
+                str(row["epoch"]),
+                Text(row["concept"] if live else "(dead)"),
+                Text(row["category"]),
+                f"{row['score']:.3f}" if live else "",
+                "yes" if row["interpretable"] else "no",
+            )
+        console.print(table)
+        for row in result.units:
+            console.print(Text(_life(row)))
+    else:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        names = ("layer", "units", "ever interpretable", "no longer", "changed", "changes", "confident")
+        for name in names:
+            table.add_column(name, justify="left" if name == "layer" else "right")
+        for row in result.layers:
+            sure = row["confident_changes"]
+            table.add_row(
+                Text(f"{row['layer']} ({row['detector']})"),
+                *(str(row[name]) for name in ("units", "born", "died", "changed", "changes")),
+                "-" if sure is None else str(sure),
+            )
+        console.print(table)
+    if result.classes:
+        last = max(row["epoch"] for row in result.classes)
+        for row in result.classes:
+            if row["epoch"] == last:
+                said = f"{row['layer']}, epoch {last}: {row['class']} is the concept of {row['units']} units"
+                console.print(Text(f"{said}, {row['interpretable']} of them interpretable"))
+    for plot in result.plots:
+        console.print(str(plot))
+
+
+def _life(row: dict[str, Any]) -> str:
+    """One unit in a sentence."""
+    said = [f"{row['layer']} unit {row['unit']} ({row['detector']}):"]
+    if row["final_concept"]:
+        said.append(f"{row['final_concept']!r} since epoch {row['stable_from']};")
+    else:
+        said.append("dead in the end;")
+    said.append("never interpretable;" if row["born"] is None else f"interpretable from epoch {row['born']};")
+    if row["died"] is not None:
+        said.append(f"no longer from epoch {row['died']};")
+    changes = f"{row['changes']} change{'' if row['changes'] == 1 else 's'}"
+    sure = row["confident_changes"]
+    said.append(changes if sure is None else f"{changes}, {sure} with confidence")
+    return " ".join(said)
