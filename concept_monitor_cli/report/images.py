@@ -1,8 +1,4 @@
-"""Which images excite a unit most, found again after the run; and small pictures of them.
-
-A run keeps numbers of images, not images. They are taken from the probing set where it lies, after a check
-that its content is still the one that the networks saw.
-"""
+"""Small pictures of probing images, many to a sheet."""
 
 from __future__ import annotations
 
@@ -10,18 +6,12 @@ import base64
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageOps, features
 
-from concept_monitor_cli.errors import CmonError, InputError
-from concept_monitor_cli.probe import ProbeSet, load_probe
+from concept_monitor_cli.errors import CmonError
+from concept_monitor_cli.probe import ProbeSet
 from concept_monitor_cli.progress import SILENT, Progress
-from concept_monitor_cli.run import RunFolder
-from concept_monitor_cli.store import Key, Store
 
 # Pixels a side: sharp at 40 CSS pixels on a phone's screen, and about 2 kB each.
 THUMBNAIL = 80
@@ -29,79 +19,6 @@ THUMBNAIL = 80
 SHEET_COLUMNS = 20
 PER_SHEET = SHEET_COLUMNS * SHEET_COLUMNS
 _QUALITY = 70
-
-# The recordings that know a unit's top images.
-_RECORDINGS = ("activations", "top_images")
-
-
-class TopImages(Protocol):
-    """Knows which probing images excite the units of a layer most."""
-
-    def top_images(self, epoch: int, layer: str) -> NDArray[np.int64] | None:
-        """`C x K` numbers of images, strongest first, -1 where there are fewer; `None` where unknown."""
-
-
-class RecordedTopImages:
-    """Top images from the recordings in the store. What was pruned there is unknown.
-
-    Args:
-        run: whose.
-        store: with the recordings.
-    """
-
-    def __init__(self, run: RunFolder, store: Store) -> None:
-        self._store = store
-        self._recordings: dict[tuple[int, str], list[Key]] = {}
-        for _, record in run.table_records():
-            kind, _, digest = record.recording.partition("/")
-            if kind in _RECORDINGS and digest:
-                known = self._recordings.setdefault((record.epoch, record.layer), [])
-                known.append(Key(kind, digest, {}))
-
-    def top_images(self, epoch: int, layer: str) -> NDArray[np.int64] | None:
-        """See `TopImages`."""
-        for key in self._recordings.get((epoch, layer), []):
-            entry = self._store.get(key)
-            if entry is None:
-                continue
-            with entry:
-                if "top_images" in entry.names():
-                    return entry.read("top_images").astype(np.int64)
-        return None
-
-
-def run_probe(
-    info: dict[str, Any], *, cache_dir: Path | None = None, progress: Progress = SILENT
-) -> ProbeSet:
-    """The probing set of a run, as its networks saw it.
-
-    Args:
-        info: the content of `run.json`.
-        cache_dir: where the built-in set is.
-        progress: told of the reading.
-
-    Raises:
-        InputError: it is not where it was, or its images are others now.
-    """
-    made_with, options = info["probe"], info.get("options", {})
-    probe = load_probe(
-        made_with["spec"],
-        limit=options.get("probe_limit"),
-        seed=int(options.get("seed", 0)),
-        cache_dir=cache_dir,
-        progress=progress,
-    )
-    # Some unreadable images are only found when they are decoded.
-    skipped = {item["image"] for item in made_with.get("skipped", [])}
-    if skipped:
-        probe = probe.subset([row for row, name in enumerate(probe.ids) if name not in skipped])
-    if probe.digest != made_with["digest"]:
-        raise InputError(
-            f"the images of {made_with['name']} are not those that this run was made with",
-            where=made_with["spec"],
-            hint="restore them, or dissect again",
-        )
-    return probe
 
 
 def thumbnail(image: Image.Image, size: int = THUMBNAIL) -> Image.Image:

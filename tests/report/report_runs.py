@@ -43,7 +43,7 @@ def info(**more: Any) -> dict[str, Any]:
         "cmon": "0.1.0",
         "created": "2026-01-01T00:00:00+00:00",
         "versions": {"python": "3.11", "torch": "2.13.0"},
-        "options": {"seed": 0, "probe_limit": None},
+        "options": {"seed": 0, "probe": "photos", "probe_limit": None, "concepts": None},
         "settings": {
             "probe": "a" * 64,
             "pooling": "mean",
@@ -186,6 +186,7 @@ def make_run(
             )
     more: dict[str, Any] = {}
     if probe is not None and images is not None:
+        more["options"] = {**info()["options"], "probe": str(images[0])}
         more["probe"] = {
             "name": probe.name,
             "spec": str(images[0]),

@@ -1,5 +1,11 @@
-"""`report.html`: a run as one page that works without a network."""
+"""`report.html`: a run as one page that works without a network.
 
-from concept_monitor_cli.report.page.build import ReportResult, render, report
+`contents` turns tables into columns, `pack` makes them small and inert, `pictures` chooses images, `render`
+joins them with the page's own script and styles in `template/`.
+"""
 
-__all__ = ["ReportResult", "render", "report"]
+from concept_monitor_cli.report.page.contents import page_content, read_tables
+from concept_monitor_cli.report.page.pictures import Pictures, draw_pictures, known_images
+from concept_monitor_cli.report.page.render import render
+
+__all__ = ["Pictures", "draw_pictures", "known_images", "page_content", "read_tables", "render"]

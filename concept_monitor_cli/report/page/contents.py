@@ -9,17 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from concept_monitor_cli.monitor.history import UNCATEGORISED, History, category_order, histories
+from concept_monitor_cli import __version__
+from concept_monitor_cli.monitor.history import UNCATEGORISED, History, category_order
 from concept_monitor_cli.monitor.lives import unit_lives
 from concept_monitor_cli.monitor.statistics import ALL, category_statistics
+from concept_monitor_cli.progress import SILENT, Progress
+from concept_monitor_cli.report.images import PER_SHEET, SHEET_COLUMNS, THUMBNAIL
 from concept_monitor_cli.report.page.pack import floats, integers
-from concept_monitor_cli.report.style import category_colour
+from concept_monitor_cli.report.page.pictures import Pictures
+from concept_monitor_cli.report.style import TRACK_COLOURS, category_colour
 from concept_monitor_cli.run import TABLES, RunFolder
 
 if TYPE_CHECKING:
@@ -30,6 +35,7 @@ PRESENT, LIVE, INTERPRETABLE = 1, 2, 4
 MAX_TABLE_BYTES = 30_000_000
 # What a unit takes at one epoch, in bytes of base64, with its first concept and place; and each more concept.
 _UNIT_BYTES, _RANK_BYTES = 19, 5.4
+_MOST_SKIPPED = 50
 
 
 @dataclass
@@ -59,11 +65,12 @@ def read_tables(run: RunFolder, concepts: pd.DataFrame) -> Tables:
     Raises:
         InputError: a file is there and is no such table.
     """
-    found: dict[str, pd.DataFrame | None] = {}
-    for name in ("embedding", "anchors", "statistics", "units"):
+
+    def read(name: str) -> pd.DataFrame | None:
         path = run.tables / f"{name}.csv"
-        found[name] = TABLES[name].read_csv(path) if path.is_file() else None
-    tables = Tables(concepts, **found)
+        return TABLES[name].read_csv(path) if path.is_file() else None
+
+    tables = Tables(concepts, read("embedding"), read("anchors"), read("statistics"), read("units"))
     if tables.embedding is None:
         tables.remarks.append(
             "Positions in concept space are missing: run “cmon embed --anchors WORDS”, then “cmon report”."
@@ -110,11 +117,6 @@ class Vocabulary:
             "name": [str(concept) for concept, _ in self.labels],
             "category": [place[category or UNCATEGORISED] for _, category in self.labels],
         }
-
-
-def categories_json(categories: Sequence[str]) -> list[dict[str, str]]:
-    """Names and colours, the same as in every figure."""
-    return [{"name": name, "colour": category_colour(name)} for name in categories]
 
 
 def series_json(
@@ -248,11 +250,6 @@ def _number(value: Any) -> float | None:
     return None if pd.isna(value) else round(float(value), 5)
 
 
-def histories_of(table: pd.DataFrame) -> list[History]:
-    """A history per layer and detector, in the order of the page."""
-    return histories(table)
-
-
 def anchors_json(tables: Tables) -> dict[str, Any] | None:
     """Names and places of the anchors."""
     if tables.anchors is None:
@@ -272,3 +269,72 @@ def record_notes(run: RunFolder) -> dict[tuple[str, str], dict[str, Any]]:
         notes["notes"] += [note for note in record.notes if note not in notes["notes"]]
         notes["calibration"][str(record.epoch)] = record.calibration
     return found
+
+
+def page_content(
+    run: RunFolder,
+    histories: Sequence[History],
+    tables: Tables,
+    pictures: Pictures,
+    *,
+    tracked: Sequence[int] = (),
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Everything that a page shows, as plain JSON values.
+
+    Args:
+        run: whose.
+        histories: its layers, in the order of the page.
+        tables: its tables.
+        pictures: which units show which images.
+        tracked: units that are followed from the start.
+        progress: told of the packing.
+    """
+    concepts, left_out = tables.concepts, list(pictures.left_out)
+    most, ranks = int(concepts["rank"].max()), affordable_ranks(tables)
+    if ranks < most:
+        left_out.append(
+            f"Only the best of {most} concepts per unit is shown, to keep this page small; the others are in "
+            "tables/concepts.parquet. With --layer or --epochs there is room for them."
+        )
+    vocabulary, notes = Vocabulary.of(concepts), record_notes(run)
+    series = []
+    with progress.task("packing tables", len(histories), "layers") as advance:
+        for history, images in zip(histories, pictures.series, strict=True):
+            series.append({**series_json(history, tables, vocabulary, ranks, notes), "images": images})
+            advance(1)
+    return {
+        "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "cmon": __version__,
+        "title": run.root.resolve().name,
+        "run": _shown_info(run.info()),
+        "epochs": sorted(int(epoch) for epoch in concepts["epoch"].unique()),
+        "categories": [{"name": name, "colour": category_colour(name)} for name in vocabulary.categories],
+        "labels": vocabulary.to_json(),
+        "series": series,
+        "anchors": anchors_json(tables),
+        "tracked": list(tracked),
+        "trackColours": list(TRACK_COLOURS),
+        "remarks": tables.remarks,
+        "leftOut": left_out,
+        "images": {
+            "size": THUMBNAIL,
+            "columns": SHEET_COLUMNS,
+            "perSheet": PER_SHEET,
+            "names": pictures.names,
+            "sheets": len(pictures.sheets.uris),
+            "missing": pictures.missing,
+        },
+    }
+
+
+def _shown_info(info: dict[str, Any]) -> dict[str, Any]:
+    """`run.json` with a bound on the list of skipped images, which may be as long as the probing set."""
+    probe = dict(info.get("probe", {}))
+    skipped = probe.get("skipped", [])
+    if len(skipped) > _MOST_SKIPPED:
+        probe["skipped"] = [
+            *skipped[:_MOST_SKIPPED],
+            f"and {len(skipped) - _MOST_SKIPPED} more, see run.json",
+        ]
+    return {**info, "probe": probe}
