@@ -38,6 +38,8 @@ class DissectResult:
         forward_passes: checkpoints that a network was run for.
         forward_seconds: time inside the networks.
         images: number of probing images.
+        plan: in a dry run, what would be done for each checkpoint: `forward_pass` of `layers` over all
+            `images`, `bytes` to keep of it, and how many of its `tables` are known already.
     """
 
     out: Path
@@ -46,6 +48,7 @@ class DissectResult:
     forward_passes: int = 0
     forward_seconds: float = 0.0
     images: int = 0
+    plan: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def _dissect_checkpoint(study: Study, run: RunFolder, file: StudyFile, result: D
     pieces = _pieces(study, architecture, checkpoint)
     missing = _missing(study, pieces)
     if study.options.dry_run:
-        _announce(study, file, pieces, missing)
+        result.plan.append(_plan(study, file, pieces, missing))
         return architecture
     run.check_settings(study.settings(architecture))
     _check_place(run, file, checkpoint)
@@ -323,17 +326,19 @@ def _known(study: Study, piece: Piece) -> Findings | None:
         return Findings.load(known)
 
 
-def _announce(study: Study, file: StudyFile, pieces: Sequence[Piece], missing: Sequence[Piece]) -> None:
-    """What a dry run says of one checkpoint."""
+def _plan(study: Study, file: StudyFile, pieces: Sequence[Piece], missing: Sequence[Piece]) -> dict[str, Any]:
+    """What would be done for one checkpoint."""
     images = len(study.context.probe)
-    if missing:
-        layers = ", ".join(dict.fromkeys(piece.layer.name for piece in missing))
-        size = sum(4 * images * piece.layer.units for piece in missing)
-        what = f"a forward pass over {images} images for {layers}; about {size / 2**20:.1f} MiB to keep"
-    else:
-        known = sum(study.store.has(piece.finding) for piece in pieces)
-        what = f"no forward pass; {known} of {len(pieces)} tables known"
-    study.progress.notice(f"{file.name} (epoch {file.epoch}): {what}")
+    return {
+        "checkpoint": file.name,
+        "epoch": file.epoch,
+        "forward_pass": bool(missing),
+        "layers": list(dict.fromkeys(piece.layer.name for piece in missing)),
+        "images": images,
+        "bytes": sum(4 * images * piece.layer.units for piece in missing),
+        "tables": len(pieces),
+        "known_tables": sum(study.store.has(piece.finding) for piece in pieces),
+    }
 
 
 def _check_place(run: RunFolder, file: StudyFile, checkpoint: Checkpoint) -> None:

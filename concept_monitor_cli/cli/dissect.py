@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,6 +40,7 @@ from concept_monitor_cli.cli.options import (
     share,
     spec,
 )
+from concept_monitor_cli.cli.sizes import readable_size
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import (
     Detector,
@@ -373,6 +374,8 @@ def dissect(
     # A share may be empty, where there are more shares than checkpoints.
     if options.dry_run or not (result.done or result.failed):
         console.result({**asdict(result), "dry_run": options.dry_run})
+        for step in result.plan:
+            console.print(_step(step))
         return DONE
 
     from concept_monitor_cli.cli.show_run import run_tables
@@ -385,3 +388,13 @@ def dissect(
         console.print(*run_tables(summaries))
         console.print(f"Tables and run.json are in {options.out}.")
     return PART_DONE if result.failed else DONE
+
+
+def _step(step: dict[str, Any]) -> str:
+    """What a dry run says of one checkpoint."""
+    if step["forward_pass"]:
+        size = readable_size(step["bytes"])
+        what = f"a forward pass over {step['images']} images for {', '.join(step['layers'])}; {size} to keep"
+    else:
+        what = f"no forward pass; {step['known_tables']} of {step['tables']} tables known"
+    return f"{step['checkpoint']} (epoch {step['epoch']}): {what}"
