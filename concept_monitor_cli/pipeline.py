@@ -6,25 +6,35 @@ tables.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from concept_monitor_cli.checkpoints import Checkpoint, load_checkpoint, sparsity, weights_digest
 from concept_monitor_cli.detectors import Detector, Findings
+from concept_monitor_cli.detectors.recordings import Recording
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.models.layers import LayerInfo
 from concept_monitor_cli.options import DissectOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.record import RecordInfo, record
 from concept_monitor_cli.run import CheckpointRecord, RunFolder, TableRecord
-from concept_monitor_cli.store import Key, atomic_write
+from concept_monitor_cli.store import Key, atomic_write, remove_leftovers
 from concept_monitor_cli.study import Architecture, Study, StudyFile, UnusableCheckpointError
+
+# `--null untrained`: units of random networks in a null distribution, and at least so many networks, so that
+# no single draw of weights decides. The seeds are far from those that a user's own networks may have.
+UNTRAINED_UNITS = 500
+MIN_UNTRAINED = 2
+UNTRAINED_SEED = 7_310_000
 
 
 @dataclass
@@ -58,14 +68,18 @@ class Piece:
     Attributes:
         layer: the layer.
         detector: the detector.
+        recorder: what the detector needs of the forward pass.
         recording: where the store has what the detector needs of the forward pass.
         finding: where the store has what the detector concluded.
+        untrained: recordings of the same layer with random weights, where a label must beat those.
     """
 
     layer: LayerInfo
     detector: Detector
+    recorder: Recording
     recording: Key
     finding: Key
+    untrained: tuple[Key, ...] = ()
 
 
 def dissect(options: DissectOptions, progress: Progress = SILENT) -> DissectResult:
@@ -111,6 +125,9 @@ def dissect(options: DissectOptions, progress: Progress = SILENT) -> DissectResu
         # Also on the way out of an error or a signal: what is done should be seen in the run.
         if architecture is not None and not options.dry_run:
             run.combine(study.info(architecture))
+            # Of processes that were killed: nobody else may come to write the same file again.
+            remove_leftovers(run.root, recursive=True)
+            study.store.remove_free_locks()
     if architecture is None:
         if errors:
             raise errors[0]
@@ -132,10 +149,11 @@ def _dissect_checkpoint(study: Study, run: RunFolder, file: StudyFile, result: D
     run.check_settings(study.settings(architecture))
     _check_place(run, file, checkpoint)
     if missing:
-        seconds = _record(study, architecture, checkpoint, missing)
+        seconds = _record(study, architecture, missing, lambda: _restored(study, architecture, checkpoint))
         if seconds is not None:
             result.forward_seconds += seconds
             result.forward_passes += 1
+    _record_untrained(study, architecture, pieces)
     for piece in pieces:
         findings = _conclude(study, run, file, architecture, piece)
         record_of = TableRecord(
@@ -149,10 +167,17 @@ def _dissect_checkpoint(study: Study, run: RunFolder, file: StudyFile, result: D
             calibration=dict(findings.calibration),
             recording=f"{piece.recording.kind}/{piece.recording.digest}",
         )
-        rows = findings.rows(
-            epoch=file.epoch, checkpoint=file.name, layer=piece.layer.name, detector=piece.detector.name
-        )
-        run.write_table(file.folder, record_of, rows)
+        place: dict[str, Any] = {
+            "epoch": file.epoch,
+            "checkpoint": file.name,
+            "layer": piece.layer.name,
+            "detector": piece.detector.name,
+        }
+        for table in findings.more:
+            run.write_more(
+                file.folder, piece.layer.name, piece.detector.name, table, findings.more_rows(table, **place)
+            )
+        run.write_table(file.folder, record_of, findings.rows(**place))
         for note in findings.notes:
             study.notice(note)
     run.write_checkpoint(
@@ -206,7 +231,14 @@ def _pieces(study: Study, architecture: Architecture, checkpoint: Checkpoint) ->
             "precision": study.options.precision,
         }
         for detector in study.detectors:
-            recording = study.store.key(detector.recording.kind, **seen, **detector.recording.settings())
+            recorder = detector.recording(study.context)
+            recording = study.store.key(recorder.kind, **seen, **recorder.settings())
+            untrained = [
+                study.store.key(
+                    recorder.kind, **{**seen, "weights": untrained_weights(seed)}, **recorder.settings()
+                )
+                for seed in _untrained_seeds(study, layer)
+            ]
             finding = study.store.key(
                 "findings",
                 recording=recording.digest,
@@ -215,10 +247,38 @@ def _pieces(study: Study, architecture: Architecture, checkpoint: Checkpoint) ->
                 null=study.options.null,
                 fdr=study.options.fdr,
                 seed=study.options.seed,
+                **({"untrained": [key.digest for key in untrained]} if untrained else {}),
                 **detector.depends_on(study.context),
             )
-            pieces.append(Piece(layer, detector, recording, finding))
+            pieces.append(Piece(layer, detector, recorder, recording, finding, tuple(untrained)))
     return pieces
+
+
+def untrained_weights(seed: int) -> str:
+    """What stands for the digest of fresh weights in a key: torch's generator makes them of the seed."""
+    return f"untrained:{seed}:torch-{torch.__version__}"
+
+
+def _untrained_seeds(study: Study, layer: LayerInfo) -> list[int]:
+    """Which random networks a label must beat: none, or enough for a null distribution."""
+    if study.options.null != "untrained":
+        return []
+    networks = max(MIN_UNTRAINED, -(-UNTRAINED_UNITS // layer.units))
+    return [UNTRAINED_SEED + 1000 * study.options.seed + number for number in range(networks)]
+
+
+def _record_untrained(study: Study, architecture: Architecture, pieces: Sequence[Piece]) -> None:
+    """Record networks with random weights, once for all checkpoints of the architecture."""
+    by_seed: dict[int, list[Piece]] = {}
+    for piece in pieces:
+        if not study.options.save_scores and study.store.has(piece.finding):
+            continue
+        for seed, key in zip(_untrained_seeds(study, piece.layer), piece.untrained, strict=True):
+            if not study.store.has(key):
+                by_seed.setdefault(seed, []).append(replace(piece, recording=key))
+    for seed, wanted in sorted(by_seed.items()):
+        missing = list({piece.recording.digest: piece for piece in wanted}.values())
+        _record(study, architecture, missing, partial(architecture.source.build, study.device, seed=seed))
 
 
 def _missing(study: Study, pieces: Sequence[Piece]) -> list[Piece]:
@@ -232,9 +292,9 @@ def _missing(study: Study, pieces: Sequence[Piece]) -> list[Piece]:
 
 
 def _record(
-    study: Study, architecture: Architecture, checkpoint: Checkpoint, missing: Sequence[Piece]
+    study: Study, architecture: Architecture, missing: Sequence[Piece], make: Callable[[], nn.Module]
 ) -> float | None:
-    """One forward pass for everything that is missing.
+    """One forward pass of the network that `make` builds, for everything that is missing.
 
     Processes that work on one checkpoint at once do it once: the others wait, and find it done.
 
@@ -246,23 +306,30 @@ def _record(
         for piece in sorted(missing, key=lambda piece: piece.recording.digest):
             locks.enter_context(study.store.lock(piece.recording))
         missing = [piece for piece in missing if not study.store.has(piece.recording)]
-        return _record_locked(study, architecture, checkpoint, missing) if missing else None
+        return _record_locked(study, architecture, missing, make()) if missing else None
 
 
-def _record_locked(
-    study: Study, architecture: Architecture, checkpoint: Checkpoint, missing: Sequence[Piece]
-) -> float:
+def _restored(study: Study, architecture: Architecture, checkpoint: Checkpoint) -> nn.Module:
+    """The network with the checkpoint's weights.
+
+    Raises:
+        UnusableCheckpointError: they do not fit.
+    """
     model = architecture.source.build(study.device)
     try:
         architecture.source.load(model, checkpoint.state_dict)
     except InputError as error:
         raise UnusableCheckpointError(error.what, where=error.where, hint=error.hint) from error
+    return model
+
+
+def _record_locked(
+    study: Study, architecture: Architecture, missing: Sequence[Piece], model: nn.Module
+) -> float:
     seconds = 0.0
     with ExitStack() as stack:
         passes = [
-            piece.detector.recording.begin(
-                stack, study.store, piece.recording, piece.layer, len(architecture.pixels)
-            )
+            piece.recorder.begin(stack, study.store, piece.recording, piece.layer, len(architecture.pixels))
             for piece in missing
         ]
         while passes:
@@ -305,15 +372,19 @@ def _conclude(
         known = _known(study, piece)
         if known is not None:
             return known
-        with study.recorded(piece.recording) as entry:
-            findings = piece.detector.find(entry, study.context, matrix=study.options.save_scores)
+        with ExitStack() as entries:
+            entry = entries.enter_context(study.recorded(piece.recording))
+            untrained = [entries.enter_context(study.recorded(key)) for key in piece.untrained]
+            findings = piece.detector.find(
+                entry, study.context, untrained=untrained, matrix=study.options.save_scores
+            )
         if not study.store.has(piece.finding):
             with study.store.writer(piece.finding) as writer:
                 findings.save(writer)
             writer.entry.close()
     if findings.matrix is not None:
         path = run.scores_path(file.folder, piece.layer.name, piece.detector.name)
-        write_scores(path, findings.matrix, study.context.concepts.concepts)
+        write_scores(path, findings.matrix, findings.matrix_concepts or study.context.concepts.concepts)
     return findings
 
 

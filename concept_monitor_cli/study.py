@@ -300,6 +300,8 @@ class Study:
         size = wanted.geometry.size
         names = resolve_layers(model, options.layers)
         layers = describe_layers(model, names, size)
+        for detector in self.detectors:
+            detector.check(self.listed_probe, list(layers.values()))
         weights = {name: weights_of_layers(model, [name], size) for name in names}
         for name, needed in weights.items():
             lacking = [key for key in needed if key.rpartition(".")[0] in source.untrained]
@@ -337,7 +339,7 @@ class Study:
 
     def _context(self, probe: ProbeSet, pixels: Pixels | None) -> Context:
         options = self.options
-        context = Context(
+        return Context(
             store=self.store,
             probe=probe,
             pixels=pixels,
@@ -351,9 +353,6 @@ class Study:
             fdr=options.fdr,
             progress=self.progress,
         )
-        for detector in self.detectors:
-            detector.check(context)
-        return context
 
     # -- what run.json says ----------------------------------------------------------------------
 

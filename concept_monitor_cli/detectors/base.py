@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     from concept_monitor_cli.detectors.context import Context
     from concept_monitor_cli.detectors.recordings import Recording
+    from concept_monitor_cli.models.layers import LayerInfo
     from concept_monitor_cli.options import DissectOptions
+    from concept_monitor_cli.probe import ProbeSet
     from concept_monitor_cli.store import Entry, Writer
 
 LIVE, DEAD = "live", "dead"
@@ -40,6 +42,9 @@ class Findings:
         calibration: numbers for `run.json`: the null, the paper's constant and how many pass each.
         notes: what the user should know, each one sentence.
         matrix: `C x M` scores of every concept, where asked for.
+        matrix_concepts: what the columns of `matrix` are, where not the context's concepts.
+        more: further tables, name -> column -> values; each has a schema of that name, whose columns
+            `epoch`, `checkpoint`, `layer` and `detector` are filled in later.
     """
 
     concepts: NDArray[np.object_]
@@ -51,6 +56,8 @@ class Findings:
     calibration: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     matrix: NDArray[np.float32] | None = None
+    matrix_concepts: tuple[str, ...] | None = None
+    more: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
 
     def rows(self, *, epoch: int, checkpoint: str, layer: str, detector: str) -> dict[str, object]:
         """The rows of the concept table. A dead unit has one row, without a concept."""
@@ -74,11 +81,29 @@ class Findings:
         }
         return rows
 
+    def more_rows(
+        self, table: str, *, epoch: int, checkpoint: str, layer: str, detector: str
+    ) -> dict[str, object]:
+        """The rows of one of the further tables."""
+        columns = self.more[table]
+        count = len(next(iter(columns.values())))
+        return {
+            "epoch": np.full(count, epoch),
+            "checkpoint": [checkpoint] * count,
+            "layer": [layer] * count,
+            "detector": [detector] * count,
+            **columns,
+        }
+
     def save(self, writer: Writer) -> None:
         """Put everything but the score matrix into a store entry."""
         writer.meta.update(calibration=dict(self.calibration), notes=list(self.notes))
         for name in ("concepts", "categories", "scores", "p_values", "interpretable", "live"):
             writer.put(name, getattr(self, name))
+        writer.meta["more"] = {table: list(columns) for table, columns in self.more.items()}
+        for table, columns in self.more.items():
+            for column, values in columns.items():
+                writer.put(f"{table}:{column}", values)
 
     @classmethod
     def load(cls, entry: Entry) -> Findings:
@@ -92,6 +117,10 @@ class Findings:
             live=entry.read("live").astype(bool),
             calibration=entry.meta["calibration"],
             notes=tuple(entry.meta["notes"]),
+            more={
+                table: {column: entry.read(f"{table}:{column}") for column in columns}
+                for table, columns in entry.meta.get("more", {}).items()
+            },
         )
 
 
@@ -100,11 +129,9 @@ class Detector(ABC):
 
     Attributes:
         name: as in the tables and on the command line.
-        recording: what it needs from the forward pass.
     """
 
     name: ClassVar[str]
-    recording: Recording
 
     @classmethod
     @abstractmethod
@@ -119,8 +146,12 @@ class Detector(ABC):
     def depends_on(self, context: Context) -> dict[str, str]:
         """Digests of what its findings depend on besides the recording and the settings."""
 
-    def check(self, context: Context) -> None:
-        """Refuse at once what cannot work.
+    @abstractmethod
+    def recording(self, context: Context) -> Recording:
+        """What it needs from the forward pass."""
+
+    def check(self, probe: ProbeSet, layers: Sequence[LayerInfo]) -> None:
+        """Refuse at once, before an image is decoded, what cannot work.
 
         Raises:
             InputError: e.g. masks are needed and the probing set has none.
@@ -134,7 +165,7 @@ class Detector(ABC):
         """Read a recording.
 
         Args:
-            entry: what `self.recording` left in the store for one layer of one checkpoint.
+            entry: what its recording left in the store for one layer of one checkpoint.
             context: probing set, concepts and their embeddings.
             untrained: the same recording of the same layer with random weights, several times over; where
                 given, a label must beat these instead of chance.

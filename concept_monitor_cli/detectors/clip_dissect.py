@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.detectors.base import Detector, Findings, register_detector
-from concept_monitor_cli.detectors.recordings import Activations
+from concept_monitor_cli.detectors.recordings import Activations, Recording
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.calibration import (
     DRAWS,
@@ -81,7 +81,6 @@ class ClipDissect(Detector):
             )
         self.similarity = similarity
         self.top_concepts = top_concepts
-        self.recording = Activations()
 
     @classmethod
     def from_options(cls, options: DissectOptions) -> ClipDissect:
@@ -99,6 +98,10 @@ class ClipDissect(Detector):
     def depends_on(self, context: Context) -> dict[str, str]:
         """See `Detector`."""
         return context.digests
+
+    def recording(self, context: Context) -> Recording:
+        """See `Detector`."""
+        return Activations()
 
     def find(
         self, entry: Entry, context: Context, *, untrained: Sequence[Entry] = (), matrix: bool = False

@@ -109,52 +109,58 @@ class Activations:
 class Masks:
     """Where each unit fires above its threshold, at the resolution of the labels.
 
-    The entry holds `thresholds` (`C`, float32), `live` (`C`, bool) and the arrays of `UnitMasks`, which
-    `read_masks` reads. Thresholds are known only after the last image, so the maps are kept on the disk until then;
-    where they would take more than `spool_bytes`, a second forward pass makes the masks.
+    The entry holds `thresholds` (`C`, float32), `live` (`C`, bool), `top_images` and `top_values` (`C x K`:
+    the images in which a map peaks highest, for pictures) and the arrays of `UnitMasks`, which `read_masks`
+    reads. Thresholds are known only after the last image, so the maps are kept on the disk until then; where
+    they would take more than `spool_bytes`, a second forward pass makes the masks.
 
     Attributes:
         size: height and width of the label masks.
         fraction: of all positions, above the threshold.
+        top_k: `K`.
         spool_bytes: see above. No result depends on it.
     """
 
     size: tuple[int, int]
     fraction: float = QUANTILE
+    top_k: int = 20
     spool_bytes: int = SPOOL_BYTES
 
     kind: ClassVar[str] = "masks"
 
     def settings(self) -> dict[str, Any]:
         """See `Recording`."""
-        return {"size": list(self.size), "fraction": self.fraction}
+        return {"size": list(self.size), "fraction": self.fraction, "top_k": self.top_k}
 
     def begin(self, stack: ExitStack, store: Store, key: Key, layer: LayerInfo, n_images: int) -> Pass:
         """See `Recording`."""
         writer = stack.enter_context(store.writer(key))
         quantile, extent = QuantileHistogram(layer.name, self.fraction), UnitRange(layer.name)
+        peaks = _PeakImages(layer.name, self.top_k)
+        listeners: list[Consumer] = [quantile, extent, peaks]
         fits = MapSpool.nbytes(layer, n_images) <= self.spool_bytes
         spool = _SpoolFile(stack, store) if fits else None
 
+        def thresholds() -> Tensor:
+            found = quantile.threshold()
+            writer.put("thresholds", found.numpy())
+            writer.put("live", (~extent.dead).numpy())
+            writer.put("top_images", peaks.top.indices.numpy())
+            writer.put("top_values", peaks.top.values.numpy())
+            return found
+
         def masks_from_spool() -> None:
             assert spool is not None
-            thresholds = self._thresholds(writer, quantile, extent)
-            _put(writer, UnitMasks.join([unit_masks(maps, thresholds, self.size) for maps in spool.blocks()]))
+            limits = thresholds()
+            _put(writer, UnitMasks.join([unit_masks(maps, limits, self.size) for maps in spool.blocks()]))
 
         def second_pass() -> Pass:
-            maker = _MaskMaker(layer.name, self._thresholds(writer, quantile, extent), self.size)
+            maker = _MaskMaker(layer.name, thresholds(), self.size)
             return Pass([maker], lambda: _put(writer, UnitMasks.join(maker.parts)))
 
         if spool is None:
-            return Pass([quantile, extent], second_pass)
-        return Pass([quantile, extent, MapSpool(layer.name, spool)], masks_from_spool)
-
-    @staticmethod
-    def _thresholds(writer: Writer, quantile: QuantileHistogram, extent: UnitRange) -> Tensor:
-        thresholds = quantile.threshold()
-        writer.put("thresholds", thresholds.numpy())
-        writer.put("live", (~extent.dead).numpy())
-        return thresholds
+            return Pass(listeners, second_pass)
+        return Pass([*listeners, MapSpool(layer.name, spool)], masks_from_spool)
 
 
 def _put(writer: Writer, masks: UnitMasks) -> None:
@@ -175,6 +181,26 @@ def read_masks(entry: Entry) -> UnitMasks:
         offsets=entry.read("offsets"),
         edges=entry.read("edges"),
     )
+
+
+class _PeakImages:
+    """The images in which each unit's map peaks highest, whatever the pooling."""
+
+    needs_maps = True
+
+    def __init__(self, layer: str, k: int) -> None:
+        self.layers = (layer,)
+        self.top = TopImages(layer, k)
+
+    def start(self, layer: LayerInfo, n_images: int) -> None:
+        self.top.start(layer, n_images)
+
+    def update(self, layer: str, start: int, pooled: Tensor, maps: Tensor | None) -> None:
+        assert maps is not None
+        self.top.update(layer, start, maps.flatten(2).amax(2).float(), None)
+
+    def finish(self) -> None:
+        self.top.finish()
 
 
 class _MaskMaker:

@@ -251,6 +251,13 @@ class RunFolder:
         write_text_atomic(path, TABLES["concepts"].to_csv(rows))
         write_text_atomic(path.with_suffix(".json"), _json(asdict(record)))
 
+    def write_more(self, folder: str, layer: str, detector: str, table: str, rows: dict[str, object]) -> Path:
+        """Write one of the tables that belong to a concept table, e.g. `by-category`, beside it."""
+        path = self.table_path(folder, layer, f"{detector}.{table}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(path, TABLES[table].to_csv(rows))
+        return path
+
     def write_csv(self, table: str, rows: pd.DataFrame) -> Path:
         """Write one of the run-wide tables, e.g. `embedding`, as `tables/<table>.csv`."""
         self.tables.mkdir(parents=True, exist_ok=True)

@@ -106,6 +106,50 @@ _CONCEPTS = TableSchema(
 
 TABLES: dict[str, TableSchema] = {
     "concepts": _CONCEPTS,
+    # Beside a concept table: the best concept of every unit in each category (network-dissection) ...
+    "by-category": TableSchema(
+        "by-category",
+        {
+            "epoch": "int",
+            "checkpoint": "str",
+            "layer": "str",
+            "unit": "int",
+            "detector": "str",
+            "category": "str",
+            "concept": "str",
+            "score": "float",
+        },
+        ("epoch", "checkpoint", "layer", "detector", "unit", "category"),
+    ),
+    # ... and its best formula of at most so many concepts (compositional).
+    "lengths": TableSchema(
+        "lengths",
+        {
+            "epoch": "int",
+            "checkpoint": "str",
+            "layer": "str",
+            "unit": "int",
+            "detector": "str",
+            "length": "int",
+            "concept": "str",
+            "score": "float",
+        },
+        ("epoch", "checkpoint", "layer", "detector", "unit", "length"),
+    ),
+    "agreement": TableSchema(
+        "agreement",
+        {
+            "epoch": "int",
+            "checkpoint": "str",
+            "layer": "str",
+            "detector_a": "str",
+            "detector_b": "str",
+            "units": "int",
+            "same": "float",
+            "cosine": "float",
+        },
+        ("epoch", "checkpoint", "layer", "detector_a", "detector_b"),
+    ),
     "embedding": TableSchema(
         "embedding",
         {

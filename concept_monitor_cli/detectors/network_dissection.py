@@ -1,0 +1,146 @@
+"""Network Dissection: a unit detects the label whose pixels it fires on (METHODS.md 2; Bau et al. 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from concept_monitor_cli.detectors.base import Findings, register_detector
+from concept_monitor_cli.detectors.masked import MaskDetector, live_units
+from concept_monitor_cli.detectors.recordings import read_masks
+from concept_monitor_cli.functional.calibration import benjamini_hochberg, p_values, pooled_p_values
+from concept_monitor_cli.functional.dissection import (
+    IOU_DETECTOR,
+    LUCK_FLOOR,
+    QUANTILE,
+    Normaliser,
+    UnitMasks,
+    iou,
+    shuffled_iou,
+)
+from concept_monitor_cli.functional.topk import top_rows
+
+if TYPE_CHECKING:
+    from concept_monitor_cli.detectors.context import Context
+    from concept_monitor_cli.options import DissectOptions
+    from concept_monitor_cli.store import Entry
+
+# Times that the masks are laid over the wrong images; see `shuffled_iou`.
+ROUNDS = 20
+
+BY_CATEGORY = "by-category"
+
+
+@register_detector
+class NetworkDissection(MaskDetector):
+    """Names a unit by the label with the highest IoU with the pixels on which it fires most.
+
+    The p-value asks whether the unit overlaps any label better than that label is overlapped by chance
+    (`shuffled_iou`): for chance, labels differ by orders of magnitude. So a unit with a high IoU at a rare
+    label may be no more than chance, and one with an IoU below 0.04 may be beyond it.
+
+    Args:
+        normaliser: see `MaskDetector`.
+        top_concepts: how many concepts to keep per unit.
+        fraction: see `MaskDetector`.
+    """
+
+    name: ClassVar[str] = "network-dissection"
+
+    def __init__(
+        self, normaliser: Normaliser = "category", top_concepts: int = 5, fraction: float = QUANTILE
+    ) -> None:
+        super().__init__(normaliser, fraction)
+        self.top_concepts = top_concepts
+
+    @classmethod
+    def from_options(cls, options: DissectOptions) -> NetworkDissection:
+        """See `Detector`."""
+        return cls(options.iou_normaliser or "category", options.top_concepts)
+
+    def settings(self) -> dict[str, Any]:
+        """See `Detector`."""
+        return {**super().settings(), "top_concepts": self.top_concepts, "rounds": ROUNDS}
+
+    def raw_scores(self, masks: UnitMasks, context: Context) -> NDArray[np.float64]:
+        """The IoU of every unit and label."""
+        scores: NDArray[np.float64] = iou(self.count(masks, context), self.normaliser).numpy()
+        return scores
+
+    def find(
+        self, entry: Entry, context: Context, *, untrained: Sequence[Entry] = (), matrix: bool = False
+    ) -> Findings:
+        """See `Detector`.
+
+        `more` holds `by-category`: the best label of every live unit in each category, `unit`, `category`,
+        `concept`, `score`.
+        """
+        labels, live = context.labels, live_units(entry)
+        masks = read_masks(entry)
+        counts = self.count(masks, context)
+        scores = iou(counts, self.normaliser)
+        chance = shuffled_iou(labels, masks, counts, self.normaliser, rounds=ROUNDS, seed=context.seed)
+        excess = chance.excess.masked_fill(~live, torch.nan)
+        if untrained:
+            # Measured in the same luck: what is compared is the overlap beyond chance.
+            theirs = torch.from_numpy(self.untrained_scores(untrained, context))
+            null = (theirs / (chance.luck + LUCK_FLOOR)).amax(1)
+            p = p_values(excess, null)
+        else:
+            null = chance.null_excess
+            p = pooled_p_values(excess, null)
+        interpretable = benjamini_hochberg(p, context.fdr)
+        indices, values = top_rows(scores, self.top_concepts)
+        met = values.numpy() > 0
+        names = np.asarray(labels.names, dtype=object)
+        kinds = np.asarray(labels.categories, dtype=object)
+        detectors = (values[:, 0] > IOU_DETECTOR) & live
+        return Findings(
+            concepts=np.where(met, names[indices], ""),
+            categories=np.where(met, kinds[indices], ""),
+            scores=np.where(met, values.numpy(), np.nan).astype(np.float32),
+            p_values=p.numpy(),
+            interpretable=interpretable.numpy(),
+            live=live.numpy(),
+            calibration={
+                "null": context.null,
+                "draws": null.numel(),
+                "fdr": context.fdr,
+                "interpretable": int(interpretable.sum()),
+                "paper_constant": IOU_DETECTOR,
+                "above_constant": int(detectors.sum()),
+                "unique_detectors": len(torch.unique(indices[detectors, 0])),
+            },
+            matrix=scores.float().numpy() if matrix else None,
+            matrix_concepts=labels.names,
+            more={BY_CATEGORY: _by_category(scores.numpy(), names, kinds, live.numpy())},
+        )
+
+
+def _by_category(
+    scores: NDArray[np.float64],
+    names: NDArray[np.object_],
+    kinds: NDArray[np.object_],
+    live: NDArray[np.bool_],
+) -> dict[str, NDArray[Any]]:
+    """The best label of every live unit in each category that it meets; ties to the first label."""
+    units, best, values = [], [], []
+    for kind in dict.fromkeys(kinds):
+        columns = np.flatnonzero(kinds == kind)
+        column = columns[scores[:, columns].argmax(axis=1)]
+        value = scores[np.arange(len(scores)), column]
+        unit = np.flatnonzero(live & (value > 0))
+        units.append(unit)
+        best.append(column[unit])
+        values.append(value[unit])
+    label = np.concatenate([*best, np.empty(0, dtype=np.int64)])
+    return {
+        "unit": np.concatenate([*units, np.empty(0, dtype=np.int64)]),
+        "category": kinds[label],
+        "concept": names[label],
+        "score": np.concatenate([*values, np.empty(0)]),
+    }
