@@ -407,15 +407,15 @@ class Difference:
     unknown: tuple[str, ...]
     reshaped: Mapping[str, tuple[Shape, Shape]]
 
-    def __bool__(self) -> bool:
-        return bool(self.missing or self.unknown or self.reshaped)
+    def __len__(self) -> int:
+        return len(self.missing) + len(self.unknown) + len(self.reshaped)
 
     def text(self) -> str:
         """The differences in a line, with the first few of each kind by name."""
         parts = []
         if self.unknown:
             first = self.unknown[0]
-            near = difflib.get_close_matches(first, self.missing, n=1)
+            near = difflib.get_close_matches(first, self.missing, n=1, cutoff=0.8)
             wanted = f", the network has {near[0]}" if near else ""
             parts.append(f"{_counted(self.unknown)} unknown to it (first: {_first(self.unknown)}{wanted})")
         if self.missing:
@@ -653,9 +653,11 @@ def _named(spec: str, shapes: Shapes) -> ModelSource:
         source, difference = _fitted(maker, shapes)
         if not difference:
             return source
-        differences.append(f"{source.label}: {difference.text()}")
+        differences.append((len(difference), source.label, difference.text()))
+    _, label, text = min(differences, key=lambda item: item[0])  # the first of equals
+    others = "".join(f" (nor {other})" for _, other, _ in differences if other != label)
     raise InputError(
-        f"the checkpoint does not fit {'; '.join(differences)}",
+        f"the checkpoint does not fit {label}{others}: {text}",
         where=f"--model {spec}",
         hint="leave out --model to have the architecture recognised",
     )
