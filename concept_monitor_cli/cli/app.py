@@ -87,20 +87,19 @@ Examples = Sequence[tuple[str, str]]
 
 
 @contextmanager
-def _usage_errors_in_our_words(ctx: Any) -> Iterator[None]:
+def _parsing(ctx: Any) -> Iterator[None]:
+    """Around Typer while it reads arguments and prints help: errors in our words, and readers may leave."""
     try:
         yield
     except _errors.UsageError as error:
         raise _usage_error(error, ctx) from error
-
-
-@contextmanager
-def _readers_may_leave() -> Iterator[None]:
-    """rich ends the process where nobody reads on, as in `cmon --help | head -3`; that is no failure."""
-    try:
-        yield
+    except BrokenPipeError as error:
+        raise OutputClosed from error
     except SystemExit as stop:
-        raise OutputClosed from stop
+        # rich ends the process with 1 where nobody reads on; Typer with 0 when it has shown a completion.
+        if stop.code:
+            raise OutputClosed from stop
+        raise
 
 
 class Command(TyperCommand):
@@ -108,7 +107,7 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As Typer, but every error is ours."""
-        with _usage_errors_in_our_words(ctx):
+        with _parsing(ctx):
             return super().parse_args(ctx, args)
 
     def get_help_option(self, ctx: Any) -> Any:
@@ -121,8 +120,7 @@ class Command(TyperCommand):
         """As Typer, without what goes by a rule that stands at the end of the page."""
         shown = copy(self)
         shown.params = [_in_short(param) for param in self.params]
-        with _readers_may_leave():
-            TyperCommand.format_help(shown, ctx, formatter)
+        super(Command, shown).format_help(ctx, formatter)
 
 
 def _switch(option: Any) -> Any:
@@ -150,13 +148,8 @@ class Group(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As Typer, but every error is ours, and help without arguments is no error."""
-        with _usage_errors_in_our_words(ctx):
+        with _parsing(ctx):
             return super().parse_args(ctx, args or ["--help"])
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """As Typer."""
-        with _readers_may_leave():
-            super().format_help(ctx, formatter)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """The named subcommand.
@@ -222,7 +215,7 @@ def cmon_app(*, help: str | None = None, examples: Examples = ()) -> typer.Typer
     return typer.Typer(
         cls=Group,
         help=None if help is None else _paragraphs(help),
-        epilog=_epilog(examples, "") if examples else None,
+        epilog=_epilog(examples, "`--help` after the command says more.") if examples else None,
         add_completion=False,
         rich_markup_mode="rich",
     )
@@ -306,7 +299,7 @@ def _epilog(examples: Examples, footer: str) -> str:
     lines = [
         line for command, meaning in examples for line in (f"  [dim]# {meaning}[/]", f"  {_escape(command)}")
     ]
-    return "\n".join(["[bold]Examples[/]", *lines, *(["", _escape(footer)] if footer else [])])
+    return "\n".join(["[bold]Examples[/]", *lines, "", _escape(footer)])
 
 
 def _escape(text: str) -> str:

@@ -103,7 +103,7 @@ def number(
             found = float("nan")
         # Not a number compares as false, so it is refused here, too.
         if not (least <= found <= most and found > above and abs(found) < float("inf")):
-            raise BadValue(f"{str(value)!r} is not {wanted}", f"write {wanted}")
+            raise BadValue(f"{str(value)!r} is not {wanted}")
         return found
 
     return convert

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
@@ -323,6 +324,34 @@ def test_a_reader_that_has_seen_enough() -> None:
     _, error = process.communicate(timeout=30)
     assert error == b""
     assert process.returncode == 0
+
+
+class Pipe(io.StringIO):
+    """Standard output whose reader leaves after some writes."""
+
+    def __init__(self, writes: int) -> None:
+        super().__init__()
+        self.writes = writes
+        self.descriptor = os.open(os.devnull, os.O_WRONLY)
+
+    def fileno(self) -> int:
+        return self.descriptor
+
+    def write(self, text: str) -> int:
+        self.writes -= 1
+        if self.writes < 0:
+            raise BrokenPipeError(32, "Broken pipe")
+        return super().write(text)
+
+
+@pytest.mark.parametrize("writes", [0, 1, 3, 5, 8, 10, 11, 12, 13, 14, 15])
+@pytest.mark.parametrize("line", ["--help", "--version", "cache --help", "embed --help"])
+def test_a_reader_that_leaves_in_the_middle(
+    line: str, writes: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", Pipe(writes))
+    assert main(line.split()) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_completion_for_the_shell() -> None:
