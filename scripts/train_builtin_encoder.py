@@ -36,7 +36,7 @@ import concept_monitor_cli._torchvision  # noqa: F401 - before open_clip
 
 # isort: split
 import open_clip
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from concept_monitor_cli.builtin.quality import concept_ranks, dominant, members, zero_shot_accuracy
 from concept_monitor_cli.builtin.renderer import render
@@ -149,10 +149,8 @@ def word_places(data: dict[str, np.ndarray], dim: int) -> torch.Tensor:
     return F.normalize(torch.from_numpy(turned).float(), dim=-1)
 
 
-def train_text(
-    model: torch.nn.Module, text: Text, places: torch.Tensor, steps: int, seed: int
-) -> torch.Tensor:
-    """Fit the text tower; the words' embeddings after it, (words, dim)."""
+def train_text(model: torch.nn.Module, text: Text, places: torch.Tensor, steps: int, seed: int) -> None:
+    """Fit the text tower to the words' places, and to phrases between them."""
     rng = Random(seed)
     words = text.tokens(WORDS)
     parameters = [
@@ -180,8 +178,6 @@ def train_text(
                 f"phrases by {off[len(WORDS) :].mean().item():.4f}",
                 flush=True,
             )
-    with torch.no_grad():
-        return F.normalize(model.encode_text(words), dim=-1)
 
 
 def targets(data: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
@@ -238,6 +234,15 @@ def save(model: torch.nn.Module, text: Text, path: Path) -> None:
     temporary.replace(path)
 
 
+def load(model: torch.nn.Module, text: Text, path: Path) -> None:
+    """What `save` wrote, into a model whose token table is already the short one."""
+    state = {
+        name: value.float() if value.is_floating_point() else value for name, value in load_file(path).items()
+    }
+    state["token_embedding.weight"] = state["token_embedding.weight"][text.used]
+    model.load_state_dict(state)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -247,12 +252,15 @@ def main() -> None:
     )
     parser.add_argument("--cache", type=Path, default=Path("build/builtin-encoder"), help="rendered pictures")
     parser.add_argument("--images", type=int, default=16920)
-    parser.add_argument("--epochs", type=int, default=24)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--batch-size", type=int, default=48)
+    parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--text-steps", type=int, default=800)
+    parser.add_argument(
+        "--start", type=Path, help="go on from these weights: the text tower stays as it is there"
+    )
+    parser.add_argument("--text-steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--minutes", type=float, default=1e9, help="stop the schedule's clock here: the rate falls with time"
@@ -273,8 +281,12 @@ def main() -> None:
     model.train().to(memory_format=torch.channels_last)
     goal = targets(train)
     pixels = torch.from_numpy(train["images"]).permute(0, 3, 1, 2)
-    w = train_text(model, text, word_places(train, config["embed_dim"]), args.text_steps, args.seed)
+    if args.start is None:
+        train_text(model, text, word_places(train, config["embed_dim"]), args.text_steps, args.seed)
+    else:
+        load(model, text, args.start)
     with torch.no_grad():
+        w = F.normalize(model.encode_text(text.tokens(WORDS)), dim=-1)
         model.logit_scale.fill_(math.log(10))  # CLIP-Dissect's sharpness
     decay = [p for p in model.visual.parameters() if p.ndim >= 2]
     rest = [p for p in model.visual.parameters() if p.ndim < 2]

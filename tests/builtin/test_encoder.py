@@ -20,7 +20,7 @@ from concept_monitor_cli.builtin.quality import concept_ranks, dominant, zero_sh
 from concept_monitor_cli.builtin.renderer import CYCLE
 
 HELD_OUT_SEED = 4004  # neither a training series nor the one that was looked at while training
-HELD_OUT = 4 * len(CYCLE)
+HELD_OUT = 3 * len(CYCLE)
 WORDS = [word for word, _ in VOCABULARY]
 
 
