@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,15 @@ from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.options import ReportOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.readings.opened import OpenRun
+from concept_monitor_cli.readings.stats import statistics_of
+from concept_monitor_cli.report.exports import (
+    MOST_POINTS,
+    Points,
+    require_tensorboard,
+    write_projector,
+    write_scalars,
+    write_tables,
+)
 from concept_monitor_cli.report.page import (
     Pictures,
     draw_pictures,
@@ -23,6 +34,9 @@ from concept_monitor_cli.report.page import (
 )
 from concept_monitor_cli.run import RunFolder
 from concept_monitor_cli.store import Key, Store, write_text_atomic
+
+if TYPE_CHECKING:
+    from concept_monitor_cli.probe import ProbeSet
 
 
 @dataclass
@@ -63,6 +77,8 @@ def report(options: ReportOptions, progress: Progress = SILENT) -> ReportResult:
     """
     opened = OpenRun(options.out, options, progress)
     _check_units(options, opened)
+    if options.tensorboard is not None:
+        require_tensorboard()
     pictures = _pictures(opened, options, progress)
     tables = read_tables(opened.run, opened.table)
     content = page_content(
@@ -76,6 +92,7 @@ def report(options: ReportOptions, progress: Progress = SILENT) -> ReportResult:
     result.epochs = len(content["epochs"])
     result.units_with_images, result.images = pictures.units, len(pictures.names)
     result.left_out = [*content["leftOut"], *([pictures.missing] if pictures.missing else [])]
+    result.exports = _export(opened, options, progress)
     return result
 
 
@@ -149,4 +166,69 @@ class RecordedTopImages:
             with entry:
                 if "top_images" in entry.names():
                     return entry.read("top_images").astype(np.int64)
+        return None
+
+
+# -- exports -------------------------------------------------------------------------------------
+
+
+def _export(opened: OpenRun, options: ReportOptions, progress: Progress) -> list[Path]:
+    written: list[Path] = []
+    if options.csv is not None:
+        written += write_tables(opened.run, opened.table, options.csv, "csv")
+    if options.parquet is not None:
+        written += write_tables(opened.run, opened.table, options.parquet, "parquet")
+    if options.tensorboard is not None:
+        written += write_scalars(options.tensorboard, statistics_of(opened), time=time.time())
+        layers = _projector_points(opened, progress)
+        if layers:
+            written += write_projector(options.tensorboard, layers, _probe_or_none(opened, progress))
+    return written
+
+
+def _projector_points(opened: OpenRun, progress: Progress) -> list[Points]:
+    """The live units of every layer, of as many epochs as TensorBoard's projector can hold."""
+    top = RecordedTopImages(opened.run, opened.store)
+    layers = []
+    several = len({history.detector for history in opened.histories}) > 1
+    for history in opened.histories:
+        placed = opened.placed(history)
+        if placed is None:
+            progress.notice(f"{history.layer} ({history.detector}) has no places in concept space")
+            continue
+        # First and last, and an even choice in between.
+        count = min(len(history.epochs), max(1, MOST_POINTS // len(history.units)))
+        epochs = history.epochs[np.linspace(0, len(history.epochs) - 1, count).round().astype(int)]
+        if count < len(history.epochs):
+            epochs = np.unique([*epochs[: count - 1], history.epochs[-1]])
+            progress.notice(
+                f"{history.layer}: {len(epochs)} of {len(history.epochs)} epochs in the projector"
+            )
+        chosen = np.flatnonzero(placed.units["epoch"].isin(epochs).to_numpy())[:MOST_POINTS]
+        rows = placed.units.iloc[chosen].reset_index(drop=True)
+        columns = ["unit", "epoch", "concept", "category", "score", "interpretable"]
+        name = f"{history.layer}.{history.detector}" if several else history.layer
+        images = _first_images(history, rows["epoch"].to_numpy(), rows["unit"].to_numpy(), top)
+        layers.append(Points(name, placed.vectors[chosen], rows[columns], images))
+    return layers
+
+
+def _first_images(
+    history: History, epochs: NDArray[np.int64], units: NDArray[np.int64], top: RecordedTopImages
+) -> NDArray[np.int64] | None:
+    """For units at some epochs the image that excites each most; `None` where none is known."""
+    images = np.full(len(units), -1, dtype=np.int64)
+    for column, epoch in enumerate(history.epochs.tolist()):
+        here = epochs == epoch
+        array = top(history, column) if here.any() else None
+        if array is not None:
+            images[here] = array[units[here].astype(np.int64), 0]
+    return images if (images >= 0).any() else None
+
+
+def _probe_or_none(opened: OpenRun, progress: Progress) -> ProbeSet | None:
+    try:
+        return opened.probe
+    except CmonError as error:
+        progress.warning(f"the projector has no pictures: {error.what}")
         return None

@@ -14,12 +14,11 @@ function availableMetrics() {
     series.statistics[name].some((value) => value !== null && (name !== "dead" || value > 0))));
 }
 
-// Round steps for an axis from 0 to `top`.
-function ticks(top, most = 4) {
-  if (!(top > 0)) return [0, 1];
-  const raw = top / most;
-  const power = 10 ** Math.floor(Math.log10(raw));
-  const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => top / s <= most);
+// Round steps for an axis from 0 to `top`; whole ones for counts.
+function ticks(top, counts, most = 4) {
+  const power = 10 ** Math.floor(Math.log10(top / most));
+  const fine = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => top / s <= most);
+  const step = counts ? Math.max(1, Math.ceil(fine)) : fine;
   const result = [];
   for (let i = 0; i * step <= top * 1.0001; i++) result.push(Number((i * step).toPrecision(8)));
   return result;
@@ -131,8 +130,9 @@ function drawChart(figure, series, values, line, shared) {
   const width = Math.max(220, area.clientWidth || 300);
   const { height, left, right, top, bottom } = CHART;
   const inner = { width: width - left - right, height: height - top - bottom };
-  const most = shared ?? Math.max(1e-9, ...values.map((value) => value ?? 0));
-  const marks = ticks(most);
+  const counts = !["spread", "anchor_distance"].includes(state.metric);
+  const most = shared ?? Math.max(counts ? 1 : 1e-9, ...values.map((value) => value ?? 0));
+  const marks = ticks(most, counts);
   const highest = Math.max(most, marks[marks.length - 1]) * 1.04;
   const n = series.epochs.length;
   const step = inner.width / n;

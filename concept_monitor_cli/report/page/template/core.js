@@ -279,9 +279,9 @@ function pValue(value) {
   if (!Number.isFinite(value)) return "–";
   if (value >= 0.001) return value.toFixed(3);
   // A power of ten is easier to read than 0.000125.
-  const power = Math.floor(Math.log10(value));
-  const digits = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
-  return `${(value / 10 ** power).toFixed(1)}·10${String(power).replace(/./g, (c) => digits[c] || c)}`;
+  const [first, power] = value.toExponential(1).split("e");
+  const raised = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
+  return `${first}·10${power.replace(/./g, (c) => raised[c] || c)}`;
 }
 
 // Names keep their control characters visible, and a name cannot turn the text around it.
