@@ -25,7 +25,7 @@ from concept_monitor_cli.cli.options import (
     joined,
     number,
     one_of,
-    units,
+    unit_list,
 )
 from concept_monitor_cli.options import EmbedOptions, Method
 
@@ -70,7 +70,7 @@ def embed(
             "--units",
             "-u",
             metavar="LIST",
-            parser=units,
+            parser=unit_list,
             callback=joined,
             rich_help_panel=PART,
             show_default="none",

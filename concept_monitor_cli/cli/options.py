@@ -201,7 +201,7 @@ def comma_list(words: Any = None, *, separator: str = ",") -> Callable[..., list
     return split
 
 
-def units(value: Any) -> tuple[int, ...]:
+def unit_list(value: Any) -> tuple[int, ...]:
     """Whole numbers from 0, with ranges: `3,7,10-12`. To be used with `callback=joined`."""
     numbers: list[int] = []
     for part in filter(None, (part.strip() for part in str(value).split(","))):
@@ -355,7 +355,7 @@ OnlyUnits = Annotated[
         "--units",
         "-u",
         metavar="LIST",
-        parser=units,
+        parser=unit_list,
         callback=joined,
         rich_help_panel=PART,
         show_default="all",

@@ -25,9 +25,7 @@ from concept_monitor_cli.cli.options import (
     joined,
     number,
     path,
-)
-from concept_monitor_cli.cli.options import (
-    units as unit_list,
+    unit_list,
 )
 from concept_monitor_cli.cli.sizes import readable_size
 from concept_monitor_cli.options import ReportOptions

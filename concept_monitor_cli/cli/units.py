@@ -27,9 +27,7 @@ from concept_monitor_cli.cli.options import (
     from_zero,
     gather,
     joined,
-)
-from concept_monitor_cli.cli.options import (
-    units as unit_list,
+    unit_list,
 )
 from concept_monitor_cli.options import UnitsOptions
 
