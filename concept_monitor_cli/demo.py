@@ -22,7 +22,7 @@ NETWORK = "cifar_resnet20"
 LAYERS = ("layer2", "layer3")
 ANCHORS = ("windmill", "house", "car", "striped", "dotted", "brick", "sea", "forest")
 
-_SIZE = 64
+_SIZE = 48
 _TRAINING_PICTURES = 3072
 _VALIDATION_PICTURES = 512
 _BATCH = 64

@@ -140,7 +140,7 @@ def dissect(options: DissectOptions, progress: Progress = SILENT) -> DissectResu
 def _dissect_checkpoint(study: Study, run: RunFolder, file: StudyFile, result: DissectResult) -> Architecture:
     """Record, conclude, write."""
     checkpoint = _load(study, file)
-    architecture = study.architecture(checkpoint.state_dict)
+    architecture = study.architecture(checkpoint)
     pieces = _pieces(study, architecture, checkpoint)
     missing = _missing(study, pieces)
     if study.options.dry_run:
@@ -315,12 +315,10 @@ def _restored(study: Study, architecture: Architecture, checkpoint: Checkpoint) 
     Raises:
         UnusableCheckpointError: they do not fit.
     """
-    model = architecture.source.build(study.device)
     try:
-        architecture.source.load(model, checkpoint.state_dict)
+        return architecture.source.restore(checkpoint.state_dict, study.device)
     except InputError as error:
         raise UnusableCheckpointError(error.what, where=error.where, hint=error.hint) from error
-    return model
 
 
 def _record_locked(

@@ -19,6 +19,7 @@ from torch import nn
 
 from concept_monitor_cli import __version__
 from concept_monitor_cli.checkpoints import (
+    Checkpoint,
     Dated,
     find_checkpoints,
     load_checkpoint,
@@ -259,23 +260,30 @@ class Study:
 
     # -- what depends on the architecture --------------------------------------------------------
 
-    def architecture(self, state_dict: Mapping[str, torch.Tensor]) -> Architecture:
-        """The network that a state dict belongs to. Checkpoints of one architecture share the answer.
+    def architecture(self, checkpoint: Checkpoint) -> Architecture:
+        """The network that a checkpoint belongs to. Checkpoints of one architecture share the answer.
 
         Raises:
             InputError: no known architecture fits, or a layer does not exist in it.
         """
+        state_dict = checkpoint.state_dict
         shapes = tuple((name, tuple(value.shape)) for name, value in sorted(state_dict.items()))
         if shapes not in self._architectures:
-            self._architectures[shapes] = self._recognise(state_dict)
+            self._architectures[shapes] = self._recognise(checkpoint)
         return self._architectures[shapes]
 
-    def _recognise(self, state_dict: Mapping[str, torch.Tensor]) -> Architecture:
+    def _recognise(self, checkpoint: Checkpoint) -> Architecture:
         options = self.options
         try:
-            source = resolve_model(options.model, state_dict)
+            source = resolve_model(options.model, checkpoint.state_dict, said=checkpoint.arch)
         except InputError as error:
             raise UnusableCheckpointError(error.what, where=error.where, hint=error.hint) from error
+        if source.in_chans != 3:
+            raise UnusableCheckpointError(
+                f"the network takes images of {source.in_chans} channels, the probing images have 3",
+                where=source.label,
+                hint="give --model file.py:factory with a network that takes RGB and converts it",
+            )
         self.notice(source.describe())
         wanted = target_preprocessing(
             source,
@@ -299,7 +307,14 @@ class Study:
         model = source.build(device="meta")
         size = wanted.geometry.size
         names = resolve_layers(model, options.layers)
-        layers = describe_layers(model, names, size)
+        try:
+            layers = describe_layers(model, names, size)
+        except InputError:
+            raise
+        except CmonError:
+            # Not every network runs without real memory behind its tensors.
+            model = source.build(device="cpu")
+            layers = describe_layers(model, names, size)
         for detector in self.detectors:
             detector.check(self.listed_probe, list(layers.values()))
         weights = {name: weights_of_layers(model, [name], size) for name in names}

@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -228,7 +229,7 @@ def trace(model: nn.Module, input_size: int) -> dict[str, LayerCalls]:
     except Exception as error:
         # Not every network runs on meta tensors (values read back, tensors made on the CPU): use it as it is.
         meta_error = error
-    on_meta = any(parameter.is_meta for parameter in model.parameters())
+    on_meta = any(tensor.is_meta for tensor in chain(model.parameters(), model.buffers()))
     try:
         if on_meta:
             raise meta_error
@@ -243,7 +244,8 @@ def trace(model: nn.Module, input_size: int) -> dict[str, LayerCalls]:
 
 def blank_images(model: nn.Module, count: int, input_size: int) -> Tensor:
     """Zeros (count, 3, input_size, input_size) of the device and float type of the network's weights."""
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    tensors = chain(model.parameters(), model.buffers())
+    like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(()))
     return torch.zeros(count, 3, input_size, input_size, device=like.device, dtype=like.dtype)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,21 +107,26 @@ class Bench:
         }
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def make_bench(root: Path, epochs: Sequence[int] = (0, 5, 10)) -> Bench:
+    """Checkpoints of these epochs, 40 photos, 12 words and their embeddings."""
     rng = np.random.default_rng(0)
-    photos = tmp_path / "photos"
+    photos = root / "photos"
     photos.mkdir()
     for number in range(40):
         base = rng.integers(0, 255, size=(1, 1, 3))
         noise = rng.integers(-40, 40, size=(36, 40, 3))
         Image.fromarray(np.clip(base + noise, 0, 255).astype(np.uint8)).save(photos / f"{number:03d}.png")
-    with h5py.File(tmp_path / "embeddings.h5", "w") as file:
+    with h5py.File(root / "embeddings.h5", "w") as file:
         file["images"] = rng.normal(size=(40, 16)).astype(np.float32)
         file["texts"] = rng.normal(size=(len(WORDS), 16)).astype(np.float32)
         file.create_dataset("concepts", data=list(WORDS), dtype=h5py.string_dtype())
-    (tmp_path / "words.txt").write_text("\n".join(WORDS) + "\n")
-    bench = Bench(tmp_path)
-    for epoch in (0, 5, 10):
+    (root / "words.txt").write_text("\n".join(WORDS) + "\n")
+    bench = Bench(root)
+    for epoch in epochs:
         bench.add(epoch)
     return bench
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return make_bench(tmp_path)
