@@ -57,7 +57,7 @@ def category_statistics(
         live = rows[~rows["dead"]]
         categories = category_order(live["category"])
         moments = rows[_WHERE].drop_duplicates()
-        every = moments.merge(pd.DataFrame({"category": categories}), how="cross")
+        every = moments.merge(pd.DataFrame({"category": pd.Series(categories, dtype="str")}), how="cross")
         each = every.merge(_counts(live, live), how="left", on=[*_WHERE, "category"])
         counts = ["units", "interpretable", "distinct_concepts", "dead"]
         each[counts] = each[counts].fillna(0).astype(int)

@@ -196,16 +196,16 @@ def _confident(
         with opened.store.get_or_make(key, make) as entry:
             return entry.read("agreement")
 
-    with progress.task(f"resampling images for {history.layer}", len(history.epochs), "epochs") as advance:
+    steps = len(history.epochs) - 1
+    with progress.task(f"resampling images for {history.layer}", steps, "epochs") as advance:
 
         def counted(*args: Any) -> NDArray[np.float64]:
             share = compare(*args)
-            steps = int(args[1]) - counted_to[0]
-            counted_to[0] += steps
-            advance(steps)
+            advance(int(args[1]) - reached[0])
+            reached[0] = int(args[1])
             return share
 
-        counted_to = [0]
+        reached = [0]
         return held_labels(history, counted).taken
 
 

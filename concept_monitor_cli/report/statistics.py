@@ -108,8 +108,7 @@ def categories_by_layer(statistics: pd.DataFrame) -> Figure:
 def categories_side_by_side(runs: Mapping[str, pd.DataFrame]) -> Figure:
     """Interpretable units per layer, stacked by category: a column per run, a row per epoch (figures 6, 16).
 
-    Rows are the epochs that all runs have, up to three of them; where they have none in common, the last
-    epoch of each.
+    Rows are up to three epochs that all runs have, and the last epoch of each run where these differ.
 
     Args:
         runs: name -> rows of `statistics.csv` of one detector.
@@ -118,10 +117,12 @@ def categories_side_by_side(runs: Mapping[str, pd.DataFrame]) -> Figure:
 
     frames = list(runs.values())
     layers, categories = _layers(*frames), _categories(*frames)
-    common = set.intersection(*(set(frame["epoch"].tolist()) for frame in frames))
-    chosen: list[list[int]] = [[epoch] * len(frames) for epoch in evenly(sorted(common), 3)]
-    if not chosen:
-        chosen = [[int(frame["epoch"].max()) for frame in frames]]
+    common = sorted(set.intersection(*(set(frame["epoch"].tolist()) for frame in frames)))
+    last = [int(frame["epoch"].max()) for frame in frames]
+    alike = len(set(last)) == 1
+    chosen = [[epoch] * len(frames) for epoch in evenly(common, 3 if alike else 2)]
+    if not alike:
+        chosen.append(last)
     width = max(_PANEL[0] + 0.3, 0.6 * len(layers) + 0.9)
     with figure_style():
         figure = Figure(figsize=(len(runs) * width, len(chosen) * _PANEL[1] + 0.7), layout="constrained")

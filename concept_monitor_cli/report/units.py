@@ -85,13 +85,17 @@ def _border(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def strip(look: Look, length: int) -> Pixels:
     """The images of a unit in a row of `length` places."""
-    row = np.full((_SIDE, length * (_SIDE + _GAP) - _GAP, 3), 255, dtype=np.uint8)
+    row = _blank(length)
     masks = look.masks or [None] * len(look.images)
     for place, (image, mask) in enumerate(zip(look.images, masks, strict=True)):
         if place < length:
             start = place * (_SIDE + _GAP)
             row[:, start : start + _SIDE] = thumbnail(image, mask)
     return row
+
+
+def _blank(length: int) -> Pixels:
+    return np.full((_SIDE, length * (_SIDE + _GAP) - _GAP, 3), 255, dtype=np.uint8)
 
 
 def _show(axes: Axes, pixels: Pixels) -> None:
@@ -186,7 +190,7 @@ def top_units_over_epochs(epochs: Mapping[int, Sequence[Look]], *, layer: str) -
                         ha="left",
                     )
                 else:
-                    axes.set_axis_off()
+                    _show(axes, _blank(length))
                     if row == 0:
                         axes.text(
                             0.5,
@@ -300,7 +304,7 @@ def class_examples(runs: Mapping[str, Mapping[str, Look | None]]) -> Figure:
                 axes = grid[row, column]
                 look = found[word]
                 if look is None:
-                    axes.set_axis_off()
+                    _show(axes, _blank(length))
                     axes.text(
                         0.5,
                         0.5,

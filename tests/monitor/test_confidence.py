@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional.resampling import image_counts, resampled_top_images
+from concept_monitor_cli.functional.similarity import cos, soft_wpmi
+from concept_monitor_cli.functional.topk import top_images
+from concept_monitor_cli.monitor.confidence import (
+    CONFIDENCE,
+    Words,
+    agreement,
+    beats,
+    concept_columns,
+    held_labels,
+)
+from concept_monitor_cli.monitor.history import histories
+
+SOFT = {"similarity": "soft-wpmi", "top_k": 20, "a": 10.0, "lam": 1.0}
+
+
+def test_a_resample_draws_as_many_images_and_does_not_depend_on_its_neighbours() -> None:
+    counts = image_counts(50, range(4), seed=1)
+    assert counts.sum(1).tolist() == [50] * 4
+    assert torch.equal(counts[2:3], image_counts(50, [2], seed=1))
+    assert not torch.equal(counts[0], counts[1])
+    assert not torch.equal(counts, image_counts(50, range(4), seed=2))
+
+
+def test_top_images_of_a_resample_are_those_of_the_resampled_activations() -> None:
+    """Draw the rows for real, rank them, and map back to the images they came from."""
+    rng = np.random.default_rng(0)
+    Q = torch.from_numpy(rng.integers(0, 12, (60, 7)).astype(np.float32))  # with many ties
+    order = top_images(Q, 60)[0]
+    counts = image_counts(60, range(3))
+    found = resampled_top_images(order, counts, 25)
+    for r in range(3):
+        drawn = torch.repeat_interleave(counts[r])
+        rows = top_images(Q[drawn], 25)[0]
+        assert torch.equal(found[:, r], drawn[rows])
+
+
+def test_a_list_that_is_too_short_is_an_error() -> None:
+    with pytest.raises(InputError, match="do not fill"):
+        resampled_top_images(torch.tensor([[0], [1]]), torch.tensor([[1, 0, 2]]), 2)
+
+
+def _world(images: int, concepts: int, units: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    texts = torch.nn.functional.normalize(torch.randn(concepts, 16, generator=generator), dim=1)
+    embedded = torch.nn.functional.normalize(torch.randn(images, 16, generator=generator), dim=1)
+    return embedded, texts, torch.randn(images, units, generator=generator).relu()
+
+
+def twin_soft_wpmi(P: np.ndarray, Q: np.ndarray, k: int, a: float, lam: float) -> np.ndarray:
+    """METHODS.md 1 as it stands, in float64, with loops."""
+    n, units = Q.shape
+    s = np.exp(a * P)
+    s /= s.sum(axis=1, keepdims=True)
+    E = np.zeros((units, P.shape[1]))
+    for unit in range(units):
+        ranked = sorted(range(n), key=lambda i: (-Q[i, unit], i))[:k]
+        for r, image in enumerate(ranked):
+            p = 0.998 - r / k * (0.998 - 0.97)
+            E[unit] += np.log(1 + p * (s[image] - 1) + 1e-7)
+    return E - lam * (np.log(np.exp(E).sum(axis=0)) - math.log(units))
+
+
+def test_scores_of_a_resample_equal_those_of_the_images_drawn_for_real() -> None:
+    images, texts, Q = _world(80, 9, 6)
+    chosen = torch.tensor([7, 2, 4])
+    rescorer = Words.of(images, texts).rescorer(SOFT, Q, chosen)
+    counts = image_counts(80, range(4))
+    found = rescorer.scores(counts)
+    assert found.dtype == torch.float64
+    for r in range(4):
+        drawn = torch.repeat_interleave(counts[r])
+        P = (images[drawn].double() @ texts.double().T).numpy()
+        expected = twin_soft_wpmi(P, Q[drawn].numpy(), 20, 10.0, 1.0)
+        np.testing.assert_allclose(found[r].numpy(), expected[:, chosen.numpy()], atol=1e-3)
+    by_value = Words.of(images, texts).rescorer({"similarity": "cos"}, Q, chosen)
+    drawn = torch.repeat_interleave(counts[1])
+    expected_cos = cos(images[drawn] @ texts[chosen].T, Q[drawn])
+    np.testing.assert_allclose(by_value.scores(counts[1:2])[0].numpy(), expected_cos.numpy(), atol=1e-6)
+
+
+def test_agreement_does_not_depend_on_how_resamples_are_batched() -> None:
+    images, texts, Q = _world(60, 5, 8)
+    words = Words.of(images, texts)
+    before, after = (words.rescorer(SOFT, q, torch.arange(5)) for q in (Q, Q.flip(1)))
+    units, old, new = torch.arange(8), torch.arange(8) % 5, (torch.arange(8) + 2) % 5
+    together = agreement(before, after, units, old, new, resamples=20)
+    before.batch = 3
+    np.testing.assert_array_equal(agreement(before, after, units, old, new, resamples=20), together)
+
+
+@pytest.mark.parametrize("halves", [False, True])
+def test_recordings_of_one_checkpoint_with_other_images_show_hardly_any_change(halves: bool) -> None:
+    """Labels differ by the images alone; fewer than 5 % of the units may be called changed.
+
+    Half of the units look for a mixture of two concepts, so that which of them is best is a matter of luck;
+    the others are noise. Images are drawn anew from one set (as the bootstrap does), or two disjoint halves.
+    """
+    images, texts, _ = _world(600, 40, 1, seed=5)
+    generator = torch.Generator().manual_seed(9)
+    mixture = texts[torch.randint(40, (150,), generator=generator)]
+    mixture = mixture + texts[torch.randint(40, (150,), generator=generator)]
+    planted = images @ mixture.T + 0.5 * torch.randn(600, 150, generator=generator)
+    Q = torch.cat([planted, torch.randn(600, 150, generator=generator)], dim=1)
+    if halves:
+        parts = torch.randperm(600, generator=generator).split(300)
+    else:
+        parts = tuple(torch.randint(600, (600,), generator=generator).sort().values for _ in range(2))
+    settings = {**SOFT, "top_k": 50}
+    words = [Words.of(images[part], texts) for part in parts]
+    labels = [
+        soft_wpmi(w.activations, Q[part], top_k=50).argmax(1) for w, part in zip(words, parts, strict=True)
+    ]
+    units = torch.nonzero(labels[0] != labels[1]).flatten()
+    assert len(units) > 100  # otherwise there is nothing to test
+    concepts, columns = concept_columns([labels[0][units].numpy(), labels[1][units].numpy()])
+    old, new = (torch.from_numpy(column) for column in columns)
+    first, second = (
+        w.rescorer(settings, Q[part], torch.from_numpy(concepts))
+        for w, part in zip(words, parts, strict=True)
+    )
+    agreeing = beats(first, image_counts(first.n_images, range(100), seed=1), units, old, new)
+    agreeing &= beats(second, image_counts(second.n_images, range(100), seed=2), units, new, old)
+    share = agreeing.double().mean(0)
+    assert float((share >= CONFIDENCE).sum()) / Q.shape[1] < 0.05
+
+
+def test_a_real_change_is_found() -> None:
+    images, texts, _ = _world(300, 10, 1)
+    generator = torch.Generator().manual_seed(2)
+    noise = 0.1 * torch.randn(300, 10, generator=generator)
+    before, after = images @ texts.T + noise, images @ texts.roll(1, 0).T + noise
+    words = Words.of(images, texts)
+    first, second = (words.rescorer(SOFT, q, torch.arange(10)) for q in (before, after))
+    units = torch.arange(10)
+    share = agreement(first, second, units, units, units.roll(1))
+    assert (share >= CONFIDENCE).mean() >= 0.9
+
+
+def test_a_unit_holds_its_concept_until_another_takes_its_place(
+    concept_table: Callable[..., pd.DataFrame],
+) -> None:
+    def unit(name: str) -> tuple[str, str, float, bool]:
+        return name, "", 1.0, True
+
+    # Unit 0 changes over two unsure epochs, unit 1 trembles, unit 2 dies and comes back as another.
+    told = {
+        0: [unit("a"), unit("a"), unit("a")],
+        1: [unit("a"), unit("b"), None],
+        2: [unit("c"), unit("a"), None],
+        3: [unit("b"), unit("c"), unit("b")],
+        4: [unit("b"), unit("a"), unit("b")],
+    }
+    (history,) = histories(concept_table(told))
+    name = {label.concept: code for code, label in enumerate(history.names)}
+    asked = []
+
+    def compare(earlier: int, later: int, rows: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
+        asked.extend((earlier, later, int(r), int(o), int(n)) for r, o, n in zip(rows, old, new, strict=True))
+        sure = (rows != 1) & (new == name["b"])
+        return np.where(sure, 1.0, 0.6)
+
+    held = held_labels(history, compare)
+    a, b, c = name["a"], name["b"], name["c"]
+    assert asked == [
+        (0, 1, 1, a, b),
+        (1, 2, 0, a, c),  # since epoch 1, the last at which it was `a`
+        (0, 3, 2, a, b),
+        (1, 3, 0, a, b),
+        (2, 3, 1, a, c),
+    ]
+    assert held.labels.tolist() == [[a, a, a, b, b], [a] * 5, [a, a, a, b, b]]
+    assert held.taken.sum(axis=1).tolist() == [1, 0, 1]
+    assert held.agreement[0, 2] == 0.6
+    assert np.isnan(held.agreement[0, 4])
