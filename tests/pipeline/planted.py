@@ -27,7 +27,7 @@ IMAGES, SIDE, MASK = 60, 32, 16
 # Units 0 .. 6 see one object each, unit 7 sees nothing at all, the rest are random.
 UNITS, DEAD = 32, 7
 
-NETWORK = '''
+NETWORK = """
 import torch
 from torch import nn
 
@@ -43,7 +43,7 @@ class Planted(nn.Module):
 
 def make():
     return Planted()
-'''
+"""
 
 
 def corner(k: int) -> np.ndarray:
@@ -58,12 +58,12 @@ def write_broden(root: Path) -> None:
     for i in range(IMAGES):
         pixels = rng.integers(96, 160, (SIDE, SIDE, 3), dtype=np.uint8)
         objects = np.zeros((MASK, MASK), dtype=int)
-        # Every object is in two images, on 28 of 256 pixels: 56 of the 76 positions that a unit may fire on.
+        # Every object is in two images, on 15 of 256 pixels: 30 of the 76 positions that a unit may fire on.
         for k in range(len(OBJECTS)):
             if i in (3 * k, 3 * k + 30):
                 top, left = (int(v) for v in rng.integers(0, MASK - 7, 2))
-                objects[top : top + 4, left : left + 7] = 10 + k
-                pixels[2 * top : 2 * top + 8, 2 * left : 2 * left + 14] = corner(k)
+                objects[top : top + 3, left : left + 5] = 10 + k
+                pixels[2 * top : 2 * top + 6, 2 * left : 2 * left + 10] = corner(k)
         colors = rng.choice([0, 500, 501], (4, 4)).repeat(4, 0).repeat(4, 1)
         Image.fromarray(pixels).save(root / "images" / f"{i:03d}.png")
         for name, numbers in (("object", objects), ("color", colors)):
