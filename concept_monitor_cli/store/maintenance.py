@@ -171,7 +171,7 @@ def prune(
         now: the time to compare with, in seconds since 1970.
     """
     now = time.time() if now is None else now
-    left = len(atomic.remove_leftovers(root, recursive=True)) + _remove_free_locks(root)
+    left = len(atomic.remove_leftovers(root, recursive=True)) + remove_free_locks(root)
     files = sorted(_files(root), key=lambda file: (file.used, file.path))
     total = sum(file.bytes for file in files)
     removed = removed_bytes = 0
@@ -242,7 +242,7 @@ def _damage(entry: _File, repair: bool) -> DamagedEntry | None:
     return None
 
 
-def _remove_free_locks(root: Path) -> int:
+def remove_free_locks(root: Path) -> int:
     """Lock files that killed processes left and nobody holds."""
     removed = 0
     for path in (root / "locks").glob("*.lock"):

@@ -194,6 +194,10 @@ class Store:
                 path.unlink()
             lock.release()
 
+    def remove_free_locks(self) -> int:
+        """Remove the lock files of killed processes; those that are held stay. Returns how many."""
+        return maintenance.remove_free_locks(self.root)
+
     def info(self) -> maintenance.StoreInfo:
         """What the store holds, by kind."""
         return maintenance.info(self.root)
