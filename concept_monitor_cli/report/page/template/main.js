@@ -73,6 +73,8 @@ function startBar() {
   $("search").addEventListener("input", () => update({ query: $("search").value }));
   $("search").addEventListener("keydown", (event) => {
     if (event.key !== "Enter") return;
+    // Else the same stroke would press the button that the opened page puts the focus on.
+    event.preventDefault();
     const first = $("found").querySelector("button");
     if (first) first.click();
   });
@@ -120,7 +122,7 @@ function factList(title, pairs) {
   const known = pairs.filter(([, value]) => value !== undefined && value !== null && value !== "");
   if (!known.length) return null;
   return el("section", { class: "fact" }, el("h3", { text: title }),
-    el("dl", {}, ...known.flatMap(([name, value]) => [el("dt", { text: plain(name) }), el("dd", {}, value instanceof Node ? value : el("bdi", { text: plain(value) }))])));
+    el("dl", {}, ...known.flatMap(([name, value]) => [el("dt", { text: plain(name) }), el("dd", {}, value instanceof Node ? value : el("bdi", { text: short(plain(value), 600) }))])));
 }
 
 function shortDigest(digest) { return digest ? el("code", { text: String(digest).slice(0, 16), title: String(digest) }) : null; }
@@ -157,7 +159,7 @@ function buildAbout() {
 function notices() {
   const notes = [...new Set([...(run.notices || []), ...SERIES.flatMap((series) => series.raw.notes || [])])];
   if (!notes.length) return null;
-  return el("section", { class: "fact whole" }, el("h3", { text: "What was assumed" }), el("ul", {}, ...notes.map((text) => el("li", { text: plain(text) }))));
+  return el("section", { class: "fact whole" }, el("h3", { text: "What was assumed" }), el("ul", {}, ...notes.map((text) => el("li", { text: short(plain(text), 600) }))));
 }
 
 function calibrationTable() {
