@@ -275,6 +275,54 @@ class DissectOptions(CommonOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WatchOptions(DissectOptions):
+    """The options of `cmon watch`: those of `dissect`, when to look and to stop, and what to warn of.
+
+    Attributes:
+        interval: seconds between two looks at the folder.
+        idle: stop after so many seconds without a new checkpoint; `None` never.
+        until_epoch: stop once this epoch, or a later one, is done; `None` never.
+        spread_drop: units clump: their spread has fallen below its highest by this share.
+        distinct_drop: concepts collapse: the number of different ones has fallen by this share.
+        dead_rise: units die: their share is this much above its lowest.
+        patience: so many epochs one after the other with fewer interpretable units.
+        on_alert: a command to run for each warning; `None` for none.
+    """
+
+    interval: float = 10.0
+    idle: float | None = None
+    until_epoch: int | None = None
+    spread_drop: float = 0.2
+    distinct_drop: float = 0.25
+    dead_rise: float = 0.05
+    patience: int = 3
+    on_alert: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitOptions(DissectOptions):
+    """The options of `cmon submit dissect`: those of `dissect`, and what to ask SLURM for.
+
+    Attributes:
+        partition: SLURM's partition; `None` for the cluster's own choice.
+        account: what the time is charged to; `None` for the user's own.
+        gpus: of each task.
+        cpus: of each task.
+        mem: memory of each task, as SLURM writes it; `None` for the cluster's own.
+        time: minutes for each task.
+        tasks: of the array; `None` for one per checkpoint, at most 8.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    gpus: int = 0
+    cpus: int = 4
+    mem: str | None = None
+    time: int = 60
+    tasks: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmbedOptions(CommonOptions):
     """The options of `cmon embed`.
 

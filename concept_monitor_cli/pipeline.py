@@ -23,6 +23,7 @@ from concept_monitor_cli.detectors import Detector, Findings
 from concept_monitor_cli.detectors.recordings import Recording
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.models.layers import LayerInfo
+from concept_monitor_cli.monitor.agreement import agreement
 from concept_monitor_cli.options import DissectOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.record import RecordInfo, record
@@ -82,12 +83,20 @@ class Piece:
     untrained: tuple[Key, ...] = ()
 
 
-def dissect(options: DissectOptions, progress: Progress = SILENT) -> DissectResult:
+def dissect(
+    options: DissectOptions,
+    progress: Progress = SILENT,
+    *,
+    complete: Callable[[Path], bool] | None = None,
+    skip: Callable[[StudyFile], bool] | None = None,
+) -> DissectResult:
     """Find the concept of every unit of some layers, at every checkpoint.
 
     Args:
         options: what to do.
         progress: told what happens.
+        complete: which files are written to the end, while a training goes on; `None`: all.
+        skip: checkpoints whose tables are there already; `None`: none are taken on trust.
 
     Returns:
         What was done; the results themselves are in the run folder.
@@ -96,12 +105,12 @@ def dissect(options: DissectOptions, progress: Progress = SILENT) -> DissectResu
         InputError: nothing can be done with this input.
         CmonError: the work failed. What was finished before is kept, and a rerun continues there.
     """
-    study = Study(options, progress)
+    study = Study(options, progress, complete)
     run = RunFolder(options.out)
     result = DissectResult(options.out)
     architecture: Architecture | None = None
     errors: list[InputError] = []
-    files = study.files
+    files = [file for file in study.files if skip is None or not skip(file)]
     for broken in study.unreadable:
         progress.warning(f"{broken.name} is left out: {broken.error.what}")
         result.failed[broken.name] = broken.error.what
@@ -133,6 +142,8 @@ def dissect(options: DissectOptions, progress: Progress = SILENT) -> DissectResu
             raise errors[0]
         study.notice(f"nothing to do: there are fewer checkpoints than shares (this is {study.shard})")
         return result
+    if not options.dry_run:
+        _write_agreement(study, run)
     result.images = len(study.context.probe)
     return result
 
@@ -408,6 +419,26 @@ def _plan(study: Study, file: StudyFile, pieces: Sequence[Piece], missing: Seque
         "tables": len(pieces),
         "known_tables": sum(study.store.has(piece.finding) for piece in pieces),
     }
+
+
+def _write_agreement(study: Study, run: RunFolder) -> None:
+    """Compare the detectors of the run, where it has several: `tables/agreement.csv`."""
+    records = run.table_records()
+    if len({record.detector for _, record in records}) < 2:
+        return
+
+    def embed(words: Sequence[str]) -> NDArray[np.float32]:
+        vectors: NDArray[np.float32] = study.context.embed_words(words).cpu().numpy()
+        return vectors
+
+    table = run.concepts()
+    try:
+        rows = agreement(table, embed)
+    except InputError as error:
+        # Embeddings from a file know their own words only: no formulas, and maybe not all labels.
+        study.notice(f"agreement.csv has no cosines: {error.what}")
+        rows = agreement(table)
+    run.write_csv("agreement", rows)
 
 
 def _check_place(run: RunFolder, file: StudyFile, checkpoint: Checkpoint) -> None:

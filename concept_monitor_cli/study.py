@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cached_property
@@ -112,10 +112,12 @@ class Study:
     Args:
         options: what was asked for.
         progress: told what was assumed.
+        complete: says which of the files that are found are written to the end; `None`: all.
     """
 
     options: DissectOptions
     progress: Progress
+    complete: Callable[[Path], bool] | None = None
     notices: list[str] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
     _architectures: dict[tuple[Any, ...], Architecture] = field(default_factory=dict)
@@ -135,6 +137,10 @@ class Study:
         """
         options = self.options
         found = find_checkpoints(*options.checkpoints, progress=self.progress)
+        if self.complete is not None:
+            found = [file for file in found if self.complete(file.path)]
+            if not found:
+                raise InputError("no checkpoint is complete yet", where=options.checkpoints[0])
         dated, unreadable = [], []
         for file in found:
             try:

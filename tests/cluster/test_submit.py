@@ -1,0 +1,70 @@
+"""Submitting a dissect, and asking how it goes."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from pipeline.conftest import Bench, cmon, make_bench  # noqa: F401
+
+from .conftest import Slurm
+
+
+@pytest.fixture
+def four(tmp_path) -> Bench:
+    return make_bench(tmp_path, range(4))
+
+
+def test_dry_run_prints_the_script_and_does_nothing(four: Bench, cmon) -> None:  # noqa: F811
+    answer = cmon(
+        "submit",
+        *four.dissect("--dry-run", "--partition", "gpu", "--gpus", "1", "--time", "2h", "--mem", "32G"),
+        "--account",
+        "lab",
+    )
+    assert answer.code == 0, answer.err
+    for line in (
+        "#SBATCH --partition=gpu",
+        "#SBATCH --gpus-per-node=1",
+        "#SBATCH --time=120",
+        "#SBATCH --mem=32G",
+        "#SBATCH --account=lab",
+        "#SBATCH --array=0-3%4",
+    ):
+        assert line in answer.out
+    assert not (four.root / "out").exists()
+
+
+def test_what_cannot_be_submitted_is_said(four: Bench, cmon, monkeypatch) -> None:  # noqa: F811
+    monkeypatch.setenv("PATH", str(four.root))
+    answer = cmon("submit", *four.dissect())
+    assert answer.code == 2
+    assert "sbatch" in answer.err
+    answer = cmon("submit", *four.dissect("--partition", "x\n#SBATCH --uid=0"))
+    assert answer.code == 2
+    answer = cmon("submit", "--status", "--out", four.root / "out")
+    assert answer.code == 2
+    assert "nothing was submitted" in answer.err
+
+
+@pytest.mark.slurm
+def test_submitted_tasks_make_the_run_of_one_process(slurm: Slurm, four: Bench, cmon, monkeypatch) -> None:  # noqa: F811
+    for name in ("PATH", "SLURM_CONF"):
+        monkeypatch.setenv(name, slurm.env[name])
+    answer = cmon("submit", *four.dissect("--tasks", "2", "--cpus", "1", "--json"))
+    assert answer.code == 0, answer.err
+    assert cmon(*four.dissect("-q", "--cache-dir", four.root / "alone_cache", out="alone")).code == 0
+    end = time.monotonic() + 240
+    while True:
+        answer = cmon("submit", "--status", "--json", "--out", four.root / "out")
+        states = [task["state"] for task in json.loads(answer.out)["tasks"]]
+        if not {"waiting", "running"} & set(states):
+            break
+        assert time.monotonic() < end, states
+        time.sleep(1)
+    logs = [path.read_text() for path in (four.root / "out/slurm").rglob("*.out")]
+    assert states == ["done", "done"], logs
+    assert answer.code == 0
+    assert four.tables() == four.tables("alone")
+    assert len(logs) == 2

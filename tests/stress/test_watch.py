@@ -1,0 +1,94 @@
+"""Watching a training: the tables are those of a dissect afterwards."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pipeline.conftest import Bench, cmon, make_bench, make_network  # noqa: F401
+
+from concept_monitor_cli.watching import Landing
+
+
+def test_a_file_is_complete_when_it_stays_the_same_and_opens(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.pth"
+    torch.save({"state_dict": make_network().state_dict(), "epoch": 3}, whole)
+    content = whole.read_bytes()
+    whole.unlink()
+    landing, specs = Landing(), (str(tmp_path),)
+    assert landing.look(specs) == {}
+    path = tmp_path / "epoch_3.pth"
+    for size in (1000, 2000, 2000):
+        path.write_bytes(content[:size])
+        assert landing.look(specs) == {}
+    assert landing.look(specs) == {}
+    assert path in landing.unreadable
+    path.write_bytes(content)
+    assert landing.look(specs) == {}
+    assert set(landing.look(specs)) == {path}
+    assert landing.unreadable == {}
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Bench:
+    """A study with no checkpoint yet."""
+    bench = make_bench(tmp_path, ())
+    bench.checkpoints.mkdir()
+    return bench
+
+
+def write_slowly(bench: Bench, epochs: int, seconds: float) -> None:
+    for epoch in range(epochs):
+        network = make_network(epoch)
+        if epoch >= 2:
+            # Units die.
+            with torch.no_grad():
+                network.layer3[2].bn2.weight[:20] = 0
+                network.layer3[2].bn2.bias[:20] = -1000
+        elsewhere = bench.root / "elsewhere.pth"
+        torch.save({"state_dict": network.state_dict(), "epoch": epoch}, elsewhere)
+        content = elsewhere.read_bytes()
+        with (bench.checkpoints / f"epoch_{epoch}.pth").open("wb") as file:
+            for part in np.array_split(np.frombuffer(content, dtype=np.uint8), 4):
+                file.write(part.tobytes())
+                file.flush()
+                time.sleep(seconds / 4)
+
+
+def test_watching_a_training_ends_with_the_tables_of_a_dissect(training: Bench, cmon) -> None:  # noqa: F811
+    notes = training.root / "notes $(touch owned)"
+    notify = training.root / "notify.py"
+    notify.write_text("import sys; open(sys.argv[1], 'a').write(sys.stdin.read())\n")
+    writer = threading.Thread(target=write_slowly, args=(training, 6, 1.0))
+    writer.start()
+    arguments = training.dissect("--interval", "0.3s", "--until-epoch", "5", "--idle", "60s", "--json")
+    answer = cmon("watch", *arguments[1:], "--on-alert", f"{sys.executable} {notify} '{notes}'")
+    writer.join()
+    assert answer.code == 0, answer.err
+    assert sorted(answer.json()["done"]) == [f"epoch_{epoch}.pth" for epoch in range(6)]
+    watched = training.tables()
+    assert "statistics.csv" in watched
+    del watched["statistics.csv"]
+    assert cmon(*training.dissect("-q", out="after")).code == 0
+    assert watched == training.tables("after")
+
+    alerts = [json.loads(line) for line in (training.root / "out/alerts.jsonl").read_text().splitlines()]
+    dying = [alert for alert in alerts if alert["rule"] == "dying"]
+    assert [(alert["epoch"], alert["value"]) for alert in dying] == [(2, 20 / 64)]
+    assert "units die" in answer.err
+    assert [json.loads(line) for line in notes.read_text().splitlines()] == alerts
+    assert not list(training.root.rglob("owned"))
+
+    # Looking again repeats no warning.
+    arguments = training.dissect("--interval", "0.1s", "--until-epoch", "5", "--json")
+    again = cmon("watch", *arguments[1:])
+    assert again.code == 0, again.err
+    assert again.json()["alerts"] == []
+    shutil.rmtree(training.checkpoints)
