@@ -150,7 +150,7 @@ def embed(options: EmbedOptions, progress: Progress = SILENT) -> EmbedResult:
 def _table(run: RunFolder, options: EmbedOptions) -> pd.DataFrame:
     """The rows of the concept table that were asked for, of one detector."""
     table = run.concepts(layers=options.layers, detector=options.detector)
-    detectors = sorted(table["detector"].unique())
+    detectors = sorted(table["detector"].unique(), key=lambda name: (name == "compositional", name))
     if options.detector is None:
         # Formulas have no place of their own among the words; the first detector with words is taken.
         table = table[table["detector"] == detectors[0]]

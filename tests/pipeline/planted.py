@@ -1,4 +1,4 @@
-"""A study with known answers: images whose labelled patches have colours of their own, and units that see them."""
+"""A study with known answers: labelled patches have colours of their own, and units see these."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def corner(k: int) -> np.ndarray:
 
 def write_broden(root: Path) -> None:
     rng = np.random.default_rng(0)
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     (root / "images").mkdir(parents=True)
     for i in range(IMAGES):
         pixels = rng.integers(96, 160, (SIDE, SIDE, 3), dtype=np.uint8)
@@ -71,12 +71,13 @@ def write_broden(root: Path) -> None:
             Image.fromarray(coded).save(root / "images" / f"{i:03d}_{name}.png")
         parts = (f"{i:03d}_color.png", f"{i:03d}_object.png", "", "", str(300 + i % 2), "")
         rows.append((f"{i:03d}.png", "train", SIDE, SIDE, MASK, MASK, *parts))
-    header = "image,split,ih,iw,sh,sw,color,object,part,material,scene,texture".split(",")
+    kinds = ["color", "object", "part", "material", "scene", "texture"]
+    header = ["image", "split", "ih", "iw", "sh", "sw", *kinds]
     _write_csv(root / "index.csv", header, rows)
-    header = "number,name,category,frequency,coverage,syns".split(",")
+    header = ["number", "name", "category", "frequency", "coverage", "syns"]
     _write_csv(root / "label.csv", header, [(*label, 1, 1.0, "") for label in LABELS])
-    kinds = [(name, 1, 1, 1, 1) for name in ("color", "object", "part", "material", "scene", "texture")]
-    _write_csv(root / "category.csv", "name,first,last,count,frequency".split(","), kinds)
+    rows = [(kind, 1, 1, 1, 1) for kind in kinds]
+    _write_csv(root / "category.csv", ["name", "first", "last", "count", "frequency"], rows)
 
 
 def _write_csv(path: Path, header: list[str], rows: list[tuple[Any, ...]]) -> None:

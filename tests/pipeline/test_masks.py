@@ -15,7 +15,7 @@ import torch
 from concept_monitor_cli.detectors import recordings
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.pipeline import dissect
-from concept_monitor_cli.run import RunFolder
+from concept_monitor_cli.run import TABLES, RunFolder
 
 from .planted import DEAD, OBJECTS, Planted, make_planted, planted_weights
 
@@ -227,3 +227,20 @@ def test_weights_of_the_planted_network_are_as_described() -> None:
     grey = torch.zeros(1, 3, 2, 2)
     answer = torch.nn.functional.conv2d(grey, weights["patch.weight"], weights["patch.bias"])
     assert (answer[0, : len(OBJECTS)] < 0).all()
+
+
+def test_detectors_are_compared(study: Planted) -> None:
+    rows = TABLES["agreement"].read_csv(study.root / "out/tables/agreement.csv")
+    pairs = set(zip(rows["detector_a"], rows["detector_b"], strict=True))
+    assert pairs == {
+        ("clip-dissect", "compositional"),
+        ("clip-dissect", "network-dissection"),
+        ("compositional", "network-dissection"),
+    }
+    own = rows.set_index(["detector_a", "detector_b"])["same"]
+    tops = [best(study.table(name)) for name in BOTH]
+    live = tops[0]["state"] == "live"
+    same = (tops[0]["concept"] == tops[1]["concept"])[live].mean()
+    assert np.isclose(own["compositional", "network-dissection"], same)
+    # The file of embeddings has no formulas in it.
+    assert rows["cosine"].isna().all()
