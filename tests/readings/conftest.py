@@ -1,11 +1,12 @@
 """A training whose units have known histories, dissected for real.
 
-Every image shows one of six things: a bright patch at a place of its own, among noise. The network is one
-linear layer, so a unit's weights say what it detects; the encoder is a table that knows what each image shows.
+The images and the network are those of `planted_training`; the encoder is a table that knows what each image
+shows.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,45 +17,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from planted_training import (
+    CATEGORIES,
+    CONCEPTS,
+    EPOCHS,
+    FACTORY,
+    IMAGES_EACH,
+    SIDE,
+    UNITS,
+    patch,
+    weights,
+)
+
 from concept_monitor_cli.options import DissectOptions
 from concept_monitor_cli.pipeline import dissect
-
-CONCEPTS = ("red", "striped", "wood", "wheel", "car", "street")
-CATEGORIES = ("color", "texture", "material", "part", "object", "scene")
-IMAGES_EACH = 50
-UNITS = 18
-EPOCHS = 6
-_SIDE = 12
-# What unit 0 .. 3 are; the others detect concept `unit % 6` throughout.
-SWITCHES, STAYS, NOISE, DEAD = 0, 1, 2, 3
-
-_FACTORY = """
-import torch
-
-def network(num_classes=2):
-    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * {side} * {side}, {units}))
-"""
-
-
-def patch(concept: int) -> Tensor:
-    """Weights that respond to a concept's patch."""
-    mask = torch.zeros(3, _SIDE, _SIDE)
-    row, column = divmod(concept, 3)
-    mask[:, row * 6 + 1 : row * 6 + 5, column * 4 : column * 4 + 4] = 1.0
-    return mask.flatten() / mask.sum()
-
-
-def weights(epoch: int) -> dict[str, Tensor]:
-    """The checkpoint of an epoch."""
-    generator = torch.Generator().manual_seed(epoch)
-    trembling = 0.05 / (3 * _SIDE * _SIDE) ** 0.5
-    rows = torch.stack([patch(unit % 6) for unit in range(UNITS)])
-    rows = rows + trembling * 0.02 * torch.randn(rows.shape, generator=generator)
-    rows[SWITCHES] = patch(0 if epoch < 3 else 4)
-    outside = (torch.stack([patch(c) for c in range(6)]).sum(0) == 0).float()
-    rows[NOISE] = outside * torch.randn(rows.shape[1], generator=generator) / outside.sum()
-    rows[DEAD] = 0
-    return {"1.weight": rows, "1.bias": torch.zeros(UNITS)}
 
 
 @pytest.fixture(scope="session")
@@ -66,8 +44,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng.shuffle(shown)
     (root / "photos").mkdir()
     for number, concept in enumerate(shown):
-        pixels = rng.integers(0, 110, (_SIDE, _SIDE, 3))
-        mask = patch(int(concept)).reshape(3, _SIDE, _SIDE).permute(1, 2, 0).numpy() > 0
+        pixels = rng.integers(0, 110, (SIDE, SIDE, 3))
+        mask = patch(int(concept)).reshape(3, SIDE, SIDE).permute(1, 2, 0).numpy() > 0
         pixels = np.where(mask, pixels + rng.integers(60, 140), pixels)
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / "photos" / f"{number:03d}.png")
     texts = np.linalg.qr(rng.normal(size=(8, 8)))[0][:6]
@@ -78,7 +56,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file.create_dataset("concepts", data=list(CONCEPTS), dtype=h5py.string_dtype())
     lines = [f"{name},{kind}" for name, kind in zip(CONCEPTS, CATEGORIES, strict=True)]
     (root / "words.csv").write_text("concept,category\n" + "\n".join(lines) + "\n")
-    (root / "network.py").write_text(_FACTORY.format(side=_SIDE, units=UNITS))
+    (root / "network.py").write_text(FACTORY.format(side=SIDE, units=UNITS))
     return root
 
 
@@ -99,7 +77,7 @@ def dissected(world: Path) -> Dissected:
                 checkpoints=(str(folder),),
                 layers=("1",),
                 model=f"{world / 'network.py'}:network",
-                input_size=_SIDE,
+                input_size=SIDE,
                 crop=1.0,
                 mean=(0.5,) * 3,
                 std=(0.25,) * 3,

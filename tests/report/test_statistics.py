@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+
+from concept_monitor_cli.report.statistics import (
+    categories_by_layer,
+    categories_over_epochs,
+    categories_side_by_side,
+    evenly,
+    interpretable_against_sparsity,
+    retention_against_percent,
+)
+from concept_monitor_cli.report.style import CATEGORY_COLOURS
+
+
+def _statistics(epochs: tuple[int, ...] = (0, 5, 30)) -> pd.DataFrame:
+    rows = [
+        {
+            "epoch": epoch,
+            "layer": layer,
+            "detector": "clip-dissect",
+            "category": category,
+            "interpretable": (1 + i) * (epoch + 1) * (2 if layer == "layer10" else 1),
+        }
+        for epoch in epochs
+        for layer in ("layer9", "layer10")
+        for i, category in enumerate(("all", "texture", "object"))
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_bars_are_the_counts_in_the_colours_of_their_categories() -> None:
+    figure = categories_by_layer(_statistics())
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in panels] == ["epoch 0", "epoch 5", "epoch 30"]
+    bars = {}
+    for patch in panels[1].patches:
+        bars[to_hex(patch.get_facecolor()).upper(), round(patch.get_x() + patch.get_width() / 2)] = patch
+    texture, thing = CATEGORY_COLOURS["texture"], CATEGORY_COLOURS["object"]
+    heights = {where: bar.get_height() for where, bar in bars.items()}
+    assert heights == {(texture, 0): 12, (texture, 1): 24, (thing, 0): 18, (thing, 1): 36}
+    # Stacked: the second piece stands on the first.
+    assert bars[thing, 1].get_y() == 24
+    assert [label.get_text() for label in panels[0].get_xticklabels()] == ["layer9", "layer10"]
+
+
+def test_side_by_side_has_a_row_per_common_epoch_and_one_for_the_ends() -> None:
+    figure = categories_side_by_side({"A": _statistics((0, 5)), "B": _statistics((0, 5, 30))})
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == [
+        *("A, epoch 0", "B, epoch 0", "A, epoch 5", "B, epoch 5", "A, epoch 5", "B, epoch 30"),
+    ]
+    figure = categories_side_by_side({"A": _statistics((1,)), "B": _statistics((2,))})
+    assert [axes.get_title() for axes in figure.axes] == ["A, epoch 1", "B, epoch 2"]
+
+
+def test_lines_against_epochs() -> None:
+    figure = categories_over_epochs(_statistics())
+    lines = {to_hex(line.get_color()).upper(): line for line in figure.axes[0].get_lines()}
+    assert lines[CATEGORY_COLOURS["texture"]].get_xydata().tolist() == [[0, 2], [5, 12], [30, 62]]
+    # Not by colour alone: every line has its own marker.
+    assert len({line.get_marker() for line in lines.values()}) == len(lines)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_lines_of_pruning(known: bool) -> None:
+    pruning = pd.DataFrame(
+        {
+            "series": ["a", "a", "b", "b"],
+            "layer": "layer4",
+            "stage": [0, 1, 0, 1],
+            "sparsity": [0.0, 0.4, 0.0, 0.4 if known else np.nan],
+            "interpretable": [10, 12, 10, 7],
+        }
+    )
+    (axes,) = interpretable_against_sparsity(pruning).axes
+    assert axes.get_xlabel() == ("weights that are zero [%]" if known else "stage of pruning")
+    assert axes.get_lines()[1].get_xydata().tolist() == [[0, 10], [40 if known else 1, 7]]
+    retention = pd.DataFrame({"series": "a", "layer": "l", "percent": [10, 100], "retention": [0.5, 0.25]})
+    (axes,) = retention_against_percent(retention).axes
+    assert axes.get_lines()[0].get_xydata().tolist() == [[10, 50], [100, 25]]
+
+
+def test_evenly_keeps_first_and_last() -> None:
+    assert evenly([3, 4, 5], 5) == [3, 4, 5]
+    assert evenly(list(range(11)), 3) == [0, 5, 10]

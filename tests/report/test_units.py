@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from concept_monitor_cli.report.style import save
+from concept_monitor_cli.report.units import (
+    Look,
+    class_examples,
+    class_table,
+    strip,
+    thumbnail,
+    top_units_over_epochs,
+    unit_over_epochs,
+)
+
+
+def _image(height: int, width: int, value: int) -> np.ndarray:
+    return np.full((height, width, 3), value, dtype=np.uint8)
+
+
+def _look(epoch: int, unit: int = 7, images: int = 3, **changes: object) -> Look:
+    fields: dict[str, object] = {
+        "epoch": epoch,
+        "unit": unit,
+        "concepts": ("striped", "grid"),
+        "category": "texture",
+        "score": 1.0,
+        "interpretable": True,
+        "images": [_image(30, 40, 10 * i) for i in range(images)],
+    }
+    return Look(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def test_a_thumbnail_shows_the_whole_image_with_its_proportions() -> None:
+    square = thumbnail(_image(20, 40, 100), side=80)
+    assert square.shape == (80, 80, 3)
+    assert (square[20:60] == 100).all()
+    assert (square[:20] == 255).all()
+    assert (square[60:] == 255).all()
+
+
+def test_a_mask_is_outlined_and_what_lies_outside_is_dimmed() -> None:
+    mask = np.zeros((4, 4), dtype=bool)
+    mask[:2, :2] = True  # of another size than the image: it covers the whole of it
+    square = thumbnail(_image(80, 80, 100), mask, side=80)
+    assert (square[20, 20] == 100).all()
+    assert (square[60, 60] == 45).all()
+    assert square[39, 20].tolist() == [255, 230, 0]
+    assert (thumbnail(_image(8, 8, 9), np.zeros((2, 2), dtype=bool), side=8) == 9).all()
+
+
+def test_a_strip_has_room_for_missing_images() -> None:
+    row = strip(_look(0, images=1), 3)
+    assert row.shape[1] > 3 * 112
+    assert (row[:, 120:] == 255).all()
+    assert (row[40:60, 10:100] == 0).all()
+
+
+def test_pictures_can_be_drawn_and_name_the_concepts(tmp_path: Path) -> None:
+    dead = _look(2, concepts=(), category="", interpretable=False, images=0)
+    unsure = _look(1, interpretable=False)
+    figure = unit_over_epochs([_look(0), unsure, dead], layer="layer4", unit=7)
+    texts = {text.get_text() for text in figure.texts}
+    assert {
+        "epoch 0",
+        "striped",
+        "dead: no concept",
+        "texture, not beyond chance",
+        "Unit 7 of layer4",
+    } <= texts
+    (path,) = save(figure, tmp_path / "unit")
+    # Equal figures give equal bytes.
+    before = path.read_bytes()
+    save(unit_over_epochs([_look(0), unsure, dead], layer="layer4", unit=7), tmp_path / "unit")
+    assert path.read_bytes() == before
+    figure = top_units_over_epochs({0: [], 9: [_look(9), _look(9, unit=12)]}, layer="layer4")
+    titles = {axes.get_title(loc="left") for axes in figure.axes}
+    assert {"7: striped", "12: striped"} <= titles
+    save(figure, tmp_path / "top", ["png", "svg", "pdf"])
+
+
+def test_classes(tmp_path: Path) -> None:
+    rows = pd.DataFrame(
+        {
+            "epoch": [0, 5, 0, 5],
+            "layer": "layer4",
+            "class": ["car", "car", "horse", "horse"],
+            "units": [1, 17, 0, 13],
+        }
+    )
+    figure = class_table({"standard": rows, "robust": rows[rows["epoch"] == 5]})
+    first, second = figure.axes
+    assert [text.get_text() for text in first.texts] == ["1", "17", "0", "13"]
+    assert [text.get_text() for text in second.texts] == ["17", "13"]
+    assert second.get_title() == "robust: layer4"
+    figure = class_examples({"standard": {"car": _look(5)}, "robust": {"car": None}})
+    assert next(text.get_text() for text in figure.axes[1].texts) == "no unit for car"
+    save(figure, tmp_path / "examples")
