@@ -400,8 +400,10 @@ def _stopped_by_signals(resumable: bool) -> Iterator[None]:
         # Once is enough: another one must not hit us while we tidy up. Ctrl-C still does.
         for caught in before:
             signal.signal(caught, signal.SIG_IGN)
-        raise _Stopped(signal.Signals(number).name)
+        received.append(_Stopped(signal.Signals(number).name))
+        raise received[0]
 
+    received: list[_Stopped] = []
     before: dict[int, Any] = {}
     for name in ("SIGTERM", "SIGUSR1"):
         number = getattr(signal, name, None)
@@ -411,9 +413,16 @@ def _stopped_by_signals(resumable: bool) -> Iterator[None]:
                 before[number] = signal.signal(number, stop)
     try:
         yield
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, Exception) as error:
+        if isinstance(error, KeyboardInterrupt):
+            stopped = error
+        elif received:
+            # It came while C called back into Python, as HDF5 does: there it turns into a SystemError.
+            stopped = received[0]
+        else:
+            raise
         hint = "run the same command again: it continues where this one ended" if resumable else None
-        raise Interrupted(_stopped_by(error), hint=hint) from error
+        raise Interrupted(_stopped_by(stopped), hint=hint) from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,0 +1,169 @@
+"""Damaged and strange files: a result or an `InputError`, in little time, and nothing outside is touched."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import save
+
+from concept_monitor_cli.checkpoints import find_checkpoints, load_checkpoint
+from concept_monitor_cli.cli.config import find_config
+from concept_monitor_cli.concepts import load_concepts
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.probe import load_probe
+
+_TOKENS = [b"../../x", b"/etc/passwd", b"\0", b"\n", b'"', b",", b";", b"[" * 300, b"{", b"=", b"\xff\xfe"]
+_TOKENS += [b"-1", b"999999999999999999999", b"1e999", b"nan", b"'''", b"<script>", b"a" * 5000, b"\xf0\x9f"]
+
+
+def _torch_file(legacy: bool) -> bytes:
+    buffer = io.BytesIO()
+    state = {"conv.weight": torch.ones(2, 3), "bn.num_batches_tracked": torch.tensor(1)}
+    torch.save({"state_dict": state, "epoch": 3}, buffer, _use_new_zipfile_serialization=not legacy)
+    return buffer.getvalue()
+
+
+def _broden_files() -> dict[str, bytes]:
+    image, mask = io.BytesIO(), io.BytesIO()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(image, "PNG")
+    Image.fromarray(np.ones((4, 4, 3), np.uint8)).save(mask, "PNG")
+    return {
+        "index.csv": b"image,split,ih,iw,sh,sw,color,object,part,material,scene,texture\n"
+        b"a.png,train,8,8,4,4,a_m.png,,,,1,\n",
+        "label.csv": b"number,name,category,frequency,coverage,syns\n1,red,color(1),1,1,\n",
+        "category.csv": b"name,first,last,count,frequency\ncolor,1,1,1,1\n",
+        "images/a.png": image.getvalue(),
+        "images/a_m.png": mask.getvalue(),
+    }
+
+
+BRODEN = _broden_files()
+SEEDS: dict[str, list[bytes]] = {
+    "checkpoint": [
+        _torch_file(False),
+        _torch_file(True),
+        pickle.dumps({"state_dict": {"a": [1, 2]}, "epoch": 1}),
+        save({"conv.weight": torch.ones(2, 3)}),
+        b"",
+        b"PK\x03\x04",
+    ],
+    "concepts": [
+        b"red\ngreen\n\nblue\n",
+        "Stra\u00dfe\r\n\u65e5\u672c\n".encode("utf-16"),
+        b"concept,category\nred,color\n",
+    ],
+    "config": [b'layer = "layer4"\n[dissect]\ntop-concepts = 3\n', b"[a.b.c]\nx = [1, [2]]\n", b"seed = 1\n"],
+    "broden": [BRODEN["index.csv"], BRODEN["label.csv"], BRODEN["category.csv"], BRODEN["images/a_m.png"]],
+}
+
+
+@st.composite
+def damaged(draw: Any, seeds: list[bytes]) -> tuple[int, bytes]:
+    """One of the seeds with some damage, or anything at all."""
+    which = draw(st.integers(0, len(seeds) - 1))
+    if draw(st.integers(0, 9)) == 0:
+        return which, draw(st.binary(max_size=400))
+    data = bytearray(seeds[which])
+    for _ in range(draw(st.integers(1, 6))):
+        place = draw(st.integers(0, len(data)))
+        kind = draw(st.integers(0, 3))
+        if kind == 0 and data:
+            data[place % len(data)] = draw(st.integers(0, 255))
+        elif kind == 1:
+            data[place:place] = draw(st.sampled_from(_TOKENS))
+        elif kind == 2:
+            del data[place : place + draw(st.integers(1, 60))]
+        else:
+            data = data[:place]
+    return which, bytes(data)
+
+
+def read_checkpoint(folder: Path, which: int, data: bytes) -> None:
+    name = "x_3.safetensors" if which == 3 else "x_3.pth"
+    (folder / name).write_bytes(data)
+    for file in find_checkpoints(folder):
+        for lazy in (True, False):
+            load_checkpoint(file.path, lazy=lazy)
+
+
+def read_concepts(folder: Path, which: int, data: bytes) -> None:
+    path = folder / ("words.csv" if which == 2 else "words.txt")
+    path.write_bytes(data)
+    assert len(load_concepts(str(path)).concepts) > 0
+
+
+def read_config(folder: Path, which: int, data: bytes) -> None:
+    (folder / "cmon.toml").write_bytes(data)
+    find_config(folder / "cmon.toml")
+
+
+def read_broden(folder: Path, which: int, data: bytes) -> None:
+    names = ["index.csv", "label.csv", "category.csv", "images/a_m.png"]
+    (folder / "images").mkdir()
+    for name, content in {**BRODEN, names[which]: data}.items():
+        (folder / name).write_bytes(content)
+    probe = load_probe(str(folder))
+    for i in range(len(probe)):
+        probe.image(i)
+        assert probe.annotations is not None
+        probe.annotations.image(i)
+
+
+READERS: dict[str, Callable[[Path, int, bytes], None]] = {
+    "checkpoint": read_checkpoint,
+    "concepts": read_concepts,
+    "config": read_config,
+    "broden": read_broden,
+}
+
+
+def fuzz(kind: str, examples: int) -> None:
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(damaged(SEEDS[kind]))
+    def read(example: tuple[int, bytes]) -> None:
+        with tempfile.TemporaryDirectory() as outside:
+            folder = Path(outside, "inside")
+            folder.mkdir()
+            began = time.monotonic()
+            try:
+                READERS[kind](folder, *example)
+            except InputError:
+                pass
+            assert time.monotonic() - began < 20
+            assert [path.name for path in Path(outside).iterdir()] == ["inside"]
+
+    read()
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_seeds_themselves_are_read(kind: str, tmp_path: Path) -> None:
+    READERS[kind](tmp_path, 0, SEEDS[kind][0])
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_fuzzed_files_are_read_or_refused(kind: str) -> None:
+    fuzz(kind, 60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", READERS)
+def test_10_000_fuzzed_files_are_read_or_refused(kind: str) -> None:
+    fuzz(kind, 2500)
