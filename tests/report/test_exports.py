@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -133,3 +134,17 @@ def test_the_page_needs_no_tensorboard() -> None:
         "sys.exit('tensorboard' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_command_writes_page_and_exports(run: RunFolder, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "concept_monitor_cli", "report", "--out", str(run.root), "--json"]
+    places = ["--csv", str(tmp_path / "csv"), "--cache-dir", str(tmp_path / "cache")]
+    done = subprocess.run([*command, *places, "--units", "3"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert Path(result["page"]) == run.root / "report.html"
+    assert result["bytes"] == (run.root / "report.html").stat().st_size
+    assert result["units"] == 32
+    assert [Path(path).name for path in result["exports"]] == ["concepts.csv", "embedding.csv", "anchors.csv"]
+    # No recording in this cache: said, in the page and here, and no failure.
+    assert any("cmon dissect" in sentence for sentence in result["left_out"])

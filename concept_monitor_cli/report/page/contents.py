@@ -71,7 +71,7 @@ def read_tables(run: RunFolder, concepts: pd.DataFrame) -> Tables:
         return TABLES[name].read_csv(path) if path.is_file() else None
 
     tables = Tables(concepts, read("embedding"), read("anchors"), read("statistics"), read("units"))
-    if tables.embedding is None:
+    if tables.embedding is None or tables.anchors is None:
         tables.remarks.append(
             "Positions in concept space are missing: run “cmon embed --anchors WORDS”, then “cmon report”."
         )

@@ -177,6 +177,7 @@ function buildTable() {
   });
   longTable.kind = state.kind;
   if (!longTable.columns.some((column) => column.name === longTable.sort && column.value)) longTable.sort = units ? "score" : "units";
+  $("only-field").hidden = !units;
   $("all-layers-field").hidden = !units || shownSeries().length < 2;
   longTable.mount();
   fillTable();

@@ -2,6 +2,11 @@
 
 const unitPage = { series: -1, row: -1 };
 
+function setAddress(address) {
+  // Inside another page (a notebook, a preview) there may be no address to set.
+  try { history.replaceState(null, "", address); } catch { /* then without */ }
+}
+
 function openUnit(which, row) {
   unitPage.series = which;
   unitPage.row = row;
@@ -9,13 +14,13 @@ function openUnit(which, row) {
   showUnit();
   if (!dialog.open) dialog.showModal();
   // The address names the unit, so that it can be shared; it holds numbers only.
-  history.replaceState(null, "", `#unit-${which}-${SERIES[which].units[row]}-${state.epoch}`);
+  setAddress(`#unit-${which}-${SERIES[which].units[row]}-${state.epoch}`);
 }
 
 function closeUnit() {
   unitPage.series = -1;
   if ($("unit").open) $("unit").close();
-  history.replaceState(null, "", location.pathname + location.search);
+  setAddress(location.pathname + location.search);
 }
 
 function openFromAddress() {
@@ -112,7 +117,7 @@ function unitLife(series, row) {
   if (epoch("died") >= 0) facts.push(["No longer from", `epoch ${epoch("died")}`]);
   if (epoch("stable_from") >= 0) facts.push(["Final concept, unbroken", `from epoch ${epoch("stable_from")}`]);
   facts.push(["Changes of concept", String(epoch("changes"))]);
-  if (lives.confident && lives.confident[row]) facts.push(["… beyond chance", String(lives.confident[row] - 1)]);
+  if (lives.confident && lives.confident[row]) facts.push(["… that are no luck", String(lives.confident[row] - 1)]);
   if (lives.drift && Number.isFinite(lives.drift.at(row))) facts.push(["Drift", number(lives.drift.at(row))]);
   const most = Math.max(...series.epochs.map((_, t) => series.score(t, row) || 0), 1e-9);
   let before = -1;
