@@ -15,7 +15,10 @@ import torch
 from concept_monitor_cli.detectors import recordings
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.pipeline import dissect
+from concept_monitor_cli.probe import load_probe
+from concept_monitor_cli.report.unit_images import Regions, draw_layer, looks
 from concept_monitor_cli.run import TABLES, RunFolder
+from concept_monitor_cli.store import Key, Store
 
 from .planted import DEAD, OBJECTS, Planted, make_planted, planted_weights
 
@@ -244,3 +247,25 @@ def test_detectors_are_compared(study: Planted) -> None:
     assert np.isclose(own["compositional", "network-dissection"], same)
     # The file of embeddings has no formulas in it.
     assert rows["cosine"].isna().all()
+
+
+def test_regions_above_the_threshold_are_drawn(study: Planted, tmp_path: Path) -> None:
+    record = json.loads((study.root / "out/tables/epoch_0000/act.network-dissection.json").read_text())
+    kind, digest = record["recording"].split("/")
+    probe = load_probe(str(study.root / "broden"))
+    with Store(study.root / "cache").get(Key(kind, digest, {})) as entry:
+        regions = Regions(entry)
+        assert probe.annotations is not None
+        for k, name in enumerate(OBJECTS):
+            label = [each.name for each in probe.annotations.labels].index(name)
+            for image in (3 * k, 3 * k + 30):
+                expected = probe.annotations.image(image).masks(probe.annotations.mask_size)[label]
+                np.testing.assert_array_equal(regions.region(k, image), expected)
+            assert not regions.region(k, 3 * k + 1).any()
+        rows = study.table("network-dissection")
+        shown = looks(rows, regions, probe, [0, DEAD], images=2)
+        assert shown[0].concepts[0] == OBJECTS[0]
+        assert shown[0].masks[0].sum() == 15
+        assert shown[1].concepts == ()
+        (path,) = draw_layer(rows, entry, probe, tmp_path / "units")
+    assert path.stat().st_size > 10_000
