@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import tempfile
@@ -38,7 +39,7 @@ def _torch_file(legacy: bool) -> bytes:
 def _broden_files() -> dict[str, bytes]:
     image, mask = io.BytesIO(), io.BytesIO()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(image, "PNG")
-    Image.fromarray(np.ones((4, 4, 3), np.uint8)).save(mask, "PNG")
+    Image.fromarray(np.full((4, 4, 3), (1, 0, 0), np.uint8)).save(mask, "PNG")
     return {
         "index.csv": b"image,split,ih,iw,sh,sw,color,object,part,material,scene,texture\n"
         b"a.png,train,8,8,4,4,a_m.png,,,,1,\n",
@@ -143,10 +144,8 @@ def fuzz(kind: str, examples: int) -> None:
             folder = Path(outside, "inside")
             folder.mkdir()
             began = time.monotonic()
-            try:
+            with contextlib.suppress(InputError):
                 READERS[kind](folder, *example)
-            except InputError:
-                pass
             assert time.monotonic() - began < 20
             assert [path.name for path in Path(outside).iterdir()] == ["inside"]
 
