@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from concept_monitor_cli import __version__
+from concept_monitor_cli.builtin import VOCABULARY
 from concept_monitor_cli.checkpoints import (
     Checkpoint,
     Dated,
@@ -42,6 +43,7 @@ from concept_monitor_cli.progress import Progress
 from concept_monitor_cli.store import Entry, Key, Store
 
 BUILTIN = "builtin"
+BUILTIN_WORDS = frozenset(word for word, _ in VOCABULARY)
 DEFAULT_ENCODER = "ViT-B-16/openai"
 
 
@@ -247,6 +249,13 @@ class Study:
         concepts = load_concepts(spec, probe_concepts=own)
         for note in concepts.notes:
             self.notice(note)
+        if self.encoder.name == BUILTIN:
+            strange = [word for word in concepts.concepts if word not in BUILTIN_WORDS]
+            if strange:
+                self.progress.warning(
+                    f"{len(strange)} of {len(concepts)} concepts are unknown to the builtin encoder (the first is "
+                    f"{strange[0]!r}): their scores mean nothing. Give an --encoder for your own words"
+                )
         return concepts
 
     def recorded(self, key: Key) -> Entry:

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests. Real data comes from a folder beside the repository and is never copied into it."""
+"""Fixtures shared by all tests. Real data comes from beside the repository and is never copied into it."""
 
 from __future__ import annotations
 

@@ -15,6 +15,14 @@ from concept_monitor_cli.functional.calibration import (
     random_top_images,
     shuffled,
 )
+from concept_monitor_cli.functional.compositional import Formula, compositional
+from concept_monitor_cli.functional.dissection import (
+    activation_threshold,
+    iou,
+    iou_counts,
+    shuffled_iou,
+    unit_masks,
+)
 from concept_monitor_cli.functional.embedding import (
     nearest_anchor,
     neuron_embedding,
@@ -40,11 +48,16 @@ from concept_monitor_cli.functional.topk import dead_units, top_images, top_rows
 __all__ = [
     "ConceptActivations",
     "Evidence",
+    "Formula",
+    "activation_threshold",
     "benjamini_hochberg",
+    "compositional",
     "cos",
     "cos_cubed",
     "dead_units",
     "evidence_best_scores",
+    "iou",
+    "iou_counts",
     "nearest_anchor",
     "neuron_embedding",
     "neuron_embedding_from_top",
@@ -55,12 +68,14 @@ __all__ = [
     "rank_reorder",
     "rank_reorder_from_top",
     "shuffled",
+    "shuffled_iou",
     "soft_wpmi",
     "soft_wpmi_evidence",
     "soft_wpmi_from_top",
     "spread",
     "top_images",
     "top_rows",
+    "unit_masks",
     "wpmi",
     "wpmi_evidence",
     "wpmi_from_top",
