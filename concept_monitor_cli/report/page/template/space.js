@@ -215,13 +215,16 @@ function drawFollowed(draw, series, t, taken, size) {
     draw.strokeStyle = colour;
     draw.fillStyle = colour;
     draw.lineWidth = 2;
-    draw.globalAlpha = 0.75;
-    draw.beginPath();
-    [...way, here].forEach(([x, y]) => Number.isNaN(x) || draw.lineTo(x, y));
-    draw.stroke();
-    for (const [x, y] of way) {
+    // Steps fade with their age: of a long training the last ones are what can be followed.
+    const points = [...way, here].filter(([x]) => !Number.isNaN(x));
+    for (let i = 0; i < points.length - 1; i++) {
+      draw.globalAlpha = Math.max(0.06, 0.8 * 0.25 ** ((points.length - 2 - i) / 10));
       draw.beginPath();
-      draw.arc(x, y, 2.5, 0, 2 * Math.PI);
+      draw.moveTo(...points[i]);
+      draw.lineTo(...points[i + 1]);
+      draw.stroke();
+      draw.beginPath();
+      draw.arc(...points[i], 2.5, 0, 2 * Math.PI);
       draw.fill();
     }
     draw.globalAlpha = 1;
