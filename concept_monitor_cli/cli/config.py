@@ -34,6 +34,8 @@ else:
 FILE_NAME = "cmon.toml"
 # What decides where the settings come from, or ends the command, cannot itself be a setting.
 NOT_IN_FILE = ("config", "help", "version")
+# Commands that dissect, with all options of `cmon dissect`.
+_DISSECT_TOO = ("watch", "submit")
 
 
 @dataclass(frozen=True)
@@ -252,9 +254,11 @@ def settings_for(config: ConfigFile, ctx: Any) -> Settings:
                 raise _unknown(config.path, _shown(name), list(everywhere))
             if name in own:
                 labels[name], values[name] = _shown(name), value
-    for key, item in config.values.get(table.replace("-", "_"), {}).items():
-        if key in own:
-            labels[key], values[key] = f"[{table}] {_shown(key)}", item
+    # What holds for `dissect` holds where it is done by another command, unless that has its own word.
+    for name in [table] if table not in _DISSECT_TOO else ["dissect", table]:
+        for key, item in config.values.get(name.replace("-", "_"), {}).items():
+            if key in own:
+                labels[key], values[key] = f"[{name}] {_shown(key)}", item
     for name, value in values.items():
         _check_type(config.path, labels[name], name, own[name], value)
         if not config.trusted and own[name].risky(value):

@@ -36,6 +36,15 @@ def test_dry_run_prints_the_script_and_does_nothing(four: Bench, cmon) -> None: 
     assert not (four.root / "out").exists()
 
 
+def test_settings_of_dissect_hold_and_those_of_submit_beat_them(four: Bench, cmon, monkeypatch) -> None:  # noqa: F811
+    monkeypatch.chdir(four.root)
+    (four.root / "cmon.toml").write_text('[dissect]\nepochs = "0,1,2"\n[submit]\npartition = "gpu"\n')
+    answer = cmon("submit", *four.dissect("--dry-run", "--json"))
+    assert answer.code == 0, answer.err
+    assert [len(names) for names in answer.json()["tasks"]] == [1, 1, 1]
+    assert "--partition=gpu" in answer.json()["script"]
+
+
 def test_what_cannot_be_submitted_is_said(four: Bench, cmon, monkeypatch) -> None:  # noqa: F811
     monkeypatch.setenv("PATH", str(four.root))
     answer = cmon("submit", *four.dissect())
