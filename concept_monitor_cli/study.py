@@ -253,8 +253,8 @@ class Study:
             strange = [word for word in concepts.concepts if word not in BUILTIN_WORDS]
             if strange:
                 self.progress.warning(
-                    f"{len(strange)} of {len(concepts)} concepts are unknown to the builtin encoder (the first is "
-                    f"{strange[0]!r}): their scores mean nothing. Give an --encoder for your own words"
+                    f"the builtin encoder does not know {len(strange)} of {len(concepts)} concepts, such as "
+                    f"{strange[0]!r}: their scores mean nothing. Give an --encoder for your own words"
                 )
         return concepts
 
