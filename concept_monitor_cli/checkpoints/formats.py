@@ -116,7 +116,7 @@ def read_file(path: Path, *, trust_pickle: bool, mmap: bool) -> tuple[Any, Mappi
         return _torch_load(path, trust_pickle=trust_pickle, mmap=False), {}
     if head.strip(b"\0") and tarfile.is_tarfile(path):
         return _read_tar(path, trust_pickle=trust_pickle), {}
-    if head[:1] == b"\x80" and head[1] <= 5:
+    if head[:1] == b"\x80" and head[1:2] <= b"\x05":
         return _read_plain_pickle(path, trust_pickle=trust_pickle), {}
     raise _foreign(path, head)
 

@@ -52,11 +52,8 @@ def test_a_full_run_folder_is_said_and_leaves_nothing_half_written(stress: Stres
     subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
     again = stress.start("--out", disk / "run")
     assert again.wait() == 0, again.err
-    assert (
-        again.json()["forward_passes"]
-        == 3 - sum(1 for _ in (stress.cache / "activations").rglob("*.h5") if full.log)
-        or again.json()["forward_passes"] < 3
-    )
+    # What was recorded before the disk was full is not recorded again.
+    assert again.json()["forward_passes"] < 3
     assert stress.tables(disk / "run") == stress.reference
 
 

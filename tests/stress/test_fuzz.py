@@ -157,6 +157,12 @@ def test_seeds_themselves_are_read(kind: str, tmp_path: Path) -> None:
     READERS[kind](tmp_path, 0, SEEDS[kind][0])
 
 
+@pytest.mark.parametrize("data", [b"\x80", b"\x80\x02", b"PK", b"\0" * 600])
+def test_found_by_fuzzing(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(InputError):
+        read_checkpoint(tmp_path, 0, data)
+
+
 @pytest.mark.parametrize("kind", READERS)
 def test_fuzzed_files_are_read_or_refused(kind: str) -> None:
     fuzz(kind, 60)
