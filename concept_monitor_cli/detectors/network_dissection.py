@@ -15,7 +15,6 @@ from concept_monitor_cli.detectors.recordings import read_masks
 from concept_monitor_cli.functional.calibration import benjamini_hochberg, p_values, pooled_p_values
 from concept_monitor_cli.functional.dissection import (
     IOU_DETECTOR,
-    LUCK_FLOOR,
     QUANTILE,
     Normaliser,
     UnitMasks,
@@ -71,11 +70,17 @@ class NetworkDissection(MaskDetector):
 
     def settings(self) -> dict[str, Any]:
         """See `Detector`."""
-        return {**super().settings(), "top_concepts": self.top_concepts, "rounds": ROUNDS, "tested": TESTED}
+        return {
+            **super().settings(),
+            "top_concepts": self.top_concepts,
+            "rounds": ROUNDS,
+            "tested": TESTED,
+            "untrained": "best",
+        }
 
     def raw_scores(self, masks: UnitMasks, context: Context) -> NDArray[np.float64]:
-        """The unrestricted IoU of every unit and label."""
-        scores: NDArray[np.float64] = iou(self.count(masks, context), TESTED).numpy()
+        """The unrestricted IoU of every unit's best label: `C`."""
+        scores: NDArray[np.float64] = iou(self.count(masks, context), TESTED).amax(1).numpy()
         return scores
 
     def find(
@@ -90,16 +95,15 @@ class NetworkDissection(MaskDetector):
         masks = read_masks(entry)
         counts = self.count(masks, context)
         scores = iou(counts, self.normaliser)
-        chance = shuffled_iou(labels, masks, counts, TESTED, rounds=ROUNDS, seed=context.seed)
-        excess = chance.excess.masked_fill(~live, torch.nan)
         if untrained:
-            # Measured in the same luck: what is compared is the overlap beyond chance.
-            theirs = torch.from_numpy(self.untrained_scores(untrained, context))
-            null = (theirs / (chance.luck + LUCK_FLOOR)).amax(1)
-            p = p_values(excess, null)
+            # Random networks fire on real regions of real images, so there is no luck to measure in.
+            best = iou(counts, TESTED).amax(1).masked_fill(~live, torch.nan)
+            null = torch.from_numpy(self.untrained_scores(untrained, context))
+            p = p_values(best, null)
         else:
+            chance = shuffled_iou(labels, masks, counts, TESTED, rounds=ROUNDS, seed=context.seed)
             null = chance.null_excess
-            p = pooled_p_values(excess, null)
+            p = pooled_p_values(chance.excess.masked_fill(~live, torch.nan), null)
         interpretable = benjamini_hochberg(p, context.fdr)
         indices, values = top_rows(scores, self.top_concepts)
         met = values.numpy() > 0

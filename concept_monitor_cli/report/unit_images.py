@@ -6,7 +6,7 @@ detectors that count pixels. Images and masks cover the same frame.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,10 +66,10 @@ def looks(
         units: which.
         images: how many of each; those in which the unit's map peaks highest.
     """
-    by_unit: Mapping[int, pd.DataFrame] = dict(iter(rows.sort_values("rank").groupby("unit")))
+    ranked = rows.sort_values("rank")
     found = []
     for unit in units:
-        own = by_unit[unit]
+        own = ranked[ranked["unit"] == unit]
         first = own.iloc[0]
         live = first["state"] == "live"
         shown = [int(i) for i in regions.top_images[unit, :images] if i >= 0] if live else []
