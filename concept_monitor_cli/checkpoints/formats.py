@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import lzma
 import pathlib
 import pickle
 import re
@@ -16,6 +17,7 @@ import tarfile
 import types
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, datetime, timedelta, timezone
@@ -114,11 +116,19 @@ def read_file(path: Path, *, trust_pickle: bool, mmap: bool) -> tuple[Any, Mappi
         return _read_zip(path, trust_pickle=trust_pickle, mmap=mmap), {}
     if head.startswith(_LEGACY_MAGIC):
         return _torch_load(path, trust_pickle=trust_pickle, mmap=False), {}
-    if head.strip(b"\0") and tarfile.is_tarfile(path):
+    if head.strip(b"\0") and _is_tar(path):
         return _read_tar(path, trust_pickle=trust_pickle), {}
     if head[:1] == b"\x80" and head[1:2] <= b"\x05":
         return _read_plain_pickle(path, trust_pickle=trust_pickle), {}
     raise _foreign(path, head)
+
+
+def _is_tar(path: Path) -> bool:
+    # Of a damaged compressed file it tells in other ways than by False.
+    try:
+        return tarfile.is_tarfile(path)
+    except (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError):
+        return False
 
 
 # -- foreign files ---------------------------------------------------------------------------------

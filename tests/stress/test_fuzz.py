@@ -157,7 +157,9 @@ def test_seeds_themselves_are_read(kind: str, tmp_path: Path) -> None:
     READERS[kind](tmp_path, 0, SEEDS[kind][0])
 
 
-@pytest.mark.parametrize("data", [b"\x80", b"\x80\x02", b"PK", b"\0" * 600])
+@pytest.mark.parametrize(
+    "data", [b"\x80", b"\x1f\x8b", b"\xfd7zXZ\0", b"BZh9", b"\x80\x02", b"PK", b"\0" * 600]
+)
 def test_found_by_fuzzing(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(InputError):
         read_checkpoint(tmp_path, 0, data)
