@@ -136,6 +136,16 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
             time.sleep(0.1)
         yield slurm
     finally:
+        # Of a test that failed: what still runs would outlive the daemons.
+        subprocess.run(["scancel", "--user", "root"], env=env, capture_output=True, check=False, timeout=30)
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            asked = subprocess.run(
+                ["squeue", "-h"], env=env, capture_output=True, text=True, check=False, timeout=30
+            )
+            if not asked.stdout.strip():
+                break
+            time.sleep(0.2)
         for name in ("slurmd", "slurmctld"):
             pid = folder / f"{name}.pid"
             if pid.is_file():
