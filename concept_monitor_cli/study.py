@@ -249,13 +249,6 @@ class Study:
         concepts = load_concepts(spec, probe_concepts=own)
         for note in concepts.notes:
             self.notice(note)
-        if self.encoder.name == BUILTIN:
-            strange = [word for word in concepts.concepts if word not in BUILTIN_WORDS]
-            if strange:
-                self.progress.warning(
-                    f"the builtin encoder does not know {len(strange)} of {len(concepts)} concepts, such as "
-                    f"{strange[0]!r}: their scores mean nothing. Give an --encoder for your own words"
-                )
         return concepts
 
     def recorded(self, key: Key) -> Entry:
@@ -367,6 +360,15 @@ class Study:
         """What detectors look at. It exists once the probing images are decoded."""
         raise RuntimeError("the probing images are decoded with the first architecture")
 
+    def _check_words(self) -> None:
+        """Warn of words that mean nothing to the builtin encoder: they share one place."""
+        strange = [word for word in self.concepts.concepts if word not in BUILTIN_WORDS]
+        if self.encoder.name == BUILTIN and strange:
+            self.progress.warning(
+                f"the builtin encoder does not know {len(strange)} of {len(self.concepts)} concepts, such as "
+                f"{strange[0]!r}: their scores mean nothing. Give an --encoder for your own words"
+            )
+
     def _context(self, probe: ProbeSet, pixels: Pixels | None) -> Context:
         options = self.options
         return Context(
@@ -414,20 +416,21 @@ class Study:
             "settings": self.settings(architecture),
             "probe": {
                 "name": probe.name,
-                "spec": self.options.probe or BUILTIN,
+                "spec": _absolute_spec(self.options.probe or BUILTIN),
                 "images": len(probe),
                 "digest": probe.digest,
                 "skipped": [{"image": item.id, "reason": item.reason} for item in probe.skipped],
             },
             "concepts": {
                 "name": self.concepts.name,
+                "spec": None if self.options.concepts is None else _absolute_spec(self.options.concepts),
                 "count": len(self.concepts),
                 "digest": self.concepts.digest,
             },
             "encoder": {
                 "name": self.encoder.name,
                 "digest": self.encoder.digest,
-                "spec": self.options.encoder or self.encoder.name,
+                "spec": _absolute_spec(self.options.encoder or self.encoder.name),
                 "weights": _absolute(self.options.encoder_weights),
                 "config": _absolute(self.options.encoder_config),
                 "precision": self.options.precision,
@@ -446,6 +449,15 @@ class Study:
 
 def _triple(values: tuple[float, float, float]) -> str:
     return " ".join(f"{value:.3g}" for value in values)
+
+
+def _absolute_spec(spec: str) -> str:
+    """A `--probe` whose path holds from any folder: `photos/` and the path in `cifar10:DIR`."""
+    scheme, colon, rest = spec.rpartition(":")
+    path = Path(rest).expanduser()
+    if Path(spec).expanduser().exists():
+        return str(Path(spec).expanduser().resolve())
+    return f"{scheme}{colon}{path.resolve()}" if scheme and path.exists() else spec
 
 
 def _absolute(path: Any) -> str | None:

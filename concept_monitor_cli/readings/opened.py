@@ -130,9 +130,9 @@ class OpenRun:
             DissectOptions(
                 checkpoints=(),
                 layers=(),
-                probe=made["probe"],
+                probe=self.info["probe"]["spec"],
                 probe_limit=made["probe_limit"],
-                concepts=made["concepts"],
+                concepts=self.info["concepts"]["spec"],
                 seed=made["seed"],
                 device=self.options.device,
                 workers=self.options.workers,

@@ -45,9 +45,7 @@ def _limits(frames: Sequence[pd.DataFrame]) -> tuple[tuple[float, float], tuple[
     return spans[0], spans[1]
 
 
-def _label(
-    axes: Axes, text: str, xy: Any, colour: str, limits: Any, taken: list[Any]
-) -> None:
+def _label(axes: Axes, text: str, xy: Any, colour: str, limits: Any, taken: list[Any]) -> None:
     """Write `text` beside a point, on the first side where it covers no earlier label."""
     (x0, x1), (y0, y1) = limits
     # The size of a label in data units, from the width of a 3.4-inch panel: near enough to keep them apart.
