@@ -201,6 +201,7 @@ def test_what_the_terminal_shows(
 ) -> None:
     monkeypatch.chdir(training)
     monkeypatch.setenv("CMON_CACHE_DIR", str(cache))
+    monkeypatch.setenv("COLUMNS", "120")  # no heading is broken into two lines
     if command[0] != "compare":
         monkeypatch.setenv("CMON_OUT", str(training))
     assert main(command) == 0
