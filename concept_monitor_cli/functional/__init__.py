@@ -15,7 +15,6 @@ from concept_monitor_cli.functional.calibration import (
     random_top_images,
     shuffled,
 )
-from concept_monitor_cli.functional.compositional import Formula, compositional
 from concept_monitor_cli.functional.dissection import (
     activation_threshold,
     iou,
@@ -48,10 +47,8 @@ from concept_monitor_cli.functional.topk import dead_units, top_images, top_rows
 __all__ = [
     "ConceptActivations",
     "Evidence",
-    "Formula",
     "activation_threshold",
     "benjamini_hochberg",
-    "compositional",
     "cos",
     "cos_cubed",
     "dead_units",

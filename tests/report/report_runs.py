@@ -52,7 +52,7 @@ def info(**more: Any) -> dict[str, Any]:
             "detectors": {DETECTOR: {"similarity": "soft-wpmi", "a": 10, "top_k": 100}},
         },
         "probe": {"name": "photos", "spec": "photos", "images": 598, "digest": "a" * 64, "skipped": []},
-        "concepts": {"name": "broden", "count": 1197, "digest": "b" * 64},
+        "concepts": {"name": "broden", "spec": None, "count": 1197, "digest": "b" * 64},
         "encoder": {"name": "ViT-B-16/openai", "digest": "c" * 64, "templates": []},
         "model": {"name": "resnet18", "library": "torchvision", "alternatives": []},
         "notices": ["input: 224 x 224, ImageNet's mean and std"],
