@@ -115,8 +115,6 @@ def dissect(
         progress.warning(f"{broken.name} is left out: {broken.error.what}")
         result.failed[broken.name] = broken.error.what
         errors.append(broken.error)
-    if options.overwrite and not options.dry_run:
-        run.clear()
     try:
         with progress.task("dissecting", len(files), "checkpoints") as advance:
             for file in files:
@@ -127,7 +125,8 @@ def dissect(
                     progress.warning(f"{file.name} is left out: {error.what}")
                     result.failed[file.name] = error.what
                     errors.append(error)
-                    if not options.dry_run:
+                    before = run.checkpoint_in(file.folder)
+                    if not options.dry_run and (before is None or before.path == str(file.path.resolve())):
                         run.write_checkpoint(_failed(file, error))
                 advance(1)
     finally:
@@ -157,6 +156,9 @@ def _dissect_checkpoint(study: Study, run: RunFolder, file: StudyFile, result: D
     if study.options.dry_run:
         result.plan.append(_plan(study, file, pieces, missing))
         return architecture
+    if study.options.overwrite and not (result.done or result.forward_passes):
+        # Not before all inputs were opened: a slip in an option must not cost the run that is there.
+        run.clear()
     run.check_settings(study.settings(architecture))
     _check_place(run, file, checkpoint)
     if missing:

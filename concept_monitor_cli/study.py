@@ -401,6 +401,8 @@ class Study:
             "pooling": self.options.pooling,
             "precision": self.options.precision,
             "seed": self.options.seed,
+            "null": self.options.null,
+            "fdr": self.options.fdr,
             "detectors": {detector.name: detector.settings() for detector in self.detectors},
         }
 

@@ -150,13 +150,22 @@ class ClipDissect(Detector):
                 rank.evidence(context.activations, self._top_images(other, rank.top_k, context)[0], a=rank.a)
                 for other in untrained
             ]
-            alive = torch.from_numpy(np.concatenate([other.read("live").astype(bool) for other in untrained]))
-            null = Evidence(torch.cat([part.values for part in parts])[alive], parts[0].constant)
+            firing = torch.from_numpy(
+                np.concatenate([other.read("live").astype(bool) for other in untrained])
+            )
+            null = Evidence(torch.cat([part.values for part in parts])[firing], parts[0].constant)
         else:
             null = self._null_evidence(context, rank, top.shape[0])
-        best, chance = evidence_best_scores(evidence, null, lam=rank.lam)
-        p = p_values(best.cpu().masked_fill(~live, torch.nan), chance.cpu())
-        return evidence.scores(rank.lam), p, len(chance), notes
+        if not live.any():
+            return evidence.scores(rank.lam), torch.full(live.shape, torch.nan, dtype=torch.float64), 0, notes
+        # The prior is that of the layer's live units. Dead units all tie to the first images: in a folder
+        # sorted by class they would pass for detectors of the first class, and silence the one that is one.
+        alive = Evidence(evidence.values[live.to(evidence.values.device)], evidence.constant)
+        found, chance = evidence_best_scores(alive, null, lam=rank.lam)
+        best = torch.full(live.shape, torch.nan)
+        best[live] = found.cpu()
+        scores = evidence.scores(rank.lam, log_prior=alive.log_prior())
+        return scores, p_values(best, chance.cpu()), len(chance), notes
 
     def _by_values(
         self, entry: Entry, context: Context, live: Tensor, untrained: Sequence[Entry]

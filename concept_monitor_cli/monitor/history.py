@@ -105,7 +105,8 @@ def histories(table: pd.DataFrame) -> list[History]:
         row = np.searchsorted(units, rows["unit"].to_numpy(dtype=np.int64))
         shape = (len(units), len(order))
         labels = np.full(shape, -1, dtype=np.int64)
-        live = rows["state"].to_numpy() == "live"
+        # A unit that fires but meets no label has no concept either.
+        live = (rows["state"].to_numpy() == "live") & (rows["concept"].to_numpy() != "")
         codes, names = pd.MultiIndex.from_frame(rows.loc[live, ["concept", "category"]]).factorize(sort=True)
         labels[row[live], column[live]] = codes
         scores = np.full(shape, np.nan)

@@ -219,10 +219,12 @@ class RunFolder:
             )
 
     def clear(self) -> None:
-        """Remove what earlier commands wrote into this folder, and nothing else that lies in it."""
+        """Remove a run that is there. A folder without `run.json` is no run, and keeps what lies in it."""
+        if not self.run_file.is_file():
+            return
         for folder in (self.tables, self.plots, self.root / "scores"):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.run_file, self.root / "report.html"):
+        for file in (self.run_file, self.root / "report.html", self.root / "alerts.jsonl"):
             file.unlink(missing_ok=True)
 
     def write_checkpoint(self, record: CheckpointRecord) -> None:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from concept_monitor_cli.functional import neuron_embedding_from_top
+from concept_monitor_cli.functional.embedding import TOP_CONCEPTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,11 +41,13 @@ def unit_vectors(table: pd.DataFrame, words: list[str], embeddings: NDArray[np.f
     """Place every live unit of a concept table.
 
     Args:
-        table: a concept table; dead units have no place and are left out.
+        table: a concept table. Units without a concept (dead ones, and those that meet no label) have no
+            place and are left out; of the others the first five concepts count, however many there are.
         words: the words of `embeddings`; all concepts of the table are among them.
         embeddings: `len(words) x D`, rows of unit length.
     """
-    table = table[table["state"] == "live"].sort_values([*_UNIT, "rank"], kind="stable")
+    placed = (table["state"] == "live") & (table["concept"] != "") & (table["rank"] <= TOP_CONCEPTS)
+    table = table[placed].sort_values([*_UNIT, "rank"], kind="stable")
     index = {word: row for row, word in enumerate(words)}
     counts = table.groupby(_UNIT, sort=False, observed=True).size().to_numpy()
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)

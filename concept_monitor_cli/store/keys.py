@@ -26,7 +26,7 @@ KINDS: dict[str, int] = {
     "masks": 1,
     "scores": 1,
     "null": 1,
-    "findings": 1,
+    "findings": 2,
     "projection": 1,
     "resampling": 1,
     "matching": 1,

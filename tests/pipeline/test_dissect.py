@@ -371,6 +371,16 @@ class TestBadInput:
         assert cmon(*arguments, "-q", "--overwrite").code == 0
         assert set(pd.read_parquet(bench.root / "out/tables/concepts.parquet")["epoch"]) == {5}
 
+    def test_a_slip_with_overwrite_costs_nothing(self, bench: Bench, cmon) -> None:
+        assert cmon(*bench.dissect("-q")).code == 0
+        before = bench.tables()
+        self.check(cmon(*bench.dissect("--overwrite", layer="layr3")), 2, "layer3")
+        assert bench.tables() == before
+
+    def test_other_nulls_are_not_mixed_in_one_run(self, bench: Bench, cmon) -> None:
+        assert cmon(*bench.dissect("-q")).code == 0
+        self.check(cmon(*bench.dissect("--fdr", "0.2")), 2, "fdr", "--overwrite")
+
     def test_other_settings_in_the_same_run(self, bench: Bench, cmon) -> None:
         assert cmon(*bench.dissect("-q")).code == 0
         self.check(cmon(*bench.dissect("--similarity", "wpmi")), 2, "similarity", "--overwrite")

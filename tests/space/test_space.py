@@ -111,3 +111,17 @@ def test_umap_gives_the_same_picture_in_every_process_and_separates_clusters() -
     within = np.linalg.norm(points - centres[:, None], axis=-1).max()
     between = min(np.linalg.norm(centres[i] - centres[j]) for i in range(3) for j in range(i))
     assert between > within
+
+
+def test_a_unit_that_meets_no_label_has_no_place() -> None:
+    rows = [(0, 1, "a", 1.0, "live"), (1, 1, "", float("nan"), "live")]
+    placed = unit_vectors(table(rows), ["a"], np.eye(1, dtype=np.float32))
+    assert placed.units["unit"].tolist() == [0]
+
+
+def test_eq_1_takes_five_concepts_however_many_the_table_has() -> None:
+    words = list("abcdefg")
+    rows = [(0, rank, word, 10.0 - rank, "live") for rank, word in enumerate(words, start=1)]
+    vectors = unit_vectors(table(rows), words, np.eye(7, dtype=np.float32)).vectors
+    assert (vectors[0, :5] > 0).all()
+    assert (vectors[0, 5:] == 0).all()
