@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,8 +39,8 @@ class EmbedResult:
         units: number of points, over all epochs and layers.
         anchors: the anchor words.
         plots: the pictures.
-        spread: mean pairwise cosine distance of the units, per layer and epoch.
-        near: per layer and epoch, the mean distance of the units to their nearest anchor.
+        spread: per layer and epoch, the mean pairwise cosine distance of the units, and their mean distance
+            to the nearest anchor.
         tracked: per tracked unit, layer and epoch: concept, nearest anchor and distance.
     """
 
@@ -92,7 +93,7 @@ def embed(options: EmbedOptions, progress: Progress = SILENT) -> EmbedResult:
     table = _table(run, options)
     detector = str(table["detector"].iloc[0])
     anchors = _anchors(options, table, progress)
-    _check_units(options, table)
+    check_units(options.units, table)
     encoder, templates = run_encoder(run, options, progress)
     store = Store(options.cache, progress=progress)
 
@@ -171,9 +172,14 @@ def _anchors(options: EmbedOptions, table: pd.DataFrame, progress: Progress) -> 
     return anchors
 
 
-def _check_units(options: EmbedOptions, table: pd.DataFrame) -> None:
+def check_units(units: Iterable[int], table: pd.DataFrame) -> None:
+    """Refuse units that a table does not have.
+
+    Raises:
+        InputError: names the first, and which there are.
+    """
     known = set(table["unit"])
-    missing = [unit for unit in options.units if unit not in known]
+    missing = [unit for unit in units if unit not in known]
     if missing:
         raise InputError(
             f"there is no unit {missing[0]}", where="--units", hint=f"units count from 0 to {max(known)}"

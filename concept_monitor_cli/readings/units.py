@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.embedding import check_units
 from concept_monitor_cli.monitor.comparison import check_classes, class_counts
 from concept_monitor_cli.monitor.confidence import (
     Rescorer,
@@ -81,7 +81,7 @@ def units(options: UnitsOptions, progress: Progress = SILENT) -> UnitsResult:
     import pandas as pd
 
     opened = OpenRun(options.out, options, progress)
-    _check_units(options, opened)
+    check_units(options.units, opened.table)
     for word in check_classes(options.classes, opened.table["concept"]):
         progress.notice(f"no unit has a concept called {word!r} at any epoch")
     result = UnitsResult(options.out)
@@ -104,15 +104,6 @@ def units(options: UnitsOptions, progress: Progress = SILENT) -> UnitsResult:
             figure = class_table({opened.name: rows})
             result.plots += save(figure, opened.run.plots / f"classes.{detector}", options.plot_formats)
     return result
-
-
-def _check_units(options: UnitsOptions, opened: OpenRun) -> None:
-    known = set(opened.table["unit"])
-    missing = [unit for unit in options.units if unit not in known]
-    if missing:
-        raise InputError(
-            f"there is no unit {missing[0]}", where="--units", hint=f"units count from 0 to {max(known)}"
-        )
 
 
 def _layer_summary(history: History, life: pd.DataFrame) -> dict[str, Any]:
