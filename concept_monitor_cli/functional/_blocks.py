@@ -8,9 +8,12 @@ slice (8 ms instead of 5 us, seen on a shared 2-core machine).
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
+from threading import Barrier, local
 
 import torch
 from torch import Tensor
@@ -19,11 +22,11 @@ from torch import Tensor
 CPU_GRAIN = 1 << 16
 #: Bytes of the block of softmax rows, ranks or products that a thread works on.
 CPU_BLOCK_BYTES = 12 << 20
-#: Blocks that are made together.
-_MOST_BLOCKS = 4
 #: The same two on an accelerator.
 DEVICE_GRAIN = 1 << 25
 DEVICE_BLOCK_BYTES = 1 << 30
+#: Terms of a sum; operations of torch take a tenth of a second for them.
+WORTH_COMPILING = 100_000_000
 #: No more threads than this: each holds a block.
 MOST_THREADS = 16
 
@@ -43,6 +46,15 @@ def grain(device: torch.device) -> int:
     return CPU_GRAIN if on_cpu(device) else DEVICE_GRAIN
 
 
+def worth_compiling(terms: int, device: torch.device) -> bool:
+    """Whether a second for compiling loops over so many terms is gained back within a few layers and epochs.
+
+    It depends on nothing else: compiled loops differ from operations of torch in the last digit, and a result
+    must not depend on what was computed before.
+    """
+    return on_cpu(device) and terms >= WORTH_COMPILING
+
+
 def spans(total: int, step: int) -> Iterator[slice]:
     """`range(total)` cut into slices of `step`; the last one may be shorter."""
     for start in range(0, total, max(1, step)):
@@ -55,16 +67,37 @@ def width_for(rows: int, device: torch.device, *, item_bytes: int = 4, low: int 
     return max(low, min(fitting, high if on_cpu(device) else 1 << 20))
 
 
-def slab_width(total: int, width: int, device: torch.device) -> int:
-    """How many concepts a thread takes at once: a few blocks of `width`, but so that no thread stays idle."""
-    if not on_cpu(device):
-        return width
-    shares = max(1, total // (4 * width * min(torch.get_num_threads(), MOST_THREADS)))
-    return width * min(_MOST_BLOCKS, shares)
+class Workspace:
+    """Buffers of a computation, one for every name and thread, freed with the workspace.
+
+    A block's megabytes are asked for thousands of times; a processor's allocator gives them back to the
+    system each time and has every page filled with zeros again.
+
+    Example:
+        >>> space = Workspace(torch.device("cpu"))
+        >>> tile = space("tile", 3, 4)
+        >>> tile.shape, space("tile", 2, 4).data_ptr() == tile.data_ptr()
+        (torch.Size([3, 4]), True)
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._own = local()
+
+    def __call__(self, name: str, *shape: int) -> Tensor:
+        """A float32 tensor of this shape with any content; it is the one that the name gave before."""
+        buffers: dict[str, Tensor] = self._own.__dict__
+        size = math.prod(shape)
+        if name not in buffers or buffers[name].numel() < size:
+            buffers[name] = torch.empty(size, device=self._device)
+        return buffers[name][:size].view(shape)
 
 
-def _single_threaded(workers: int) -> ThreadPoolExecutor:
-    """A pool in whose threads torch runs every operation in the calling thread.
+@cache
+def _single_threaded(workers: int, process: int) -> ThreadPoolExecutor:
+    """A pool in whose threads torch runs every operation in the calling thread; one for each process.
+
+    Kept: the system starts two new threads on one core, and takes ten milliseconds to part them.
 
     `torch.set_num_threads` holds for the thread that calls it and for threads that use torch later, so the
     workers set 1 and the caller restores its own number once all of them have.
@@ -102,14 +135,16 @@ def run_blocks(task: Callable[[slice], None], parts: Iterable[slice], device: to
         with torch.no_grad():  # the setting is per thread
             task(part)
 
-    with _single_threaded(threads) as pool:
-        futures = [pool.submit(without_graph, part) for part in parts]
-        try:
-            for future in futures:
-                future.result()
-        finally:
-            for future in futures:
-                future.cancel()
+    # A worker runs torch on one thread, so that blocks within blocks come past the line above.
+    pool = _single_threaded(threads, os.getpid())
+    futures = [pool.submit(without_graph, part) for part in parts]
+    try:
+        for future in futures:
+            future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+        wait(futures)
 
 
 def ordered_bits(values: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.functional._blocks import ordered_bits
+from concept_monitor_cli.functional._blocks import ordered_bits, run_blocks, spans
 
 _LOW = 0xFFFF_FFFF
 # Keys that are made at once: on a processor so many that they and their values stay in the cache.
@@ -25,14 +25,15 @@ def top_rows(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
         indices `(rows, min(k, n))`, int64, and the values there, of the input's type. NaN counts as minus
         infinity when compared (and comes back as NaN).
 
-    The order is made unique instead of being repaired afterwards: value and column are packed into one 64-bit
-    key, so that no two keys are equal and any selection algorithm gives the same answer.
+    Where the largest values differ, no rule for ties is needed. In other rows (of a unit that is silent on
+    most images, say) the order is made unique instead of being repaired afterwards: value and column are
+    packed into one 64-bit key, so that no two keys are equal and any selection algorithm gives the same
+    answer.
     """
     if values.ndim != 2 or k < 1:
         raise InputError(f"top {k} of a tensor of shape {tuple(values.shape)}: need two axes and k >= 1")
     rows, n = values.shape
     k = min(k, n)
-    indices = torch.empty(rows, k, dtype=torch.int64, device=values.device)
     if values.dtype == torch.float64:  # does not fit the key: a full stable sort
         clean = torch.where(values.isnan(), -torch.inf, values)
         indices = torch.sort(clean, dim=1, descending=True, stable=True).indices[:, :k].contiguous()
@@ -41,11 +42,17 @@ def top_rows(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
         found, _ = top_rows(values.cpu(), k)
         indices = found.to(values.device)
         return indices, values.gather(1, indices)
+    if values.dtype == torch.float32:
+        largest, found = torch.topk(values, min(k + 1, n), dim=1)
+        indices = found[:, :k].contiguous()
+        tied = (~(largest[:, :-1] > largest[:, 1:]).all(1)).nonzero().view(-1)  # NaN is larger than nothing
+    else:
+        indices = torch.empty(rows, k, dtype=torch.int64, device=values.device)
+        tied = torch.arange(rows, device=values.device)
     column = _LOW - torch.arange(n, dtype=torch.int64, device=values.device)
     together = _CPU_KEYS if values.device.type == "cpu" else _DEVICE_KEYS
-    step = max(1, together // max(1, n))
-    for start in range(0, rows, step):
-        part = slice(start, min(rows, start + step))
+    for some in spans(len(tied), together // max(1, n)):
+        part = tied[some]
         keys = (ordered_bits(values[part]).long() << 32) | column
         indices[part] = _LOW - (torch.topk(keys, k, dim=1).values & _LOW)
     return indices, values.gather(1, indices)
@@ -79,11 +86,13 @@ def top_images(Q: Tensor, k: int) -> tuple[Tensor, Tensor]:
     n, units = Q.shape
     k = min(k, n)
     indices = torch.empty(k, units, dtype=torch.int64, device=Q.device)
-    together = 8 * _CPU_KEYS if Q.device.type == "cpu" else _DEVICE_KEYS
-    step = max(1, together // max(1, n))
-    for start in range(0, units, step):
-        part = slice(start, min(units, start + step))
-        indices[:, part] = top_rows(Q[:, part].T.contiguous(), k)[0].T
+    together = 4 * _CPU_KEYS if Q.device.type == "cpu" else _DEVICE_KEYS
+
+    def select(part: slice) -> None:
+        columns = Q[:, part].contiguous()  # torch transposes a whole tensor twice as fast as part of one
+        indices[:, part] = top_rows(columns.T.contiguous(), k)[0].T
+
+    run_blocks(select, spans(units, max(16, together // max(1, n))), Q.device)
     return indices, Q.gather(0, indices)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional import _blocks, similarity
-from concept_monitor_cli.functional.similarity import ConceptActivations, reorder
+from concept_monitor_cli.functional.similarity import ConceptActivations, pmi, reorder
 from concept_monitor_cli.functional.topk import top_images
 from tests.functional import twins
 
@@ -57,16 +58,29 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("form", ["matrix", "embeddings"])
+@pytest.fixture(params=[False, True], ids=["torch", "compiled"])
+def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Both ways of making a sum over many terms, whatever their number."""
+    monkeypatch.setattr(_blocks, "WORTH_COMPILING", 0 if request.param else 1 << 62)
+    return bool(request.param)
+
+
+@pytest.mark.parametrize("form", ["matrix", "transposed matrix", "embeddings"])
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", NAMES)
-def test_agrees_with_its_literal_twin(name: str, case: str, form: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "compiled"),
+    [(name, way) for name in NAMES for way in ([False, True] if "wpmi" in name else [False])],
+    indirect=["compiled"],
+)
+def test_agrees_with_its_literal_twin(name: str, case: str, form: str, compiled: bool) -> None:
     n, m, c, kind = CASES[case]
     images, texts = embeddings(n, m)
     Q = activations(n, c, kind)
     P = images @ texts.T
     expected = torch.from_numpy(getattr(twins, name)(P.double().numpy(), Q.double().numpy()))
-    given = P if form == "matrix" else ConceptActivations.from_embeddings(images, texts)
+    given: Tensor | ConceptActivations = P.T.contiguous().T if form == "transposed matrix" else P
+    if form == "embeddings":
+        given = ConceptActivations.from_embeddings(images, texts)
 
     scores = getattr(similarity, name)(given, Q)
 
@@ -76,25 +90,42 @@ def test_agrees_with_its_literal_twin(name: str, case: str, form: str) -> None:
     assert (scores - expected).abs().max() <= TOLERANCE
 
 
+@pytest.mark.parametrize("a", [40.0, -40.0])
 @pytest.mark.parametrize("name", ["wpmi", "soft_wpmi"])
-def test_constants_can_be_changed(name: str) -> None:
+def test_constants_can_be_changed(name: str, a: float, compiled: bool) -> None:
     images, texts = embeddings(80, 20)
     P, Q = images @ texts.T, activations(80, 5, "plain")
-    expected = getattr(twins, name)(P.double().numpy(), Q.double().numpy(), top_k=13, a=40.0, lam=0.3)
-    scores = getattr(similarity, name)(P, Q, top_k=13, a=40.0, lam=0.3)
+    expected = getattr(twins, name)(P.double().numpy(), Q.double().numpy(), top_k=13, a=a, lam=0.3)
+    scores = getattr(similarity, name)(P, Q, top_k=13, a=a, lam=0.3)
     assert (scores - torch.from_numpy(expected)).abs().max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("a", [10.0, 100.0, 1000.0])
+@pytest.mark.parametrize("a", [100.0, 1000.0])
 @pytest.mark.parametrize("name", ["wpmi", "soft_wpmi"])
-def test_finite_where_the_softmax_is_a_spike(name: str, a: float) -> None:
+def test_where_the_softmax_is_a_spike(name: str, a: float, compiled: bool) -> None:
+    """A hundred factors of up to 500 and down to 1e-7 do not fit float32: the products are cut."""
     images, texts = embeddings(200, 30)
-    scores = getattr(similarity, name)(images @ texts.T, activations(200, 5, "plain"), a=a)
-    assert scores.isfinite().all()
+    P, Q = images @ texts.T, activations(200, 5, "plain")
+    expected = torch.from_numpy(getattr(twins, name)(P.double().numpy(), Q.double().numpy(), a=a))
+    scores = getattr(similarity, name)(P, Q, a=a)
+    # At a = 1000 the exponent itself, of about 500, has lost four digits.
+    assert (scores - expected).abs().max() <= TOLERANCE * a / 10
 
 
-def test_certain_membership_does_not_underflow() -> None:
-    # With p_r = 1 a factor can be as small as min_prob: five of them fit float32, not ten.
+def test_products_stay_within_float32() -> None:
+    factors = pmi._Factors([0.5] * 9 + [1e-6] * 9, [2.0] * 9 + [1e6] * 9, smallest=1e-6, largest=1.0)
+    groups = factors.groups()
+    assert [r for group in groups for r in group] == list(range(18))
+    for group in groups:
+        for s in (0.0, factors.smallest, 0.02, factors.largest):
+            product = math.prod(factors.rest[r] + factors.ratio[r] * s for r in group)
+            assert s == 0.0 or 1.2e-38 < product < 3.4e38
+    assert 2 <= len(groups) < 6
+    assert pmi._Factors([0.98] * 100, [0.02] * 100, smallest=0.3, largest=2.0).groups() == [range(100)]
+
+
+def test_certain_membership_does_not_underflow(compiled: bool) -> None:
+    # With p_r = 1 a factor can be as small as min_prob.
     images, texts = embeddings(200, 30)
     P, Q = images @ texts.T, activations(200, 5, "plain")
     ones = similarity.soft_wpmi(P, Q, p_start=1.0, p_end=1.0, a=60.0, lam=0.6)
@@ -133,8 +164,14 @@ def test_rank_reorder_prefers_the_concept_in_the_unit_s_order() -> None:
 
 
 @pytest.mark.parametrize("form", ["matrix", "embeddings"])
-@pytest.mark.parametrize("name", NAMES)
-def test_the_cut_into_blocks_changes_nothing(name: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "compiled"),
+    [(name, way) for name in NAMES for way in ([False, True] if "wpmi" in name else [False])],
+    indirect=["compiled"],
+)
+def test_the_cut_into_blocks_changes_nothing(
+    name: str, compiled: bool, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images, texts = embeddings(200, 150, 32)
     Q = activations(200, 25, "ties")
 
@@ -225,6 +262,14 @@ def test_order_of_units_and_half_precision_inputs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["wpmi", "soft_wpmi"])
+def test_a_concept_without_a_number_gets_none(name: str, compiled: bool) -> None:
+    images, texts = embeddings(150, 20)
+    P = images @ texts.T
+    P[4, 7] = torch.nan
+    assert getattr(similarity, name)(P, activations(150, 4, "plain"), top_k=150)[:, 7].isnan().all()
+
+
+@pytest.mark.parametrize("name", ["wpmi", "soft_wpmi"])
 def test_nan_activations_count_as_the_lowest(name: str) -> None:
     images, texts = embeddings(300, 20)
     P, Q = images @ texts.T, activations(300, 4, "plain")
@@ -263,14 +308,39 @@ def test_a_planted_layer_gets_its_labels() -> None:
         assert share >= (0.9 if name not in ("cos", "rank_reorder") else 0.5), name
 
 
-def test_log_normaliser_is_kept_and_can_be_given() -> None:
+@pytest.mark.parametrize("a", [10.0, -10.0])
+@pytest.mark.parametrize("form", ["matrix", "embeddings"])
+def test_the_softmax_s_normaliser_and_range(
+    form: str, a: float, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_blocks, "CPU_GRAIN", 64)  # several tiles
+    images, texts = embeddings(70, 1100)
+    softmax = twins.softmax_rows(a, (images @ texts.T).double().numpy())
+    expected = torch.logsumexp(a * (images @ texts.T).double(), 1)
+    P = ConceptActivations.from_embeddings(images, texts)
+    if form == "matrix":
+        P = ConceptActivations.from_matrix(images @ texts.T)
+    some = torch.tensor([3, 4, 60])
+    torch.testing.assert_close(P.log_normaliser(a, some).double(), expected[some], atol=1e-5, rtol=0)
+    torch.testing.assert_close(P.log_normaliser(a).double(), expected, atol=1e-5, rtol=0)
+    low, high = P.softmax_range(a, some)
+    assert low == pytest.approx(softmax[some].min(), rel=1e-4)
+    assert high == pytest.approx(softmax[some].max(), rel=1e-4)
+    assert P.softmax_range(a) == pytest.approx((softmax.min(), softmax.max()), rel=1e-4)
+
+
+def test_the_normaliser_is_kept_and_can_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
     images, texts = embeddings(70, 30)
     P = ConceptActivations.from_embeddings(images, texts)
     values = P.log_normaliser(10.0)
-    torch.testing.assert_close(values, torch.logsumexp(10.0 * images @ texts.T, 1), atol=1e-5, rtol=0)
-    assert P.log_normaliser(10.0) is values
-    again = ConceptActivations.from_embeddings(images, texts, log_normalisers={10.0: values})
-    assert torch.equal(again.log_normaliser(10.0), values)
+    # The softmax is over all 30 concepts, though only three are asked for.
+    some = ConceptActivations.from_embeddings(images, texts[:3], log_normalisers={10.0: values})
+    assert torch.equal(some.log_normaliser(10.0), values)
+    shares = torch.softmax(10.0 * images @ texts.T, 1)[:, :3]
+    assert some.softmax_range(10.0) == pytest.approx((shares.min().item(), shares.max().item()), rel=1e-4)
+    monkeypatch.setattr(ConceptActivations, "_row_sums", None)  # nothing is computed again
+    assert torch.equal(P.log_normaliser(10.0), values)
+    assert torch.equal(P.log_normaliser(10.0, torch.tensor([5, 7])), values[[5, 7]])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -303,8 +373,26 @@ def test_same_scores_on_a_gpu(name: str) -> None:
     torch.testing.assert_close(there.cpu(), here, atol=TOLERANCE, rtol=1e-5)
 
 
+def test_powers_of_two_of_the_compiled_loops() -> None:
+    import numpy as np
+
+    from concept_monitor_cli.functional import _kernels
+
+    x = np.linspace(-126, 126.4, 200_001).astype(np.float32)
+    found = np.array([_kernels._exp2(value) for value in x[::40]])
+    np.testing.assert_allclose(found, np.exp2(x[::40].astype(np.float64)), rtol=1.2e-7)
+    assert _kernels._exp2(np.float32(-1e30)) == np.float32(2.0**-126)
+    assert np.isnan(_kernels._exp2(np.float32(np.nan)))
+    # The coefficients, computed again.
+    nodes = np.cos((np.arange(7) + 0.5) / 7 * np.pi) / 2
+    fitted = np.polynomial.polynomial.polyfit(nodes, np.exp2(nodes), 6)
+    given = [getattr(_kernels, f"_C{i}") for i in range(7)]
+    np.testing.assert_allclose(given, fitted, rtol=1e-7)
+
+
 MODULES = (
-    "similarity.pmi similarity.cosine similarity.reorder similarity.activations topk calibration embedding"
+    "_blocks similarity.pmi similarity.cosine similarity.reorder similarity.activations topk calibration "
+    "embedding"
 )
 
 

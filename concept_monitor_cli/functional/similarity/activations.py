@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.functional._blocks import grain, run_blocks, spans
+from concept_monitor_cli.functional._blocks import Workspace, grain, run_blocks, spans, worth_compiling
+
+#: Of some images: a sum of powers, and the smallest and the largest exponent, `(n,)` each.
+Sums = tuple[Tensor, Tensor, Tensor]
+
+
+class Piece(NamedTuple):
+    """Where a part of `P` lies: `source[rows, first:]`.
+
+    Attributes:
+        images: which images.
+        source: C-contiguous.
+        first: column of the first concept.
+        rows: `(n,)`, those of the images.
+    """
+
+    images: slice
+    source: Tensor
+    first: int
+    rows: Tensor
 
 
 class ConceptActivations:
@@ -40,6 +61,7 @@ class ConceptActivations:
         self._images = images
         self._texts = texts
         self._log_normalisers = dict(log_normalisers or {})
+        self._by_temperature: dict[float, Tensor] = {}
 
     @classmethod
     def from_matrix(cls, P: Tensor) -> ConceptActivations:
@@ -57,7 +79,8 @@ class ConceptActivations:
         Args:
             images: image embeddings.
             texts: concept embeddings.
-            log_normalisers: what `log_normaliser(a)` gave before for the same two, by `a`.
+            log_normalisers: what `log_normaliser(a)` gave before, by `a`: where these are only some of the
+                concepts that the softmax is over.
         """
         if images.ndim != 2 or texts.ndim != 2 or images.shape[1] != texts.shape[1]:
             shapes = f"{tuple(images.shape)} and {tuple(texts.shape)}"
@@ -105,6 +128,27 @@ class ConceptActivations:
         rows = self._rows()
         return (rows if images is None else rows[images]) @ self._texts_or_raise()[concepts].T
 
+    def tile(self, concepts: slice, images: slice, out: Tensor) -> Tensor:
+        """`P[images, concepts]` in `out`, `(n, m)` float32, which the caller may overwrite; returns it."""
+        if self._matrix is not None:
+            return out.copy_(self._matrix[images, concepts])
+        return torch.mm(self._rows()[images], self._texts_or_raise()[concepts].T, out=out)
+
+    def pieces(self, concepts: slice, images: slice, space: Workspace) -> Iterator[Piece]:
+        """`P[images, concepts]` for a compiled loop: all at once where it lies, or made tile by tile."""
+        if self._matrix is not None and self._matrix.is_contiguous():
+            yield Piece(images, self._matrix, concepts.start, self._numbers(images))
+            return
+        width = concepts.stop - concepts.start
+        for part in spans(images.stop - images.start, max(1, 4 * grain(self.device) // width)):
+            some = slice(images.start + part.start, images.start + part.stop)
+            n = some.stop - some.start
+            yield Piece(some, self.tile(concepts, some, space("tile", n, width)), 0, torch.arange(n))
+
+    def _numbers(self, images: slice) -> Tensor:
+        """The rows of the matrix that images are."""
+        return torch.arange(images.start, images.stop)
+
     def block(self, concepts: slice, images: slice | None = None) -> Tensor:
         """`P[images, concepts]` as a new float32 tensor `(n, m)` that the caller may overwrite."""
         values = self._view(concepts, images)
@@ -131,76 +175,81 @@ class ConceptActivations:
             images: `(n,)` indices, ascending: only these are computed, where they were not before, and the
                 result is `(n,)`.
         """
-        n = self.n_images
-        known = self._log_normalisers.get(a)
-        if known is None or known.shape != (n,):
-            known = torch.full((n,), torch.nan, device=self.device)
-        elif known.device != self.device:
-            known = known.to(self.device)
-        self._log_normalisers[a] = known
-        unknown = known.isnan() if images is None else known.index_select(0, images).isnan()
+        return self._kept(a, images)[0]
+
+    def softmax_range(self, a: float, images: Tensor | None = None) -> tuple[float, float]:
+        """The smallest and the largest value of `softmax(a * P)` at some images; kept like the normaliser."""
+        log_normaliser, *bounds = self._kept(a, images)
+        low, high = torch.stack([bound - log_normaliser for bound in bounds]).aminmax(dim=1)
+        return math.exp(low[0]), math.exp(high[1])
+
+    def _kept(self, a: float, images: Tensor | None) -> Tensor:
+        """`logsumexp_m`, `min_m` and `max_m` of `a * P[i, m]`, `(3, n)`."""
+        kept = self._by_temperature.get(a)
+        if kept is None:
+            kept = torch.full((3, self.n_images), torch.nan, device=self.device)
+            given = self._log_normalisers.get(a)
+            if given is not None:
+                kept[0] = given
+            self._by_temperature[a] = kept
+        unknown = kept[1].isnan() if images is None else kept[1].index_select(0, images).isnan()
         missing = unknown.nonzero().view(-1) if images is None else images[unknown]
         if len(missing):
-            known[missing] = self.select(missing)._row_normalisers(a)
-        return known if images is None else known.index_select(0, images)
+            found = self.select(missing)._row_sums(a)
+            given = kept[0].index_select(0, missing)
+            found[0] = torch.where(given.isnan(), found[0], given)
+            kept[:, missing] = found
+        return kept if images is None else kept.index_select(1, images)
 
-    def _row_normalisers(self, a: float) -> Tensor:
+    def _row_sums(self, a: float) -> Tensor:
+        """What `_kept` keeps, of these concepts."""
         n, m = self.n_images, self.n_concepts
-        result = torch.empty(n, device=self.device)
+        result = torch.empty(3, n, device=self.device)
         # A matrix is read along its rows; from embeddings, both sides are cut so that a product fits the
         # cache.
         width = m if self._matrix is not None else min(m, 1024)
-        step = max(1, (4 * grain(self.device) if self._matrix is not None else 512 * 1024) // width)
+        rows = max(1, 16 * grain(self.device) // width)
+        # In powers of two: `exp` is three times slower than `exp2` in some builds of torch.
         scale = a * math.log2(math.e)
+        add_up = self._add_up
+        if worth_compiling(n * m, self.device):
+            add_up, rows = self._add_up_compiled, -(-n // (8 * torch.get_num_threads()))
+        space = Workspace(self.device)
 
-        def normalise(images: slice) -> None:
-            high: Tensor | None = None
-            total: Tensor | None = None
+        def reduce(images: slice) -> None:
+            total, low, high = result[:, images]
+            total.zero_()
+            low.fill_(torch.inf)
+            high.fill_(-torch.inf)
             for concepts in spans(m, width):
-                values = self._view(concepts, images)
-                block_high = (values.amax(1) if a >= 0 else values.amin(1)) * scale
-                new_high = block_high if high is None else torch.maximum(high, block_high)
-                block_total = torch.add(new_high[:, None].neg(), values, alpha=scale).exp2_().sum(1)
-                if total is not None and high is not None:
-                    block_total += total * torch.exp2(high - new_high)
-                high, total = new_high, block_total
-            assert high is not None
-            assert total is not None
-            result[images] = (total.log2_() + high) * math.log(2)
+                add_up(concepts, images, scale, space, (total, low, high))
+            total.log2_().add_(high)
 
-        run_blocks(normalise, spans(n, step), self.device)
-        return result
+        run_blocks(reduce, spans(n, rows), self.device)
+        return result.mul_(math.log(2))
 
-    def blocks_of(
-        self,
-        concepts: slice,
-        shift: Tensor,
-        scale: float,
-        finish: Callable[[Tensor], object],
-        *,
-        width: int,
-    ) -> list[Tensor]:
-        """`finish(shift[i] + scale * P[i, concepts])`, new tensors `(N, width)` side by side.
+    def _add_up(self, concepts: slice, images: slice, scale: float, space: Workspace, sums: Sums) -> None:
+        """Take further concepts into `sum_m 2 ** (x[m] - high)`, `low` and `high` of `x = scale * P[i]`."""
+        total, low, high = sums
+        tile = self.tile(concepts, images, space("tile", len(total), concepts.stop - concepts.start))
+        ends = tile.amin(1).mul_(scale), tile.amax(1).mul_(scale)
+        torch.minimum(low, torch.minimum(*ends), out=low)
+        above = torch.maximum(high, torch.maximum(*ends))
+        torch.add(above[:, None].neg(), tile, alpha=scale, out=tile).exp2_()
+        total.mul_(torch.exp2(high - above)).add_(tile.sum(1))
+        high.copy_(above)
 
-        Made tile by tile, so that `finish`, which changes a tile of any shape in place, finds it in the
-        cache. Several blocks at once, because reading a few concepts of every row of a large matrix costs
-        three times as much as reading many.
+    def _add_up_compiled(
+        self, concepts: slice, images: slice, scale: float, space: Workspace, sums: Sums
+    ) -> None:
+        """The same."""
+        from concept_monitor_cli.functional._kernels import add_up
 
-        Args:
-            concepts: which.
-            shift: `(N,)`, added to the rows.
-            scale: times `P`.
-            finish: element by element, in place.
-            width: concepts in a block; the last one may have fewer.
-        """
-        parts = list(spans(concepts.stop - concepts.start, width))
-        blocks = [torch.empty(self.n_images, part.stop - part.start, device=self.device) for part in parts]
-        for images in spans(self.n_images, max(1, 2 * grain(self.device) // width)):
-            values = self._view(concepts, images)
-            for part, block in zip(parts, blocks, strict=True):
-                tile = torch.add(shift[images, None], values[:, part], alpha=scale, out=block[images])
-                finish(tile)
-        return blocks
+        width = concepts.stop - concepts.start
+        for piece in self.pieces(concepts, images, space):
+            part = slice(piece.images.start - images.start, piece.images.stop - images.start)
+            running = (each[part].numpy() for each in sums)
+            add_up(piece.source.numpy(), piece.first, width, piece.rows.numpy(), np.float32(scale), *running)
 
 
 class _Selected(ConceptActivations):
@@ -217,6 +266,12 @@ class _Selected(ConceptActivations):
     def _view(self, concepts: slice, images: slice | None = None) -> Tensor:
         chosen = self._chosen if images is None else self._chosen[images]
         return self._rows()[:, concepts].index_select(0, chosen)
+
+    def tile(self, concepts: slice, images: slice, out: Tensor) -> Tensor:
+        return torch.index_select(self._rows()[:, concepts], 0, self._chosen[images], out=out)
+
+    def _numbers(self, images: slice) -> Tensor:
+        return self._chosen[images]
 
 
 def as_activations(P: Tensor | ConceptActivations, n_images: int | None = None) -> ConceptActivations:

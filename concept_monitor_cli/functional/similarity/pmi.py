@@ -1,9 +1,8 @@
 """WPMI and SoftWPMI (CLIP-Dissect, sections 3.2 and A.1).
 
-Both are a sum of logarithms over a unit's top images. In SoftWPMI an image's term depends on its rank for the
-unit; the sum is computed as few logarithms of long products: every factor is bounded by a constant, so it is
-known how many of them fit float32 (about a dozen). In WPMI an image's term is the same for all units, so its
-logarithm is taken once, and a unit's evidence is a sum of rows.
+Both are a sum of logarithms over a unit's top images, computed as the logarithm of a long product. Its
+factors are scaled to be 1 for an image that knows nothing, and the range of the softmax bounds them, so it is
+known how many fit float32: with CLIP's cosines all of them, with a softmax that is a spike about a dozen.
 """
 
 from __future__ import annotations
@@ -11,12 +10,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.functional._blocks import grain, run_blocks, slab_width, spans, width_for
+from concept_monitor_cli.functional._blocks import (
+    Workspace,
+    grain,
+    run_blocks,
+    spans,
+    width_for,
+    worth_compiling,
+)
 from concept_monitor_cli.functional.similarity.activations import ConceptActivations, as_activations
 from concept_monitor_cli.functional.topk import top_images
 
@@ -34,8 +40,8 @@ WPMI_TOP_K = 28
 WPMI_A = 2.0
 WPMI_LAM = 0.6
 
-# Products stay below this; the largest float32 is 3.4e38.
-_LARGEST_PRODUCT = 1e37
+# Products stay between exp(-82) and exp(82): float32 has all its digits from exp(-87) to exp(88).
+_LOG_RANGE = 82.0
 # An offset of 0 (`min_prob=0` and certain membership) would have no logarithm at s = 0.
 _SMALLEST_OFFSET = 1e-30
 
@@ -57,22 +63,28 @@ class Evidence:
         """`log p(t_m) = logsumexp_k(E[k, m]) - log C`, minus `constant`, `(M,)`: over all units, always."""
         units, m = self.values.shape
         prior = torch.empty(m, dtype=self.values.dtype, device=self.values.device)
+        in_twos = math.log2(math.e)
 
         def add_up(concepts: slice) -> None:
-            prior[concepts] = torch.logsumexp(self.values[:, concepts], dim=0)
+            values = self.values[:, concepts]
+            high = values.amax(0)
+            # The difference first: it is exact where it is small, and of one unit it is 0.
+            powers = values.sub(high).mul_(in_twos).exp2_()
+            prior[concepts] = high.add_(powers.sum(0).log2_(), alpha=1 / in_twos)
 
         run_blocks(add_up, spans(m, max(16, 4 * grain(self.values.device) // units)), self.values.device)
         return prior.sub_(math.log(units))
 
-    def scores(self, lam: float, log_prior: Tensor | None = None) -> Tensor:
+    def scores(self, lam: float, log_prior: Tensor | None = None, out: Tensor | None = None) -> Tensor:
         """`E - lam * log p(t)`, `(C, M)`.
 
         Args:
             lam: weight of the prior.
             log_prior: that of the layer, as `log_prior()` gives it; this evidence's own by default.
+            out: where to write them; `values` itself, where the evidence is no longer needed.
         """
         prior = self.log_prior() if log_prior is None else log_prior
-        return torch.sub(self.values, prior, alpha=lam).add_((1.0 - lam) * self.constant)
+        return torch.sub(self.values, lam * prior - (1.0 - lam) * self.constant, out=out)
 
     def order(self, lam: float) -> Tensor:
         """What sorts a unit's concepts as their scores do, and does not saturate, `(C, M)`.
@@ -116,17 +128,51 @@ def log_sum_of_others(evidence: Tensor) -> Tensor:
     return others.scatter_(0, highest, without)
 
 
-def _groups(largest: list[float]) -> list[range]:
-    """Consecutive factors whose product cannot leave float32: `largest` are upper bounds, at least 1."""
-    groups: list[range] = []
-    start, product = 0, 1.0
-    for i, bound in enumerate(largest):
-        if i > start and product * bound > _LARGEST_PRODUCT:
-            groups.append(range(start, i))
-            start, product = i, 1.0
-        product *= bound
-    groups.append(range(start, len(largest)))
-    return groups
+@dataclass(frozen=True)
+class _Factors:
+    """`rest_r + ratio_r * s`, what rank `r` multiplies a unit's evidence by; 1 at `s = 1 / M`.
+
+    Args:
+        rest: `(K,)`.
+        ratio: `(K,)`.
+        smallest: what no `s` goes below.
+        largest: what no `s` exceeds.
+    """
+
+    rest: list[float]
+    ratio: list[float]
+    smallest: float
+    largest: float
+
+    def groups(self) -> list[range]:
+        """Consecutive ranks whose product cannot leave float32."""
+        groups: list[range] = []
+        start, low, high = 0, 0.0, 0.0
+        for r, (rest, ratio) in enumerate(zip(self.rest, self.ratio, strict=True)):
+            least, most = (math.log(rest + ratio * s) for s in (self.smallest, self.largest))
+            if r > start and (low + min(0.0, least) < -_LOG_RANGE or high + max(0.0, most) > _LOG_RANGE):
+                groups.append(range(start, r))
+                start, low, high = r, 0.0, 0.0
+            low, high = low + min(0.0, least), high + max(0.0, most)
+        groups.append(range(start, len(self.rest)))
+        return groups
+
+
+class _Softmax:
+    """Rows of `softmax(a * P)`, `s[i, m] = 2 ** (shift[i] + scale * P[i, m])`, those of some images.
+
+    Args:
+        activations: `P`.
+        images: `(n,)`, ascending.
+        a: temperature.
+    """
+
+    def __init__(self, activations: ConceptActivations, images: Tensor, a: float) -> None:
+        self.n_images = len(images)
+        self.of = activations.select(images)
+        # In powers of two: `exp` is three times slower than `exp2` in some builds of torch.
+        self.scale = a * math.log2(math.e)
+        self.shift = activations.log_normaliser(a, images) * -math.log2(math.e)
 
 
 def _evidence(
@@ -134,106 +180,102 @@ def _evidence(
 ) -> Evidence:
     """`sum_r log(offset_r + slope_r * s[i_r, m])` for every column of `top` `(K, C)`.
 
-    Computed as `sum_r log(offset_r) + sum_r log(1 + w_r s)` with `w = slope / offset`: what is inside a
-    logarithm lies between 1 and `1 + w_r`.
+    Computed as `sum_r log(offset_r + slope_r / M) + sum_r log(rest_r + ratio_r * s)`: a factor is near 1, and
+    near 0 a logarithm has all its digits.
     """
     if top.ndim != 2 or 0 in top.shape:
         raise InputError(f"top images of shape {tuple(top.shape)}: need (K, C), at least one of each")
     device, m = activations.device, activations.n_concepts
-    top = top.to(device)
-    images, position = torch.unique(top, return_inverse=True)  # only these rows of the softmax are needed
+    images, place = torch.unique(top.to(device), return_inverse=True)  # only these rows are needed
     if int(images[0]) < 0 or int(images[-1]) >= activations.n_images:
         raise InputError(f"top images from {int(images[0])} to {int(images[-1])} of {activations.n_images}")
-    log_normaliser = activations.log_normaliser(a, images)
-    chosen = activations.select(images)
     offset = [max(b, _SMALLEST_OFFSET) for b in offset]
-    weight = [w / b for w, b in zip(slope, offset, strict=True)]
-    ignorant = [math.log1p(w / m) for w in weight]
-    width = min(m, width_for(images.numel(), device))
-    terms = (
-        _EqualTerms(position, weight[0], m)
-        if len(set(weight)) == 1
-        else _RankedTerms(position, weight, ignorant, max(1, grain(device) // width))
+    ignorant = [b + w / m for w, b in zip(slope, offset, strict=True)]
+    factors = _Factors(
+        [b / known for b, known in zip(offset, ignorant, strict=True)],
+        [w / known for w, known in zip(slope, ignorant, strict=True)],
+        *activations.softmax_range(a, images),
     )
+    compiled = worth_compiling(top.numel() * m, device)
     values = torch.empty(top.shape[1], m, device=device)
-    shift = terms.shift - log_normaliser * math.log2(math.e)
-
-    def add_up(concepts: slice) -> None:
-        made = chosen.blocks_of(concepts, shift, a * math.log2(math.e), terms.finish, width=width)
-        for part, block in zip(spans(concepts.stop - concepts.start, width), made, strict=True):
-            values[:, concepts.start + part.start : concepts.start + part.stop] = terms.sum(block)
-
-    run_blocks(add_up, spans(m, slab_width(m, width, device)), device)
-    return Evidence(values, sum(ignorant) + sum(map(math.log, offset)))
+    (_by_image if compiled else _by_rank)(_Softmax(activations, images, a), place, factors, values)
+    return Evidence(values, sum(map(math.log, ignorant)))
 
 
-class _EqualTerms:
-    """`sum_r log((1 + w s[i_r]) / (1 + w / M))`: an image has one term, the same for all units.
+def _by_image(softmax: _Softmax, place: Tensor, factors: _Factors, values: Tensor) -> None:
+    """`values[k, m] = sum_r log(rest_r + ratio_r * s[i_r, m])`, compiled for a processor.
 
-    The logarithms are taken once, near 0 where float32 is fine, and rows of them are summed.
+    Image by image: each multiplies the products of the units that it is a top image of.
 
     Args:
-        position: `(K, C)` rows of the softmax.
-        weight: `w`.
-        m: `M`.
+        softmax: `s`.
+        place: `(K, C)`, the row of the softmax for every rank and unit.
+        factors: by rank.
+        values: `(C, M)`, written.
     """
+    from concept_monitor_cli.functional._kernels import multiply_in
 
-    def __init__(self, position: Tensor, weight: float, m: int) -> None:
-        # In powers of two: `exp` is three times slower than `exp2` in some builds of torch.
-        ratio = 1 / (1 / weight + 1 / m)  # (1 + w s) / (1 + w / M) = ratio * s + rest, also for a vast w
-        self.shift = math.log2(ratio)
-        self._rest = ratio / weight
-        self._bags = position.T.contiguous()
+    units, m, device = place.shape[1], values.shape[1], values.device
+    groups = factors.groups()
+    group = torch.tensor([number for number, ranks in enumerate(groups) for _ in ranks])
+    order = place.flatten().argsort(stable=True)
+    ranks, unit = order // units, order % units
+    slots = (group[ranks] * units + unit).numpy()
+    rest, ratio = (torch.tensor(each)[ranks].numpy() for each in (factors.rest, factors.ratio))
+    starts = torch.zeros(softmax.n_images + 1, dtype=torch.int64)
+    starts[1:] = torch.bincount(place.flatten(), minlength=softmax.n_images).cumsum(0)
+    n_slots = len(groups) * units
+    # Wide enough that a matrix is read in long pieces, narrow enough that the products stay in the cache and
+    # that no thread is idle.
+    width = max(64, min(16 * grain(device) // n_slots, 2048, -(-m // (4 * torch.get_num_threads()))))
+    space = Workspace(device)
 
-    def finish(self, exponents: Tensor) -> Tensor:
-        """From `log2(ratio * s)` to the terms, in powers of two; in place."""
-        return exponents.exp2_().add_(self._rest).log2_()
+    def multiply(concepts: slice) -> None:
+        product = space("product", n_slots, concepts.stop - concepts.start).fill_(1.0)
+        for images, source, first, rows in softmax.of.pieces(concepts, slice(0, softmax.n_images), space):
+            multiply_in(
+                product.numpy(),
+                source.numpy(),
+                first,
+                rows.numpy(),
+                softmax.shift[images].numpy(),
+                np.float32(softmax.scale),
+                starts[images.start : images.stop + 1].numpy(),
+                slots,
+                rest,
+                ratio,
+            )
+        torch.sum(product.log_().view(len(groups), units, -1), 0, out=values[:, concepts])
 
-    def sum(self, terms: Tensor) -> Tensor:
-        """`(C, width)` from `(n, width)`."""
-        return functional.embedding_bag(self._bags, terms, mode="sum").mul_(math.log(2))
+    run_blocks(multiply, spans(m, width), device)
 
 
-class _RankedTerms:
-    """The same for weights that depend on the rank, as few logarithms of long products.
+def _by_rank(softmax: _Softmax, place: Tensor, factors: _Factors, values: Tensor) -> None:
+    """The same in operations of torch: on an accelerator, and where there is little to do."""
+    n, units, m, device = softmax.n_images, place.shape[1], values.shape[1], values.device
+    groups = factors.groups()
+    rest = torch.tensor(factors.rest, device=device)
+    width = min(m, width_for(n, device))
+    together = list(spans(units, max(1, grain(device) // width)))
+    columns = [place[:, part].contiguous() for part in together]
+    space = Workspace(device)
 
-    Args:
-        position: `(K, C)` rows of the softmax.
-        weight: `w_r`, `K` of them.
-        ignorant: `log(1 + w_r / M)`.
-        together: units at a time, so that their products stay in the cache.
-    """
-
-    shift = 0.0
-
-    def __init__(self, position: Tensor, weight: list[float], ignorant: list[float], together: int) -> None:
-        self._weight = weight
-        # A softmax may exceed 1 by a rounding error.
-        self._groups = _groups([1.0 + 1.001 * w for w in weight])
-        self._constants = [sum(ignorant[r] for r in group) for group in self._groups]
-        self._ranks = [position[:, part].contiguous() for part in spans(position.shape[1], together)]
-        self._units = position.shape[1]
-
-    def finish(self, exponents: Tensor) -> Tensor:
-        """From `log2(s)` to `s`, in place."""
-        return exponents.exp2_()
-
-    def sum(self, softmax: Tensor) -> Tensor:
-        """`(C, width)` from `(n, width)`."""
-        sums = softmax.new_empty(self._units, softmax.shape[1])
-        start = 0
-        for where in self._ranks:
-            product = softmax.new_empty(where.shape[1], softmax.shape[1])
-            rows, total = torch.empty_like(product), torch.zeros_like(product)
-            for group, constant in zip(self._groups, self._constants, strict=True):
+    def multiply(concepts: slice) -> None:
+        m = concepts.stop - concepts.start
+        block = softmax.of.tile(concepts, slice(0, n), space("block", n, m))
+        torch.add(softmax.shift[:, None], block, alpha=softmax.scale, out=block).exp2_()
+        for part, where in zip(together, columns, strict=True):
+            product, rows = (space(name, where.shape[1], m) for name in ("product", "rows"))
+            total = torch.zeros_like(product)
+            for group in groups:
                 product.fill_(1.0)
                 for r in group:
-                    torch.index_select(softmax, 0, where[r], out=rows)
-                    product.addcmul_(product, rows, value=self._weight[r])
-                total.add_(product.log2_(), alpha=math.log(2)).sub_(constant)
-            sums[start : start + where.shape[1]] = total
-            start += where.shape[1]
-        return sums
+                    torch.index_select(block, 0, where[r], out=rows)
+                    product.mul_(torch.add(rest[r], rows, alpha=factors.ratio[r], out=rows))
+                total.add_(product.log_())
+            values[part, concepts] = total
+
+    run_blocks(multiply, spans(m, width), device)
 
 
 @torch.no_grad()
@@ -319,7 +361,7 @@ def soft_wpmi(
     activations = as_activations(P, Q.shape[0])
     indices, _ = top_images(Q, top_k)
     evidence = soft_wpmi_evidence(activations, indices, a=a, p_start=p_start, p_end=p_end, min_prob=min_prob)
-    return evidence.scores(lam)
+    return evidence.scores(lam, out=evidence.values)
 
 
 @torch.no_grad()
@@ -359,4 +401,5 @@ def wpmi(
     """
     activations = as_activations(P, Q.shape[0])
     indices, _ = top_images(Q, top_k)
-    return wpmi_evidence(activations, indices, a=a, min_prob=min_prob).scores(lam)
+    evidence = wpmi_evidence(activations, indices, a=a, min_prob=min_prob)
+    return evidence.scores(lam, out=evidence.values)

@@ -1,0 +1,133 @@
+"""Compiled loops over the rows of `P`, for a processor. Importing this file imports numba.
+
+Compiled anew in every process, in about a second: numba's own cache on disk fails where it finds no folder to
+write to, or a full one. A call does as much as it can: between calls, threads wait for each other.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
+
+# `2 ** f` for `-1/2 <= f <= 1/2`: the polynomial through seven Chebyshev nodes, 3e-9 from it.
+_C0, _C1, _C2, _C3, _C4, _C5, _C6 = (
+    np.float32(c)
+    for c in (1.0, 0.693147207, 0.240226509, 5.55032723e-2, 9.61805668e-3, 1.34004282e-3, 1.54614447e-4)
+)
+# Below it a power of two has no room in the exponent; its power is used instead, 1.2e-38.
+_LOWEST = np.float32(-126.0)
+_HALF = np.float32(0.5)
+_BIAS, _MANTISSA = np.int32(127), np.int32(23)
+_SIGN, _NOT_SIGN = np.int32(31), np.int32(0x7FFF_FFFF)
+
+
+@numba.njit(inline="always")
+def _exp2(x: np.float32) -> np.float32:
+    """`2 ** x` for `x < 127`, to 1e-7 of it."""
+    x = _LOWEST if x < _LOWEST else x
+    whole = np.floor(x + _HALF)
+    f = x - whole
+    power = (((((_C6 * f + _C5) * f + _C4) * f + _C3) * f + _C2) * f + _C1) * f + _C0
+    return power * np.int32((np.int32(whole) + _BIAS) << _MANTISSA).view(np.float32)
+
+
+@numba.njit(inline="always")
+def _ordered(x: np.float32) -> np.int32:
+    """A whole number; they are in the order of the floats, and their extremes are found faster."""
+    bits = np.float32(x).view(np.int32)
+    return bits ^ ((bits >> _SIGN) & _NOT_SIGN)
+
+
+@numba.njit(inline="always")
+def _float(ordered: np.int32) -> np.float32:
+    """The float that `_ordered` was of."""
+    return np.int32(ordered ^ ((ordered >> _SIGN) & _NOT_SIGN)).view(np.float32)
+
+
+# A sum may be taken in any order, or it could not be taken eight numbers at a time.
+@numba.njit(nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+def add_up(
+    source: Floats,
+    first: int,
+    width: int,
+    rows: Integers,
+    scale: np.float32,
+    total: Floats,
+    low: Floats,
+    high: Floats,
+) -> None:
+    """Take further columns into running sums of powers and their bounds, each `(n,)`.
+
+    After all of them, `low[i] = min_m x[m]`, `high[i] = max_m x[m]` and `total[i] = sum_m 2 ** (x[m] -
+    high[i])` of `x = scale * source[rows[i]]`.
+
+    Args:
+        source: C-contiguous; columns `first` to `first + width` are read.
+        first: see there.
+        width: see there.
+        rows: `(n,)`.
+        scale: see above.
+        total: starts as 0.
+        low: starts as infinity.
+        high: starts as minus infinity.
+    """
+    for i in range(rows.shape[0]):
+        row = source[rows[i], first : first + width]
+        least, most = _ordered(row[0]), _ordered(row[0])
+        for m in range(width):
+            place = _ordered(row[m])
+            least, most = min(least, place), max(most, place)
+        one, other = scale * _float(least), scale * _float(most)
+        above = max(high[i], one, other)
+        sum_ = np.float32(0.0)
+        for m in range(width):
+            sum_ += _exp2(scale * row[m] - above)
+        total[i] = total[i] * _exp2(high[i] - above) + sum_
+        low[i] = min(low[i], one, other)
+        high[i] = above
+
+
+@numba.njit(nogil=True, fastmath={"contract"}, error_model="numpy")
+def multiply_in(
+    products: Floats,
+    source: Floats,
+    first: int,
+    rows: Integers,
+    shift: Floats,
+    scale: np.float32,
+    starts: Integers,
+    slots: Integers,
+    rest: Floats,
+    ratio: Floats,
+) -> None:
+    """`products[slot] *= rest + ratio * s[i]` for every place where row `i` is wanted.
+
+    With `s[i] = 2 ** (shift[i] + scale * source[rows[i]])`, made once.
+
+    Args:
+        products: `(n_slots, width)`, changed.
+        source: C-contiguous; columns `first` to `first + width` are read.
+        first: see there.
+        rows: `(n,)`.
+        shift: `(n,)`.
+        scale: see above.
+        starts: `(n + 1,)`, row `i` is wanted at the places `starts[i]` to `starts[i + 1]`.
+        slots: the product that a place belongs to.
+        rest: of a place.
+        ratio: of a place.
+    """
+    width = products.shape[1]
+    s = np.empty(width, np.float32)
+    for i in range(rows.shape[0]):
+        row, plus = source[rows[i], first : first + width], shift[i]
+        for m in range(width):
+            s[m] = _exp2(plus + scale * row[m])
+        for place in range(starts[i], starts[i + 1]):
+            product = products[slots[place]]
+            add, times = rest[place], ratio[place]
+            for m in range(width):
+                product[m] *= add + times * s[m]
