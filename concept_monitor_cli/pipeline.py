@@ -6,7 +6,8 @@ tables.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -149,9 +150,9 @@ def dissect_study(
         errors.append(broken.error)
     try:
         with progress.task("dissecting", len(files), "checkpoints") as advance:
-            for file in files:
+            for file, load in _loading_ahead(study, files):
                 try:
-                    architecture = _dissect_checkpoint(study, run, file, result, begin)
+                    architecture = _dissect_checkpoint(study, run, file, load, result, begin)
                     begin = None
                     result.done.append(file.name)
                 except UnusableCheckpointError as error:
@@ -200,15 +201,40 @@ def _combine(study: Study, run: RunFolder, architecture: Architecture | None, *,
     study.store.remove_free_locks()
 
 
+def _loading_ahead(
+    study: Study, files: Sequence[StudyFile]
+) -> Iterator[tuple[StudyFile, Callable[[], Checkpoint]]]:
+    """Every file, with what gives its checkpoint as `load_usable` does.
+
+    The next one is read and hashed while one is worked on: on a cluster's shared disks that takes seconds, in
+    which an accelerator would have nothing to do.
+    """
+
+    def load(file: StudyFile) -> Checkpoint:
+        checkpoint = load_usable(study, file)
+        _ = checkpoint.digests  # kept there
+        return checkpoint
+
+    pool = ThreadPoolExecutor(1, thread_name_prefix="cmon-load")
+    try:
+        ahead = [pool.submit(load, file) for file in files[:1]]
+        for number, file in enumerate(files):
+            ahead += [pool.submit(load, other) for other in files[number + 1 : number + 2]]
+            yield file, ahead.pop(0).result
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
 def _dissect_checkpoint(
     study: Study,
     run: RunFolder,
     file: StudyFile,
+    load: Callable[[], Checkpoint],
     result: DissectResult,
     begin: Callable[[RunFolder], None] | None,
 ) -> Architecture:
     """Record, conclude, write."""
-    checkpoint = load_usable(study, file)
+    checkpoint = load()
     architecture = study.architecture(checkpoint)
     pieces = pieces_of(study, architecture, checkpoint)
     if begin is not None:
@@ -467,6 +493,7 @@ def _record_locked(
                 architecture.pixels,
                 architecture.preprocessing,
                 [consumer for each in passes for consumer in each.consumers],
+                known={layer.name: layer for layer in architecture.layers},
                 pooling=study.options.pooling,
                 device=study.device,
                 precision=study.options.precision,

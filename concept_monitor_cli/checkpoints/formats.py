@@ -15,7 +15,6 @@ import pickle
 import re
 import tarfile
 import types
-import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -188,8 +187,8 @@ def _torch_load(path: Path, *, trust_pickle: bool, mmap: bool) -> Any:
     try:
         if trust_pickle:
             return torch.load(path, map_location="cpu", weights_only=False, mmap=mmap)
-        with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the protocol; where it matters there is an error
+        # Warnings are left alone: filters are the whole process's, and this runs in threads.
+        with torch.serialization.safe_globals(_harmless()):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise _refused(path, str(error)) from error
