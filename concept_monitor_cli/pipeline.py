@@ -6,8 +6,9 @@ tables.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -204,10 +205,10 @@ def _combine(study: Study, run: RunFolder, architecture: Architecture | None, *,
 def _loading_ahead(
     study: Study, files: Sequence[StudyFile]
 ) -> Iterator[tuple[StudyFile, Callable[[], Checkpoint]]]:
-    """Every file, with what gives its checkpoint as `load_usable` does.
+    """Every file, with what gives its checkpoint, once, as `load_usable` does.
 
     The next one is read and hashed while one is worked on: on a cluster's shared disks that takes seconds, in
-    which an accelerator would have nothing to do.
+    which an accelerator would have nothing to do. No more than these two are in memory.
     """
 
     def load(file: StudyFile) -> Checkpoint:
@@ -216,11 +217,16 @@ def _loading_ahead(
         return checkpoint
 
     pool = ThreadPoolExecutor(1, thread_name_prefix="cmon-load")
+    waiting: deque[Future[Checkpoint]] = deque()
+
+    def take() -> Checkpoint:
+        return waiting.popleft().result()
+
     try:
-        ahead = [pool.submit(load, file) for file in files[:1]]
         for number, file in enumerate(files):
-            ahead += [pool.submit(load, other) for other in files[number + 1 : number + 2]]
-            yield file, ahead.pop(0).result
+            # Of the first, itself; of each, the next.
+            waiting.extend(pool.submit(load, near) for near in files[number + bool(number) : number + 2])
+            yield file, take
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

@@ -26,6 +26,7 @@ class Encoder(Protocol):
         digest: hex SHA-256 of all that an embedding depends on: weights, config, tokenizer, mean and std,
             precision. Known without building the network.
         dim: `D`.
+        device: where it computes.
         preprocessing: what it expects of images; None where the embeddings are given and no pixel is read.
         needs_network: False where nothing has to be computed (embeddings from a file).
     """
@@ -38,6 +39,9 @@ class Encoder(Protocol):
 
     @property
     def dim(self) -> int: ...  # noqa: D102
+
+    @property
+    def device(self) -> torch.device: ...  # noqa: D102
 
     @property
     def preprocessing(self) -> Preprocessing | None: ...  # noqa: D102

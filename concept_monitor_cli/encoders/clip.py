@@ -130,7 +130,8 @@ class ClipEncoder:
         network, _ = self._network
         mean, std = self._statistics
         # The operations of torchvision's ToTensor and Normalize in their order, so that no bit differs.
-        x = batch.to(self.device).permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)
+        pixels = batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        x = pixels.float().div_(255).sub_(mean).div_(std)
         with torch.no_grad(), self._autocast():
             return self._unit(network.encode_image(x), "images")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Sized
+from contextlib import closing
 from hashlib import sha256
 from typing import Protocol, runtime_checkable
 
@@ -13,6 +14,7 @@ import torch
 from concept_monitor_cli.encoders.base import Encoder
 from concept_monitor_cli.encoders.precomputed import PrecomputedEncoder
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.probe.batches import PixelRows, batches
 from concept_monitor_cli.probe.geometry import Geometry
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.store import Key, Store, Writer
@@ -27,15 +29,12 @@ Matrix = npt.NDArray[np.float32]
 
 
 @runtime_checkable
-class PixelBlocks(Sized, Protocol):
+class PixelBlocks(PixelRows, Protocol):
     """What is needed of decoded images (`probe.Pixels`)."""
 
     @property
     def geometry(self) -> Geometry:
         """How the images were made square."""
-
-    def rows(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
-        """uint8 `(stop - start, S, S, 3)`."""
 
     def blocks(self) -> Iterator[tuple[int, int, str]]:
         """(start, stop, digest of what the pixels of these images depend on)."""
@@ -100,12 +99,12 @@ def embed_images(
             def make(writer: Writer, start: int = start, stop: int = stop) -> None:
                 nonlocal fresh
                 writer.create(_NAME, (stop - start, encoder.dim), np.float32)
-                for first in range(start, stop, batch_size):
-                    last = min(first + batch_size, stop)
-                    batch = torch.from_numpy(np.ascontiguousarray(pixels.rows(first, last)))
-                    writer.write(_NAME, first - start, encoder.image(batch).cpu().numpy())
-                    fresh += last - first
-                    advance(last - first)
+                block = slice(start, stop)
+                with closing(batches(pixels, batch_size, size, encoder.device, block)) as read:
+                    for first, batch in read:
+                        writer.write(_NAME, first - start, encoder.image(batch).cpu().numpy())
+                        fresh += len(batch)
+                        advance(len(batch))
 
             with store.get_or_make(key, make) as entry:
                 result[start:stop] = entry.read(_NAME)

@@ -29,6 +29,7 @@ class PrecomputedEncoder:
     """
 
     preprocessing: Preprocessing | None = None
+    device = torch.device("cpu")
 
     def __init__(self, path: Path):
         self.path = path

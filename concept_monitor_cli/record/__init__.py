@@ -5,14 +5,13 @@ maps, the quantile of each unit, the range of each unit.
 """
 
 from concept_monitor_cli.record.consumers import Consumer, MapSpool, PooledWriter, UnitRange
-from concept_monitor_cli.record.forward import PixelRows, Precision, RecordInfo, record
+from concept_monitor_cli.record.forward import Precision, RecordInfo, record
 from concept_monitor_cli.record.quantile import QuantileHistogram
 from concept_monitor_cli.record.top_images import TopImages
 
 __all__ = [
     "Consumer",
     "MapSpool",
-    "PixelRows",
     "PooledWriter",
     "Precision",
     "QuantileHistogram",

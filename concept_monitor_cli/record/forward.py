@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +16,7 @@ from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.models.layers import LayerInfo, describe_layers, evaluation
 from concept_monitor_cli.models.pooling import Kind, Pooling, pool, resolve_pooling, spatial_maps
 from concept_monitor_cli.models.taps import tap
+from concept_monitor_cli.probe.batches import PixelRows, batches
 from concept_monitor_cli.probe.geometry import Preprocessing
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.record.consumers import Consumer
@@ -26,15 +25,6 @@ Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 Captured = tuple[Tensor, Tensor | None]
-
-
-class PixelRows(Protocol):
-    """Decoded images, as `probe.Pixels` has them."""
-
-    def __len__(self) -> int: ...
-
-    def rows(self, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Images start..stop-1 as (B, S, S, 3)."""
 
 
 @dataclass(frozen=True)
@@ -132,32 +122,6 @@ class _Normaliser:
         rows = self._buffer[: len(pixels)]
         rows.copy_(pixels.view(len(pixels), size, size * 3)).mul_(self._scale).add_(self._shift)
         return rows.view(len(pixels), size, size, 3).permute(0, 3, 1, 2).to(self._dtype)
-
-
-def _batches(
-    pixels: PixelRows, batch_size: int, size: int, device: torch.device
-) -> Generator[tuple[int, Tensor], None, None]:
-    """(first row, uint8 (B, S, S, 3) in host memory); the next batch is read while this one is used."""
-    count = len(pixels)
-
-    def load(start: int) -> Tensor:
-        rows = pixels.rows(start, min(start + batch_size, count))
-        expected = (min(start + batch_size, count) - start, size, size, 3)
-        if rows.shape != expected or rows.dtype != np.uint8:
-            found = f"{rows.shape} {rows.dtype}"
-            raise CmonError(f"pixels from image {start} on are {found}, expected {expected} uint8")
-        batch = torch.from_numpy(np.require(rows, requirements=["C", "W"]))
-        # Pinned memory lets the copy to the GPU run beside its work.
-        return batch.pin_memory() if device.type == "cuda" else batch
-
-    with ThreadPoolExecutor(1, thread_name_prefix="cmon-pixels") as pool:
-        ahead = pool.submit(load, 0) if count else None
-        for start in range(0, count, batch_size):
-            assert ahead is not None
-            batch = ahead.result()
-            following = start + batch_size
-            ahead = pool.submit(load, following) if following < count else None
-            yield start, batch
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -271,10 +235,10 @@ def record(
                 calls=calls,
                 run=torch.compile(model) if compile else None,
             ) as taps,
-            contextlib.closing(_batches(pixels, batch_size, size, device)) as batches,
+            contextlib.closing(batches(pixels, batch_size, size, device, slice(0, total))) as read,
             progress.task("forward pass", total) as advance,
         ):
-            for start, batch in _timed(batches, reading):
+            for start, batch in _timed(read, reading):
                 with preparing():
                     images = normalise(batch.to(device, non_blocking=True))
                 with forward():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +170,47 @@ def test_a_file_that_was_broken_for_a_while_is_known_to_have_other_weights(bench
     torch.save(whole, path)
     assert cmon(*bench.dissect("-q", layer="layer3")).code == 0
     assert "epoch_0005/layer2.clip-dissect.csv" not in bench.tables()
+
+
+def test_the_next_checkpoint_is_read_while_one_is_worked_on(bench: Bench, cmon, monkeypatch) -> None:
+    from concept_monitor_cli import pipeline
+
+    bench.add(15)
+    bench.add(20).write_bytes(b"cut off")
+    real, seen, threads, most = pipeline.load_usable, [], set(), []
+
+    def load(study: Any, file: Any) -> Any:
+        threads.add(threading.current_thread().name)
+        checkpoint = real(study, file)
+        seen.append((file.epoch, weakref.ref(checkpoint)))
+        most.append(sum(known() is not None for _, known in seen))
+        return checkpoint
+
+    monkeypatch.setattr(pipeline, "load_usable", load)
+    answer = cmon(*bench.dissect("-q"))
+    assert answer.code == 3
+    assert [epoch for epoch, _ in seen] == [0, 5, 10, 15]  # each once
+    assert threads == {"cmon-load_0"}
+    assert max(most) == 2  # one at work, one waiting
+    assert sum("epoch" in name for name in bench.tables()) == 4
+
+
+def test_an_error_of_a_checkpoint_that_was_read_ahead_is_its_own(bench: Bench, cmon, monkeypatch) -> None:
+    from concept_monitor_cli import pipeline
+    from concept_monitor_cli.study import UnusableCheckpointError
+
+    real = pipeline.load_usable
+
+    def load(study: Any, file: Any) -> Any:
+        if file.epoch == 5:
+            raise UnusableCheckpointError("vanished", where=file.path)
+        return real(study, file)
+
+    monkeypatch.setattr(pipeline, "load_usable", load)
+    answer = cmon(*bench.dissect("-q", "--json"))
+    assert answer.code == 3
+    assert answer.json()["failed"] == {"epoch_5.pth": "vanished"}
+    assert {Path(name).parent.name for name in bench.tables()} - {""} == {"epoch_0000", "epoch_0010"}
 
 
 def test_tables_of_a_killed_run_are_known_to_have_other_weights(bench: Bench, cmon, monkeypatch) -> None:

@@ -117,6 +117,19 @@ def test_by_hand() -> None:
     assert keep.n_images == info.images == 3
 
 
+def test_what_is_known_of_layers_is_not_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from concept_monitor_cli.models.layers import describe_layers
+    from concept_monitor_cli.record import forward
+
+    pixels = Pixels.random(3, 4)
+    known = describe_layers(Sums(), ["mix", "act"], 4)
+    monkeypatch.setattr(forward, "describe_layers", None)
+    keep = Keep("act")
+    info = record(Sums(), pixels, preprocessing(4), [keep], known=known)
+    assert info.layers == {"act": known["act"]}
+    assert keep.pooled.shape == (3, 2)
+
+
 def test_normalisation_is_torchvisions() -> None:
     pixels = Pixels.random(3, 8)
     network = nn.Sequential(nn.Identity(), nn.Conv2d(3, 2, 1))
