@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -211,8 +212,10 @@ def _loading_ahead(
     which an accelerator would have nothing to do. No more than these two are in memory.
     """
 
+    stop = Event()
+
     def load(file: StudyFile) -> Checkpoint:
-        checkpoint = load_usable(study, file)
+        checkpoint = load_usable(study, file, stop=stop)
         _ = checkpoint.digests  # kept there
         return checkpoint
 
@@ -228,6 +231,7 @@ def _loading_ahead(
             waiting.extend(pool.submit(load, near) for near in files[number + bool(number) : number + 2])
             yield file, take
     finally:
+        stop.set()  # Python waits for the thread at its end
         pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -328,14 +332,19 @@ def _conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Pi
         study.notice(note)
 
 
-def load_usable(study: Study, file: StudyFile) -> Checkpoint:
+def load_usable(study: Study, file: StudyFile, *, stop: Event | None = None) -> Checkpoint:
     """A checkpoint with weights that are numbers.
+
+    Args:
+        study: says whether pickles are trusted.
+        file: the checkpoint.
+        stop: see `load_checkpoint`.
 
     Raises:
         UnusableCheckpointError: it cannot be read, or holds NaN.
     """
     try:
-        checkpoint = load_checkpoint(file.path, trust_pickle=study.options.trust_pickle)
+        checkpoint = load_checkpoint(file.path, trust_pickle=study.options.trust_pickle, stop=stop)
         checkpoint.require_finite()
     except InputError as error:
         raise UnusableCheckpointError(error.what, where=error.where, hint=error.hint) from error

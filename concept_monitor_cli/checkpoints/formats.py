@@ -14,6 +14,7 @@ import pathlib
 import pickle
 import re
 import tarfile
+import threading
 import types
 import zipfile
 import zlib
@@ -40,6 +41,9 @@ _DANGEROUS = re.compile(
     r"^(os|posix|nt|sys|subprocess|shutil|socket|builtins|importlib|runpy|ctypes|code|pty|webbrowser|pickle|"
     r"operator|functools|urllib|requests|http|asyncio|multiprocessing|threading|signal)\b"
 )
+
+# `safe_globals` changes a list of the whole process and takes its names away again at the end.
+_LOADING = threading.Lock()
 
 # As torch.serialization.safe_globals takes them: what is called, and the name under which it is pickled.
 _Global = Callable[..., Any] | tuple[Callable[..., Any], str]
@@ -188,7 +192,7 @@ def _torch_load(path: Path, *, trust_pickle: bool, mmap: bool) -> Any:
         if trust_pickle:
             return torch.load(path, map_location="cpu", weights_only=False, mmap=mmap)
         # Warnings are left alone: filters are the whole process's, and this runs in threads.
-        with torch.serialization.safe_globals(_harmless()):
+        with _LOADING, torch.serialization.safe_globals(_harmless()):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise _refused(path, str(error)) from error
@@ -472,7 +476,7 @@ def _stored(folder: Path, info: Any, trust_pickle: bool) -> Any:
         with path.open("rb") as file:
             file.seek(info.offset)
             data = io.BytesIO(file.read(info.length))
-        with torch.serialization.safe_globals(_harmless()):
+        with _LOADING, torch.serialization.safe_globals(_harmless()):
             return torch.load(data, map_location="cpu", weights_only=not trust_pickle)
     except pickle.UnpicklingError as error:
         raise _refused(path, str(error)) from error

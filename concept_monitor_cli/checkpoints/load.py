@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from threading import Event
 from typing import Any, Literal
 
 import torch
@@ -108,7 +110,12 @@ class Checkpoint:
 
 
 def load_checkpoint(
-    path: str | Path, *, trust_pickle: bool = False, mmap: bool = True, lazy: bool = False
+    path: str | Path,
+    *,
+    trust_pickle: bool = False,
+    mmap: bool = True,
+    lazy: bool = False,
+    stop: Event | None = None,
 ) -> Checkpoint:
     """Load a checkpoint of any of the known forms without running code.
 
@@ -124,11 +131,13 @@ def load_checkpoint(
         lazy: leave tensors on disk until they are touched (names, shapes and the epoch are known at once).
             Otherwise the weights are copied into memory and the file is not needed any more: a training that
             writes over it cannot change or crash what is being computed.
+        stop: set by another thread, it ends the loading at the next tensor.
 
     Returns:
         The checkpoint.
 
     Raises:
+        CancelledError: `stop` was set.
         InputError: cut off, empty, of a foreign format, without weights, or asking for code to be run.
     """
     path = Path(path)
@@ -140,9 +149,11 @@ def load_checkpoint(
     if not any(weights.tensors[name].ndim for name in stripped.names):
         raise _no_weights(path, content, others)
     limit = _bytes_on_disk(path) + _SLACK
-    state_dict = {
-        new: _usable(path, old, weights.tensors[old], limit, lazy) for old, new in stripped.names.items()
-    }
+    state_dict = {}
+    for old, new in stripped.names.items():
+        if stop is not None and stop.is_set():
+            raise CancelledError
+        state_dict[new] = _usable(path, old, weights.tensors[old], limit, lazy)
     state_dict = fold_masks(state_dict, lazy=lazy)
     epoch, step = find_epoch(content)
     if text:

@@ -11,9 +11,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache
-from threading import Barrier, local
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from threading import Barrier, Lock, local
 
 import torch
 from torch import Tensor
@@ -93,29 +92,36 @@ class Workspace:
         return buffers[name][:size].view(shape)
 
 
-@cache
-def _single_threaded(workers: int, process: int) -> ThreadPoolExecutor:
+_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+_making_pools = Lock()
+
+
+def _single_threaded(workers: int) -> ThreadPoolExecutor:
     """A pool in whose threads torch runs every operation in the calling thread; one for each process.
 
-    Kept: the system starts two new threads on one core, and takes ten milliseconds to part them.
+    Kept: the system starts two new threads on one core, and takes milliseconds to part them.
 
     `torch.set_num_threads` holds for the thread that calls it and for threads that use torch later, so the
     workers set 1 and the caller restores its own number once all of them have.
     """
-    before = torch.get_num_threads()
-    ready = Barrier(workers + 1)
+    with _making_pools:
+        key = (os.getpid(), workers)
+        if key not in _pools:
+            before = torch.get_num_threads()
+            ready = Barrier(workers + 1)
 
-    def start() -> None:
-        torch.get_num_threads()  # the common number is taken over at a thread's first call: now, not later
-        torch.set_num_threads(1)
-        ready.wait()
+            def start() -> None:
+                torch.get_num_threads()  # the common number is taken over at a thread's first call: now
+                torch.set_num_threads(1)
+                ready.wait()
 
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="cmon-functional", initializer=start)
-    for _ in range(workers):
-        pool.submit(int)  # a thread is started for each, as none is idle before the barrier opens
-    ready.wait()
-    torch.set_num_threads(before)
-    return pool
+            pool = ThreadPoolExecutor(workers, thread_name_prefix="cmon-functional", initializer=start)
+            for _ in range(workers):
+                pool.submit(int)  # a thread is started for each, as none is idle before the barrier opens
+            ready.wait()
+            torch.set_num_threads(before)
+            _pools[key] = pool
+        return _pools[key]
 
 
 def run_blocks(task: Callable[[slice], None], parts: Iterable[slice], device: torch.device) -> None:
@@ -125,8 +131,8 @@ def run_blocks(task: Callable[[slice], None], parts: Iterable[slice], device: to
     disjoint parts of their results, so the outcome does not depend on the number of threads.
     """
     parts = list(parts)
-    threads = min(torch.get_num_threads(), MOST_THREADS, len(parts)) if on_cpu(device) else 1
-    if threads <= 1:
+    threads = min(torch.get_num_threads(), MOST_THREADS) if on_cpu(device) else 1
+    if threads <= 1 or len(parts) <= 1:
         for part in parts:
             task(part)
         return
@@ -136,9 +142,10 @@ def run_blocks(task: Callable[[slice], None], parts: Iterable[slice], device: to
             task(part)
 
     # A worker runs torch on one thread, so that blocks within blocks come past the line above.
-    pool = _single_threaded(threads, os.getpid())
-    futures = [pool.submit(without_graph, part) for part in parts]
+    pool = _single_threaded(threads)
+    futures: list[Future[None]] = []
     try:
+        futures.extend(pool.submit(without_graph, part) for part in parts)
         for future in futures:
             future.result()
     finally:

@@ -94,7 +94,7 @@ class _ByRank:
         self._images, place = torch.unique(order, return_inverse=True)
         self._order = place
         self._activations = ConceptActivations(
-            activations.block(slice(0, activations.n_concepts), self._images),
+            activations.select(self._images).block(slice(0, activations.n_concepts)),
             None,
             None,
             {a: activations.log_normaliser(a)[self._images]},

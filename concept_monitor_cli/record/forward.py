@@ -161,8 +161,8 @@ def record(
         preprocessing: S, mean and std.
         consumers: who gets what.
         layers: names to tap; by default all that the consumers want.
-        known: what `describe_layers` says of them, for this network and size; found here by default, which
-            takes seconds the first time.
+        known: what `describe_layers` says of layers, for this network and size. Where it lacks one of them,
+            or `kinds` are given, it is asked here, which takes seconds the first time.
         pooling: see `models.pooling.Pooling`.
         kinds: axis orders set by the user, by layer.
         device: where the network runs.
@@ -185,11 +185,10 @@ def record(
     wanted = list(dict.fromkeys(name for consumer in consumers for name in consumer.layers))
     names = wanted if layers is None else list(layers)
     size = preprocessing.geometry.size
-    infos = (
-        describe_layers(model, names, size, kinds=kinds)
-        if known is None
-        else {name: known[name] for name in names}
-    )
+    if known is not None and not kinds and all(name in known for name in names):
+        infos = {name: known[name] for name in names}
+    else:
+        infos = describe_layers(model, names, size, kinds=kinds)
     by_layer = {name: [c for c in consumers if name in c.layers] for name in infos}
     foreign = [name for name in wanted if name not in by_layer]
     if foreign:

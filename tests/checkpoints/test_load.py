@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import argparse
+import threading
 from collections.abc import Callable
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -290,3 +292,22 @@ def test_broken_weights_are_named(tmp_path: Path, value: float, dtype: torch.dty
     with pytest.raises(InputError, match=r"3\.weight") as error:
         loaded.require_finite()
     assert error.value.where == str(tmp_path / "bad.pt")
+
+
+def test_loading_ends_when_it_is_told_to(tmp_path: Path) -> None:
+    path = tmp_path / "epoch_1.pth"
+    torch.save({"state_dict": small_weights()}, path)
+    stop = threading.Event()
+    assert load_checkpoint(path, stop=stop).state_dict
+    stop.set()
+    with pytest.raises(CancelledError):
+        load_checkpoint(path, stop=stop)
+
+
+def test_files_load_in_threads_at_once(tmp_path: Path) -> None:
+    """torch's list of harmless names is the whole process's: one load must not take it away from another."""
+    path = tmp_path / "epoch_1.pth"
+    torch.save({"state_dict": small_weights(), "args": argparse.Namespace(lr=0.1)}, path)
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(lambda _: load_checkpoint(path), range(60)))
+    assert all(checkpoint.state_dict for checkpoint in loaded)

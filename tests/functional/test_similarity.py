@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -117,9 +118,9 @@ def test_products_stay_within_float32() -> None:
     groups = factors.groups()
     assert [r for group in groups for r in group] == list(range(18))
     for group in groups:
-        for s in (0.0, factors.smallest, 0.02, factors.largest):
+        for s in (factors.smallest, 0.02, factors.largest):
             product = math.prod(factors.rest[r] + factors.ratio[r] * s for r in group)
-            assert s == 0.0 or 1.2e-38 < product < 3.4e38
+            assert 1.2e-38 < product < 3.4e38
     assert 2 <= len(groups) < 6
     assert pmi._Factors([0.98] * 100, [0.02] * 100, smallest=0.3, largest=2.0).groups() == [range(100)]
 
@@ -261,12 +262,47 @@ def test_order_of_units_and_half_precision_inputs(name: str) -> None:
     torch.testing.assert_close(function(P, Q.double()), scores, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["wpmi", "soft_wpmi"])
-def test_a_concept_without_a_number_gets_none(name: str, compiled: bool) -> None:
+@pytest.mark.parametrize("a", [2.0, 1000.0])
+@pytest.mark.parametrize("name", ["wpmi_evidence", "soft_wpmi_evidence"])
+def test_an_image_without_numbers_is_lost_to_its_units_alone(name: str, a: float, compiled: bool) -> None:
     images, texts = embeddings(150, 20)
     P = images @ texts.T
-    P[4, 7] = torch.nan
-    assert getattr(similarity, name)(P, activations(150, 4, "plain"), top_k=150)[:, 7].isnan().all()
+    top = torch.stack([torch.arange(100), torch.arange(50, 150), torch.arange(149, 49, -1)], dim=1)
+    expected = getattr(similarity, name)(P, top, a=a).values
+    P[4, 7] = torch.nan  # an image of the first unit
+    values = getattr(similarity, name)(P, top, a=a).values
+    assert values[0].isnan().all()  # the softmax of that image has no value for any concept
+    torch.testing.assert_close(values[1:], expected[1:], atol=1e-3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("a", [10.0, 1000.0])
+@pytest.mark.parametrize("form", ["matrix", "embeddings"])
+@pytest.mark.parametrize("name", ["wpmi_evidence", "soft_wpmi_evidence"])
+def test_threads_and_history_change_no_bit(name: str, form: str, a: float, compiled: bool) -> None:
+    images, texts = embeddings(900, 1301)
+    top, _ = top_images(activations(900, 25, "plain"), 100)
+    few = top[:, :2]
+
+    def given() -> ConceptActivations:
+        if form == "matrix":
+            return ConceptActivations.from_matrix(images @ texts.T)
+        return ConceptActivations.from_embeddings(images, texts)
+
+    evidence = getattr(similarity, name)
+    found = []
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2, 3, 8):
+            torch.set_num_threads(number)
+            found.append(evidence(given(), top, a=a).values)
+    finally:
+        torch.set_num_threads(threads)
+    P = given()
+    evidence(P, few, a=a)  # a part of the normalisers is known
+    found.append(evidence(P, top, a=a).values)
+    # Alone, torch multiplies on its own threads where ours would have one each.
+    for other in found[2:] if form == "embeddings" else found[1:]:
+        assert torch.equal(other, found[1 if form == "embeddings" else 0])
 
 
 @pytest.mark.parametrize("name", ["wpmi", "soft_wpmi"])
@@ -323,6 +359,9 @@ def test_the_softmax_s_normaliser_and_range(
     some = torch.tensor([3, 4, 60])
     torch.testing.assert_close(P.log_normaliser(a, some).double(), expected[some], atol=1e-5, rtol=0)
     torch.testing.assert_close(P.log_normaliser(a).double(), expected, atol=1e-5, rtol=0)
+    chosen = P.select(some)
+    for selected in (chosen.select(torch.tensor([1, 2])), P.select(some[1:])):
+        torch.testing.assert_close(selected.log_normaliser(a).double(), expected[some[1:]], atol=1e-5, rtol=0)
     low, high = P.softmax_range(a, some)
     assert low == pytest.approx(softmax[some].min(), rel=1e-4)
     assert high == pytest.approx(softmax[some].max(), rel=1e-4)
@@ -420,6 +459,27 @@ def test_threads_of_torch_are_left_as_they_were() -> None:
     finally:
         torch.set_num_threads(before)
     assert inside == [1] * 6
+
+
+def test_workers_are_kept_and_outlive_an_error() -> None:
+    before = torch.get_num_threads()
+    seen: set[int] = set()
+
+    def note(part: slice) -> None:
+        seen.add(threading.get_ident())
+        if part.start == 1:
+            raise ValueError("block 1")
+
+    try:
+        torch.set_num_threads(3)
+        for _ in range(4):
+            with pytest.raises(ValueError, match="block 1"):
+                _blocks.run_blocks(note, _blocks.spans(6, 1), CPU)
+            _blocks.run_blocks(lambda part: seen.add(threading.get_ident()), _blocks.spans(2, 1), CPU)
+    finally:
+        torch.set_num_threads(before)
+    assert 1 <= len(seen) <= 3
+    assert threading.get_ident() not in seen
 
 
 def test_an_error_in_a_block_is_raised() -> None:

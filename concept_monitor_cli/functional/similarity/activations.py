@@ -17,7 +17,7 @@ from concept_monitor_cli.functional._blocks import Workspace, grain, run_blocks,
 Sums = tuple[Tensor, Tensor, Tensor]
 
 
-class Piece(NamedTuple):
+class Stretch(NamedTuple):
     """Where a part of `P` lies: `source[rows, first:]`.
 
     Attributes:
@@ -121,29 +121,23 @@ class ConceptActivations:
         assert self._texts is not None
         return self._texts
 
-    def _view(self, concepts: slice, images: slice | None = None) -> Tensor:
-        """`P[images, concepts]`, perhaps a view of the matrix."""
-        if self._matrix is not None:
-            return self._matrix[images or slice(None), concepts]
-        rows = self._rows()
-        return (rows if images is None else rows[images]) @ self._texts_or_raise()[concepts].T
-
     def tile(self, concepts: slice, images: slice, out: Tensor) -> Tensor:
         """`P[images, concepts]` in `out`, `(n, m)` float32, which the caller may overwrite; returns it."""
         if self._matrix is not None:
             return out.copy_(self._matrix[images, concepts])
         return torch.mm(self._rows()[images], self._texts_or_raise()[concepts].T, out=out)
 
-    def pieces(self, concepts: slice, images: slice, space: Workspace) -> Iterator[Piece]:
+    def stretches(self, concepts: slice, images: slice, space: Workspace) -> Iterator[Stretch]:
         """`P[images, concepts]` for a compiled loop: all at once where it lies, or made tile by tile."""
         if self._matrix is not None and self._matrix.is_contiguous():
-            yield Piece(images, self._matrix, concepts.start, self._numbers(images))
+            yield Stretch(images, self._matrix, concepts.start, self._numbers(images))
             return
         width = concepts.stop - concepts.start
-        for part in spans(images.stop - images.start, max(1, 4 * grain(self.device) // width)):
-            some = slice(images.start + part.start, images.start + part.stop)
+        rows = max(1, 4 * grain(self.device) // width)
+        for start in range(images.start, images.stop, rows):
+            some = slice(start, min(start + rows, images.stop))
             n = some.stop - some.start
-            yield Piece(some, self.tile(concepts, some, space("tile", n, width)), 0, torch.arange(n))
+            yield Stretch(some, self.tile(concepts, some, space("tile", n, width)), 0, torch.arange(n))
 
     def _numbers(self, images: slice) -> Tensor:
         """The rows of the matrix that images are."""
@@ -151,13 +145,14 @@ class ConceptActivations:
 
     def block(self, concepts: slice, images: slice | None = None) -> Tensor:
         """`P[images, concepts]` as a new float32 tensor `(n, m)` that the caller may overwrite."""
-        values = self._view(concepts, images)
-        return values if self._matrix is None else values.clone(memory_format=torch.contiguous_format)
+        images = slice(0, self.n_images) if images is None else images
+        n, m = images.stop - images.start, concepts.stop - concepts.start
+        return self.tile(concepts, images, torch.empty(n, m, device=self.device))
 
     def select(self, images: Tensor) -> ConceptActivations:
         """The same concepts on some images; `images` `(n,)` are indices in ascending order.
 
-        From embeddings this copies `n` rows of `I`; from a matrix it copies nothing and `block` gathers.
+        From embeddings this copies `n` rows of `I`; from a matrix it copies nothing.
         """
         if images.numel() == self.n_images:
             return self
@@ -178,10 +173,13 @@ class ConceptActivations:
         return self._kept(a, images)[0]
 
     def softmax_range(self, a: float, images: Tensor | None = None) -> tuple[float, float]:
-        """The smallest and the largest value of `softmax(a * P)` at some images; kept like the normaliser."""
-        log_normaliser, *bounds = self._kept(a, images)
-        low, high = torch.stack([bound - log_normaliser for bound in bounds]).aminmax(dim=1)
-        return math.exp(low[0]), math.exp(high[1])
+        """The smallest and the largest value of `softmax(a * P)` at some images; kept like the normaliser.
+
+        Of the images whose values are numbers; 0 and 1 where there is none.
+        """
+        log_normaliser, low, high = self._kept(a, images)
+        smallest, largest = (low - log_normaliser).exp(), (high - log_normaliser).exp()
+        return float(smallest.nan_to_num(1.0).min()), float(largest.nan_to_num(0.0).max()) or 1.0
 
     def _kept(self, a: float, images: Tensor | None) -> Tensor:
         """`logsumexp_m`, `min_m` and `max_m` of `a * P[i, m]`, `(3, n)`."""
@@ -195,25 +193,28 @@ class ConceptActivations:
         unknown = kept[1].isnan() if images is None else kept[1].index_select(0, images).isnan()
         missing = unknown.nonzero().view(-1) if images is None else images[unknown]
         if len(missing):
-            found = self.select(missing)._row_sums(a)
+            # Of the whole, not of what is missing: an image's sum must not depend on what was asked before.
+            compiled = worth_compiling(self.n_images * self.n_concepts, self.device)
+            found = self.select(missing)._row_sums(a, compiled=compiled)
             given = kept[0].index_select(0, missing)
             found[0] = torch.where(given.isnan(), found[0], given)
             kept[:, missing] = found
         return kept if images is None else kept.index_select(1, images)
 
-    def _row_sums(self, a: float) -> Tensor:
+    def _row_sums(self, a: float, *, compiled: bool) -> Tensor:
         """What `_kept` keeps, of these concepts."""
         n, m = self.n_images, self.n_concepts
         result = torch.empty(3, n, device=self.device)
         # A matrix is read along its rows; from embeddings, both sides are cut so that a product fits the
-        # cache.
+        # cache. The cut does not depend on the number of threads: products of other shapes are rounded
+        # otherwise.
         width = m if self._matrix is not None else min(m, 1024)
-        rows = max(1, 16 * grain(self.device) // width)
+        rows = max(1, 4 * grain(self.device) // width)
+        if compiled and self._matrix is not None:
+            rows = max(rows, n // 64)
         # In powers of two: `exp` is three times slower than `exp2` in some builds of torch.
         scale = a * math.log2(math.e)
-        add_up = self._add_up
-        if worth_compiling(n * m, self.device):
-            add_up, rows = self._add_up_compiled, -(-n // (8 * torch.get_num_threads()))
+        add_up = self._add_up_compiled if compiled else self._add_up
         space = Workspace(self.device)
 
         def reduce(images: slice) -> None:
@@ -246,14 +247,21 @@ class ConceptActivations:
         from concept_monitor_cli.functional._kernels import add_up
 
         width = concepts.stop - concepts.start
-        for piece in self.pieces(concepts, images, space):
-            part = slice(piece.images.start - images.start, piece.images.stop - images.start)
+        for stretch in self.stretches(concepts, images, space):
+            part = slice(stretch.images.start - images.start, stretch.images.stop - images.start)
             running = (each[part].numpy() for each in sums)
-            add_up(piece.source.numpy(), piece.first, width, piece.rows.numpy(), np.float32(scale), *running)
+            add_up(
+                stretch.source.numpy(),
+                stretch.first,
+                width,
+                stretch.rows.numpy(),
+                np.float32(scale),
+                *running,
+            )
 
 
 class _Selected(ConceptActivations):
-    """Some rows of a matrix, gathered when a block is asked for."""
+    """Some rows of a matrix, gathered when they are asked for."""
 
     def __init__(self, matrix: Tensor, chosen: Tensor) -> None:
         super().__init__(matrix, None, None)
@@ -263,12 +271,11 @@ class _Selected(ConceptActivations):
     def n_images(self) -> int:
         return self._chosen.numel()
 
-    def _view(self, concepts: slice, images: slice | None = None) -> Tensor:
-        chosen = self._chosen if images is None else self._chosen[images]
-        return self._rows()[:, concepts].index_select(0, chosen)
-
     def tile(self, concepts: slice, images: slice, out: Tensor) -> Tensor:
         return torch.index_select(self._rows()[:, concepts], 0, self._chosen[images], out=out)
+
+    def select(self, images: Tensor) -> ConceptActivations:
+        return _Selected(self._rows(), self._chosen[images])
 
     def _numbers(self, images: slice) -> Tensor:
         return self._chosen[images]

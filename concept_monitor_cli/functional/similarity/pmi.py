@@ -168,7 +168,6 @@ class _Softmax:
     """
 
     def __init__(self, activations: ConceptActivations, images: Tensor, a: float) -> None:
-        self.n_images = len(images)
         self.of = activations.select(images)
         # In powers of two: `exp` is three times slower than `exp2` in some builds of torch.
         self.scale = a * math.log2(math.e)
@@ -186,7 +185,7 @@ def _evidence(
     if top.ndim != 2 or 0 in top.shape:
         raise InputError(f"top images of shape {tuple(top.shape)}: need (K, C), at least one of each")
     device, m = activations.device, activations.n_concepts
-    images, place = torch.unique(top.to(device), return_inverse=True)  # only these rows are needed
+    images, place = torch.unique(top.to(device).long(), return_inverse=True)  # only these rows are needed
     if int(images[0]) < 0 or int(images[-1]) >= activations.n_images:
         raise InputError(f"top images from {int(images[0])} to {int(images[-1])} of {activations.n_images}")
     offset = [max(b, _SMALLEST_OFFSET) for b in offset]
@@ -222,17 +221,18 @@ def _by_image(softmax: _Softmax, place: Tensor, factors: _Factors, values: Tenso
     ranks, unit = order // units, order % units
     slots = (group[ranks] * units + unit).numpy()
     rest, ratio = (torch.tensor(each)[ranks].numpy() for each in (factors.rest, factors.ratio))
-    starts = torch.zeros(softmax.n_images + 1, dtype=torch.int64)
-    starts[1:] = torch.bincount(place.flatten(), minlength=softmax.n_images).cumsum(0)
+    starts = torch.zeros(softmax.of.n_images + 1, dtype=torch.int64)
+    starts[1:] = torch.bincount(place.flatten(), minlength=softmax.of.n_images).cumsum(0)
     n_slots = len(groups) * units
-    # Wide enough that a matrix is read in long pieces, narrow enough that the products stay in the cache and
-    # that no thread is idle.
-    width = max(64, min(16 * grain(device) // n_slots, 2048, -(-m // (4 * torch.get_num_threads()))))
-    space = Workspace(device)
+    # Wide enough that a matrix is read in long stretches, narrow enough that the products stay in the cache
+    # and that a dozen threads are busy; whatever their number, so that they do not change a product of
+    # embeddings.
+    width = max(64, min(16 * grain(device) // n_slots, 2048, -(-m // 12)))
+    every, space = slice(0, softmax.of.n_images), Workspace(device)
 
     def multiply(concepts: slice) -> None:
         product = space("product", n_slots, concepts.stop - concepts.start).fill_(1.0)
-        for images, source, first, rows in softmax.of.pieces(concepts, slice(0, softmax.n_images), space):
+        for images, source, first, rows in softmax.of.stretches(concepts, every, space):
             multiply_in(
                 product.numpy(),
                 source.numpy(),
@@ -245,14 +245,17 @@ def _by_image(softmax: _Softmax, place: Tensor, factors: _Factors, values: Tenso
                 rest,
                 ratio,
             )
-        torch.sum(product.log_().view(len(groups), units, -1), 0, out=values[:, concepts])
+        first, *others = product.log_().view(len(groups), units, -1)
+        for other in others:  # `sum` would add in an order that depends on the width
+            first.add_(other)
+        values[:, concepts] = first
 
     run_blocks(multiply, spans(m, width), device)
 
 
 def _by_rank(softmax: _Softmax, place: Tensor, factors: _Factors, values: Tensor) -> None:
     """The same in operations of torch: on an accelerator, and where there is little to do."""
-    n, units, m, device = softmax.n_images, place.shape[1], values.shape[1], values.device
+    n, units, m, device = softmax.of.n_images, place.shape[1], values.shape[1], values.device
     groups = factors.groups()
     rest = torch.tensor(factors.rest, device=device)
     width = min(m, width_for(n, device))
@@ -261,11 +264,11 @@ def _by_rank(softmax: _Softmax, place: Tensor, factors: _Factors, values: Tensor
     space = Workspace(device)
 
     def multiply(concepts: slice) -> None:
-        m = concepts.stop - concepts.start
-        block = softmax.of.tile(concepts, slice(0, n), space("block", n, m))
+        wide = concepts.stop - concepts.start
+        block = softmax.of.tile(concepts, slice(0, n), space("block", n, wide))
         torch.add(softmax.shift[:, None], block, alpha=softmax.scale, out=block).exp2_()
         for part, where in zip(together, columns, strict=True):
-            product, rows = (space(name, where.shape[1], m) for name in ("product", "rows"))
+            product, rows = (space(name, where.shape[1], wide) for name in ("product", "rows"))
             total = torch.zeros_like(product)
             for group in groups:
                 product.fill_(1.0)
@@ -348,7 +351,8 @@ def soft_wpmi(
         min_prob: added inside the logarithm.
 
     Returns:
-        `(C, M)` float32, higher is better, always finite. Rows of dead units mean nothing (`dead_units`).
+        `(C, M)` float32, higher is better, finite where `abs(a * P)` is below a million. Rows of dead units
+        mean nothing (`dead_units`).
 
     Source: CLIP-Dissect, eq. 14 and A.1, with the constants of the published code.
 
@@ -389,7 +393,8 @@ def wpmi(
         min_prob: added inside the logarithm.
 
     Returns:
-        `(C, M)` float32, higher is better, always finite. Rows of dead units mean nothing (`dead_units`).
+        `(C, M)` float32, higher is better, finite where `abs(a * P)` is below a million. Rows of dead units
+        mean nothing (`dead_units`).
 
     Source: CLIP-Dissect, eq. 8 and A.1.
 
