@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from threading import Barrier, Lock, local
 
 import torch
@@ -146,12 +146,15 @@ def run_blocks(task: Callable[[slice], None], parts: Iterable[slice], device: to
     futures: list[Future[None]] = []
     try:
         futures.extend(pool.submit(without_graph, part) for part in parts)
-        for future in futures:
-            future.result()
+        # Woken once, not by every block: the caller would take the core from a worker.
+        wait(futures, return_when=FIRST_EXCEPTION)
     finally:
         for future in futures:
             future.cancel()
         wait(futures)
+    for future in futures:
+        if not future.cancelled():
+            future.result()
 
 
 def ordered_bits(values: Tensor) -> Tensor:

@@ -179,9 +179,9 @@ def test_the_next_checkpoint_is_read_while_one_is_worked_on(bench: Bench, cmon, 
     bench.add(20).write_bytes(b"cut off")
     real, seen, threads, most = pipeline.load_usable, [], set(), []
 
-    def load(study: Any, file: Any) -> Any:
+    def load(study: Any, file: Any, **more: Any) -> Any:
         threads.add(threading.current_thread().name)
-        checkpoint = real(study, file)
+        checkpoint = real(study, file, **more)
         seen.append((file.epoch, weakref.ref(checkpoint)))
         most.append(sum(known() is not None for _, known in seen))
         return checkpoint
@@ -201,10 +201,10 @@ def test_an_error_of_a_checkpoint_that_was_read_ahead_is_its_own(bench: Bench, c
 
     real = pipeline.load_usable
 
-    def load(study: Any, file: Any) -> Any:
+    def load(study: Any, file: Any, **more: Any) -> Any:
         if file.epoch == 5:
             raise UnusableCheckpointError("vanished", where=file.path)
-        return real(study, file)
+        return real(study, file, **more)
 
     monkeypatch.setattr(pipeline, "load_usable", load)
     answer = cmon(*bench.dissect("-q", "--json"))

@@ -211,7 +211,7 @@ class ConceptActivations:
         width = m if self._matrix is not None else min(m, 1024)
         rows = max(1, 4 * grain(self.device) // width)
         if compiled and self._matrix is not None:
-            rows = max(rows, n // 64)
+            rows = max(rows, n // 32)
         # In powers of two: `exp` is three times slower than `exp2` in some builds of torch.
         scale = a * math.log2(math.e)
         add_up = self._add_up_compiled if compiled else self._add_up

@@ -245,10 +245,10 @@ def _by_image(softmax: _Softmax, place: Tensor, factors: _Factors, values: Tenso
                 rest,
                 ratio,
             )
-        first, *others = product.log_().view(len(groups), units, -1)
+        first, *others = product.view(len(groups), units, -1)
+        total = torch.log(first, out=values[:, concepts])
         for other in others:  # `sum` would add in an order that depends on the width
-            first.add_(other)
-        values[:, concepts] = first
+            total.add_(other.log_())
 
     run_blocks(multiply, spans(m, width), device)
 
