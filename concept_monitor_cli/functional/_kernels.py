@@ -39,7 +39,7 @@ def _exp2(x: np.float32) -> np.float32:
 def _ordered(x: np.float32) -> np.int32:
     """A whole number; they are in the order of the floats, and their extremes are found faster."""
     bits = np.float32(x).view(np.int32)
-    return bits ^ ((bits >> _SIGN) & _NOT_SIGN)
+    return np.int32(bits ^ (np.int32(bits >> _SIGN) & _NOT_SIGN))
 
 
 @numba.njit(inline="always")

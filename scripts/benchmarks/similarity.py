@@ -213,7 +213,7 @@ def bench(report: Report, device: torch.device, *, quick: bool) -> None:
         peaks = _peaks(size, str(device), list(ASKED)) if memory else {}
         case = Case(size, device)
         for name in ASKED:
-            rounds = 7 if name in WITH_SOFTMAX else 1  # the others take half a minute, and are steady
+            rounds = 9 if name in WITH_SOFTMAX else 1  # the others take half a minute, and are steady
             for row in compare(case, name, peaks.get(name), 1 if quick else rounds, LITERAL_UNITS[name]):
                 report(row)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional._blocks import (
     Workspace,
+    empty,
     grain,
     run_blocks,
     spans,
@@ -196,7 +197,7 @@ def _evidence(
         *activations.softmax_range(a, images),
     )
     compiled = worth_compiling(top.numel() * m, device)
-    values = torch.empty(top.shape[1], m, device=device)
+    values = empty(top.shape[1], m, device)
     (_by_image if compiled else _by_rank)(_Softmax(activations, images, a), place, factors, values)
     return Evidence(values, sum(map(math.log, ignorant)))
 
@@ -245,8 +246,8 @@ def _by_image(softmax: _Softmax, place: Tensor, factors: _Factors, values: Tenso
                 rest,
                 ratio,
             )
-        first, *others = product.view(len(groups), units, -1)
-        total = torch.log(first, out=values[:, concepts])
+        whole, *others = product.view(len(groups), units, -1)
+        total = torch.log(whole, out=values[:, concepts])
         for other in others:  # `sum` would add in an order that depends on the width
             total.add_(other.log_())
 
