@@ -57,9 +57,9 @@ def _layer_table(epochs: list[LayerSummary]) -> Table:
         pad_edge=False,
     )
     for heading in ("epoch", "interpretable", "concepts", "changed"):
-        # The last column gives way where the terminal is narrow, not a heading.
-        table.add_column(heading, justify="right", min_width=len(heading))
-    table.add_column("most certain (unit concept)", overflow="ellipsis", no_wrap=True, ratio=1)
+        table.add_column(heading, justify="right", no_wrap=True)
+    # The only column that may be cut where the terminal is narrow: its cells end in an ellipsis.
+    table.add_column("most certain (unit concept)")
     for epoch in _chosen(epochs):
         if epoch is None:
             table.add_row("...", "", "", "", "")
@@ -67,7 +67,8 @@ def _layer_table(epochs: list[LayerSummary]) -> Table:
         share = f"{epoch.interpretable} ({epoch.interpretable / max(epoch.units, 1):.0%})"
         best = ", ".join(f"{unit} {concept}" for unit, concept, _ in epoch.best) or "-"
         changed = "-" if epoch.changed is None else str(epoch.changed)
-        table.add_row(str(epoch.epoch), share, str(epoch.distinct), changed, Text(best))
+        best_ones = Text(best, no_wrap=True, overflow="ellipsis")
+        table.add_row(str(epoch.epoch), share, str(epoch.distinct), changed, best_ones)
     return table
 
 

@@ -88,10 +88,10 @@ def _show(console: Console, rows: list[dict[str, Any]]) -> None:
         return row["layer"], row["detector"]
 
     for (layer, detector), group in groupby(sorted(rows, key=place), key=place):
-        console.print(_table(layer, detector, list(group)))
+        console.print(_table(layer, detector, list(group), console.rich().width))
 
 
-def _table(layer: str, detector: str, rows: list[dict[str, Any]]) -> Table:
+def _table(layer: str, detector: str, rows: list[dict[str, Any]], width: int) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -101,13 +101,17 @@ def _table(layer: str, detector: str, rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         moments.setdefault(int(row["epoch"]), {})[row["category"]] = row
     units = max(now["all"]["units"] for now in moments.values())
+    names = ("epoch", "all", *categories, "concepts", "spread")
+    roomy = sum(len(name) + 3 for name in names) <= width
     table = Table(
         title=Text(f"{layer} ({detector}): interpretable units, of {units}", style="bold"),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        # A column that does not fit is left out without a word: rather move them together.
+        padding=(0, 1) if roomy else 0,
     )
-    for name in ("epoch", "all", *categories, "concepts", "spread"):
+    for name in names:
         table.add_column(name, justify="right", min_width=len(name))
     known = sorted(moments)
     shown = known if len(known) <= _MOST_LINES else [*known[: _MOST_LINES - 4], None, *known[-3:]]

@@ -119,7 +119,11 @@ def _show(console: Console, result: UnitsResult, wanted: Sequence[int]) -> None:
     if wanted:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for name in ("layer", "unit", "epoch", "concept", "category", "score", "interpretable"):
-            table.add_column(name, justify="right" if name in ("unit", "epoch", "score") else "left")
+            table.add_column(
+                name,
+                justify="right" if name in ("unit", "epoch", "score") else "left",
+                no_wrap=name not in ("layer", "concept"),
+            )
         for row in result.moments:
             live = row["state"] == "live"
             table.add_row(
@@ -135,10 +139,10 @@ def _show(console: Console, result: UnitsResult, wanted: Sequence[int]) -> None:
         for row in result.units:
             console.print(Text(_life(row)))
     else:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
         names = ("layer", "units", "ever interpretable", "no longer", "changed", "changes", "confident")
         for name in names:
-            table.add_column(name, justify="left" if name == "layer" else "right")
+            table.add_column(name, justify="left" if name == "layer" else "right", no_wrap=name == "layer")
         for row in result.layers:
             sure = row["confident_changes"]
             table.add_row(

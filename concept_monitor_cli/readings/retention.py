@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+#: A smaller share of zero weights is no pruning.
+UNPRUNED = 0.01
+
+
 @dataclass
 class RetentionResult:
     """What a `retention` found.
@@ -81,6 +85,12 @@ def retention(options: RetentionOptions, progress: Progress = SILENT) -> Retenti
             sparsity, accuracy = [r.sparsity for r in own], [r.accuracy for r in own]
             stages.append(stage_counts(history, sparsity, accuracy).assign(series=one.name))
             curves.append(retention_curve(history).assign(series=one.name))
+    known = [r.sparsity for one in series for r in one.checkpoints.values() if r.sparsity is not None]
+    if known and max(known) < UNPRUNED:
+        progress.notice(
+            f"no checkpoint is pruned (at most {max(known):.1%} of the weights are zero): the figures show a "
+            "training's epochs, not stages of pruning"
+        )
     if not any(record.accuracy is not None for one in series for record in one.checkpoints.values()):
         progress.notice("the checkpoints do not state their accuracy: the figure has no panel for it")
     result = RetentionResult(out)

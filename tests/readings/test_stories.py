@@ -97,8 +97,16 @@ def test_retention_of_stages_in_one_run_and_in_several(dissected: Dissected, cac
     assert all(row["accuracy"] is None for row in again.stages)
     assert [row["kept"] for row in again.curves] == curve["kept"].tolist()
     assert [row["sparsity"] for row in again.stages] == pytest.approx(zero, abs=1e-6)
+    assert any("no checkpoint is pruned" in said for said in listener.said) == (max(zero) < 0.01)
     with pytest.raises(InputError, match="two stages"):
         retention(RetentionOptions(runs=(alone[0],)))
+
+
+def test_retention_says_that_nothing_is_pruned(dissected: Dissected) -> None:
+    listener = Listener()
+    dense = {name: value + 0.01 for name, value in weights(0).items()}
+    retention(RetentionOptions(runs=(dissected("dense", {0: dense, 1: dense}),)), listener)
+    assert any("no checkpoint is pruned (at most 0.0%" in said for said in listener.said)
 
 
 def test_a_run_compared_with_itself_has_no_differences(training: Path, cache: Path, tmp_path: Path) -> None:
