@@ -25,7 +25,7 @@ def lines(table: object, width: int = 80) -> list[str]:
 def test_long_formulas_give_way_to_numbers(concept: str, width: int) -> None:
     best = tuple((unit, concept, 0.1) for unit in (58, 30, 20))
     epoch = LayerSummary(3, "epoch_03.pth", "layer3", "compositional", 64, 0, 56, 42, 12, best)
-    _, heading, *_, rule, row = lines(show_run._layer_table([epoch]), width)
+    *_, heading, rule, row = lines(show_run._layer_table([epoch]), width)
     assert set(rule) == {"─"}  # the row is cut, not folded
     assert heading.split()[:4] == ["epoch", "interpretable", "concepts", "changed"]
     assert row.split()[:5] == ["3", "56", "(88%)", "42", "12"]
