@@ -6,10 +6,8 @@ tables.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from concept_monitor_cli.ahead import one_ahead
 from concept_monitor_cli.checkpoints import Checkpoint, load_checkpoint, sparsity
 from concept_monitor_cli.detectors import Detector, Findings
 from concept_monitor_cli.detectors.recordings import Recording
@@ -151,8 +150,11 @@ def dissect_study(
         result.failed[broken.name] = broken.error.what
         errors.append(broken.error)
     try:
-        with progress.task("dissecting", len(files), "checkpoints") as advance:
-            for file, load in _loading_ahead(study, files):
+        with (
+            closing(_loading_ahead(study, files)) as ahead,
+            progress.task("dissecting", len(files), "checkpoints") as advance,
+        ):
+            for file, load in ahead:
                 try:
                     architecture = _dissect_checkpoint(study, run, file, load, result, begin)
                     begin = None
@@ -205,13 +207,12 @@ def _combine(study: Study, run: RunFolder, architecture: Architecture | None, *,
 
 def _loading_ahead(
     study: Study, files: Sequence[StudyFile]
-) -> Iterator[tuple[StudyFile, Callable[[], Checkpoint]]]:
+) -> Generator[tuple[StudyFile, Callable[[], Checkpoint]], None, None]:
     """Every file, with what gives its checkpoint, once, as `load_usable` does.
 
     The next one is read and hashed while one is worked on: on a cluster's shared disks that takes seconds, in
-    which an accelerator would have nothing to do. No more than these two are in memory.
+    which an accelerator would have nothing to do.
     """
-
     stop = Event()
 
     def load(file: StudyFile) -> Checkpoint:
@@ -219,20 +220,7 @@ def _loading_ahead(
         _ = checkpoint.digests  # kept there
         return checkpoint
 
-    pool = ThreadPoolExecutor(1, thread_name_prefix="cmon-load")
-    waiting: deque[Future[Checkpoint]] = deque()
-
-    def take() -> Checkpoint:
-        return waiting.popleft().result()
-
-    try:
-        for number, file in enumerate(files):
-            # Of the first, itself; of each, the next.
-            waiting.extend(pool.submit(load, near) for near in files[number + bool(number) : number + 2])
-            yield file, take
-    finally:
-        stop.set()  # Python waits for the thread at its end
-        pool.shutdown(wait=False, cancel_futures=True)
+    return one_ahead(load, files, name="cmon-load", stop=stop.set)
 
 
 def _dissect_checkpoint(

@@ -67,15 +67,15 @@ def width_for(rows: int, device: torch.device, *, item_bytes: int = 4, low: int 
     return max(low, min(fitting, high if on_cpu(device) else 1 << 20))
 
 
-def empty(rows: int, columns: int, device: torch.device) -> Tensor:
+def empty(*shape: int, device: torch.device) -> Tensor:
     """A float32 tensor with any content, on a processor in large pages where the system has them.
 
     NumPy asks Linux for pages of two megabytes. 40 MB are there at once, and a column of a wide table costs
     no search for the page of each row.
     """
     if on_cpu(device):
-        return torch.from_numpy(np.empty((rows, columns), np.float32))
-    return torch.empty(rows, columns, device=device)
+        return torch.from_numpy(np.empty(shape, np.float32))
+    return torch.empty(shape, device=device)
 
 
 class Workspace:
@@ -100,7 +100,7 @@ class Workspace:
         buffers: dict[str, Tensor] = self._own.__dict__
         size = math.prod(shape)
         if name not in buffers or buffers[name].numel() < size:
-            buffers[name] = empty(1, size, self._device).view(-1)
+            buffers[name] = empty(size, device=self._device)
         return buffers[name][:size].view(shape)
 
 

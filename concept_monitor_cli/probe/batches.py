@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from concept_monitor_cli.ahead import one_ahead
 from concept_monitor_cli.errors import CmonError
 
 
@@ -55,9 +56,6 @@ def batches(
         return batch.pin_memory() if device.type == "cuda" else batch
 
     starts = range(images.start, images.stop, batch_size)
-    with ThreadPoolExecutor(1, thread_name_prefix="cmon-pixels") as pool:
-        ahead = [pool.submit(load, start) for start in starts[:1]]
-        for number, start in enumerate(starts):
-            batch = ahead.pop().result()
-            ahead += [pool.submit(load, following) for following in starts[number + 1 : number + 2]]
-            yield start, batch
+    with closing(one_ahead(load, starts, name="cmon-pixels")) as read:
+        for start, take in read:
+            yield start, take()

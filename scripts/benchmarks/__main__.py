@@ -1,6 +1,6 @@
 """How fast is it, and how much memory does it take? See RESULTS.md.
 
-python -m scripts.benchmarks                      # everything: about ten minutes on two cores
+python -m scripts.benchmarks                      # everything: a quarter of an hour on two cores
 python -m scripts.benchmarks --quick              # tiny sizes: does it run?
 python -m scripts.benchmarks similarity masks     # some of it
 python -m scripts.benchmarks --write              # the table in RESULTS.md, and RESULTS.json

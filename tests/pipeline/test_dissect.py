@@ -195,6 +195,26 @@ def test_the_next_checkpoint_is_read_while_one_is_worked_on(bench: Bench, cmon, 
     assert sum("epoch" in name for name in bench.tables()) == 4
 
 
+def test_a_run_that_is_stopped_stops_what_is_read_ahead(bench: Bench, cmon, monkeypatch) -> None:
+    from concept_monitor_cli import pipeline
+    from concept_monitor_cli.run import RunFolder
+
+    real, stops = pipeline.load_usable, []
+
+    def load(study: Any, file: Any, *, stop: threading.Event) -> Any:
+        stops.append(stop)
+        return real(study, file, stop=stop)
+
+    def die(*args: Any, **kwargs: Any) -> None:
+        assert not stops[0].is_set()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "load_usable", load)
+    monkeypatch.setattr(RunFolder, "write_table", die)
+    assert cmon(*bench.dissect("-q")).code == 75
+    assert stops[0].is_set()
+
+
 def test_an_error_of_a_checkpoint_that_was_read_ahead_is_its_own(bench: Bench, cmon, monkeypatch) -> None:
     from concept_monitor_cli import pipeline
     from concept_monitor_cli.study import UnusableCheckpointError

@@ -60,8 +60,11 @@ class ConceptActivations:
         self._matrix = matrix
         self._images = images
         self._texts = texts
-        self._log_normalisers = dict(log_normalisers or {})
-        self._by_temperature: dict[float, Tensor] = {}
+        # By temperature, `(3, N)`; NaN is not known yet.
+        self._sums: dict[float, Tensor] = {}
+        for a, given in (log_normalisers or {}).items():
+            unknown = torch.full((2, len(given)), torch.nan, device=self.device)
+            self._sums[a] = torch.cat([given[None].to(self.device), unknown])
 
     @classmethod
     def from_matrix(cls, P: Tensor) -> ConceptActivations:
@@ -183,13 +186,9 @@ class ConceptActivations:
 
     def _kept(self, a: float, images: Tensor | None) -> Tensor:
         """`logsumexp_m`, `min_m` and `max_m` of `a * P[i, m]`, `(3, n)`."""
-        kept = self._by_temperature.get(a)
-        if kept is None:
-            kept = torch.full((3, self.n_images), torch.nan, device=self.device)
-            given = self._log_normalisers.get(a)
-            if given is not None:
-                kept[0] = given
-            self._by_temperature[a] = kept
+        if a not in self._sums:
+            self._sums[a] = torch.full((3, self.n_images), torch.nan, device=self.device)
+        kept = self._sums[a]
         unknown = kept[1].isnan() if images is None else kept[1].index_select(0, images).isnan()
         missing = unknown.nonzero().view(-1) if images is None else images[unknown]
         if len(missing):

@@ -197,7 +197,7 @@ def _evidence(
         *activations.softmax_range(a, images),
     )
     compiled = worth_compiling(top.numel() * m, device)
-    values = empty(top.shape[1], m, device)
+    values = empty(top.shape[1], m, device=device)
     (_by_image if compiled else _by_rank)(_Softmax(activations, images, a), place, factors, values)
     return Evidence(values, sum(map(math.log, ignorant)))
 
