@@ -134,7 +134,7 @@ def dissect(console: Console, ctx: typer.Context, **values: Any) -> int:
         if not console.json:
             console.print(script)
         return DONE
-    submission = submit.submit(options, shares, console)
+    submission = submit.submit(options, shares, console, say=Console)
     console.result({"dry_run": False, **asdict(submission)})
     if not console.json:
         console.print(f"Job {submission.job}. How it goes: cmon submit --status --out {options.out}")

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.options import Shard, SubmitOptions
-from concept_monitor_cli.progress import SILENT, Progress
+from concept_monitor_cli.progress import SILENT, Progress, Silent
 from concept_monitor_cli.run import RunFolder
 from concept_monitor_cli.store import write_text_atomic
 
@@ -77,19 +77,22 @@ class Task:
         options: of the dissect.
         anew: says that the run was started anew, by whichever task of this array came first; `None`: the run
             that is there is added to.
+        say: makes what is told of the work, in the task.
     """
 
-    def __init__(self, options: SubmitOptions, anew: Path | None = None) -> None:
+    def __init__(
+        self, options: SubmitOptions, anew: Path | None = None, say: Callable[[], Progress] = Silent
+    ) -> None:
         self.options = options
         self.anew = anew
+        self.say = say
 
     def __call__(self) -> dict[str, Any]:
         """Dissect this share."""
-        from concept_monitor_cli.cli.console import Console
         from concept_monitor_cli.stories.dissect import dissect
 
         begin = None if self.anew is None else partial(RunFolder.clear_once, marker=self.anew)
-        result = dissect(self.options, Console(), begin=begin)
+        result = dissect(self.options, self.say(), begin=begin)
         return {"done": result.done, "failed": result.failed}
 
     def checkpoint(self) -> DelayedSubmission:
@@ -130,7 +133,11 @@ def sbatch_script(options: SubmitOptions, tasks: int) -> str:
 
 
 def submit(
-    options: SubmitOptions, shares: tuple[tuple[str, ...], ...], progress: Progress = SILENT
+    options: SubmitOptions,
+    shares: tuple[tuple[str, ...], ...],
+    progress: Progress = SILENT,
+    *,
+    say: Callable[[], Progress] = Silent,
 ) -> Submission:
     """Submit the array.
 
@@ -138,6 +145,7 @@ def submit(
         options: what to dissect, and what to ask for.
         shares: the checkpoints of each task.
         progress: told what was submitted.
+        say: makes what is told of the work, in each task.
 
     Raises:
         InputError: there is no SLURM here, or it refuses.
@@ -161,7 +169,7 @@ def submit(
     try:
         with executor.batch():
             jobs = [
-                executor.submit(Task(replace(base, shard=Shard(index + 1, tasks)), anew))
+                executor.submit(Task(replace(base, shard=Shard(index + 1, tasks)), anew, say))
                 for index in range(tasks)
             ]
     except FailedJobError as error:

@@ -5,6 +5,7 @@ from concept_monitor_cli.lenses.base import (
     Findings,
     list_detectors,
     make_detector,
+    make_detectors,
     register_detector,
 )
 from concept_monitor_cli.lenses.names.clip_dissect import ClipDissect
@@ -21,5 +22,6 @@ __all__ = [
     "NetworkDissection",
     "list_detectors",
     "make_detector",
+    "make_detectors",
     "register_detector",
 ]

@@ -202,3 +202,12 @@ def make_detector(name: str, options: DissectOptions) -> Detector:
             hint=f"choose from {', '.join(list_detectors())}",
         )
     return _DETECTORS[name].from_options(options)
+
+
+def make_detectors(options: DissectOptions) -> list[Detector]:
+    """The detectors that are asked for.
+
+    Raises:
+        InputError: one of them does not exist.
+    """
+    return [make_detector(name, options) for name in options.detectors]

@@ -15,20 +15,17 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from concept_monitor_cli.ahead import one_ahead
-from concept_monitor_cli.checkpoints import Checkpoint, load_checkpoint, sparsity
+from concept_monitor_cli.checkpoints import Checkpoint, sparsity
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.lenses import Detector, Findings
+from concept_monitor_cli.lenses import Detector, Findings, make_detectors
 from concept_monitor_cli.models.layers import LayerInfo
 from concept_monitor_cli.monitor.agreement import agreement
 from concept_monitor_cli.options import DissectOptions
 from concept_monitor_cli.progress import SILENT, Progress
-from concept_monitor_cli.record import record
-from concept_monitor_cli.record.requests import Recording
+from concept_monitor_cli.record import RecordInfo
 from concept_monitor_cli.run import CheckpointRecord, RunFolder, TableRecord
 from concept_monitor_cli.store import Key, atomic_write, remove_leftovers
 from concept_monitor_cli.study import (
@@ -37,6 +34,15 @@ from concept_monitor_cli.study import (
     Study,
     StudyFile,
     UnusableCheckpointError,
+    describe,
+)
+from concept_monitor_cli.study.seen import (
+    Seen,
+    load_usable,
+    record_missing,
+    restored,
+    seen,
+    untrained_weights,
 )
 
 if TYPE_CHECKING:
@@ -78,20 +84,31 @@ class Piece:
     """One layer of one checkpoint as one detector sees it: the unit of work, and of a table.
 
     Attributes:
-        layer: the layer.
         detector: the detector.
-        recorder: what the detector needs of the forward pass.
-        recording: where the store has what the detector needs of the forward pass.
+        seen: what it reads.
         finding: where the store has what the detector concluded.
-        untrained: recordings of the same layer with random weights, where a label must beat those.
+        untrained: the same layer with random weights, where a label must beat those.
     """
 
-    layer: LayerInfo
     detector: Detector
-    recorder: Recording
-    recording: Key
+    seen: Seen
     finding: Key
-    untrained: tuple[Key, ...] = ()
+    untrained: tuple[Seen, ...] = ()
+
+    @property
+    def layer(self) -> LayerInfo:
+        """The layer."""
+        return self.seen.layer
+
+    @property
+    def table(self) -> tuple[str, str]:
+        """Layer and detector, by name: which table of the checkpoint."""
+        return self.layer.name, self.detector.name
+
+
+def open_study(options: DissectOptions, progress: Progress) -> Study:
+    """The inputs of a dissect, with the detectors that are asked for."""
+    return Study(options, progress, make_detectors(options))
 
 
 def dissect(
@@ -115,10 +132,10 @@ def dissect(
         CmonError: the work failed. What was finished before is kept, and a rerun continues there.
     """
     if options.dry_run:
-        raise ValueError("what a dissect would do is said by `planning.plan`")
+        raise ValueError("what a dissect would do is said by `stories.plan.plan`")
     if begin is None and options.overwrite:
         begin = RunFolder.clear
-    return dissect_study(Study(options, progress), begin=begin)
+    return dissect_study(open_study(options, progress), begin=begin)
 
 
 def dissect_study(
@@ -196,7 +213,7 @@ def _combine(study: Study, run: RunFolder, architecture: Architecture | None, *,
         finished: whether there is time to compare detectors, which may have to embed words.
     """
     run.combine(
-        None if architecture is None else study.info(architecture),
+        None if architecture is None else describe.info(study, architecture),
         derive=partial(_write_agreement, study, run) if finished and architecture is not None else None,
         progress=study.progress,
     )
@@ -237,7 +254,7 @@ def _dissect_checkpoint(
     pieces = pieces_of(study, architecture, checkpoint)
     if begin is not None:
         begin(run)
-    run.check_settings(study.settings(architecture))
+    run.check_settings(describe.settings(study, architecture))
     rewritten = check_place(run, file, checkpoint)
     stated = checkpoint.accuracy
     record = CheckpointRecord(
@@ -254,7 +271,7 @@ def _dissect_checkpoint(
     )
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            _record_missing(study, architecture, checkpoint, pieces, result)
+            _record_pieces(study, architecture, checkpoint, pieces, result)
             if rewritten:
                 _forget(study, run, file, pieces)
                 rewritten = False
@@ -272,26 +289,6 @@ def _dissect_checkpoint(
     return architecture
 
 
-def recordings(study: Study, file: StudyFile) -> dict[str, Key]:
-    """Where the store has what every layer of one checkpoint said; what is missing is recorded first.
-
-    For readings that look at a finished run with other images, or through another pooling.
-
-    Args:
-        study: with one detector, which says what to record.
-        file: the checkpoint.
-
-    Raises:
-        InputError: the checkpoint cannot be read, or does not fit the network.
-    """
-    checkpoint = load_usable(study, file)
-    architecture = study.architecture(checkpoint)
-    pieces = pieces_of(study, architecture, checkpoint)
-    make = partial(restored, study, architecture, checkpoint)
-    _record(study, architecture, pieces, make, DissectResult(study.options.out))
-    return {piece.layer.name: piece.recording for piece in pieces}
-
-
 def _conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Piece) -> None:
     findings = _conclude(study, run, file, piece)
     record_of = TableRecord(
@@ -303,7 +300,7 @@ def _conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Pi
         units=piece.layer.units,
         notes=findings.notes,
         calibration=dict(findings.calibration),
-        recording=f"{piece.recording.kind}/{piece.recording.digest}",
+        recording=f"{piece.seen.key.kind}/{piece.seen.key.digest}",
     )
     place: dict[str, Any] = {
         "epoch": file.epoch,
@@ -318,25 +315,6 @@ def _conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Pi
     run.write_table(file.folder, record_of, findings.rows(**place))
     for note in findings.notes:
         study.notice(note)
-
-
-def load_usable(study: Study, file: StudyFile, *, stop: Event | None = None) -> Checkpoint:
-    """A checkpoint with weights that are numbers.
-
-    Args:
-        study: says whether pickles are trusted.
-        file: the checkpoint.
-        stop: see `load_checkpoint`.
-
-    Raises:
-        UnusableCheckpointError: it cannot be read, or holds NaN.
-    """
-    try:
-        checkpoint = load_checkpoint(file.path, trust_pickle=study.options.trust_pickle, stop=stop)
-        checkpoint.require_finite()
-    except InputError as error:
-        raise UnusableCheckpointError(error.what, where=error.where, hint=error.hint) from error
-    return checkpoint
 
 
 def _write_failed(run: RunFolder, unusable: list[tuple[StudyFile, InputError]]) -> None:
@@ -364,45 +342,29 @@ def _write_failed(run: RunFolder, unusable: list[tuple[StudyFile, InputError]]) 
 def pieces_of(study: Study, architecture: Architecture, checkpoint: Checkpoint) -> list[Piece]:
     """Every layer with every detector, with the keys under which the store may have it already."""
     pieces = []
-    source, preprocessing = architecture.source, architecture.preprocessing
+    detectors = make_detectors(study.options)
     for layer in architecture.layers:
-        seen: dict[str, Any] = {
-            "network": source.identity(),
-            "weights": architecture.weights_digest(checkpoint, layer.name),
-            "layer": layer.name,
-            "pixels": architecture.pixels.digest,
-            "mean": list(preprocessing.mean),
-            "std": list(preprocessing.std),
-            "pooling": study.options.pooling,
-            "precision": study.options.precision,
-        }
-        for detector in study.detectors:
-            recorder = detector.recording(study.context)
-            recording = study.store.key(recorder.kind, **seen, **recorder.settings())
-            untrained = [
-                study.store.key(
-                    recorder.kind, **{**seen, "weights": untrained_weights(seed)}, **recorder.settings()
-                )
+        weights = architecture.weights_digest(checkpoint, layer.name)
+        for detector in detectors:
+            request = detector.recording(study.context)
+            own = seen(study, architecture, layer, request, weights=weights)
+            untrained = tuple(
+                seen(study, architecture, layer, request, weights=untrained_weights(seed))
                 for seed in untrained_seeds(study, layer)
-            ]
+            )
             finding = study.store.key(
                 "findings",
-                recording=recording.digest,
+                recording=own.key.digest,
                 detector=detector.name,
                 settings=detector.settings(),
                 null=study.options.null,
                 fdr=study.options.fdr,
                 seed=study.options.seed,
-                **({"untrained": [key.digest for key in untrained]} if untrained else {}),
+                **({"untrained": [each.key.digest for each in untrained]} if untrained else {}),
                 **detector.depends_on(study.context),
             )
-            pieces.append(Piece(layer, detector, recorder, recording, finding, tuple(untrained)))
+            pieces.append(Piece(detector, own, finding, untrained))
     return pieces
-
-
-def untrained_weights(seed: int) -> str:
-    """What stands for the digest of fresh weights in a key: torch's generator makes them of the seed."""
-    return f"untrained:{seed}:torch-{torch.__version__}"
 
 
 def untrained_seeds(study: Study, layer: LayerInfo) -> list[int]:
@@ -413,7 +375,16 @@ def untrained_seeds(study: Study, layer: LayerInfo) -> list[int]:
     return [UNTRAINED_SEED + 1000 * study.options.seed + number for number in range(networks)]
 
 
-def _record_missing(
+def untrained_by_seed(study: Study, pieces: Sequence[Piece]) -> dict[int, list[Seen]]:
+    """What is wanted of each network with random weights, by its seed."""
+    by_seed: dict[int, list[Seen]] = {}
+    for piece in pieces:
+        for seed, each in zip(untrained_seeds(study, piece.layer), piece.untrained, strict=True):
+            by_seed.setdefault(seed, []).append(each)
+    return dict(sorted(by_seed.items()))
+
+
+def _record_pieces(
     study: Study,
     architecture: Architecture,
     checkpoint: Checkpoint,
@@ -421,92 +392,22 @@ def _record_missing(
     result: DissectResult,
 ) -> None:
     """Record what is not there yet: of the checkpoint, and of networks with random weights, once for all."""
+
+    def visited(info: RecordInfo) -> None:
+        result.forward_passes += 1
+        result.forward_seconds += info.seconds_forward
+
     unknown = unknown_pieces(study, pieces)
-    _record(study, architecture, unknown, partial(restored, study, architecture, checkpoint), result)
-    by_seed: dict[int, list[Piece]] = {}
-    for piece in unknown:
-        for seed, key in zip(untrained_seeds(study, piece.layer), piece.untrained, strict=True):
-            by_seed.setdefault(seed, []).append(replace(piece, recording=key))
-    for seed, wanted in sorted(by_seed.items()):
+    make = partial(restored, study, architecture, checkpoint)
+    record_missing(study, architecture, [piece.seen for piece in unknown], make, visited)
+    for seed, wanted in untrained_by_seed(study, unknown).items():
         make = partial(architecture.source.build, study.device, seed=seed)
-        _record(study, architecture, wanted, make, result)
-
-
-def _record(
-    study: Study,
-    architecture: Architecture,
-    wanted: Sequence[Piece],
-    make: Callable[[], nn.Module],
-    result: DissectResult,
-) -> None:
-    """One forward pass of the network that `make` builds, for everything wanted that is missing.
-
-    Processes that work on one checkpoint at once do it once: the others wait, and find it done.
-    """
-    missing = _not_recorded(study, wanted)
-    if not missing:
-        return
-    with ExitStack() as locks:
-        # In one order for all processes, so that none waits for another that waits for it.
-        for piece in sorted(missing, key=lambda piece: piece.recording.digest):
-            locks.enter_context(study.store.lock(piece.recording))
-        missing = _not_recorded(study, missing)
-        if missing:
-            _record_locked(study, architecture, missing, make(), result)
+        record_missing(study, architecture, wanted, make, visited)
 
 
 def unknown_pieces(study: Study, pieces: Sequence[Piece]) -> list[Piece]:
     """Those that a detector must conclude; score matrices are not stored, so where they are wanted, all."""
     return [piece for piece in pieces if study.options.save_scores or not study.store.proved(piece.finding)]
-
-
-def _not_recorded(study: Study, pieces: Sequence[Piece]) -> list[Piece]:
-    """Those whose recording is not there, or is damaged; one of those that share a recording."""
-    different = {piece.recording.digest: piece for piece in pieces}
-    return [piece for piece in different.values() if not study.store.proved(piece.recording)]
-
-
-def restored(study: Study, architecture: Architecture, checkpoint: Checkpoint) -> nn.Module:
-    """The network with the checkpoint's weights.
-
-    Raises:
-        UnusableCheckpointError: they do not fit.
-    """
-    try:
-        return architecture.source.restore(checkpoint.state_dict, study.device)
-    except InputError as error:
-        raise UnusableCheckpointError(error.what, where=error.where, hint=error.hint) from error
-
-
-def _record_locked(
-    study: Study,
-    architecture: Architecture,
-    missing: Sequence[Piece],
-    model: nn.Module,
-    result: DissectResult,
-) -> None:
-    with ExitStack() as stack:
-        passes = [
-            piece.recorder.begin(stack, study.store, piece.recording, piece.layer, len(architecture.pixels))
-            for piece in missing
-        ]
-        while passes:
-            info = record(
-                model,
-                architecture.pixels,
-                architecture.preprocessing,
-                [consumer for each in passes for consumer in each.consumers],
-                known={layer.name: layer for layer in architecture.layers},
-                pooling=study.options.pooling,
-                device=study.device,
-                precision=study.options.precision,
-                batch_size=study.options.batch_size,
-                compile=study.options.compile,
-                progress=study.progress,
-            )
-            result.forward_passes += 1
-            result.forward_seconds += info.seconds_forward
-            passes = [further for each in passes if (further := each.complete(info)) is not None]
 
 
 def _conclude(study: Study, run: RunFolder, file: StudyFile, piece: Piece) -> Findings:
@@ -524,8 +425,8 @@ def _conclude(study: Study, run: RunFolder, file: StudyFile, piece: Piece) -> Fi
         if known is not None:
             return known
         with ExitStack() as entries:
-            entry = entries.enter_context(study.recorded(piece.recording))
-            untrained = [entries.enter_context(study.recorded(key)) for key in piece.untrained]
+            entry = entries.enter_context(study.recorded(piece.seen.key))
+            untrained = [entries.enter_context(study.recorded(each.key)) for each in piece.untrained]
             findings = piece.detector.find(
                 entry, study.context, untrained=untrained, matrix=study.options.save_scores
             )
@@ -591,7 +492,7 @@ def check_place(run: RunFolder, file: StudyFile, checkpoint: Checkpoint) -> bool
 
 def _forget(study: Study, run: RunFolder, file: StudyFile, pieces: Sequence[Piece]) -> None:
     """Remove what the run says of weights that a checkpoint file does not hold any more."""
-    kept = {(piece.layer.name, piece.detector.name) for piece in pieces}
+    kept = {piece.table for piece in pieces}
     removed = run.forget(file.folder, kept)
     others = ", ".join(f"{layer} ({detector})" for layer, detector in removed)
     study.progress.warning(

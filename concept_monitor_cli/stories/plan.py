@@ -14,15 +14,14 @@ from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.record.requests import Cost
 from concept_monitor_cli.run import RunFolder
 from concept_monitor_cli.stories.dissect import (
-    Piece,
     check_place,
-    load_usable,
+    open_study,
     pieces_of,
-    restored,
     unknown_pieces,
-    untrained_seeds,
+    untrained_by_seed,
 )
-from concept_monitor_cli.study import Architecture, Study, StudyFile, UnusableCheckpointError
+from concept_monitor_cli.study import Architecture, Study, StudyFile, UnusableCheckpointError, describe
+from concept_monitor_cli.study.seen import Seen, load_usable, restored
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def plan(options: DissectOptions, progress: Progress = SILENT) -> Plan:
     Raises:
         InputError: `dissect` would refuse this input.
     """
-    study = Study(replace(options, dry_run=True), progress)
+    study = open_study(replace(options, dry_run=True), progress)
     run = RunFolder(options.out)
     found = Plan(options.out)
     recorded: set[str] = set()
@@ -134,10 +133,10 @@ def _plan_checkpoint(
     pieces = pieces_of(study, architecture, checkpoint)
     if not study.options.overwrite:
         if study.to_decode.sure:
-            run.check_settings(study.settings(architecture))
+            run.check_settings(describe.settings(study, architecture))
         check_place(run, file, checkpoint)
     unknown = unknown_pieces(study, pieces)
-    missing = _not_recorded(study, unknown, recorded)
+    missing = _not_recorded(study, [piece.seen for piece in unknown], recorded)
     if missing:
         restored(study, architecture, checkpoint)
     cost = _together(study, architecture, missing)
@@ -146,18 +145,14 @@ def _plan_checkpoint(
             checkpoint=file.name,
             epoch=file.epoch,
             forward_passes=cost.passes,
-            layers=tuple(dict.fromkeys(piece.layer.name for piece in missing)),
+            layers=tuple(dict.fromkeys(each.layer.name for each in missing)),
             bytes=cost.bytes,
             spool=cost.spool,
             tables=len(pieces),
             known_tables=len(pieces) - len(unknown),
         )
     )
-    by_seed: dict[int, list[Piece]] = {}
-    for piece in unknown:
-        for seed, key in zip(untrained_seeds(study, piece.layer), piece.untrained, strict=True):
-            by_seed.setdefault(seed, []).append(replace(piece, recording=key))
-    for wanted in by_seed.values():
+    for wanted in untrained_by_seed(study, unknown).values():
         cost = _together(study, architecture, _not_recorded(study, wanted, recorded))
         found.untrained_passes += cost.passes
         found.untrained_bytes += cost.bytes
@@ -168,19 +163,19 @@ def _plan_checkpoint(
     return architecture
 
 
-def _not_recorded(study: Study, pieces: Iterable[Piece], recorded: set[str]) -> list[Piece]:
+def _not_recorded(study: Study, wanted: Iterable[Seen], recorded: set[str]) -> list[Seen]:
     """Those that neither the cache has nor an earlier step makes; now they are made."""
     missing = []
-    for piece in pieces:
-        if piece.recording.digest not in recorded and not study.store.has(piece.recording):
-            recorded.add(piece.recording.digest)
-            missing.append(piece)
+    for each in wanted:
+        if each.key.digest not in recorded and not study.store.has(each.key):
+            recorded.add(each.key.digest)
+            missing.append(each)
     return missing
 
 
-def _together(study: Study, architecture: Architecture, missing: Iterable[Piece]) -> Cost:
+def _together(study: Study, architecture: Architecture, missing: Iterable[Seen]) -> Cost:
     """Everything that is missing of a network is recorded in the same forward passes."""
-    costs = [piece.recorder.cost(piece.layer, len(architecture.pixels)) for piece in missing]
+    costs = [each.request.cost(each.layer, len(architecture.pixels)) for each in missing]
     return Cost(
         passes=max((cost.passes for cost in costs), default=0),
         bytes=sum(cost.bytes for cost in costs),

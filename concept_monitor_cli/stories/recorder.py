@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,36 +16,17 @@ from torch import Tensor
 from concept_monitor_cli.checkpoints import Checkpoint, load_checkpoint
 from concept_monitor_cli.encoders import Encoder
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.lenses import ClipDissect, Context, Detector
 from concept_monitor_cli.options import DissectOptions, EvaluateOptions, Pooling
 from concept_monitor_cli.probe import decode_probe
+from concept_monitor_cli.record.requests import Activations
 from concept_monitor_cli.run import CheckpointRecord
 from concept_monitor_cli.store import Key
-from concept_monitor_cli.stories.dissect import recordings
 from concept_monitor_cli.stories.opened import OpenRun, WithoutNotices
-from concept_monitor_cli.study import Study, StudyFile
+from concept_monitor_cli.study import Context, Study, StudyFile
+from concept_monitor_cli.study.seen import recordings
 
 # Options of the `dissect` that say what a network sees and what is kept of it.
 _SEEING = ("input_size", "crop", "mean", "std", "interpolation", "precision", "seed")
-
-
-class _Pooled(ClipDissect):
-    """Says that pooled activations are recorded; it finds nothing, so that it needs no encoder."""
-
-    needs_encoder: ClassVar[bool] = False
-
-    def depends_on(self, context: Context) -> dict[str, str]:
-        """See `Detector`."""
-        return {}
-
-
-class _WithoutEncoder(Study):
-    """A study of a run that was made without an encoder."""
-
-    @cached_property
-    def detectors(self) -> list[Detector]:
-        """One, which says what is recorded."""
-        return [_Pooled()]
 
 
 class Recorder:
@@ -76,9 +57,8 @@ class Recorder:
         made, encoder = info["options"], info["encoder"]
         options = self._options
         seeing = {name: _plain(made[name]) for name in _SEEING}
-        study = Study if encoder is not None else _WithoutEncoder
         looking = {} if encoder is None else _looking_through(encoder)
-        return study(
+        return Study(
             DissectOptions(
                 checkpoints=(),
                 layers=tuple(sorted({history.layer for history in self._opened.histories})),
@@ -96,6 +76,7 @@ class Recorder:
                 **looking,
             ),
             WithoutNotices(self._opened.progress),
+            embeds=encoder is not None,
         )
 
     def _model(self) -> str | None:
@@ -123,7 +104,7 @@ class Recorder:
         if known is None:
             open_checkpoint(checkpoint, trust_pickle=self._options.trust_pickle)
             file = StudyFile(checkpoint.name, _path(checkpoint), checkpoint.epoch, checkpoint.folder)
-            known = self._known[checkpoint.folder] = recordings(self._study, file)
+            known = self._known[checkpoint.folder] = recordings(self._study, file, Activations())
         with self._study.recorded(known[layer]) as entry:
             return torch.from_numpy(entry.read("pooled"))
 

@@ -18,11 +18,11 @@ from concept_monitor_cli.options import CommonOptions, ReadingOptions, ReportOpt
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.run import RunFolder
 from concept_monitor_cli.store import write_text_atomic
-from concept_monitor_cli.stories.dissect import dissect_study
+from concept_monitor_cli.stories.dissect import dissect_study, open_study
 from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.report import report
 from concept_monitor_cli.stories.stats import statistics_of
-from concept_monitor_cli.study import Study, StudyFile, UnusableCheckpointError
+from concept_monitor_cli.study import StudyFile, UnusableCheckpointError
 
 # A command of the user's that hangs must not stop the watching.
 _COMMAND_SECONDS = 60.0
@@ -183,7 +183,7 @@ def watch(options: WatchOptions, progress: Progress = SILENT) -> WatchResult:
         CmonError: the work failed. Another `watch`, or a `dissect`, continues there.
     """
     # One watcher sees everything, also inside a SLURM job; and it must not clear the run at every look.
-    study = Study(replace(options, shard=Shard(1, 1)), progress)
+    study = open_study(replace(options, shard=Shard(1, 1)), progress)
     begin = RunFolder.clear if options.overwrite else None
     command = _split(options.on_alert)
     landing = Landing(trust_pickle=options.trust_pickle)

@@ -1,1 +1,25 @@
-"""."""
+"""A study: what is looked at, opened, and what is seen of it."""
+
+from concept_monitor_cli.study.context import Context
+from concept_monitor_cli.study.study import (
+    BUILTIN,
+    DEFAULT_ENCODER,
+    Architecture,
+    LostEntryError,
+    Study,
+    StudyFile,
+    Unreadable,
+    UnusableCheckpointError,
+)
+
+__all__ = [
+    "BUILTIN",
+    "DEFAULT_ENCODER",
+    "Architecture",
+    "Context",
+    "LostEntryError",
+    "Study",
+    "StudyFile",
+    "Unreadable",
+    "UnusableCheckpointError",
+]

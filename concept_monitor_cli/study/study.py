@@ -6,19 +6,16 @@ Everything here is the same for all checkpoints of one architecture, and is open
 from __future__ import annotations
 
 import os
-import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import nn
 
-from concept_monitor_cli import __version__
 from concept_monitor_cli.builtin import VOCABULARY, is_rendered
 from concept_monitor_cli.checkpoints import (
     Checkpoint,
@@ -31,7 +28,6 @@ from concept_monitor_cli.checkpoints import (
 from concept_monitor_cli.concepts import ConceptSet, load_concepts
 from concept_monitor_cli.encoders import Encoder, load_encoder
 from concept_monitor_cli.errors import CmonError, InputError
-from concept_monitor_cli.lenses import Context, Detector, make_detector
 from concept_monitor_cli.models.build import ModelSource, resolve_model
 from concept_monitor_cli.models.dependencies import weights_of_layers
 from concept_monitor_cli.models.device import resolve_device
@@ -50,6 +46,7 @@ from concept_monitor_cli.probe import (
 )
 from concept_monitor_cli.progress import Progress
 from concept_monitor_cli.store import Entry, Key, Store
+from concept_monitor_cli.study.context import Context
 from concept_monitor_cli.study.share import slurm_share
 
 T = TypeVar("T")
@@ -65,6 +62,24 @@ class UnusableCheckpointError(InputError):
 
 class LostEntryError(CmonError):
     """An entry of the cache that was there is gone: pruned, or found damaged and removed."""
+
+
+class Lens(Protocol):
+    """What a study must know of the lenses that will look at its recordings.
+
+    Attributes:
+        name: as in tables and on the command line.
+        needs_encoder: whether it looks at images and words through the image-text encoder.
+    """
+
+    name: ClassVar[str]
+    needs_encoder: ClassVar[bool]
+
+    def settings(self) -> dict[str, Any]:
+        """Every constant that its findings depend on, as JSON values."""
+
+    def check(self, probe: ProbeSet, layers: Sequence[LayerInfo]) -> None:
+        """Refuse at once, before an image is decoded, what cannot work."""
 
 
 @dataclass(frozen=True)
@@ -130,11 +145,15 @@ class Study:
     Args:
         options: what was asked for.
         progress: told what was assumed.
+        lenses: what will look at the recordings; none where a study is only opened to be looked at.
+        embeds: images are to be seen by the encoder even where no lens asks for it.
         complete: says which of the files that are found are written to the end; `None`: all.
     """
 
     options: DissectOptions
     progress: Progress
+    lenses: Sequence[Lens] = ()
+    embeds: bool = False
     complete: Callable[[Path], bool] | None = None
     notices: list[str] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
@@ -144,9 +163,9 @@ class Study:
 
     def later(self, complete: Callable[[Path], bool]) -> Study:
         """The same inputs with the checkpoints that are there by now; the others are not opened again."""
-        study = Study(self.options, self.progress, complete, list(self.notices))
+        study = Study(self.options, self.progress, self.lenses, self.embeds, complete, list(self.notices))
         study._architectures = self._architectures
-        kept = ("store", "device", "detectors", "listed_probe", "encoder", "concepts", "context")
+        kept = ("store", "device", "listed_probe", "encoder", "concepts", "context")
         study.__dict__.update({name: self.__dict__[name] for name in kept if name in self.__dict__})
         return study
 
@@ -243,11 +262,6 @@ class Study:
         return resolve_device(self.options.device)
 
     @cached_property
-    def detectors(self) -> list[Detector]:
-        """The detectors asked for."""
-        return [make_detector(name, self.options) for name in self.options.detectors]
-
-    @cached_property
     def listed_probe(self) -> ProbeSet:
         """The probing set as it lies on the disk, before its images were tried."""
         options = self.options
@@ -271,8 +285,8 @@ class Study:
 
     @cached_property
     def _embeds(self) -> bool:
-        """Whether a detector looks through the encoder."""
-        return any(detector.needs_encoder for detector in self.detectors)
+        """Whether images are looked at through the encoder."""
+        return self.embeds or any(lens.needs_encoder for lens in self.lenses)
 
     @cached_property
     def encoder(self) -> Encoder | None:
@@ -372,8 +386,8 @@ class Study:
         self.notice(f"input: {wanted.geometry}, mean {mean}, std {std} - {wanted.source}")
         size = wanted.geometry.size
         layers, weights = self._traced(source, model, names, size)
-        for detector in self.detectors:
-            detector.check(self.listed_probe, layers)
+        for lens in self.lenses:
+            lens.check(self.listed_probe, layers)
         for name, needed in weights.items():
             lacking = [key for key in needed if key.rpartition(".")[0] in source.untrained]
             if lacking:
@@ -477,91 +491,6 @@ class Study:
             progress=self.progress,
         )
 
-    # -- what run.json says ----------------------------------------------------------------------
-
-    def settings(self, architecture: Architecture) -> dict[str, Any]:
-        """What all tables of a run must share, so that they can be compared."""
-        return {
-            "probe": self.context.probe.digest,
-            "concepts": self.concepts.digest,
-            **({} if self.encoder is None else {"encoder": self.encoder.digest}),
-            "templates": list(self.options.templates),
-            "input": {
-                key: value for key, value in architecture.preprocessing.to_json().items() if key != "source"
-            },
-            "pooling": self.options.pooling,
-            "precision": self.options.precision,
-            "seed": self.options.seed,
-            "null": self.options.null,
-            "fdr": self.options.fdr,
-            "detectors": {detector.name: detector.settings() for detector in self.detectors},
-        }
-
-    def info(self, architecture: Architecture) -> dict[str, Any]:
-        """The content of `run.json`, except for what the tables know."""
-        probe = self.context.probe
-        return {
-            "cmon": __version__,
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "versions": _versions(),
-            "options": self.options.as_dict(),
-            "option_sources": dict(self.options.sources),
-            "settings": self.settings(architecture),
-            "probe": {
-                "name": probe.name,
-                "spec": _absolute_spec(self.options.probe or BUILTIN),
-                "images": len(probe),
-                "digest": probe.digest,
-                "skipped": [{"image": item.id, "reason": item.reason} for item in probe.skipped],
-            },
-            "concepts": {
-                "name": self.concepts.name,
-                "spec": None if self.options.concepts is None else _absolute_spec(self.options.concepts),
-                "count": len(self.concepts),
-                "digest": self.concepts.digest,
-            },
-            "encoder": None if self.encoder is None else self._encoder_info(self.encoder),
-            "model": {
-                "name": architecture.source.name,
-                "library": architecture.source.library,
-                "alternatives": list(architecture.source.alternatives),
-                "preprocessing": architecture.preprocessing.to_json(),
-            },
-            "unreadable": {item.name: item.error.what for item in self.unreadable},
-            "notices": self.notices,
-        }
-
-    def _encoder_info(self, encoder: Encoder) -> dict[str, Any]:
-        return {
-            "name": encoder.name,
-            "digest": encoder.digest,
-            "spec": _absolute_spec(self.options.encoder or encoder.name),
-            "weights": _absolute(self.options.encoder_weights),
-            "config": _absolute(self.options.encoder_config),
-            "precision": self.options.precision,
-            "templates": list(self.options.templates),
-        }
-
 
 def _triple(values: tuple[float, float, float]) -> str:
     return " ".join(f"{value:.3g}" for value in values)
-
-
-def _absolute_spec(spec: str) -> str:
-    """A `--probe` whose path holds from any folder: `photos/` and the path in `cifar10:DIR`."""
-    scheme, colon, rest = spec.rpartition(":")
-    path = Path(rest).expanduser()
-    if Path(spec).expanduser().exists():
-        return str(Path(spec).expanduser().resolve())
-    return f"{scheme}{colon}{path.resolve()}" if scheme and path.exists() else spec
-
-
-def _absolute(path: Any) -> str | None:
-    return None if path is None else str(path.resolve())
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    libraries = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "h5py", "umap-learn")
-    return {"python": platform.python_version(), **{name: version(name) for name in libraries}}

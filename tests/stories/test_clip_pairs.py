@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from concept_monitor_cli.lenses import clip_pairs
+from concept_monitor_cli.lenses.names import clip_pairs
 from concept_monitor_cli.run import TABLES
 from tests.functional import twins
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.lenses import recordings
+from concept_monitor_cli.record import requests as recordings
 from concept_monitor_cli.options import UnitsOptions
 from concept_monitor_cli.probe import load_probe
 from concept_monitor_cli.progress import SILENT, Silent

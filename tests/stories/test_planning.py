@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from concept_monitor_cli.lenses import recordings
+from concept_monitor_cli.record import requests as recordings
 from concept_monitor_cli.options import DissectOptions
 from concept_monitor_cli.probe import pixels
 from concept_monitor_cli.stories.dissect import dissect

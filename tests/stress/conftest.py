@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from pipeline.conftest import Bench, make_bench
+from stories.conftest import Bench, make_bench
 
 from concept_monitor_cli.store import Store
 

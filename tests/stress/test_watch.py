@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pipeline.conftest import Bench, cmon, make_bench, make_network  # noqa: F401
+from stories.conftest import Bench, cmon, make_bench, make_network  # noqa: F401
 
 from concept_monitor_cli.options import DissectOptions
 from concept_monitor_cli.progress import Silent

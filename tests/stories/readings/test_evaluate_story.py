@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "evaluation"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "evaluation"))
 
 from judged_world import CLASSES, EACH, WORDS, make_world, write_photos
 

@@ -1,0 +1,171 @@
+"""The direction of the code: folders import only from those below them, and no file imports in a circle."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "concept_monitor_cli"
+ROOT = Path(__file__).resolve().parent.parent / PACKAGE
+
+# From the ground up, as in CONTRIBUTING.md. Those on the ground are single files, free to all.
+GROUND = ("_torchvision", "errors", "progress", "ahead", "options")
+FOLDERS = (
+    "functional",
+    "store",
+    "builtin",
+    "checkpoints",
+    "models",
+    "concepts",
+    "probe",
+    "encoders",
+    "record",
+    "run",
+    "study",
+    "lenses",
+    "space",
+    "monitor",
+    "evaluation",
+    "report",
+    "stories",
+    "cluster",
+    "cli",
+)
+ORDER = (*GROUND, *FOLDERS, "__main__")
+
+
+@dataclass(frozen=True)
+class Import:
+    """`file` imports `module`, both as dotted names below the package."""
+
+    file: str
+    line: int
+    module: str
+    typing_only: bool
+
+    def __str__(self) -> str:
+        return f"{self.file.replace('.', '/')}.py:{self.line} imports {self.module}"
+
+
+def modules(root: Path) -> dict[str, Path]:
+    """Every module below the package by its dotted name; a package by the name of its folder."""
+    found = {}
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports_of(name: str, path: Path, known: dict[str, Path]) -> Iterator[Import]:
+    """All imports of the package's own modules in a file, those inside functions included."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    guarded = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative imports hide where a name comes from"
+            # `from package import module` imports the module, `from module import name` only the module.
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            submodules = [each for each in inside if each.removeprefix(f"{PACKAGE}.") in known]
+            names_of_module = len(submodules) < len(inside)
+            targets = submodules + ([node.module or ""] if names_of_module else [])
+        else:
+            continue
+        for target in targets:
+            if target.startswith(f"{PACKAGE}."):
+                module = target.removeprefix(f"{PACKAGE}.")
+                yield Import(name, node.lineno, module, id(node) in guarded)
+
+
+def all_imports(root: Path) -> list[Import]:
+    known = modules(root)
+    return [found for name, path in known.items() for found in imports_of(name, path, known)]
+
+
+def upward(imports: list[Import]) -> list[Import]:
+    """Those that lead to a folder above."""
+
+    def height(module: str) -> int:
+        return ORDER.index(module.partition(".")[0])
+
+    return [each for each in imports if each.file and height(each.module) > height(each.file)]
+
+
+def circle(imports: list[Import]) -> list[str]:
+    """The modules of one circle of imports; empty where there is none."""
+    leads_to: dict[str, list[str]] = {}
+    for each in imports:
+        if not each.typing_only and each.file != each.module:
+            leads_to.setdefault(each.file, []).append(each.module)
+    state: dict[str, bool] = {}  # whether a module is still being followed
+    trail: list[str] = []
+
+    def follow(module: str) -> list[str]:
+        state[module] = True
+        trail.append(module)
+        for target in leads_to.get(module, []):
+            if state.get(target):
+                return [*trail[trail.index(target) :], target]
+            if target not in state and (found := follow(target)):
+                return found
+        trail.pop()
+        state[module] = False
+        return []
+
+    for module in sorted(leads_to):
+        if module not in state and (found := follow(module)):
+            return found
+    return []
+
+
+def test_every_folder_has_its_place_in_the_order() -> None:
+    there = {path.name for path in ROOT.iterdir() if path.is_dir() and any(path.rglob("*.py"))}
+    files = {path.stem for path in ROOT.glob("*.py")} - {"__init__"}
+    assert there == set(FOLDERS)
+    assert files == {*GROUND, "__main__"}
+
+
+def test_no_file_imports_from_a_folder_above_its_own() -> None:
+    assert [str(each) for each in upward(all_imports(ROOT))] == []
+
+
+def test_no_file_imports_in_a_circle() -> None:
+    assert circle(all_imports(ROOT)) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"from {PACKAGE}.cli import app\n",
+        f"import {PACKAGE}.cli.app\n",
+        f"def late():\n    from {PACKAGE}.cli.app import run\n    return run\n",
+        f"from {PACKAGE} import cli\n",
+    ],
+)
+def test_an_upward_import_is_found_wherever_it_stands(tmp_path: Path, text: str) -> None:
+    for folder in ("functional", "cli"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").write_text("")
+    (tmp_path / "cli" / "app.py").write_text("")
+    (tmp_path / "functional" / "sums.py").write_text(text)
+    assert [each.file for each in upward(all_imports(tmp_path))] == ["functional.sums"]
+
+
+def test_a_circle_is_found_through_a_late_import(tmp_path: Path) -> None:
+    (tmp_path / "functional").mkdir()
+    (tmp_path / "functional" / "a.py").write_text(f"from {PACKAGE}.functional.b import two\n")
+    (tmp_path / "functional" / "b.py").write_text(
+        f"def two():\n    from {PACKAGE}.functional.a import one\n    return one\n"
+    )
+    assert circle(all_imports(tmp_path)) == ["functional.a", "functional.b", "functional.a"]
