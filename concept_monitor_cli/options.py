@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from concept_monitor_cli.catalogue import default_detectors
 from concept_monitor_cli.errors import InputError
 
 Precision = Literal["fp32", "bf16", "fp16"]
-Detector = Literal["clip-dissect", "network-dissection", "compositional"]
 Similarity = Literal["cos", "cos-cubed", "rank-reorder", "wpmi", "soft-wpmi"]
 Pooling = Literal["auto", "mean", "max", "cls", "tokens"]
 Null = Literal["shuffled", "untrained"]
@@ -51,7 +51,6 @@ Quality = Literal[
 Source = Literal["flag", "environment", "file", "default"]
 Triple = tuple[float, float, float]
 
-DETECTORS: tuple[str, ...] = get_args(Detector)
 SIMILARITIES: tuple[str, ...] = get_args(Similarity)
 
 
@@ -250,22 +249,21 @@ class DissectOptions(CommonOptions):
         encoder_config: open_clip's JSON config for `encoder_weights`.
         templates: prompts with one `{}` each; none means bare words. (The option is `--template`.)
 
-        similarity: of `clip-dissect`.
+        similarity: of activations and concepts.
         top_concepts: rows per unit in the tables.
-        pairs: `clip-dissect` also scores pairs of this many of a unit's best concepts; 0 for none.
+        pairs: also score pairs of this many of a unit's best concepts; 0 for none.
         save_scores: also write the units x concepts scores.
         null: what a label must beat: chance (`shuffled`) or an untrained network (`untrained`).
         fdr: share of false discoveries allowed among the units called interpretable.
-        iou_normaliser: how a unit's pixels are counted; `None` for `category` in `network-dissection` and
-            `none` in `compositional`, as in their papers.
-        length: most concepts in a formula of `compositional`.
-        beam: formulas kept at each length of `compositional`.
+        iou_normaliser: how a unit's pixels are counted; `None` for what the detector's paper has.
+        length: most concepts in a formula.
+        beam: formulas kept at each length of a formula.
         plot_formats: file types of the plots. (The option is `--plot-format`.)
     """
 
     checkpoints: tuple[str, ...]
     layers: tuple[str, ...]
-    detectors: tuple[Detector, ...] = ("clip-dissect",)
+    detectors: tuple[str, ...] = field(default_factory=default_detectors)
     overwrite: bool = False
     epochs: EpochFilter | None = None
     shard: Shard | None = None
@@ -367,7 +365,7 @@ class EmbedOptions(CommonOptions):
     anchors: tuple[str, ...] = ()
     units: tuple[int, ...] = ()
     layers: tuple[str, ...] = ()
-    detector: Detector | None = None
+    detector: str | None = None
     epochs: EpochFilter | None = None
     method: Method = "umap"
     neighbors: int = 15
@@ -387,7 +385,7 @@ class ReadingOptions(CommonOptions):
     """
 
     layers: tuple[str, ...] = ()
-    detector: Detector | None = None
+    detector: str | None = None
     epochs: EpochFilter | None = None
     plot_formats: tuple[PlotFormat, ...] = ("png",)
 
@@ -478,7 +476,7 @@ class EvaluateOptions(ReadingOptions):
     Attributes:
         run: the run; `None` for the one in `out`.
         measures: which measures; none means those that fit. (The option is `--measure`.)
-        similarities: of `clip-dissect`; none means all five for the classifier's labels and the run's own for
+        similarities: none means all five for the classifier's labels and the run's own for
             everything else. (The option is `--similarity`.)
         class_names: of the network's classes: a text file, `cifar10`, `cifar100`, `imagenet` or `folders`;
             `None` to find them in the checkpoint or the probing images.

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from concept_monitor_cli.catalogue import find_detector, is_code
 from concept_monitor_cli.cli.app import DONE, PART_DONE, cmon_app, cmon_command
 from concept_monitor_cli.cli.config import Risky
 from concept_monitor_cli.cli.console import Console
@@ -32,6 +33,7 @@ from concept_monitor_cli.cli.options import (
     Workers,
     comma_list,
     count,
+    detectors_help,
     from_zero,
     gather,
     number,
@@ -45,7 +47,6 @@ from concept_monitor_cli.cli.options import (
 from concept_monitor_cli.cli.sizes import readable_size
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import (
-    Detector,
     DissectOptions,
     EpochFilter,
     Interpolation,
@@ -69,6 +70,11 @@ _DETECTORS: list[str] = list(_DEFAULT.detectors)
 _WHAT = "What to dissect"
 _PROBE = "Probe images, concepts, encoder"
 _METHOD = "Method"
+
+
+def names_code(value: Any) -> bool:
+    """Whether the value of `--detector` names a file or module of code."""
+    return any(is_code(str(name)) for name in (value if isinstance(value, list | tuple) else [value]))
 
 
 @cmon_command(
@@ -109,11 +115,11 @@ def dissect(
             "--detector",
             "-d",
             metavar="NAME",
-            callback=comma_list(Detector),
+            callback=comma_list(check=find_detector),
             rich_help_panel=_WHAT,
-            help="clip-dissect: what the unit's favourite images are about. network-dissection: what it "
-            "fires on, by masks. compositional: the same, with OR, AND, AND NOT.",
+            help=detectors_help(),
         ),
+        Risky(names_code),
     ] = _DETECTORS,
     epochs: Annotated[
         EpochFilter | None,
@@ -272,7 +278,7 @@ def dissect(
             metavar="NAME",
             parser=one_of(Similarity),
             rich_help_panel=_METHOD,
-            help="Of clip-dissect: cos, cos-cubed, rank-reorder, wpmi or soft-wpmi.",
+            help="Of activations and concepts: cos, cos-cubed, rank-reorder, wpmi or soft-wpmi.",
         ),
     ] = _DEFAULT.similarity,
     top_concepts: Annotated[
@@ -291,8 +297,7 @@ def dissect(
             parser=from_zero,
             rich_help_panel=_METHOD,
             show_default="none",
-            help="clip-dissect also tries two concepts in one text, of each unit's N best; the paper takes "
-            "100.",
+            help="Also try two concepts in one text, of each unit's N best; the paper takes 100.",
         ),
     ] = _DEFAULT.pairs,
     null: Annotated[
@@ -322,7 +327,7 @@ def dissect(
             metavar="NAME",
             parser=one_of(IouNormaliser),
             rich_help_panel=_METHOD,
-            show_default="category; none for compositional",
+            show_default="as in the detector's paper",
             help="Which of a unit's pixels count: category (as Network Dissection), mask (as "
             "NetDissect-Lite), none.",
         ),
@@ -333,7 +338,7 @@ def dissect(
             metavar="N",
             parser=number(int, least=1, most=10),
             rich_help_panel=_METHOD,
-            help="Most concepts in a formula of compositional.",
+            help="Most concepts in a formula.",
         ),
     ] = _DEFAULT.length,
     beam: Annotated[
@@ -342,7 +347,7 @@ def dissect(
             metavar="N",
             parser=count,
             rich_help_panel=_METHOD,
-            help="Formulas kept at each length of compositional.",
+            help="Formulas kept at each length.",
         ),
     ] = _DEFAULT.beam,
     device: Device = _DEFAULT.device,

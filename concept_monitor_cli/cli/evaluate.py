@@ -100,7 +100,7 @@ def evaluate(
             callback=comma_list(library.Similarity),
             rich_help_panel=PART,
             show_default="all for the classifier, the run's own elsewhere",
-            help="Labels made with these similarities of clip-dissect.",
+            help="Labels made with these similarities of activations and concepts.",
         ),
     ] = None,
     layer: OnlyLayers = None,

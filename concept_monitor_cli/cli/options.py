@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperOption
 
 from concept_monitor_cli import options as library
+from concept_monitor_cli.catalogue import detectors
 from concept_monitor_cli.cli.config import Risky, read_settings, settings_in
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import CommonOptions, EpochFilter, Source, nearest
@@ -174,11 +175,14 @@ def rgb(value: Any) -> library.Triple:
     return numbers[0], numbers[1], numbers[2]
 
 
-def comma_list(words: Any = None, *, separator: str = ",") -> Callable[..., list[str]]:
+def comma_list(
+    words: Any = None, *, separator: str = ",", check: Callable[[str], Any] | None = None
+) -> Callable[..., list[str]]:
     """A callback for a repeated option that also takes a list in one: `--layer layer3,layer4`.
 
     Args:
         words: a `Literal` with the words there are; None for any.
+        check: raises `InputError` for a word that cannot be; with `words`, that is checked too.
         separator: between the words of one value. On the command line a line end separates nothing, so
             with it each value stays whole there.
     """
@@ -196,6 +200,8 @@ def comma_list(words: Any = None, *, separator: str = ",") -> Callable[..., list
             given = [part.strip() for item in given for part in item.split(separator) if part.strip()]
         for word in given:
             _check_choice(word, choices)
+            if check is not None:
+                parsed(check)(word)
         return list(dict.fromkeys(given))
 
     return split
@@ -218,6 +224,12 @@ def unit_list(value: Any) -> tuple[int, ...]:
 def joined(value: list[tuple[int, ...]] | None) -> list[int]:
     """The parts of a repeated option as one list."""
     return list(dict.fromkeys(item for part in value or [] for item in part))
+
+
+def detectors_help() -> str:
+    """A line for each detector that there is."""
+    listed = [f"{each.name}: {each.summary}" for each in detectors().values()]
+    return ". ".join([*listed, "Or file.py:Class, one of your own"]) + "."
 
 
 # -- what every command takes: how it prints, and from where it has its settings -----------------
@@ -315,27 +327,25 @@ OnlyLayers = Annotated[
     ),
 ]
 OnlyDetector = Annotated[
-    library.Detector | None,
+    str | None,
     typer.Option(
         "--detector",
         "-d",
         metavar="NAME",
-        parser=one_of(library.Detector),
         rich_help_panel=PART,
         show_default="the run's first",
-        help="Whose concepts: clip-dissect, network-dissection or compositional.",
+        help="Whose concepts, of a run with several detectors.",
     ),
 ]
 AnyDetector = Annotated[
-    library.Detector | None,
+    str | None,
     typer.Option(
         "--detector",
         "-d",
         metavar="NAME",
-        parser=one_of(library.Detector),
         rich_help_panel=PART,
         show_default="all of the run",
-        help="Only this one: clip-dissect, network-dissection or compositional.",
+        help="Only this one, of a run with several.",
     ),
 ]
 Classes = Annotated[

@@ -18,7 +18,6 @@ from concept_monitor_cli.functional.evaluation.simulation import (
     simulation_scores,
     top_images_showing,
 )
-from concept_monitor_cli.monitor.history import FORMULA_DETECTORS
 
 if TYPE_CHECKING:
     from concept_monitor_cli.options import EvaluateOptions
@@ -35,10 +34,10 @@ QUALITIES = (SHOWING, *METRICS)
 
 def formulas(subject: Subject) -> InputError | None:
     """Why the concepts cannot be looked for, image by image; `None` where they are no formulas."""
-    if subject.detector not in FORMULA_DETECTORS:
+    if subject.labels_are == "concepts":
         return None
     return InputError(
-        f"the labels of {subject.detector} are formulas about pixels: their IoU is in the concept table",
+        f"the labels of {subject.detector} are {subject.labels_are}, which cannot be looked for in an image",
         where=subject.layer,
         hint="judge another detector: --detector",
     )

@@ -16,6 +16,7 @@ from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.evaluation.scoring import Scored, similarity_scores
 from concept_monitor_cli.functional.similarity import ConceptActivations
 from concept_monitor_cli.functional.topk import dead_units, top_rows
+from concept_monitor_cli.run.traits import LabelKind
 from concept_monitor_cli.study.context import Context, LabelledImages
 
 if TYPE_CHECKING:
@@ -202,6 +203,7 @@ class Subject:
         checkpoint: its name.
         layer: the layer.
         detector: who made the labels.
+        labels_are: what its labels are, concepts or formulas; see `Traits`.
         similarity: by which of its similarities; `""` for a detector without.
         common: what all subjects share.
         given: the labels in the run's tables; `None` where this similarity is not the run's.
@@ -217,6 +219,7 @@ class Subject:
     checkpoint: str
     layer: str
     detector: str
+    labels_are: LabelKind
     similarity: str
     common: Common
     given: Labels | None

@@ -1,27 +1,13 @@
-"""Detectors: which concept does a unit detect?"""
+"""Lenses: what a recording of a layer says. A detector names the units; each is a file in `names/`."""
 
-from concept_monitor_cli.lenses.base import (
-    Detector,
-    Findings,
-    list_detectors,
-    make_detector,
-    make_detectors,
-    register_detector,
-)
-from concept_monitor_cli.lenses.names.clip_dissect import ClipDissect
-from concept_monitor_cli.lenses.names.compositional import Compositional
-from concept_monitor_cli.lenses.names.network_dissection import NetworkDissection
-from concept_monitor_cli.study.context import Context
+from concept_monitor_cli.lenses.base import Detector, Findings
+from concept_monitor_cli.lenses.registry import detector_class, make_detector, make_detectors, traits_of
 
 __all__ = [
-    "ClipDissect",
-    "Compositional",
-    "Context",
     "Detector",
     "Findings",
-    "NetworkDissection",
-    "list_detectors",
+    "detector_class",
     "make_detector",
     "make_detectors",
-    "register_detector",
+    "traits_of",
 ]

@@ -1,7 +1,8 @@
 """What a detector is: what to record, how to score it, how to read the score.
 
-A new detector is one file: a subclass of `Detector` with `@register_detector`. Everything a detector
-concludes comes out as `Findings`, so tables, plots and statistics know nothing of the kind of detector.
+A new detector is one file in `lenses/names/`, with a subclass of `Detector` that has a `name`. Everything
+that it concludes comes out as `Findings`, and what is true of it in general as `Traits`, so tables, plots and
+statistics know no detector.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.run.traits import Candidates, Evidence, LabelKind, Traits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -129,11 +130,30 @@ class Detector(ABC):
 
     Attributes:
         name: as in the tables and on the command line.
+        summary: one line of help.
+        paper: where the method was published.
+        labels: what its labels are; see `Traits`.
+        evidence: what they are found by; see `Traits`.
+        candidates: from what they are taken; see `Traits`.
         needs_encoder: whether it looks at images and words through the image-text encoder.
+        default: whether it is taken where no detector is named.
+        code: content of a plug-in's file, for keys; empty for the package's own.
     """
 
     name: ClassVar[str]
+    summary: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    labels: ClassVar[LabelKind] = "concepts"
+    evidence: ClassVar[Evidence] = "other"
+    candidates: ClassVar[Candidates] = "concepts"
     needs_encoder: ClassVar[bool] = False
+    default: ClassVar[bool] = False
+    code: str = ""
+
+    @classmethod
+    def traits(cls) -> Traits:
+        """What is true of all its findings."""
+        return Traits(cls.labels, cls.evidence, cls.candidates, cls.summary, cls.paper)
 
     @classmethod
     @abstractmethod
@@ -173,41 +193,3 @@ class Detector(ABC):
                 given, a label must beat these instead of chance.
             matrix: also return the scores of all concepts.
         """
-
-
-_DETECTORS: dict[str, type[Detector]] = {}
-
-
-def register_detector(cls: type[Detector]) -> type[Detector]:
-    """Make a detector known under its `name`."""
-    _DETECTORS[cls.name] = cls
-    return cls
-
-
-def list_detectors() -> tuple[str, ...]:
-    """The names of all detectors."""
-    return tuple(sorted(_DETECTORS))
-
-
-def make_detector(name: str, options: DissectOptions) -> Detector:
-    """The detector called `name`.
-
-    Raises:
-        InputError: there is none of that name.
-    """
-    if name not in _DETECTORS:
-        raise InputError(
-            f"there is no detector {name!r}",
-            where="--detector",
-            hint=f"choose from {', '.join(list_detectors())}",
-        )
-    return _DETECTORS[name].from_options(options)
-
-
-def make_detectors(options: DissectOptions) -> list[Detector]:
-    """The detectors that are asked for.
-
-    Raises:
-        InputError: one of them does not exist.
-    """
-    return [make_detector(name, options) for name in options.detectors]

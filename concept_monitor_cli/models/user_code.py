@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import copy
-import difflib
-import hashlib
-import importlib
-import importlib.util
 import inspect
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import nn
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.models.constructors import Constructor
+from concept_monitor_cli.usercode import (
+    content_of,
+    failed,
+    find_attribute,
+    folder_of,
+    importable,
+    load_module,
+)
 
 
 def user_constructor(spec: str, path: str, attribute: str) -> Constructor:
@@ -34,27 +33,16 @@ def user_constructor(spec: str, path: str, attribute: str) -> Constructor:
     Raises:
         InputError: it cannot be imported, is not there, or is nothing that makes a network.
     """
-    folder = Path(path).resolve().parent if path.endswith(".py") else Path.cwd()
-    if path.endswith(".py"):
-        module = _import_file(folder / Path(path).name)
-    else:
-        module = _import_module(path, folder)
-    made = module
-    for part in attribute.split("."):
-        if not hasattr(made, part):
-            names = [
-                name for name, value in vars(made).items() if callable(value) and not name.startswith("_")
-            ]
-            near = difflib.get_close_matches(part, names, n=3, cutoff=0.4) or sorted(names)[:5]
-            raise InputError(
-                f"{path} has no {part!r}",
-                where=f"--model {spec}",
-                hint=f"it has {', '.join(near)}" if near else "define a function that returns the network",
-            )
-        made = getattr(made, part)
-    target: Any = made
-    source = inspect.getsourcefile(module)
-    code = hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else ""
+    folder = folder_of(path)
+    module = load_module(path, option="--model")
+    target = find_attribute(
+        module,
+        path,
+        attribute,
+        where=f"--model {spec}",
+        hint="define a function that returns the network",
+    )
+    code = content_of(module)
     # Such a file often changes a network of theirs.
     code = " ".join([code, *(f"{library}-{version(library)}" for library in ("torchvision", "timm"))])
     if isinstance(target, nn.Module):
@@ -67,7 +55,7 @@ def user_constructor(spec: str, path: str, attribute: str) -> Constructor:
     arguments = _accepted(spec, target)
 
     def factory(**kwargs: Any) -> nn.Module:
-        with _importable(folder):
+        with importable(folder):
             try:
                 model = target(**kwargs)
             except InputError:
@@ -75,9 +63,9 @@ def user_constructor(spec: str, path: str, attribute: str) -> Constructor:
             except (RuntimeError, NotImplementedError) as error:
                 if "meta" in str(error).lower():
                     raise  # built with real memory instead
-                raise _failed(spec, error) from error
+                raise failed(spec, error, "--model") from error
             except Exception as error:
-                raise _failed(spec, error) from error
+                raise failed(spec, error, "--model") from error
         if not isinstance(model, nn.Module):
             raise InputError(
                 f"{spec} returned a {type(model).__name__}, not a torch.nn.Module", where="--model"
@@ -85,13 +73,6 @@ def user_constructor(spec: str, path: str, attribute: str) -> Constructor:
         return model
 
     return Constructor("user", spec, factory, arguments=arguments, code=code)
-
-
-def _failed(spec: str, error: Exception) -> InputError:
-    text = " ".join(str(error).split())[:200]
-    return InputError(
-        f"{spec} failed: {type(error).__name__}: {text}", where="--model", hint="--verbose shows where"
-    )
 
 
 def _accepted(spec: str, target: Callable[..., Any]) -> frozenset[str]:
@@ -118,48 +99,3 @@ def _accepted(spec: str, target: Callable[..., Any]) -> frozenset[str]:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         accepted.add("num_classes")
     return frozenset(accepted)
-
-
-@contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """A folder in front of the import path, as for a script that is run from there."""
-    entry = str(folder)
-    sys.path.insert(0, entry)
-    try:
-        yield
-    finally:
-        sys.path.remove(entry)
-
-
-@lru_cache(maxsize=32)
-def _import_file(file: Path) -> ModuleType:
-    if not file.is_file():
-        raise InputError("no such file", where=f"--model {file}")
-    name = f"_cmon_user_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise InputError("not a Python file", where=f"--model {file}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickles look themselves up there
-    try:
-        with _importable(file.parent):
-            spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise _failed(str(file), error) from error
-    return module
-
-
-def _import_module(name: str, folder: Path) -> ModuleType:
-    try:
-        with _importable(folder):
-            return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        hint = None if error.name == name else f"it needs {error.name}, which is not installed"
-        raise InputError(
-            f"there is no module {name}",
-            where="--model",
-            hint=hint or "the folder above the package must be the working directory or installed",
-        ) from error
-    except Exception as error:
-        raise _failed(name, error) from error

@@ -5,7 +5,7 @@ Everything that asks how units change over epochs works on this form, without a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concept_monitor_cli.concepts import CATEGORIES
+from concept_monitor_cli.run.traits import ORDINARY, Traits
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # What a category is called that the concept set does not know.
 UNCATEGORISED = "uncategorised"
-# Detectors whose concepts are formulas of words, which have no place in the space of words.
-FORMULA_DETECTORS = frozenset({"compositional"})
 
 
 class Label(NamedTuple):
@@ -44,6 +43,7 @@ class History:
         labels: `(C, T)`, index into `names`; -1 where the unit is dead or not in the table.
         scores: `(C, T)`, of the best concept; NaN where there is none.
         interpretable: `(C, T)`.
+        traits: what is true of all that the detector says.
     """
 
     layer: str
@@ -55,6 +55,7 @@ class History:
     labels: NDArray[np.int64]
     scores: NDArray[np.float64]
     interpretable: NDArray[np.bool_]
+    traits: Traits = ORDINARY
 
     @property
     def live(self) -> NDArray[np.bool_]:
@@ -86,11 +87,12 @@ class History:
         return [label.concept for label in named], [label.category for label in named]
 
 
-def histories(table: pd.DataFrame) -> list[History]:
+def histories(table: pd.DataFrame, traits: Mapping[str, Traits] | None = None) -> list[History]:
     """A history per layer and detector, layers in natural order.
 
     Args:
         table: a concept table of any epochs, layers and detectors, with one checkpoint per epoch.
+        traits: of each detector; what is missing has the ordinary ones.
     """
     import pandas as pd
 
@@ -124,6 +126,7 @@ def histories(table: pd.DataFrame) -> list[History]:
                 labels=labels,
                 scores=scores,
                 interpretable=interpretable & (labels >= 0),
+                traits=(traits or {}).get(detector, ORDINARY),
             )
         )
     return found

@@ -26,8 +26,6 @@ from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.recorder import Recorder, open_checkpoint
 from concept_monitor_cli.study.context import LabelledImages
 
-# Detectors whose labels come from a similarity, and whose recordings hold pooled activations.
-BY_SIMILARITY = "clip-dissect"
 _POOLED = "activations/"
 
 
@@ -229,7 +227,9 @@ class Bench:
         if isinstance(classifier, InputError):
             return None
         for other in self.opened.histories:
-            if other.detector != BY_SIMILARITY or not classifier.is_layer(other.layer, len(other.units)):
+            if other.traits.evidence != "similarity" or not classifier.is_layer(
+                other.layer, len(other.units)
+            ):
                 continue
             for place, (name, epoch) in enumerate(zip(other.checkpoints, other.epochs, strict=True)):
                 if (name, int(epoch)) == (record.name, record.epoch):
@@ -242,7 +242,8 @@ class Bench:
     def own_similarity(self) -> str:
         """The similarity that the run was made with."""
         detectors = self.opened.info["settings"]["detectors"]
-        return str(detectors.get(BY_SIMILARITY, {}).get("similarity", ""))
+        named = [made["similarity"] for made in detectors.values() if "similarity" in made]
+        return str(named[0]) if named else ""
 
     def wants(self, measure: Measure, subject: Subject) -> bool:
         """Whether a measure is to judge this similarity: any that was asked for, else the run's own."""
@@ -258,7 +259,7 @@ class Bench:
                     yield self.subject(history, column, similarity, self.common, pooled)
 
     def _similarities(self, history: History, column: int, measures: Sequence[Measure]) -> list[str]:
-        if history.detector != BY_SIMILARITY:
+        if history.traits.evidence != "similarity":
             return [""]
         if self.options.similarities:
             return list(self.options.similarities)
@@ -296,6 +297,7 @@ class Bench:
             checkpoint=record.name,
             layer=history.layer,
             detector=history.detector,
+            labels_are=history.traits.labels,
             similarity=similarity,
             common=common,
             given=self._labels(history, column) if given else None,
@@ -319,7 +321,7 @@ class Bench:
         )
 
     def _candidates(self, history: History, common: Common) -> tuple[str, ...]:
-        if history.detector == BY_SIMILARITY:
+        if history.traits.candidates == "concepts":
             return common.concepts.concepts
         # A formula is made of the labels of the masks; chance is one of these.
         return common.context.labels.names

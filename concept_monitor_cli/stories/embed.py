@@ -14,6 +14,7 @@ import torch
 from concept_monitor_cli.encoders import Encoder, embed_texts, load_encoder
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.embedding import nearest_anchor, spread
+from concept_monitor_cli.lenses import traits_of
 from concept_monitor_cli.models.device import resolve_device
 from concept_monitor_cli.options import CommonOptions, EmbedOptions
 from concept_monitor_cli.progress import SILENT, Progress
@@ -154,7 +155,8 @@ def embed(options: EmbedOptions, progress: Progress = SILENT) -> EmbedResult:
 def _table(run: RunFolder, options: EmbedOptions) -> pd.DataFrame:
     """The rows of the concept table that were asked for, of one detector."""
     table = run.concepts(layers=options.layers, detector=options.detector)
-    detectors = sorted(table["detector"].unique(), key=lambda name: (name == "compositional", name))
+    traits = traits_of(run.info(), map(str, table["detector"].unique()))
+    detectors = sorted(traits, key=lambda name: (not traits[name].in_word_space, name))
     if options.detector is None:
         # Formulas have no place of their own among the words; the first detector with words is taken.
         table = table[table["detector"] == detectors[0]]

@@ -14,7 +14,7 @@ from concept_monitor_cli.evaluation import Common, Subject
 from concept_monitor_cli.models.device import resolve_device
 from concept_monitor_cli.options import SIMILARITIES, EvaluateOptions, Pooling
 from concept_monitor_cli.progress import Progress
-from concept_monitor_cli.stories.bench import BY_SIMILARITY, Bench
+from concept_monitor_cli.stories.bench import Bench
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ def grid_settings(bench: Bench) -> Iterator[Setting]:
     """
     if not bench.own_similarity:
         raise InputError(
-            f"the run has no labels of {BY_SIMILARITY}",
+            "the run has no labels that were found by a similarity",
             where="--grid",
-            hint="dissect with that detector, too",
+            hint="dissect with a detector that takes --similarity, too",
         )
     options, opened, own = bench.options, bench.opened, bench.common
     encoders: dict[str, Encoder] = {own.context.required_encoder.name: own.context.required_encoder}
@@ -80,7 +80,7 @@ def grid_settings(bench: Bench) -> Iterator[Setting]:
 
 def grid_subjects(bench: Bench, setting: Setting) -> Iterator[Subject]:
     """The labels that one setting of the grid gives, of every layer, epoch and similarity."""
-    histories = [history for history in bench.opened.histories if history.detector == BY_SIMILARITY]
+    histories = [history for history in bench.opened.histories if history.traits.evidence == "similarity"]
     for history in histories:
         for column in range(len(history.epochs)):
             if setting.pooling is None:

@@ -12,18 +12,19 @@ import numpy as np
 from concept_monitor_cli.concepts import ConceptSet
 from concept_monitor_cli.encoders import Encoder, embed_texts
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.lenses import Context
+from concept_monitor_cli.lenses import traits_of
 from concept_monitor_cli.models.device import resolve_device
 from concept_monitor_cli.monitor.confidence import Words
-from concept_monitor_cli.monitor.history import FORMULA_DETECTORS, History, histories
+from concept_monitor_cli.monitor.history import History, histories
 from concept_monitor_cli.options import DissectOptions, ReadingOptions
 from concept_monitor_cli.probe import Geometry, Pixels, ProbeSet, decode_probe
 from concept_monitor_cli.progress import Progress
 from concept_monitor_cli.run import RunFolder, TableRecord
+from concept_monitor_cli.run.traits import Traits
 from concept_monitor_cli.space import UnitVectors, concept_words, unit_vectors
 from concept_monitor_cli.store import Entry, Key, Store
 from concept_monitor_cli.stories.embed import run_encoder
-from concept_monitor_cli.study import Study
+from concept_monitor_cli.study import Context, Study
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -84,9 +85,14 @@ class OpenRun:
         return self.run.root.resolve().name
 
     @cached_property
+    def traits(self) -> dict[str, Traits]:
+        """What is true of all that each detector of the run says."""
+        return traits_of(self.info, map(str, self.table["detector"].unique()))
+
+    @cached_property
     def histories(self) -> list[History]:
         """A history per layer and detector."""
-        return histories(self.table)
+        return histories(self.table, self.traits)
 
     @cached_property
     def store(self) -> Store:
@@ -112,7 +118,8 @@ class OpenRun:
     @cached_property
     def _vectors(self) -> tuple[list[str], np.ndarray[Any, np.dtype[np.float32]]]:
         """The words of the run and their embeddings, each word once."""
-        words = concept_words(self.table[~self.table["detector"].isin(FORMULA_DETECTORS)])
+        placed = [name for name, traits in self.traits.items() if traits.in_word_space]
+        words = concept_words(self.table[self.table["detector"].isin(placed)])
         if not words:
             return [], np.zeros((0, 1), dtype=np.float32)
         encoder, templates = run_encoder(self.run, self.options, self.progress)
@@ -123,9 +130,9 @@ class OpenRun:
     def placed(self, history: History) -> UnitVectors | None:
         """The live units of a layer in the space of words.
 
-        None for detectors whose concepts are formulas, and for a run without an encoder.
+        None for detectors whose labels are no concepts, and for a run without an encoder.
         """
-        if history.detector in FORMULA_DETECTORS or not history.live.any() or self.info["encoder"] is None:
+        if not history.traits.in_word_space or not history.live.any() or self.info["encoder"] is None:
             return None
         words, vectors = self._vectors
         return unit_vectors(self.rows(history), words, vectors)

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
     from concept_monitor_cli.probe import ProbeSet
 
-# Detectors whose scores can be made anew for resampled images from what is recorded.
-_RESAMPLED = frozenset({"clip-dissect"})
 # A picture with more epochs cannot be read.
 _MOST_EPOCHS = 8
 _MOST_EPOCHS_SIDE_BY_SIDE = 5
@@ -146,7 +144,7 @@ def _held(opened: OpenRun, history: History, options: UnitsOptions, progress: Pr
     """The concepts that units hold with confidence; None, said why, where that cannot be known."""
     if not options.resamples:
         return None
-    if history.detector not in _RESAMPLED:
+    if not history.traits.resampled:
         progress.notice(
             f"confident_changes is empty for {history.detector}: its counts are not kept image by image, so "
             "the probing images cannot be drawn again"

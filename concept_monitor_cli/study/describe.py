@@ -41,6 +41,7 @@ def info(study: Study, architecture: Architecture) -> dict[str, Any]:
         "options": study.options.as_dict(),
         "option_sources": dict(study.options.sources),
         "settings": settings(study, architecture),
+        "traits": {lens.name: lens.traits().to_json() for lens in study.lenses},
         "probe": {
             "name": probe.name,
             "spec": _absolute_spec(study.options.probe or BUILTIN),

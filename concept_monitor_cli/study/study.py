@@ -45,6 +45,7 @@ from concept_monitor_cli.probe import (
     plan_probe,
 )
 from concept_monitor_cli.progress import Progress
+from concept_monitor_cli.run.traits import Traits
 from concept_monitor_cli.store import Entry, Key, Store
 from concept_monitor_cli.study.context import Context
 from concept_monitor_cli.study.share import slurm_share
@@ -74,6 +75,10 @@ class Lens(Protocol):
 
     name: ClassVar[str]
     needs_encoder: ClassVar[bool]
+
+    @classmethod
+    def traits(cls) -> Traits:
+        """What is true of all its findings."""
 
     def settings(self) -> dict[str, Any]:
         """Every constant that its findings depend on, as JSON values."""

@@ -14,7 +14,7 @@ from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.evaluation import Labels, Measure, Subject, Value, Verdict, make_measures
 from concept_monitor_cli.evaluation.scoring import Scored, similarity_scores
 from concept_monitor_cli.evaluation.subject import LEAST_HELD_OUT, TextSpace, halves
-from concept_monitor_cli.lenses import ClipDissect
+from concept_monitor_cli.lenses.names.clip_dissect import ClipDissect
 from concept_monitor_cli.options import SIMILARITIES, EpochFilter, EvaluateOptions
 from concept_monitor_cli.progress import SILENT
 from concept_monitor_cli.stories.bench import Bench

@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from concept_monitor_cli.functional import dissection
-from concept_monitor_cli.lenses import Compositional, Context, NetworkDissection
+from concept_monitor_cli.lenses.names.compositional import Compositional
+from concept_monitor_cli.lenses.names.network_dissection import NetworkDissection
 from concept_monitor_cli.models.layers import describe_layers
 from concept_monitor_cli.probe import Geometry, Preprocessing, decode_probe, load_probe
 from concept_monitor_cli.record import record
 from concept_monitor_cli.record.requests import Masks, read_masks
 from concept_monitor_cli.store import Entry, Store
+from concept_monitor_cli.study import Context
 
 LAYER, SIDE, PHOTOS = "blocks.4", 160, 160
 

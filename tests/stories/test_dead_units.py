@@ -9,8 +9,9 @@ import torch
 
 from concept_monitor_cli.concepts import ConceptSet
 from concept_monitor_cli.functional.similarity.activations import ConceptActivations
-from concept_monitor_cli.lenses import ClipDissect, Context
+from concept_monitor_cli.lenses.names.clip_dissect import ClipDissect
 from concept_monitor_cli.store import Store
+from concept_monitor_cli.study import Context
 
 _CLASSES, _EACH, _UNITS = 10, 100, 64
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.record import requests as recordings
 from concept_monitor_cli.options import UnitsOptions
 from concept_monitor_cli.probe import load_probe
 from concept_monitor_cli.progress import SILENT, Silent
+from concept_monitor_cli.record import requests as recordings
 from concept_monitor_cli.report.regions import Regions
 from concept_monitor_cli.run import TABLES, RunFolder
 from concept_monitor_cli.store import Key, Store

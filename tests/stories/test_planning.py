@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from concept_monitor_cli.record import requests as recordings
 from concept_monitor_cli.options import DissectOptions
 from concept_monitor_cli.probe import pixels
+from concept_monitor_cli.record import requests as recordings
 from concept_monitor_cli.stories.dissect import dissect
 from concept_monitor_cli.stories.plan import plan
 

@@ -1,1 +1,1 @@
-"""."""
+"""Detectors: what is a unit called? A file each; `cmon` finds them here."""

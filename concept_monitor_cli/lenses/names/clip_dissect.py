@@ -26,9 +26,10 @@ from concept_monitor_cli.functional.pairs import joined
 from concept_monitor_cli.functional.similarity import ConceptActivations, cos, cos_cubed, pmi, rank_reorder
 from concept_monitor_cli.functional.similarity.pmi import Evidence
 from concept_monitor_cli.functional.topk import top_rows
-from concept_monitor_cli.lenses.base import Detector, Findings, register_detector
+from concept_monitor_cli.lenses.base import Detector, Findings
 from concept_monitor_cli.lenses.names.clip_pairs import PAIRS, pair_labels
 from concept_monitor_cli.record.requests import Activations, Recording
+from concept_monitor_cli.run import traits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +66,6 @@ VALUES: dict[str, tuple[Callable[..., Tensor], int]] = {
 }
 
 
-@register_detector
 class ClipDissect(Detector):
     """Names a unit by the concept whose activations over the probing images are most like its own.
 
@@ -76,6 +76,10 @@ class ClipDissect(Detector):
     """
 
     name: ClassVar[str] = "clip-dissect"
+    summary: ClassVar[str] = "what the unit's favourite images are about"
+    paper: ClassVar[str] = "Oikarinen & Weng, ICLR 2023"
+    evidence: ClassVar[traits.Evidence] = "similarity"
+    default: ClassVar[bool] = True
     needs_encoder: ClassVar[bool] = True
 
     def __init__(self, similarity: str = "soft-wpmi", top_concepts: int = 5, pairs: int = 0) -> None:

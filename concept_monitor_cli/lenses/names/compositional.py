@@ -31,9 +31,10 @@ from concept_monitor_cli.functional.dissection import (
     iou,
     shuffled_masks,
 )
-from concept_monitor_cli.lenses.base import Findings, register_detector
+from concept_monitor_cli.lenses.base import Findings
 from concept_monitor_cli.lenses.names.masked import MaskDetector, live_units
 from concept_monitor_cli.record.requests import read_masks
+from concept_monitor_cli.run.traits import LabelKind
 
 if TYPE_CHECKING:
     from concept_monitor_cli.options import DissectOptions
@@ -55,7 +56,6 @@ class _Found:
     supported: NDArray[np.float64]
 
 
-@register_detector
 class Compositional(MaskDetector):
     """Names a unit by the formula of labels with the highest IoU with the pixels on which it fires most.
 
@@ -76,6 +76,9 @@ class Compositional(MaskDetector):
     """
 
     name: ClassVar[str] = "compositional"
+    summary: ClassVar[str] = "where it fires, by masks, with OR, AND, AND NOT"
+    paper: ClassVar[str] = "Mu & Andreas, NeurIPS 2020"
+    labels: ClassVar[LabelKind] = "formulas"
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ from concept_monitor_cli.functional.dissection import (
 )
 from concept_monitor_cli.lenses.base import Detector
 from concept_monitor_cli.record.requests import Masks, Recording, read_masks
+from concept_monitor_cli.run.traits import Candidates, Evidence
 
 if TYPE_CHECKING:
     from concept_monitor_cli.models.layers import LayerInfo
@@ -39,6 +40,8 @@ class MaskDetector(Detector):
     """
 
     name: ClassVar[str]
+    evidence: ClassVar[Evidence] = "pixels"
+    candidates: ClassVar[Candidates] = "annotations"
 
     def __init__(self, normaliser: Normaliser, fraction: float = QUANTILE) -> None:
         check_normaliser(normaliser)

@@ -20,7 +20,7 @@ from concept_monitor_cli.functional.dissection import (
     supported_iou,
 )
 from concept_monitor_cli.functional.topk import top_rows
-from concept_monitor_cli.lenses.base import Findings, register_detector
+from concept_monitor_cli.lenses.base import Findings
 from concept_monitor_cli.lenses.names.masked import MaskDetector, live_units
 from concept_monitor_cli.record.requests import read_masks
 
@@ -38,7 +38,6 @@ TESTED: Normaliser = "none"
 BY_CATEGORY = "by-category"
 
 
-@register_detector
 class NetworkDissection(MaskDetector):
     """Names a unit by the label with the highest IoU with the pixels on which it fires most.
 
@@ -57,6 +56,8 @@ class NetworkDissection(MaskDetector):
     """
 
     name: ClassVar[str] = "network-dissection"
+    summary: ClassVar[str] = "where it fires, by masks"
+    paper: ClassVar[str] = "Bau et al., CVPR 2017"
 
     def __init__(
         self, normaliser: Normaliser = "category", top_concepts: int = 5, fraction: float = QUANTILE
