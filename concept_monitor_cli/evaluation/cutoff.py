@@ -9,7 +9,7 @@ import torch
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.evaluation.base import Measure, Value, Verdict, register_measure
-from concept_monitor_cli.evaluation.presence import presence_of
+from concept_monitor_cli.evaluation.showing import presence_of
 from concept_monitor_cli.evaluation.simulation import LEAST_PRESENT, SHOWING, formulas, judge_pairs, untried
 from concept_monitor_cli.evaluation.subject import Subject
 from concept_monitor_cli.functional.evaluation.cutoff import LEAST_ABOVE, cut_at, quality_cutoff

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from concept_monitor_cli.concepts.class_names import spelling
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.evaluation.base import Measure, Value, Verdict, register_measure
-from concept_monitor_cli.evaluation.classes import spelling
 from concept_monitor_cli.evaluation.subject import Subject
 from concept_monitor_cli.evaluation.truth import class_names_of, no_classifier
 from concept_monitor_cli.functional.evaluation import cosines, expected_cosines, label_accuracy, label_ranks

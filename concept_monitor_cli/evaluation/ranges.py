@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.evaluation.base import Measure, Value, Verdict, register_measure
-from concept_monitor_cli.evaluation.presence import presence_of, prevalence
+from concept_monitor_cli.evaluation.showing import presence_of
 from concept_monitor_cli.evaluation.simulation import formulas
 from concept_monitor_cli.evaluation.subject import Labels, Subject
 from concept_monitor_cli.functional.evaluation.ranges import RANGES, range_mean, range_samples, range_size
+from concept_monitor_cli.probe.presence import prevalence
 
 if TYPE_CHECKING:
     from concept_monitor_cli.options import EvaluateOptions

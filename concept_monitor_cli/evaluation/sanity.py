@@ -9,7 +9,7 @@ import torch
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.evaluation.base import Measure, Value, Verdict, register_measure
-from concept_monitor_cli.evaluation.presence import label_table
+from concept_monitor_cli.evaluation.showing import label_table
 from concept_monitor_cli.evaluation.simulation import LEAST_PRESENT
 from concept_monitor_cli.evaluation.subject import Subject
 from concept_monitor_cli.functional.evaluation.sanity import (

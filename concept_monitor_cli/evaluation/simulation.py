@@ -9,7 +9,7 @@ import torch
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.evaluation.base import Measure, Value, Verdict, register_measure
-from concept_monitor_cli.evaluation.presence import Presence, presence_of, prevalence
+from concept_monitor_cli.evaluation.showing import presence_of
 from concept_monitor_cli.evaluation.subject import Images, Subject
 from concept_monitor_cli.functional.evaluation.simulation import (
     ACTIVE_SHARE,
@@ -18,6 +18,7 @@ from concept_monitor_cli.functional.evaluation.simulation import (
     simulation_scores,
     top_images_showing,
 )
+from concept_monitor_cli.probe.presence import Presence, prevalence
 
 if TYPE_CHECKING:
     from concept_monitor_cli.options import EvaluateOptions

@@ -16,12 +16,13 @@ from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.evaluation.scoring import Scored, similarity_scores
 from concept_monitor_cli.functional.similarity import ConceptActivations
 from concept_monitor_cli.functional.topk import dead_units, top_rows
+from concept_monitor_cli.probe import LabelledImages
 from concept_monitor_cli.run.traits import LabelKind
-from concept_monitor_cli.study.context import Context, LabelledImages
+from concept_monitor_cli.study.context import Context
 
 if TYPE_CHECKING:
     from concept_monitor_cli.concepts import ConceptSet
-    from concept_monitor_cli.evaluation.classes import ClassNames
+    from concept_monitor_cli.concepts.class_names import ClassNames
     from concept_monitor_cli.evaluation.classifier import Classifier
     from concept_monitor_cli.progress import Progress
     from concept_monitor_cli.store import Store

@@ -2,6 +2,7 @@
 
 from concept_monitor_cli.models.geometry import Geometry, Preprocessing
 from concept_monitor_cli.probe.annotations import Annotations, ImageLabels, Label
+from concept_monitor_cli.probe.labelled import LabelledImages
 from concept_monitor_cli.probe.load import load_probe
 from concept_monitor_cli.probe.pixels import Pixels, ToDecode, decode_probe, plan_probe
 from concept_monitor_cli.probe.probe_set import ProbeSet, Skipped
@@ -11,6 +12,7 @@ __all__ = [
     "Geometry",
     "ImageLabels",
     "Label",
+    "LabelledImages",
     "Pixels",
     "Preprocessing",
     "ProbeSet",

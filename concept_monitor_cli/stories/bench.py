@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.checkpoints import Checkpoint
+from concept_monitor_cli.concepts.class_names import ClassNames, find_class_names, load_class_names
 from concept_monitor_cli.encoders import Encoder
 from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.evaluation import Common, Images, Labels, Measure, Subject
-from concept_monitor_cli.evaluation.classes import ClassNames, find_class_names, load_class_names
 from concept_monitor_cli.evaluation.classifier import Classifier, find_classifier
 from concept_monitor_cli.evaluation.sentences import open_sentence_model
 from concept_monitor_cli.evaluation.subject import LEAST_HELD_OUT, TextSpace
 from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.options import SIMILARITIES, EvaluateOptions, Pooling
+from concept_monitor_cli.probe import LabelledImages
 from concept_monitor_cli.progress import Progress
 from concept_monitor_cli.run import CheckpointRecord
 from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.recorder import Recorder, open_checkpoint
-from concept_monitor_cli.study.context import LabelledImages
 
 _POOLED = "activations/"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import overload
 
 import torch
 from torch import Tensor
@@ -13,60 +12,14 @@ from torch import Tensor
 from concept_monitor_cli.concepts import ConceptSet
 from concept_monitor_cli.encoders import Encoder, embed_images, embed_texts
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional.evaluation.simulation import ACTIVE_SHARE
 from concept_monitor_cli.functional.similarity.activations import ConceptActivations
-from concept_monitor_cli.probe import Annotations, ImageLabels, Pixels, ProbeSet
+from concept_monitor_cli.probe import LabelledImages, Pixels, ProbeSet
+from concept_monitor_cli.probe.presence import LabelTable, Presence, label_table, presence_of
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.store import Store
 
-# Labels of a set of up to so many images stay in memory, some 200 KB each; larger sets are read again and
-# again, as an image would have left the memory before its turn comes again.
-KEPT_LABELS = 1024
-
 NO_ENCODER = "there is no encoder: none of the run's detectors needs one, and none was named"
-
-
-class LabelledImages(Sequence[ImageLabels]):
-    """The labels of all images in their order, and the categories of labels as numbers.
-
-    Args:
-        annotations: of the probing set.
-
-    Attributes:
-        names: of the `M` labels.
-        categories: of the `M` labels, as words.
-        category_numbers: the same, as numbers.
-        size: height and width of the label maps.
-    """
-
-    def __init__(self, annotations: Annotations) -> None:
-        count = len(annotations)
-        self._annotations = annotations.keeping(count if count <= KEPT_LABELS else 0)
-        kinds = {category: number for number, category in enumerate(annotations.categories)}
-        self.names = tuple(label.name for label in annotations.labels)
-        self.categories = tuple(label.category for label in annotations.labels)
-        self.category_numbers = tuple(kinds[category] for category in self.categories)
-        self.size = annotations.mask_size
-
-    def __len__(self) -> int:
-        return len(self._annotations)
-
-    @overload
-    def __getitem__(self, index: int) -> ImageLabels: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[ImageLabels]: ...
-
-    def __getitem__(self, index: int | slice) -> ImageLabels | list[ImageLabels]:
-        if isinstance(index, slice):
-            return [self._annotations.image(row) for row in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return self._annotations.image(index)
-
-    @cached_property
-    def digest(self) -> str:
-        """Content of labels and masks."""
-        return self._annotations.digest
 
 
 @dataclass
@@ -128,6 +81,28 @@ class Context:
     def text_embeddings(self) -> Tensor:
         """`T`: `M x D`, float32, rows of unit length."""
         return self.embed_words(self.concepts.concepts)
+
+    @cached_property
+    def label_table(self) -> LabelTable | None:
+        """Which labels are on which image: from masks, else from folders; `None` without either."""
+        labels = self.labels if self.probe.has_masks else None
+        return label_table(self.store, self.probe.ids, labels, self.progress)
+
+    def presence(self, concepts: Sequence[str], *, share: float = ACTIVE_SHARE) -> Presence:
+        """On which of the `N` images some concepts are: what labels say, and else what the encoder sees.
+
+        Args:
+            concepts: which.
+            share: of the images on which a concept is taken to be that the labels do not know.
+        """
+        return presence_of(
+            self.label_table,
+            concepts,
+            len(self.probe),
+            embeddings=None if self.encoder is None else self.image_embeddings.cpu(),
+            embed_words=None if self.encoder is None else self.embed_words,
+            share=share,
+        )
 
     def embed_words(self, words: Sequence[str], progress: Progress | None = None) -> Tensor:
         """Text embeddings of any words, `len(words) x D`, float32, rows of unit length.

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.evaluation.classes import (
+from concept_monitor_cli.concepts.class_names import (
     ClassNames,
     find_class_names,
     image_classes,
     load_class_names,
     spelling,
 )
+from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.evaluation.classifier import Classifier, find_classifier
 from concept_monitor_cli.models import cifar
 

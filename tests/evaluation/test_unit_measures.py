@@ -33,7 +33,7 @@ from labelled_world import (
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.evaluation import GroupMeasure, Labels, Measure, Subject, Trial, make_measures
-from concept_monitor_cli.evaluation.presence import presence_of
+from concept_monitor_cli.evaluation.showing import presence_of
 from concept_monitor_cli.evaluation.simulation import LEAST_PRESENT, QUALITIES
 from concept_monitor_cli.functional.evaluation.cutoff import quality_cutoff
 from concept_monitor_cli.functional.evaluation.simulation import METRICS

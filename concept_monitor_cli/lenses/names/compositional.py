@@ -38,8 +38,9 @@ from concept_monitor_cli.run.traits import LabelKind
 
 if TYPE_CHECKING:
     from concept_monitor_cli.options import DissectOptions
+    from concept_monitor_cli.probe import LabelledImages
     from concept_monitor_cli.store import Entry
-    from concept_monitor_cli.study.context import Context, LabelledImages
+from concept_monitor_cli.study.context import Context
 
 # Times that the masks are laid over the wrong images. Each costs a search of the whole layer.
 DRAWS = 3

@@ -158,7 +158,7 @@ def _known(name: str) -> tuple[str, ...]:
         import open_clip
 
         return tuple(open_clip.IMAGENET_CLASSNAMES)
-    file = resources.files("concept_monitor_cli.evaluation").joinpath("class_names", f"{name}.txt")
+    file = resources.files("concept_monitor_cli.concepts").joinpath("class_lists", f"{name}.txt")
     return tuple(file.read_text(encoding="utf-8").split("\n")[:-1])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from concept_monitor_cli.evaluation.classes import FOLDERS, image_folders, load_class_names, spelling
-from concept_monitor_cli.evaluation.subject import Common, Images
+from concept_monitor_cli.concepts.class_names import FOLDERS, image_folders, load_class_names, spelling
 from concept_monitor_cli.functional.evaluation.simulation import ACTIVE_SHARE, top_of
-from concept_monitor_cli.store import Writer
-from concept_monitor_cli.study.context import LabelledImages
+from concept_monitor_cli.probe.labelled import LabelledImages
+from concept_monitor_cli.progress import SILENT, Progress
+from concept_monitor_cli.store import Store, Writer
 
 #: Images in fewer folders than this (`train` and `val`) do not lie in folders of what they show.
 LEAST_FOLDERS = 3
@@ -60,22 +60,31 @@ class LabelTable:
     source: str
 
 
-def label_table(common: Common, images: Images) -> LabelTable | None:
-    """What the probing set says of its images, else the folders that they lie in; `None` without either."""
-    if images.labels is not None:
-        return _read_labels(common, images.labels)
-    folders = image_folders(images.ids)
+def label_table(
+    store: Store, ids: Sequence[str], labels: LabelledImages | None, progress: Progress = SILENT
+) -> LabelTable | None:
+    """What the probing set says of its images, else the folders that they lie in; `None` without either.
+
+    Args:
+        store: where what is read of the masks is kept.
+        ids: what the images are called.
+        labels: their labels; `None` where the set has none.
+        progress: told of the reading.
+    """
+    if labels is not None:
+        return _read_labels(store, labels, progress)
+    folders = image_folders(ids)
     if len(folders) < LEAST_FOLDERS:
         return None
-    own = np.array([folders.index(name.split("/")[-2]) for name in images.ids])
+    own = np.array([folders.index(name.split("/")[-2]) for name in ids])
     present = own[:, None] == np.arange(len(folders))
-    names = load_class_names(FOLDERS, images.ids).names
+    names = load_class_names(FOLDERS, ids).names
     return LabelTable(present, np.ones_like(present), names, "folders")
 
 
-def _read_labels(common: Common, labels: LabelledImages) -> LabelTable:
+def _read_labels(store: Store, labels: LabelledImages, progress: Progress) -> LabelTable:
     """Every mask once; the outcome is kept in the store."""
-    key = common.store.key("presence", labels=labels.digest)
+    key = store.key("presence", labels=labels.digest)
 
     def make(writer: Writer) -> None:
         present = np.zeros((len(labels), len(labels.names)), dtype=np.uint8)
@@ -92,7 +101,7 @@ def _read_labels(common: Common, labels: LabelledImages) -> LabelTable:
             named[row, [column[category] for category in image.categories if category in column]] = 1
 
         with (
-            common.progress.task("reading labels", len(labels)) as advance,
+            progress.task("reading labels", len(labels)) as advance,
             ThreadPoolExecutor(_THREADS) as pool,
         ):
             for _ in pool.map(one, range(len(labels))):
@@ -100,16 +109,18 @@ def _read_labels(common: Common, labels: LabelledImages) -> LabelTable:
         writer.put("present", present)
         writer.put("known", named[:, [column[category] for category in labels.categories]])
 
-    with common.store.get_or_make(key, make) as entry:
+    with store.get_or_make(key, make) as entry:
         present, known = entry.read("present").astype(bool), entry.read("known").astype(bool)
     return LabelTable(present, known, tuple(labels.names), "labels")
 
 
 def presence_of(
-    common: Common,
-    images: Images,
+    table: LabelTable | None,
     concepts: Sequence[str],
+    n_images: int,
     *,
+    embeddings: Tensor | None = None,
+    embed_words: Callable[[Sequence[str]], Tensor] | None = None,
     share: float = ACTIVE_SHARE,
     least: int = 0,
 ) -> Presence:
@@ -121,18 +132,19 @@ def presence_of(
     but too few. Without an encoder nobody knows where these are.
 
     Args:
-        common: whose encoder and store.
-        images: the images.
+        table: what labels or folders say (`label_table`).
         concepts: `B` words; `""` for none: NaN everywhere.
+        n_images: `n`.
+        embeddings: `(n, D)`, of the images, rows of unit length; `None` without an encoder.
+        embed_words: embeds words in the same space; needed with `embeddings`.
         share: of the images, for concepts that have no label.
         least: fewer images than this are too few.
     """
     distinct = list(dict.fromkeys(concepts))
-    count, n = len(distinct), len(images)
+    count, n = len(distinct), n_images
     present = torch.full((n, count), torch.nan)
     similarity = torch.full((n, count), torch.nan)
     labelled = np.zeros(count, dtype=bool)
-    table = label_table(common, images)
     if table is not None:
         places: dict[str, list[int]] = {}
         for place, name in enumerate(table.names):
@@ -145,14 +157,14 @@ def presence_of(
                     labelled[column] = True
                     present[:, column] = torch.from_numpy(there)
     others = [column for column, concept in enumerate(distinct) if concept and not labelled[column]]
-    if others and images.embeddings is not None:
-        words = common.context.embed_words([distinct[column] for column in others])
-        seen = (images.embeddings @ words.to(images.embeddings.device).T).cpu()
+    if others and embeddings is not None and embed_words is not None:
+        words = embed_words([distinct[column] for column in others])
+        seen = (embeddings @ words.to(embeddings.device).T).cpu()
         similarity[:, others] = seen
         present[:, others] = top_of(seen, share)
     number = {concept: column for column, concept in enumerate(distinct)}
     index = np.array([number[concept] for concept in concepts], dtype=np.int64)
-    other = "" if images.embeddings is None else "encoder"
+    other = "" if embeddings is None else "encoder"
     source = np.where(labelled, "" if table is None else table.source, other)
     return Presence(present[:, index], similarity[:, index], labelled[index], source[index])
 
