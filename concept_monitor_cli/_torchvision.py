@@ -7,7 +7,8 @@ enough to declare the two that are asked for. `torchvision.io` and `torchvision.
 the project decodes with Pillow and detects nothing in boxes.
 
 It is also imported here, without torch's compiler: `torchvision.ops` fetches `torch._dynamo`, which takes as
-long to import as torch itself, for a question that it asks when boxes are pooled.
+long to import as torch itself, for a question that it asks when boxes are pooled. timm fetches it for three
+methods that the compiler is to leave alone; they are marked here without it.
 
 Use:
     import concept_monitor_cli._torchvision  # isort: skip
@@ -16,13 +17,15 @@ Use:
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import sys
 from contextlib import suppress
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
+from typing import Any
 
 import torch
 
@@ -89,4 +92,20 @@ def _is_compile_supported(device_type: str) -> bool:
     return bool(vars(importlib.import_module(_COMPILER))["is_compile_supported"](device_type))
 
 
+def _disable_without_compiler(fn: Any = None, *args: Any, **kwargs: Any) -> Any:
+    """`torch.compiler.disable` for plain functions, without importing the compiler."""
+    if "torch._dynamo" in sys.modules or not isinstance(fn, FunctionType) or args or kwargs:
+        return _disable(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
+
+    @functools.wraps(fn)
+    def left_alone(*inner: Any, **named: Any) -> Any:
+        return fn(*inner, **named)
+
+    # The mark by which torch's compiler knows what it must not look into.
+    vars(left_alone)["_torchdynamo_disable"] = True
+    return left_alone
+
+
 make_importable()
+_disable = torch.compiler.disable
+vars(torch.compiler)["disable"] = _disable_without_compiler

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from concept_monitor_cli.run import TableSchema
 from concept_monitor_cli.run.traits import Candidates, Evidence, LabelKind, Traits
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ class Findings:
         notes: what the user should know, each one sentence.
         matrix: `C x M` scores of every concept, where asked for.
         matrix_concepts: what the columns of `matrix` are, where not the context's concepts.
-        more: further tables, name -> column -> values; each has a schema of that name, whose columns
-            `epoch`, `checkpoint`, `layer` and `detector` are filled in later.
+        more: further tables, name -> column -> values; each has a schema in the detector's `tables`, whose
+            columns `epoch`, `checkpoint`, `layer` and `detector` are filled in later.
     """
 
     concepts: NDArray[np.object_]
@@ -136,6 +137,7 @@ class Detector(ABC):
         evidence: what they are found by; see `Traits`.
         candidates: from what they are taken; see `Traits`.
         needs_encoder: whether it looks at images and words through the image-text encoder.
+        tables: what it writes beside its concept table: the schema of everything in `Findings.more`.
         default: whether it is taken where no detector is named.
         code: content of a plug-in's file, for keys; empty for the package's own.
     """
@@ -147,6 +149,7 @@ class Detector(ABC):
     evidence: ClassVar[Evidence] = "other"
     candidates: ClassVar[Candidates] = "concepts"
     needs_encoder: ClassVar[bool] = False
+    tables: ClassVar[tuple[TableSchema, ...]] = ()
     default: ClassVar[bool] = False
     code: str = ""
 

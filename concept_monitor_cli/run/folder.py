@@ -27,7 +27,7 @@ from urllib.parse import quote
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.run.accuracy import as_shares
-from concept_monitor_cli.run.schema import SCHEMA_VERSION, TABLES
+from concept_monitor_cli.run.schema import SCHEMA_VERSION, TABLES, TableSchema
 from concept_monitor_cli.store.atomic import atomic_write, write_text_atomic
 from concept_monitor_cli.store.locks import file_lock
 
@@ -335,11 +335,13 @@ class RunFolder:
         write_text_atomic(path, TABLES["concepts"].to_csv(rows))
         write_text_atomic(path.with_suffix(".json"), _json(asdict(record)))
 
-    def write_more(self, folder: str, layer: str, detector: str, table: str, rows: dict[str, object]) -> Path:
-        """Write one of the tables that belong to a concept table, e.g. `by-category`, beside it."""
-        path = self.table_path(folder, layer, f"{detector}.{table}")
+    def write_more(
+        self, folder: str, layer: str, detector: str, schema: TableSchema, rows: dict[str, object]
+    ) -> Path:
+        """Write one of the tables of a detector's own beside its concept table."""
+        path = self.table_path(folder, layer, f"{detector}.{schema.name}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(path, TABLES[table].to_csv(rows))
+        write_text_atomic(path, schema.to_csv(rows))
         return path
 
     def write_csv(self, table: str, rows: pd.DataFrame) -> Path:

@@ -37,6 +37,24 @@ class TableSchema:
     columns: dict[str, Kind]
     order: tuple[str, ...]
 
+    @classmethod
+    def of_units(cls, name: str, columns: dict[str, Kind], order: tuple[str, ...] = ()) -> TableSchema:
+        """A table that stands beside a concept table: more about the units of one layer, by one detector.
+
+        Args:
+            name: of the table; the file is `LAYER.DETECTOR.NAME.csv`.
+            columns: besides `epoch, checkpoint, layer, unit, detector`, which are filled in.
+            order: of the rows of one unit.
+        """
+        first: dict[str, Kind] = {
+            "epoch": "int",
+            "checkpoint": "str",
+            "layer": "str",
+            "unit": "int",
+            "detector": "str",
+        }
+        return cls(name, first | columns, ("epoch", "checkpoint", "layer", "detector", "unit", *order))
+
     def frame(self, rows: pd.DataFrame | dict[str, object]) -> pd.DataFrame:
         """`rows` with exactly these columns, these types, in this order, sorted.
 
@@ -116,54 +134,6 @@ _JUDGED_ORDER = ("epoch", "checkpoint", "layer", "detector", "similarity")
 
 TABLES: dict[str, TableSchema] = {
     "concepts": _CONCEPTS,
-    # Beside a concept table: the best concept of every unit in each category (network-dissection) ...
-    "by-category": TableSchema(
-        "by-category",
-        {
-            "epoch": "int",
-            "checkpoint": "str",
-            "layer": "str",
-            "unit": "int",
-            "detector": "str",
-            "category": "str",
-            "concept": "str",
-            "score": "float",
-        },
-        ("epoch", "checkpoint", "layer", "detector", "unit", "category"),
-    ),
-    # ... and its best formula of at most so many concepts (compositional).
-    "lengths": TableSchema(
-        "lengths",
-        {
-            "epoch": "int",
-            "checkpoint": "str",
-            "layer": "str",
-            "unit": "int",
-            "detector": "str",
-            "length": "int",
-            "concept": "str",
-            "score": "float",
-        },
-        ("epoch", "checkpoint", "layer", "detector", "unit", "length"),
-    ),
-    # ... and the best texts of two concepts (clip-dissect, with --pairs).
-    "pairs": TableSchema(
-        "pairs",
-        {
-            "epoch": "int",
-            "checkpoint": "str",
-            "layer": "str",
-            "unit": "int",
-            "detector": "str",
-            "rank": "int",
-            "concept": "str",
-            "first": "str",
-            "second": "str",
-            "score": "float",
-            "single_score": "float",
-        },
-        ("epoch", "checkpoint", "layer", "detector", "unit", "rank"),
-    ),
     "agreement": TableSchema(
         "agreement",
         {

@@ -308,10 +308,10 @@ def _conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Pi
         "layer": piece.layer.name,
         "detector": piece.detector.name,
     }
+    schemas = {schema.name: schema for schema in piece.detector.tables}
     for table in findings.more:
-        run.write_more(
-            file.folder, piece.layer.name, piece.detector.name, table, findings.more_rows(table, **place)
-        )
+        rows = findings.more_rows(table, **place)
+        run.write_more(file.folder, *piece.table, schemas[table], rows)
     run.write_table(file.folder, record_of, findings.rows(**place))
     for note in findings.notes:
         study.notice(note)
@@ -361,6 +361,7 @@ def pieces_of(study: Study, architecture: Architecture, checkpoint: Checkpoint) 
                 fdr=study.options.fdr,
                 seed=study.options.seed,
                 **({"untrained": [each.key.digest for each in untrained]} if untrained else {}),
+                **({"code": detector.code} if detector.code else {}),
                 **detector.depends_on(study.context),
             )
             pieces.append(Piece(detector, own, finding, untrained))

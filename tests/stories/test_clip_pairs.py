@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from concept_monitor_cli.lenses.names import clip_pairs
-from concept_monitor_cli.run import TABLES
+from concept_monitor_cli.lenses.names.clip_pairs import PAIRS
 from tests.functional import twins
 
 from .conftest import WORDS, Bench
@@ -50,7 +50,7 @@ def test_pairs_equal_a_literal_twin(
     literal = getattr(twins, similarity.replace("-", "_"))
     P = images @ np.array([vectors[word] for word in WORDS]).T
     single = literal(P, Q[:, units])
-    rows = TABLES["pairs"].read_csv(folder / "layer3.clip-dissect.pairs.csv")
+    rows = PAIRS.read_csv(folder / "layer3.clip-dissect.pairs.csv")
     assert sorted(set(rows["unit"])) == np.flatnonzero(live).tolist()
     score = {}
     for a, b in itertools.combinations(range(len(WORDS)), 2):

@@ -29,7 +29,7 @@ from concept_monitor_cli.functional.topk import top_rows
 from concept_monitor_cli.lenses.base import Detector, Findings
 from concept_monitor_cli.lenses.names.clip_pairs import PAIRS, pair_labels
 from concept_monitor_cli.record.requests import Activations, Recording
-from concept_monitor_cli.run import traits
+from concept_monitor_cli.run import TableSchema, traits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,6 +79,7 @@ class ClipDissect(Detector):
     summary: ClassVar[str] = "what the unit's favourite images are about"
     paper: ClassVar[str] = "Oikarinen & Weng, ICLR 2023"
     evidence: ClassVar[traits.Evidence] = "similarity"
+    tables: ClassVar[tuple[TableSchema, ...]] = (PAIRS,)
     default: ClassVar[bool] = True
     needs_encoder: ClassVar[bool] = True
 
@@ -161,7 +162,7 @@ class ClipDissect(Detector):
             calibration=calibration,
             notes=notes,
             matrix=scores.cpu().numpy() if matrix else None,
-            more={PAIRS: self._pairs(scores, live, entry, context)} if self.pairs else {},
+            more={PAIRS.name: self._pairs(scores, live, entry, context)} if self.pairs else {},
         )
 
     def _pairs(self, scores: Tensor, live: Tensor, entry: Entry, context: Context) -> dict[str, NDArray[Any]]:

@@ -13,11 +13,24 @@ from torch import Tensor
 from concept_monitor_cli.functional.pairs import BestPairs, distinct_pairs
 from concept_monitor_cli.functional.topk import top_rows
 from concept_monitor_cli.progress import SILENT
+from concept_monitor_cli.run import TableSchema
 
 if TYPE_CHECKING:
     from concept_monitor_cli.study.context import Context
 
-PAIRS = "pairs"
+# The best texts of two concepts of every unit.
+PAIRS = TableSchema.of_units(
+    "pairs",
+    {
+        "rank": "int",
+        "concept": "str",
+        "first": "str",
+        "second": "str",
+        "score": "float",
+        "single_score": "float",
+    },
+    ("rank",),
+)
 
 # Texts are embedded by tiles of this many by this many concepts. Where at least this share of all pairs is
 # needed, whole tiles are, so that other layers and epochs, with other pairs of a tile, find it in the store.

@@ -34,6 +34,7 @@ from concept_monitor_cli.functional.dissection import (
 from concept_monitor_cli.lenses.base import Findings
 from concept_monitor_cli.lenses.names.masked import MaskDetector, live_units
 from concept_monitor_cli.record.requests import read_masks
+from concept_monitor_cli.run import TableSchema
 from concept_monitor_cli.run.traits import LabelKind
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ from concept_monitor_cli.study.context import Context
 # Times that the masks are laid over the wrong images. Each costs a search of the whole layer.
 DRAWS = 3
 
-LENGTHS = "lengths"
+# The best formula of every unit with at most so many concepts.
+LENGTHS = TableSchema.of_units("lengths", {"length": "int", "concept": "str", "score": "float"}, ("length",))
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Compositional(MaskDetector):
     summary: ClassVar[str] = "where it fires, by masks, with OR, AND, AND NOT"
     paper: ClassVar[str] = "Mu & Andreas, NeurIPS 2020"
     labels: ClassVar[LabelKind] = "formulas"
+    tables: ClassVar[tuple[TableSchema, ...]] = (LENGTHS,)
 
     def __init__(
         self,
@@ -190,7 +193,7 @@ class Compositional(MaskDetector):
             matrix=single.astype(np.float32) if matrix else None,
             matrix_concepts=labels.names,
             more={
-                LENGTHS: {
+                LENGTHS.name: {
                     "unit": np.array([step[0] for step in steps], dtype=np.int64),
                     "length": np.array([step[1] for step in steps], dtype=np.int64),
                     "concept": np.array([step[2] for step in steps], dtype=object),

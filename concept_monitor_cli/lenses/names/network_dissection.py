@@ -23,6 +23,7 @@ from concept_monitor_cli.functional.topk import top_rows
 from concept_monitor_cli.lenses.base import Findings
 from concept_monitor_cli.lenses.names.masked import MaskDetector, live_units
 from concept_monitor_cli.record.requests import read_masks
+from concept_monitor_cli.run import TableSchema
 
 if TYPE_CHECKING:
     from concept_monitor_cli.options import DissectOptions
@@ -35,7 +36,10 @@ ROUNDS = 20
 # The normaliser of what is compared with chance; see `NetworkDissection`.
 TESTED: Normaliser = "none"
 
-BY_CATEGORY = "by-category"
+# The best label of every unit in each category.
+BY_CATEGORY = TableSchema.of_units(
+    "by-category", {"category": "str", "concept": "str", "score": "float"}, ("category",)
+)
 
 
 class NetworkDissection(MaskDetector):
@@ -58,6 +62,7 @@ class NetworkDissection(MaskDetector):
     name: ClassVar[str] = "network-dissection"
     summary: ClassVar[str] = "where it fires, by masks"
     paper: ClassVar[str] = "Bau et al., CVPR 2017"
+    tables: ClassVar[tuple[TableSchema, ...]] = (BY_CATEGORY,)
 
     def __init__(
         self, normaliser: Normaliser = "category", top_concepts: int = 5, fraction: float = QUANTILE
@@ -127,7 +132,7 @@ class NetworkDissection(MaskDetector):
             },
             matrix=scores.float().numpy() if matrix else None,
             matrix_concepts=labels.names,
-            more={BY_CATEGORY: _by_category(scores.numpy(), names, kinds, live.numpy())},
+            more={BY_CATEGORY.name: _by_category(scores.numpy(), names, kinds, live.numpy())},
         )
 
 
