@@ -8,6 +8,7 @@ nothing is looked up on disk: a value is only checked for its form.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -181,6 +182,76 @@ class EpochFilter:
         return ",".join(show(part) for part in self.parts)
 
 
+CHANNELS = "channels"
+BasisKind = Literal["random", "pca", "nmf", "saved"]
+
+
+@dataclass(frozen=True)
+class BasisSpec:
+    """What counts as a unit, where it is not the channels: `random:R[:seed]`, `pca:R`, `nmf:R`, `saved:FILE`.
+
+    Attributes:
+        text: as it was written.
+        kind: how it is made.
+        size: `R`; `None` where a file says.
+        seed: of random directions.
+        file: of a saved one.
+    """
+
+    text: str
+    kind: BasisKind
+    size: int | None = None
+    seed: int = 0
+    file: Path | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> BasisSpec | None:
+        """Read one value of `--basis`; `None` for the channels.
+
+        Raises:
+            InputError: it is no basis.
+        """
+        text = text.strip()
+        kind, _, rest = text.partition(":")
+        if text == CHANNELS:
+            return None
+        if kind == "saved" and rest:
+            return cls(text, "saved", file=Path(rest).expanduser())
+        if kind in ("pca", "nmf") and rest.isdecimal() and int(rest) > 0:
+            return cls(text, "pca" if kind == "pca" else "nmf", int(rest))
+        size, _, seed = rest.partition(":")
+        if kind == "random" and size.isdecimal() and int(size) > 0 and (seed.isdecimal() or not seed):
+            return cls(text, "random", int(size), int(seed or 0))
+        raise InputError(
+            f"{text!r} is no basis",
+            where="--basis",
+            hint="write channels, random:R[:seed], pca:R, nmf:R or saved:FILE",
+        )
+
+    @property
+    def name(self) -> str:
+        """What stands behind the `@` of a layer in tables and file names."""
+        if self.file is not None:
+            return f"saved-{re.sub(r'[^A-Za-z0-9_.-]+', '-', self.file.stem)}"
+        return f"{self.kind}{self.size}" + (f"s{self.seed}" if self.seed else "")
+
+    @property
+    def fitted(self) -> bool:
+        """Whether it is made of a layer's activations."""
+        return self.kind in ("pca", "nmf")
+
+
+def basis_name(layer: str, spec: BasisSpec) -> str:
+    """The name of a layer in a basis: `layer4@pca8`."""
+    return f"{layer}@{spec.name}"
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Layer and basis of a name in a table; the basis is `channels` where the name has none."""
+    layer, _, basis = name.partition("@")
+    return layer, basis or CHANNELS
+
+
 @dataclass(frozen=True, kw_only=True)
 class CommonOptions:
     """What every working command understands.
@@ -226,6 +297,8 @@ class DissectOptions(CommonOptions):
     Attributes:
         checkpoints: folders, files or globs, at least one.
         layers: names as in `model.named_modules()`, at least one. (The option is `--layer`.)
+        bases: what counts as a unit: `channels`, `random:R[:seed]`, `pca:R`, `nmf:R`, `saved:FILE`. (The
+            option is `--basis`.)
         detectors: which detectors to run. (The option is `--detector`.)
         overwrite: start the run in `out` anew instead of adding to it.
         epochs: take only these epochs; `None` for all.
@@ -263,6 +336,7 @@ class DissectOptions(CommonOptions):
 
     checkpoints: tuple[str, ...]
     layers: tuple[str, ...]
+    bases: tuple[str, ...] = (CHANNELS,)
     detectors: tuple[str, ...] = field(default_factory=default_detectors)
     overwrite: bool = False
     epochs: EpochFilter | None = None

@@ -23,6 +23,7 @@ FOLDERS = (
     "concepts",
     "probe",
     "encoders",
+    "bases",
     "record",
     "run",
     "study",

@@ -47,6 +47,7 @@ from concept_monitor_cli.cli.options import (
 from concept_monitor_cli.cli.sizes import readable_size
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import (
+    BasisSpec,
     DissectOptions,
     EpochFilter,
     Interpolation,
@@ -66,6 +67,8 @@ _DEFAULT = DissectOptions(checkpoints=(), layers=())
 
 # As a list, because the option repeats.
 _DETECTORS: list[str] = list(_DEFAULT.detectors)
+
+_BASES: list[str] = list(_DEFAULT.bases)
 
 _WHAT = "What to dissect"
 _PROBE = "Probe images, concepts, encoder"
@@ -109,6 +112,17 @@ def dissect(
             help="Layer, as `cmon layers` lists them; a comma list for several.",
         ),
     ] = None,
+    basis: Annotated[
+        list[str],
+        typer.Option(
+            metavar="BASIS",
+            callback=comma_list(check=BasisSpec.parse),
+            rich_help_panel=_WHAT,
+            help="What counts as a unit: channels, random:R[:seed] or pca:R (directions), nmf:R "
+            "(non-negative factors), or saved:FILE (.npy, .npz, .safetensors: concept vectors, the encoder "
+            "of a sparse autoencoder). A comma list for several.",
+        ),
+    ] = _BASES,
     detector: Annotated[
         list[str],
         typer.Option(

@@ -475,6 +475,7 @@ CONSOLE_OPTIONS = ("quiet", "verbose", "json", "config")
 # The library says `layers`, the command line `--layer`, because there it is written once per layer.
 _FIELDS = {
     "layer": "layers",
+    "basis": "bases",
     "detector": "detectors",
     "template": "templates",
     "plot_format": "plot_formats",

@@ -17,6 +17,7 @@ from concept_monitor_cli.models.geometry import Preprocessing
 from concept_monitor_cli.models.layers import LayerInfo, describe_layers, evaluation
 from concept_monitor_cli.models.pooling import Kind, Pooling, pool, resolve_pooling, spatial_maps
 from concept_monitor_cli.models.taps import tap
+from concept_monitor_cli.options import split_name
 from concept_monitor_cli.probe.batches import PixelRows, batches
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.record.consumers import Consumer
@@ -55,6 +56,7 @@ class RecordInfo:
 
     def notes(self, layer: str) -> tuple[str, ...]:
         """What the user should know of a layer's outputs: what was taken for granted, what looks wrong."""
+        layer, _ = split_name(layer)
         count = self.non_finite[layer]
         wrong = (f"{layer}: {count} activations are infinite or not a number",) if count else ()
         return (*self.assumptions[layer], *wrong)

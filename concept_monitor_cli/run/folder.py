@@ -277,7 +277,7 @@ class RunFolder:
         """Remove a run that is there. A folder without `run.json` is no run, and keeps what lies in it."""
         if not self.run_file.is_file():
             return
-        for folder in (self.tables, self.plots, self.root / "scores"):
+        for folder in (self.tables, self.plots, self.root / "scores", self.root / "bases"):
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self.run_file, self.root / "report.html", self.root / "alerts.jsonl"):
             file.unlink(missing_ok=True)
@@ -334,6 +334,14 @@ class RunFolder:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomic(path, TABLES["concepts"].to_csv(rows))
         write_text_atomic(path.with_suffix(".json"), _json(asdict(record)))
+
+    def basis_path(self, layer: str) -> Path:
+        """Where the basis of a layer called `layer4@pca8` is kept."""
+        return self.root / "bases" / f"{_file_name(layer)}.npz"
+
+    def bases(self) -> dict[str, Path]:
+        """The bases that the run keeps, by the names of their layers in the tables."""
+        return {path.stem: path for path in sorted((self.root / "bases").glob("*.npz"))}
 
     def write_more(
         self, folder: str, layer: str, detector: str, schema: TableSchema, rows: dict[str, object]

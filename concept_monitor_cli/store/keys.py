@@ -28,6 +28,7 @@ KINDS: dict[str, int] = {
     "resampling": 2,
     "matching": 1,
     "presence": 1,
+    "basis": 1,
 }
 """Kind of value -> version of the code that makes it. Raise the version when that code's results change:
 entries of the old version are then not found any more, and `prune` may remove them."""

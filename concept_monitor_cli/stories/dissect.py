@@ -39,6 +39,7 @@ from concept_monitor_cli.study import (
 from concept_monitor_cli.study.seen import (
     Seen,
     load_usable,
+    looks_of,
     record_missing,
     restored,
     seen,
@@ -108,7 +109,8 @@ class Piece:
 
 def open_study(options: DissectOptions, progress: Progress) -> Study:
     """The inputs of a dissect, with the detectors that are asked for."""
-    return Study(options, progress, make_detectors(options))
+    kept = {} if options.overwrite else RunFolder(options.out).bases()
+    return Study(options, progress, make_detectors(options), kept_bases=kept)
 
 
 def dissect(
@@ -279,6 +281,7 @@ def _dissect_checkpoint(
             if before is None or before.weights != record.weights:
                 # Before the first table: should the run be killed, it is known whose tables these are.
                 run.write_checkpoint(replace(record, status="started"))
+            _keep_bases(run, pieces)
             for piece in pieces:
                 _conclude_and_write(study, run, file, piece)
             break
@@ -287,6 +290,19 @@ def _dissect_checkpoint(
                 raise
     run.write_checkpoint(record)
     return architecture
+
+
+def _keep_bases(run: RunFolder, pieces: Sequence[Piece]) -> None:
+    """Write the bases that are not channels into the run: what its units are must not hang on the cache."""
+    for look in {piece.layer.name: piece.seen.look for piece in pieces}.values():
+        path = run.basis_path(look.layer.name)
+        if look.key is not None and not path.is_file():
+            basis = look.basis()
+            assert basis is not None
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path) as temporary, temporary.open("wb") as file:
+                arrays: dict[str, Any] = {**basis.to_arrays(), "key": np.array(look.key.digest)}
+                np.savez(file, **arrays)
 
 
 def _conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Piece) -> None:
@@ -343,14 +359,14 @@ def pieces_of(study: Study, architecture: Architecture, checkpoint: Checkpoint) 
     """Every layer with every detector, with the keys under which the store may have it already."""
     pieces = []
     detectors = make_detectors(study.options)
-    for layer in architecture.layers:
-        weights = architecture.weights_digest(checkpoint, layer.name)
+    for look in looks_of(study, architecture):
+        weights = architecture.weights_digest(checkpoint, look.tapped.name)
         for detector in detectors:
             request = detector.recording(study.context)
-            own = seen(study, architecture, layer, request, weights=weights)
+            own = seen(study, architecture, look, request, weights=weights)
             untrained = tuple(
-                seen(study, architecture, layer, request, weights=untrained_weights(seed))
-                for seed in untrained_seeds(study, layer)
+                seen(study, architecture, look, request, weights=untrained_weights(seed))
+                for seed in untrained_seeds(study, look.layer)
             )
             finding = study.store.key(
                 "findings",

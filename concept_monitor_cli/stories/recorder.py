@@ -77,6 +77,7 @@ class Recorder:
             ),
             WithoutNotices(self._opened.progress),
             embeds=encoder is not None,
+            kept_bases=self._opened.run.bases(),
         )
 
     def _model(self) -> str | None:

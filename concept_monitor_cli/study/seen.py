@@ -12,15 +12,21 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from threading import Event
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
+from concept_monitor_cli.bases import Basis
 from concept_monitor_cli.checkpoints import Checkpoint, load_checkpoint
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.models.layers import LayerInfo
-from concept_monitor_cli.record import RecordInfo, record
-from concept_monitor_cli.record.requests import Recording
+from concept_monitor_cli.options import BasisSpec, basis_name, split_name
+from concept_monitor_cli.record import Consumer, RecordInfo, record
+from concept_monitor_cli.record.in_basis import InBasis, layer_in_basis
+from concept_monitor_cli.record.requests import Activations, Recording
 from concept_monitor_cli.store import Key
+from concept_monitor_cli.study.looks import Look, look_at, parse_bases
 from concept_monitor_cli.study.study import Architecture, Study, StudyFile, UnusableCheckpointError
 
 
@@ -29,25 +35,28 @@ class Seen:
     """A recording of one layer of one network.
 
     Attributes:
-        layer: the layer.
+        look: the layer and its basis.
         request: what is recorded.
         key: where the store has it, or will have it.
     """
 
-    layer: LayerInfo
+    look: Look
     request: Recording
     key: Key
 
+    @property
+    def layer(self) -> LayerInfo:
+        """The layer, with the basis's members as its units."""
+        return self.look.layer
 
-def seen(
-    study: Study, architecture: Architecture, layer: LayerInfo, request: Recording, *, weights: str
-) -> Seen:
+
+def seen(study: Study, architecture: Architecture, look: Look, request: Recording, *, weights: str) -> Seen:
     """The recording of a layer, by the content of everything that it depends on.
 
     Args:
         study: pooling, precision and the store.
         architecture: the network and its images.
-        layer: which layer of it.
+        look: which layer of it, in which basis.
         request: what is recorded.
         weights: content of the weights that the layer depends on (`Architecture.weights_digest`), or what
             stands for random ones (`untrained_weights`).
@@ -57,15 +66,16 @@ def seen(
         request.kind,
         network=architecture.source.identity(),
         weights=weights,
-        layer=layer.name,
+        layer=look.tapped.name,
         pixels=architecture.pixels.digest,
         mean=list(preprocessing.mean),
         std=list(preprocessing.std),
         pooling=study.options.pooling,
         precision=study.options.precision,
+        **({} if look.key is None else {"basis": look.key.digest}),
         **request.settings(),
     )
-    return Seen(layer, request, key)
+    return Seen(look, request, key)
 
 
 def untrained_weights(seed: int) -> str:
@@ -118,7 +128,11 @@ def _visit(
 ) -> None:
     with ExitStack() as stack:
         passes = [
-            each.request.begin(stack, study.store, each.key, each.layer, len(architecture.pixels))
+            (
+                each.look,
+                each.look.basis(),
+                each.request.begin(stack, study.store, each.key, each.layer, len(architecture.pixels)),
+            )
             for each in missing
         ]
         while passes:
@@ -126,7 +140,11 @@ def _visit(
                 model,
                 architecture.pixels,
                 architecture.preprocessing,
-                [consumer for each in passes for consumer in each.consumers],
+                [
+                    _in_basis(study, look, basis, consumer)
+                    for look, basis, each in passes
+                    for consumer in each.consumers
+                ],
                 known={layer.name: layer for layer in architecture.layers},
                 pooling=study.options.pooling,
                 device=study.device,
@@ -136,7 +154,84 @@ def _visit(
                 progress=study.progress,
             )
             visited(info)
-            passes = [further for each in passes if (further := each.complete(info)) is not None]
+            passes = [
+                (look, basis, further)
+                for look, basis, each in passes
+                if (further := each.complete(info)) is not None
+            ]
+
+
+def _in_basis(study: Study, look: Look, basis: Basis | None, consumer: Consumer) -> Consumer:
+    if basis is None:
+        return consumer
+    return InBasis(consumer, look.tapped, look.layer, basis, study.options.pooling)
+
+
+def looks_of(study: Study, architecture: Architecture) -> list[Look]:
+    """Everything that is looked at in a network: its layers in each of the bases.
+
+    A basis that is fitted is fitted to the last checkpoint of the run, whichever process works on which, so
+    that a member is the same direction at every epoch.
+
+    Raises:
+        InputError: a basis that does not exist here.
+    """
+    tapped = {layer.name: layer for layer in architecture.layers}
+    names = [name for name in study.options.layers if name in study.kept_bases]
+    kept = [_kept(study, tapped[split_name(name)[0]], name) for name in names]
+    plain = [layer for layer in architecture.layers if layer.name in study.options.layers or not names]
+    specs = parse_bases(study.options.bases)
+    return kept + [_look(study, architecture, layer, spec) for layer in plain for spec in specs]
+
+
+def _kept(study: Study, layer: LayerInfo, name: str) -> Look:
+    """A layer in a basis that a finished run keeps."""
+    with np.load(study.kept_bases[name], allow_pickle=False) as file:
+        arrays = {array: file[array] for array in file.files}
+    basis = Basis.from_arrays(arrays)
+    key = Key("basis", str(arrays["key"]), {})
+    return Look(layer_in_basis(layer, name, basis.members), layer, key=key, make=lambda: basis)
+
+
+def _look(study: Study, architecture: Architecture, layer: LayerInfo, spec: BasisSpec | None) -> Look:
+    name = layer.name if spec is None else basis_name(layer.name, spec)
+    if name in study.looks:
+        return study.looks[name]
+    kept = study.kept_bases.get(name)
+    if spec is not None and spec.fitted and kept is not None:
+        # Later checkpoints of a run are seen in the basis that its tables are in.
+        look = _kept(study, layer, name)
+    else:
+        look = look_at(
+            study.store,
+            layer,
+            spec,
+            pooled_key=lambda layer: _reference(study, architecture, layer).key,
+            pooled=lambda layer: _reference_pooled(study, architecture, layer),
+        )
+        if kept is not None and look.key != _kept(study, layer, name).key:
+            raise InputError(
+                f"the run has another basis called {name}",
+                where=kept,
+                hint="rename the file, or write to another folder with --out",
+            )
+    study.looks[name] = look
+    return look
+
+
+def _reference(study: Study, architecture: Architecture, layer: LayerInfo) -> Seen:
+    """The pooled activations of the run's last checkpoint, to which bases are fitted."""
+    weights = architecture.weights_digest(study.last_checkpoint, layer.name)
+    return seen(study, architecture, Look(layer, layer), Activations(), weights=weights)
+
+
+def _reference_pooled(study: Study, architecture: Architecture, layer: LayerInfo) -> NDArray[np.float32]:
+    wanted = _reference(study, architecture, layer)
+    record_missing(
+        study, architecture, [wanted], lambda: restored(study, architecture, study.last_checkpoint)
+    )
+    with study.recorded(wanted.key) as entry:
+        return entry.read("pooled")
 
 
 def load_usable(study: Study, file: StudyFile, *, stop: Event | None = None) -> Checkpoint:
@@ -189,11 +284,11 @@ def recordings(study: Study, file: StudyFile, request: Recording) -> dict[str, K
         seen(
             study,
             architecture,
-            layer,
+            look,
             request,
-            weights=architecture.weights_digest(checkpoint, layer.name),
+            weights=architecture.weights_digest(checkpoint, look.tapped.name),
         )
-        for layer in architecture.layers
+        for look in looks_of(study, architecture)
     ]
     record_missing(study, architecture, wanted, lambda: restored(study, architecture, checkpoint))
     return {each.layer.name: each.key for each in wanted}

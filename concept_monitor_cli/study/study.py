@@ -33,7 +33,7 @@ from concept_monitor_cli.models.dependencies import weights_of_layers
 from concept_monitor_cli.models.device import resolve_device
 from concept_monitor_cli.models.layers import LayerInfo, describe_layers, resolve_layers
 from concept_monitor_cli.models.preprocess import target_preprocessing
-from concept_monitor_cli.options import DissectOptions, Shard
+from concept_monitor_cli.options import DissectOptions, Shard, split_name
 from concept_monitor_cli.probe import (
     Geometry,
     Pixels,
@@ -48,6 +48,7 @@ from concept_monitor_cli.progress import Progress
 from concept_monitor_cli.run.traits import Traits
 from concept_monitor_cli.store import Entry, Key, Store
 from concept_monitor_cli.study.context import Context
+from concept_monitor_cli.study.looks import Look
 from concept_monitor_cli.study.share import slurm_share
 
 T = TypeVar("T")
@@ -151,6 +152,7 @@ class Study:
         options: what was asked for.
         progress: told what was assumed.
         lenses: what will look at the recordings; none where a study is only opened to be looked at.
+        kept_bases: of a finished run: where the basis of a layer called `layer4@pca8` is kept.
         embeds: images are to be seen by the encoder even where no lens asks for it.
         complete: says which of the files that are found are written to the end; `None`: all.
     """
@@ -159,17 +161,28 @@ class Study:
     progress: Progress
     lenses: Sequence[Lens] = ()
     embeds: bool = False
+    kept_bases: Mapping[str, Path] = field(default_factory=dict)
     complete: Callable[[Path], bool] | None = None
     notices: list[str] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
     to_decode: ToDecode = field(default_factory=lambda: ToDecode(0, 0, True))
     _scratch: tempfile.TemporaryDirectory[str] | None = None
     _architectures: dict[tuple[Any, ...], Architecture] = field(default_factory=dict)
+    looks: dict[str, Look] = field(default_factory=dict)
 
     def later(self, complete: Callable[[Path], bool]) -> Study:
         """The same inputs with the checkpoints that are there by now; the others are not opened again."""
-        study = Study(self.options, self.progress, self.lenses, self.embeds, complete, list(self.notices))
+        study = Study(
+            self.options,
+            self.progress,
+            self.lenses,
+            self.embeds,
+            self.kept_bases,
+            complete,
+            list(self.notices),
+        )
         study._architectures = self._architectures
+        study.looks = self.looks
         kept = ("store", "device", "listed_probe", "encoder", "concepts", "context")
         study.__dict__.update({name: self.__dict__[name] for name in kept if name in self.__dict__})
         return study
@@ -182,7 +195,16 @@ class Study:
 
     @cached_property
     def files(self) -> list[StudyFile]:
-        """The checkpoints of this process, by epoch. Opens each for its epoch, without reading the weights.
+        """The checkpoints of this process, by epoch.
+
+        Raises:
+            InputError: see `all_files`.
+        """
+        return self._share(self.all_files)
+
+    @cached_property
+    def all_files(self) -> list[StudyFile]:
+        """The checkpoints of all processes, by epoch. Opens each for its epoch, without reading the weights.
 
         Raises:
             InputError: there are none, or none of the epochs asked for.
@@ -212,12 +234,23 @@ class Study:
             self.notice(f"{left.file.name} is left out: it {left.reason}")
         epochs = {item.epoch for item in order.kept if item.epoch is not None}
         chosen = epochs if options.epochs is None else set(options.epochs.select(epochs))
-        files = [
+        return [
             StudyFile(item.file.name, item.file.path, item.epoch, f"epoch_{item.epoch:04d}")
             for item in order.kept
             if item.epoch is not None and item.epoch in chosen
         ]
-        return self._share(files)
+
+    @cached_property
+    def last_checkpoint(self) -> Checkpoint:
+        """The last checkpoint of the run, whichever process works on it.
+
+        Raises:
+            UnusableCheckpointError: it cannot be read.
+        """
+        try:
+            return load_checkpoint(self.all_files[-1].path, trust_pickle=self.options.trust_pickle)
+        except InputError as error:
+            raise UnusableCheckpointError(error.what, where=error.where, hint=error.hint) from error
 
     @property
     def own_unreadable(self) -> list[Unreadable]:
@@ -369,7 +402,7 @@ class Study:
         self.notice(source.describe())
         model = source.build(device="meta")
         # Before the probing images are opened, which may take long: a slip in a name should be told at once.
-        names = resolve_layers(model, options.layers)
+        names = resolve_layers(model, [split_name(name)[0] for name in options.layers])
         wanted = target_preprocessing(
             source,
             input_size=options.input_size,
