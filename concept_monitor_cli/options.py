@@ -371,6 +371,14 @@ class DissectOptions(CommonOptions):
     beam: int = 10
     plot_formats: tuple[PlotFormat, ...] = ("png",)
 
+    @property
+    def layers_in_tables(self) -> tuple[str, ...]:
+        """The names of the layers in the tables: each in each of the bases."""
+        specs = [BasisSpec.parse(basis) for basis in self.bases]
+        return tuple(
+            layer if spec is None else basis_name(layer, spec) for layer in self.layers for spec in specs
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class WatchOptions(DissectOptions):

@@ -428,8 +428,8 @@ def dissect(
     from concept_monitor_cli.run import RunFolder
 
     run = RunFolder.open(options.out)
-    summaries = summarise(run.concepts(layers=options.layers))
-    compared = latest(run.agreement(), options.layers)
+    summaries = summarise(run.concepts(layers=options.layers_in_tables))
+    compared = latest(run.agreement(), options.layers_in_tables)
     console.result(
         {
             **asdict(result),

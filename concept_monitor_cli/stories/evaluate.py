@@ -108,7 +108,7 @@ def evaluate(options: EvaluateOptions, progress: Progress = SILENT) -> EvaluateR
         raise trials.nothing(options.root)
     if options.grid:
         # What is behind the numbers would fill a table for every cell.
-        tables = {"evaluation-grid": tables["evaluation"]}
+        tables = {"evaluation-grid": tables["evaluation"]} if "evaluation" in tables else {}
     run = bench.opened.run
     if not options.grid:
         _remove_older(run)
@@ -122,11 +122,15 @@ def evaluate(options: EvaluateOptions, progress: Progress = SILENT) -> EvaluateR
             result.plots += _draw(
                 run, stem, _with_images(show, bench.opened.image), TABLES[name].frame(rows), options
             )
-    first = next(iter(tables))
-    if options.grid:
-        figure = grid_of_settings(TABLES[first].frame(tables[first]))
-        result.plots += save(figure, run.plots / "evaluation_grid", options.plot_formats)
-    result.rows = plain_rows(TABLES[first].frame(tables[first]))
+    summary = "evaluation-grid" if options.grid else "evaluation"
+    if summary in tables:
+        rows = TABLES[summary].frame(tables[summary])
+        result.rows = plain_rows(rows)
+        if options.grid:
+            result.plots += save(grid_of_settings(rows), run.plots / "evaluation_grid", options.plot_formats)
+    else:
+        result.notices.append("no measure gave a number: too few units or images could be judged")
+        progress.notice(result.notices[-1])
     return result
 
 

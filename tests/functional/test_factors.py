@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -69,7 +71,7 @@ def test_more_sweeps_never_raise_the_error() -> None:
     for sweeps in (1, 2, 5, 10, 40):
         W = nonnegative_factors(X, 4, sweeps=sweeps, tolerance=0)
         errors.append(float((X - nonnegative_coefficients(X, W, sweeps=500).double() @ W.double().T).norm()))
-    assert all(later <= earlier * (1 + 1e-6) for earlier, later in zip(errors, errors[1:], strict=False))
+    assert all(later <= earlier * (1 + 1e-6) for earlier, later in itertools.pairwise(errors))
 
 
 @pytest.mark.parametrize("sweeps", [1, 3])
