@@ -1,0 +1,193 @@
+"""Similarity of representations: against plain loops, invariances, independent data, blocks that add up."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional.dynamics import (
+    CenteredGrams,
+    cka,
+    cka_matrix,
+    effective_rank,
+    participation_ratio,
+    procrustes,
+    pwcca,
+    svcca,
+    two_nearest_neighbours,
+)
+
+
+def normal(n: int, p: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, p, generator=torch.Generator().manual_seed(seed))
+
+
+def twin_hsic(X: np.ndarray, Y: np.ndarray) -> float:
+    """The unbiased estimate, term by term (Song et al. 2012, equation 5)."""
+    n = len(X)
+    K, L = (
+        np.array([[0.0 if i == j else float(Z[i] @ Z[j]) for j in range(n)] for i in range(n)])
+        for Z in (X, Y)
+    )
+    trace = sum(K[i, j] * L[j, i] for i in range(n) for j in range(n))
+    sums = sum(K[i, j] for i in range(n) for j in range(n)) * sum(L[i, j] for i in range(n) for j in range(n))
+    chain = sum(K[i, j] * L[j, k] for i in range(n) for j in range(n) for k in range(n))
+    return (trace + sums / ((n - 1) * (n - 2)) - 2 / (n - 2) * chain) / (n * (n - 3))
+
+
+def twin_cka(X: np.ndarray, Y: np.ndarray) -> float:
+    return twin_hsic(X, Y) / math.sqrt(twin_hsic(X, X) * twin_hsic(Y, Y))
+
+
+@pytest.mark.parametrize(("n", "p", "q"), [(4, 3, 2), (9, 4, 6), (12, 20, 3)])
+def test_cka_is_that_of_plain_loops(n: int, p: int, q: int) -> None:
+    X, Y = normal(n, p, 1), normal(n, q, 2) + normal(n, p, 1)[:, :1]
+    assert cka(X, Y) == pytest.approx(twin_cka(X.double().numpy(), Y.double().numpy()), rel=1e-5, abs=1e-6)
+
+
+def test_cka_does_not_change_with_rotation_scale_shift_and_order_of_images() -> None:
+    X, Y = normal(60, 10), normal(60, 6, 1)
+    Y[:, :3] += 2 * X[:, :3]
+    rotation = torch.linalg.qr(normal(10, 10, 5)).Q
+    value = cka(X, Y)
+    assert cka(3 * X @ rotation + 7, Y) == pytest.approx(value, abs=1e-5)
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(1))
+    assert cka(X[order], Y[order]) == pytest.approx(value, abs=1e-6)
+    assert cka(X, X) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("p", [50, 2000])
+def test_independent_data_have_no_similarity(p: int) -> None:
+    values = [cka(normal(100, p, 2 * seed), normal(100, p, 2 * seed + 1)) for seed in range(5)]
+    assert max(abs(value) for value in values) < 0.03
+    assert min(values) < 0  # not clipped
+
+
+def test_blocks_give_the_value_of_the_whole() -> None:
+    X = normal(960, 20)
+    Y = X @ normal(20, 15, 3) + 4 * normal(960, 15, 4)
+    whole = cka(X, Y)
+    assert 0.3 < whole < 0.9
+    assert cka(X, Y, block=16) == pytest.approx(whole, abs=0.01)
+
+
+def test_shards_add_up_to_the_same_numbers() -> None:
+    X, Y = normal(256, 12), normal(256, 9, 1)
+    Y[:, :4] += X[:, :4]
+    whole = [CenteredGrams.of(values) for values in (X, Y)]
+    shards = [
+        CenteredGrams.joined([CenteredGrams.of(values[:128]), CenteredGrams.of(values[128:])])
+        for values in (X, Y)
+    ]
+    assert torch.equal(cka_matrix(whole), cka_matrix(shards))
+    assert whole[0].images == 256
+
+
+def test_a_last_block_that_is_too_small_is_dropped_and_counted() -> None:
+    grams = CenteredGrams.of(normal(67, 5))
+    assert (grams.images, grams.dropped) == (64, 3)
+
+
+def test_all_pairs_are_those_of_two() -> None:
+    sets = [normal(40, 6, seed) for seed in range(3)]
+    sets[1] += sets[0]
+    matrix = cka_matrix([CenteredGrams.of(values) for values in sets])
+    assert torch.allclose(matrix, matrix.T)
+    assert float(matrix[0, 1]) == pytest.approx(cka(sets[0], sets[1]), abs=1e-6)
+
+
+def twin_cca(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
+    """Canonical correlations from the covariances, with whitening by inverse square roots."""
+    X, Y = X - X.mean(0), Y - Y.mean(0)
+
+    def whiten(Z: np.ndarray) -> np.ndarray:
+        values, vectors = np.linalg.eigh(Z.T @ Z)
+        return Z @ vectors @ np.diag(values**-0.5) @ vectors.T
+
+    return np.linalg.svd(whiten(X).T @ whiten(Y), compute_uv=False)
+
+
+def test_canonical_correlations_are_those_of_whitened_data() -> None:
+    X, Y = normal(80, 5), normal(80, 4, 1)
+    Y[:, :2] += X[:, :2]
+    expected = twin_cca(X.double().numpy(), Y.double().numpy())
+    assert svcca(X, Y, variance=1.0) == pytest.approx(float(expected.mean()), abs=1e-8)
+
+
+def test_pwcca_weighs_by_the_projections_of_x() -> None:
+    X, Y = normal(50, 3).double(), normal(50, 4, 1).double()
+    Y[:, 0] += 3 * X[:, 0]
+    A, B = (np.linalg.qr((Z - Z.mean(0)).numpy())[0] for Z in (X, Y))
+    U, S, _ = np.linalg.svd(A.T @ B, full_matrices=False)
+    H, centred = A @ U, (X - X.mean(0)).numpy()
+    weights = [sum(abs(float(H[:, i] @ centred[:, j])) for j in range(3)) for i in range(3)]
+    expected = sum(w * s for w, s in zip(weights, S, strict=True)) / sum(weights)
+    assert pwcca(X, Y) == pytest.approx(expected, abs=1e-9)
+    assert pwcca(X, X) == pytest.approx(1, abs=1e-9)
+
+
+def test_procrustes_is_one_for_a_rotation_and_less_for_another_scale_of_a_direction() -> None:
+    X = normal(40, 6)
+    rotation = torch.linalg.qr(normal(6, 6, 3)).Q
+    assert procrustes(X, 2 * X @ rotation) == pytest.approx(1, abs=1e-6)
+    stretched = X * torch.tensor([9.0, 1, 1, 1, 1, 1])
+    assert procrustes(X, stretched) < 0.9
+    assert svcca(X, stretched, variance=1.0) == pytest.approx(1, abs=1e-6)
+
+
+def test_what_one_outlying_group_makes_shows_beside_procrustes() -> None:
+    X, Y = normal(100, 20), normal(100, 20, 1)
+    X[:10] += 20
+    Y[:10] += 20
+    assert cka(X, Y) > 0.9
+    assert procrustes(X, Y) < cka(X, Y)
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 5])
+def test_dimensions_of_planted_data(dimension: int) -> None:
+    X = normal(1500, dimension) @ torch.linalg.qr(normal(20, dimension, 2)).Q.T
+    assert participation_ratio(X) == pytest.approx(dimension, rel=0.1)
+    assert effective_rank(X) == pytest.approx(dimension, rel=0.1)
+    assert two_nearest_neighbours(X) == pytest.approx(dimension, rel=0.15)
+
+
+def test_dimensions_are_those_of_plain_formulas() -> None:
+    X = (normal(30, 4) * torch.tensor([1.0, 2, 3, 4])).double()
+    covariance = np.cov(X.numpy().T)
+    eigen = np.linalg.eigvalsh(covariance)
+    assert participation_ratio(X) == pytest.approx(eigen.sum() ** 2 / (eigen**2).sum(), rel=1e-9)
+    s = np.sqrt(eigen) / np.sqrt(eigen).sum()
+    assert effective_rank(X) == pytest.approx(math.exp(-(s * np.log(s)).sum()), rel=1e-9)
+    distances = np.linalg.norm(X.numpy()[:, None] - X.numpy()[None], axis=2) + np.diag([np.inf] * 30)
+    nearest = np.sort(distances, axis=1)[:, :2]
+    assert two_nearest_neighbours(X) == pytest.approx(
+        30 / np.log(nearest[:, 1] / nearest[:, 0]).sum(), rel=1e-9
+    )
+
+
+def test_copies_have_no_distance_and_are_left_out() -> None:
+    X = normal(60, 3)
+    assert math.isfinite(two_nearest_neighbours(torch.cat([X, X[:5]])))
+
+
+def test_a_layer_that_does_not_vary_has_no_similarity_and_no_dimension() -> None:
+    X, flat = normal(20, 3), torch.ones(20, 4)
+    for measure in (cka, svcca, pwcca, procrustes):
+        assert math.isnan(measure(X, flat)), measure.__name__
+    for dimension in (effective_rank, participation_ratio, two_nearest_neighbours):
+        assert math.isnan(dimension(flat)), dimension.__name__
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    with pytest.raises(InputError, match="same"):
+        cka(normal(10, 2), normal(11, 2))
+    with pytest.raises(InputError, match="at least 4"):
+        cka(normal(3, 2), normal(3, 2))
+    bad = normal(10, 2)
+    bad[0, 0] = torch.nan
+    with pytest.raises(InputError, match="not a number"):
+        svcca(bad, normal(10, 2))
