@@ -552,6 +552,21 @@ class ReportOptions(ReadingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DynamicsOptions(ReadingOptions):
+    """The options of `cmon dynamics`.
+
+    Attributes:
+        runs: the runs, with the same probing images; none means the one in `out`.
+        threshold: a layer is near its end from the epoch on at which its CKA to the last one stays above it.
+        block: images in a block of Gram matrices.
+    """
+
+    runs: tuple[Path, ...] = ()
+    threshold: float = 0.9
+    block: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(ReadingOptions):
     """The options of `cmon evaluate`.
 

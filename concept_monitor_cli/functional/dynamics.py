@@ -75,7 +75,8 @@ class CenteredGrams:
         _check(X)
         if block < LEAST_BLOCK:
             raise InputError(f"blocks of {block} images: need {LEAST_BLOCK} or more")
-        parts = [part for part in X.double().split(block) if len(part) >= LEAST_BLOCK]
+        starts = range(0, len(X), block)
+        parts = [X[start : start + block].double() for start in starts if len(X) - start >= LEAST_BLOCK]
         grams = tuple(_centred_gram(part).flatten().float() for part in parts)
         return cls(grams, len(X) - sum(len(part) for part in parts))
 
@@ -164,14 +165,14 @@ def cka(X: Tensor, Y: Tensor, *, block: int | None = None) -> float:
 
 def _principal(X: Tensor, variance: float) -> Tensor:
     """Orthonormal scores `(N, d)` of the directions that hold a share of the variance."""
+    U: Tensor
     U, S, _ = torch.linalg.svd(X.double() - X.double().mean(0), full_matrices=False)
     power = S.square()
-    if float(power.sum()) == 0:
-        return U[:, :0]
     held = power.cumsum(0) / power.sum()
     # Directions within rounding of nothing are none, whatever share is asked for.
     count = min(int((held < variance).sum()) + 1, int((S[0] * 1e-10 * max(X.shape) < S).sum()))
-    return U[:, :count]
+    kept: Tensor = U[:, : count if float(power.sum()) > 0 else 0]
+    return kept
 
 
 @torch.no_grad()
@@ -233,7 +234,8 @@ def _spectrum(X: Tensor) -> Tensor:
     """Eigenvalues of the covariance as shares of their sum, `(min(N, p),)`; empty without variance."""
     S = torch.linalg.svdvals(X.double() - X.double().mean(0)).square()
     total = S.sum()
-    return S / total if float(total) > 0 else S[:0]
+    shares: Tensor = S / total
+    return shares if float(total) > 0 else S[:0]
 
 
 @torch.no_grad()

@@ -134,6 +134,38 @@ _JUDGED_ORDER = ("epoch", "checkpoint", "layer", "detector", "similarity")
 
 TABLES: dict[str, TableSchema] = {
     "concepts": _CONCEPTS,
+    "similarity": TableSchema(
+        "similarity",
+        {
+            "epoch": "int",
+            "checkpoint": "str",
+            "layer": "str",
+            "run": "str",
+            "other_epoch": "int",
+            "other_checkpoint": "str",
+            "other_layer": "str",
+            "other_run": "str",
+            "measure": "str",
+            "value": "float",
+            "chance": "float",
+            "images": "int",
+        },
+        ("measure", "run", "other_run", "layer", "other_layer", "epoch", "other_epoch"),
+    ),
+    "dimension": TableSchema(
+        "dimension",
+        {
+            "epoch": "int",
+            "checkpoint": "str",
+            "layer": "str",
+            "run": "str",
+            "measure": "str",
+            "value": "float",
+            "chance": "float",
+            "images": "int",
+        },
+        ("measure", "run", "layer", "epoch"),
+    ),
     "agreement": TableSchema(
         "agreement",
         {

@@ -1,0 +1,128 @@
+"""`cmon dynamics`: when has a layer become what it will be?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from concept_monitor_cli.cli.app import cmon_app, cmon_command
+from concept_monitor_cli.cli.console import Console
+from concept_monitor_cli.cli.options import (
+    PART,
+    PNG,
+    CacheDir,
+    OnlyEpochs,
+    OnlyLayers,
+    Out,
+    PlotFormats,
+    Seed,
+    gather,
+    number,
+    path,
+    share,
+)
+from concept_monitor_cli.options import DynamicsOptions
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from concept_monitor_cli.stories.dynamics import DynamicsResult
+
+app = cmon_app()
+
+_DEFAULT = DynamicsOptions()
+_METHOD = "Method"
+
+
+@cmon_command(
+    app,
+    "dynamics",
+    examples=[
+        ("cmon dynamics", "the run in ./cmon-out"),
+        ("cmon dynamics standard robust --layer layer4", "two trainings, layer by layer and epoch by epoch"),
+    ],
+)
+def dynamics(
+    console: Console,
+    ctx: typer.Context,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RUN]...", parser=path, help="Run folders with the same probing images."),
+    ] = None,
+    layer: OnlyLayers = None,
+    epochs: OnlyEpochs = None,
+    threshold: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            parser=share,
+            rich_help_panel=PART,
+            help="A layer is near its end where its CKA to the last epoch stays above this.",
+        ),
+    ] = _DEFAULT.threshold,
+    block: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            parser=number(int, least=4),
+            rich_help_panel=_METHOD,
+            help="Images in a block of Gram matrices. More take more memory; results hardly change.",
+        ),
+    ] = _DEFAULT.block,
+    seed: Seed = _DEFAULT.seed,
+    cache_dir: CacheDir = None,
+    out: Out = _DEFAULT.out,
+    plot_format: PlotFormats = PNG,
+) -> None:
+    """Compare layers with each other and with themselves at other epochs.
+
+    Debiased CKA of all pairs of layer, epoch and run; Procrustes, SVCCA and PWCCA along time; how many
+    dimensions the activations fill. Beside every number stands what permuted images give (of dimensions:
+    independent units). From what `dissect` recorded: no network is run. Writes tables/similarity.csv,
+    tables/dimension.csv and plots into the (first) run.
+    """
+    options = gather(DynamicsOptions, ctx)
+
+    from concept_monitor_cli.stories import dynamics as reading
+
+    result = reading.dynamics(options, console)
+    console.result(asdict(result))
+    if not console.json:
+        console.print(_table(result, options.threshold))
+        for plot in result.plots:
+            console.print(str(plot))
+
+
+def _table(result: DynamicsResult, threshold: float) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title=Text(f"similarity to the last epoch (CKA over {result.images:,} images)", style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    several = len({line.run for line in result.convergence}) > 1
+    for name in (
+        *(("run",) if several else ()),
+        "layer",
+        f"{threshold:g} from epoch",
+        "before",
+        "last change",
+    ):
+        table.add_column(name, justify="left" if name in ("run", "layer") else "right")
+    for line in result.convergence:
+        change = list(line.speed.values())[-1:]
+        table.add_row(
+            *((Text(line.run),) if several else ()),
+            Text(line.layer),
+            str(line.from_epoch),
+            "-" if line.before is None else f"{line.before:.2f}",
+            f"{change[0]:.3f}" if change else "-",
+        )
+    return table

@@ -1,0 +1,332 @@
+"""The story of `dynamics`: when has a layer become what it will be, and how alike are layers and runs?
+
+Everything is computed from the pooled activations that a `dissect` left in the cache; no network is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional import dynamics as measures
+from concept_monitor_cli.functional.dynamics import CenteredGrams, cka_matrix
+from concept_monitor_cli.options import DynamicsOptions
+from concept_monitor_cli.progress import SILENT, Progress
+from concept_monitor_cli.report.dynamics_figures import curves, matrix
+from concept_monitor_cli.report.style import save
+from concept_monitor_cli.run import TABLES
+from concept_monitor_cli.store import Key
+from concept_monitor_cli.stories.opened import OpenRun
+from concept_monitor_cli.stories.stats import plain_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_POOLED = "activations"
+# Measures of two sets that cost a decomposition for each pair: taken along time and to the end only.
+_PAIRED: dict[str, Callable[[Tensor, Tensor], float]] = {
+    "svcca": measures.svcca,
+    "pwcca": measures.pwcca,
+    "procrustes": measures.procrustes,
+}
+_CANONICAL = ("svcca", "pwcca")
+_DIMENSIONS: dict[str, Callable[[Tensor], float]] = {
+    "effective_rank": measures.effective_rank,
+    "participation_ratio": measures.participation_ratio,
+    "two_nearest_neighbours": measures.two_nearest_neighbours,
+}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One layer at one epoch of one run.
+
+    Attributes:
+        run: the run's name.
+        layer: the layer.
+        epoch: the epoch.
+        checkpoint: its checkpoint.
+        read: gives the pooled activations, `(N, C)` float32.
+    """
+
+    run: str
+    layer: str
+    epoch: int
+    checkpoint: str
+    read: Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """When a layer has become what it will be.
+
+    Attributes:
+        run, layer: which.
+        from_epoch: the first epoch from which its similarity to the last stays at the threshold or above.
+        before: the highest similarity at an epoch before that; `None` where there is none.
+        speed: for each epoch but the last, 1 minus the similarity to the next.
+    """
+
+    run: str
+    layer: str
+    from_epoch: int
+    before: float | None
+    speed: dict[int, float]
+
+
+@dataclass
+class DynamicsResult:
+    """What a `dynamics` found.
+
+    Attributes:
+        out: where the tables and plots are.
+        images: how many images count.
+        similarity, dimension: rows of the tables as plain values.
+        convergence: a line for each layer of each run.
+        plots: the pictures.
+    """
+
+    out: Path
+    images: int = 0
+    similarity: list[dict[str, Any]] = field(default_factory=list)
+    dimension: list[dict[str, Any]] = field(default_factory=list)
+    convergence: list[Convergence] = field(default_factory=list)
+    plots: list[Path] = field(default_factory=list)
+
+
+def dynamics(options: DynamicsOptions, progress: Progress = SILENT) -> DynamicsResult:
+    """Compare the layers of a run, or of several, with each other at all epochs.
+
+    Args:
+        options: which runs, layers, epochs.
+        progress: told what happens.
+
+    Raises:
+        InputError: no run, other probing images, or no pooled activations in the cache.
+    """
+    opened = [OpenRun(root, options, progress) for root in options.runs or (options.out,)]
+    _check_images(opened)
+    sets = [each for run, name in zip(opened, _names(opened), strict=True) for each in _recorded(run, name)]
+    result = DynamicsResult(opened[0].run.root)
+    similarity, result.images = _similarities(sets, options, progress)
+    dimension = _dimensions(sets, options, progress)
+    run = opened[0].run
+    tables = {"similarity": similarity, "dimension": dimension}
+    for name, rows in tables.items():
+        run.write_csv(name, rows)
+    result.similarity, result.dimension = (
+        plain_rows(TABLES[name].frame(rows)) for name, rows in tables.items()
+    )
+    result.convergence = convergence(similarity, options.threshold)
+    for name in dict.fromkeys(each.run for each in sets):
+        figures = {
+            "similarity": matrix(similarity, name),
+            "convergence": curves(similarity, dimension, name, options.threshold),
+        }
+        for stem, figure in figures.items():
+            result.plots += save(figure, run.plots / f"{stem}.{name}", options.plot_formats)
+    return result
+
+
+def _check_images(opened: Sequence[OpenRun]) -> None:
+    digests = {run.info["probe"]["digest"] for run in opened}
+    if len(digests) > 1:
+        raise InputError(
+            "the runs have different probing images, so their activations cannot be compared",
+            where=", ".join(str(run.run.root) for run in opened),
+            hint="dissect them with the same --probe",
+        )
+
+
+def _names(opened: Sequence[OpenRun]) -> list[str]:
+    """A name for each run; two folders of one name get the path."""
+    names = [run.name for run in opened]
+    return [str(run.run.root) if names.count(run.name) > 1 else run.name for run in opened]
+
+
+def _recorded(opened: OpenRun, name: str) -> Iterator[Seen]:
+    """Every layer at every epoch whose pooled activations a detector asked for."""
+    wanted = {(history.layer, int(epoch)) for history in opened.histories for epoch in history.epochs}
+    records: dict[tuple[str, int], Seen] = {}
+    for _, record in opened.run.table_records():
+        kind, _, digest = record.recording.partition("/")
+        place = (record.layer, record.epoch)
+        if kind == _POOLED and place in wanted and place not in records:
+
+            def read(key: Key = Key(kind, digest, {}), layer: str = record.layer) -> Tensor:
+                entry = opened.store.get(key)
+                if entry is None:
+                    raise InputError(
+                        f"the activations of {layer} are not in the cache",
+                        where=opened.store.root,
+                        hint="name the --cache-dir of the dissect, or dissect again",
+                    )
+                with entry:
+                    return torch.from_numpy(entry.read("pooled"))
+
+            records[place] = Seen(name, record.layer, record.epoch, record.checkpoint, read)
+    if not records:
+        raise InputError(
+            "the run has no pooled activations: its detectors record where units fire only",
+            where=opened.run.root,
+            hint="dissect with a detector that reads activations, too",
+        )
+    order = list(dict.fromkeys(history.layer for history in opened.histories))
+    yield from sorted(records.values(), key=lambda each: (order.index(each.layer), each.epoch))
+
+
+def _usable(each: Seen) -> Tensor:
+    values = each.read()
+    if not bool(values.isfinite().all()):
+        values = values[:, values.isfinite().all(0)]
+    return values
+
+
+def _similarities(
+    sets: Sequence[Seen], options: DynamicsOptions, progress: Progress
+) -> tuple[pd.DataFrame, int]:
+    """All pairs by CKA, and those along time by the other measures."""
+    import pandas as pd
+
+    n = len(_usable(sets[0]))
+    order = torch.from_numpy(np.random.default_rng(options.seed).permutation(n))
+    grams, shuffled = [], []
+    with progress.task("comparing activations", len(sets), "layers") as advance:
+        for each in sets:
+            values = _usable(each)
+            if values.shape[1] == 0:
+                raise InputError(f"no unit of {each.layer} has finite activations", where=each.checkpoint)
+            grams.append(CenteredGrams.of(values, options.block))
+            shuffled.append(CenteredGrams.of(values[order], options.block))
+            advance(1)
+    value, chance = cka_matrix(grams).numpy(), cka_matrix(grams, shuffled).numpy()
+    images = grams[0].images
+    if grams[0].dropped:
+        progress.notice(f"{grams[0].dropped} images at the end make no block and do not count")
+    rows = [
+        _row(sets[i], sets[j], "cka", value[i, j], chance[i, j], images)
+        for i in range(len(sets))
+        for j in range(i, len(sets))
+    ]
+    rows += _along_time(sets, order, progress)
+    return pd.DataFrame(rows), images
+
+
+def _along_time(sets: Sequence[Seen], order: Tensor, progress: Progress) -> Iterator[dict[str, Any]]:
+    """Every epoch of a layer beside the next and the last one, by the measures that cost more."""
+    by_layer: dict[tuple[str, str], list[Seen]] = {}
+    for each in sets:
+        by_layer.setdefault((each.run, each.layer), []).append(each)
+    pairs = [
+        pair
+        for layer in by_layer.values()
+        for pair in dict.fromkeys([*pairwise(layer), *((each, layer[-1]) for each in layer[:-1])])
+    ]
+    few: dict[str, int] = {}
+    with progress.task("canonical correlations", len(pairs), "pairs") as advance:
+        for first, second in pairs:
+            X, Y = _usable(first), _usable(second)
+            units = max(X.shape[1], Y.shape[1])
+            for name, measure in _PAIRED.items():
+                if name in _CANONICAL and len(X) < measures.IMAGES_PER_UNIT * units:
+                    few[first.layer] = units
+                    continue
+                yield _row(first, second, name, measure(X, Y), measure(X, Y[order]), len(X))
+            advance(1)
+    for layer, units in few.items():
+        progress.notice(
+            f"no svcca and pwcca of {layer}: its {units:,} units would need "
+            f"{measures.IMAGES_PER_UNIT * units:,} images, fewer show chance"
+        )
+
+
+def _row(first: Seen, second: Seen, measure: str, value: float, chance: float, images: int) -> dict[str, Any]:
+    return {
+        "epoch": first.epoch,
+        "checkpoint": first.checkpoint,
+        "layer": first.layer,
+        "run": first.run,
+        "other_epoch": second.epoch,
+        "other_checkpoint": second.checkpoint,
+        "other_layer": second.layer,
+        "other_run": second.run,
+        "measure": measure,
+        "value": float(value),
+        "chance": float(chance),
+        "images": images,
+    }
+
+
+def _dimensions(sets: Sequence[Seen], options: DynamicsOptions, progress: Progress) -> pd.DataFrame:
+    """How many dimensions the activations fill, beside independent units of the same number."""
+    import pandas as pd
+
+    independent: dict[tuple[int, ...], dict[str, float]] = {}
+    rows = []
+    with progress.task("dimensions", len(sets), "layers") as advance:
+        for each in sets:
+            values = _usable(each)
+            shape = tuple(values.shape)
+            if shape not in independent:
+                generator = torch.Generator().manual_seed(options.seed)
+                noise = torch.randn(shape, generator=generator)
+                independent[shape] = {name: measure(noise) for name, measure in _DIMENSIONS.items()}
+            rows += [
+                {
+                    "epoch": each.epoch,
+                    "checkpoint": each.checkpoint,
+                    "layer": each.layer,
+                    "run": each.run,
+                    "measure": name,
+                    "value": measure(values),
+                    "chance": independent[shape][name],
+                    "images": len(values),
+                }
+                for name, measure in _DIMENSIONS.items()
+            ]
+            advance(1)
+    return pd.DataFrame(rows)
+
+
+def convergence(similarity: pd.DataFrame, threshold: float) -> list[Convergence]:
+    """When each layer of each run has become what it will be, by its CKA to its last epoch.
+
+    Args:
+        similarity: rows of `similarity.csv`.
+        threshold: from which similarity on a layer counts as near its end.
+    """
+    own = similarity[
+        (similarity["measure"] == "cka")
+        & (similarity["run"] == similarity["other_run"])
+        & (similarity["layer"] == similarity["other_layer"])
+    ]
+    found = []
+    for (run, layer), rows in own.groupby(["run", "layer"], sort=False):
+        places = zip(rows["epoch"].tolist(), rows["other_epoch"].tolist(), strict=True)
+        pairs = dict(zip(places, rows["value"].tolist(), strict=True))
+        epochs = sorted({epoch for epoch, _ in pairs})
+        last = epochs[-1]
+        near = np.array([pairs[epoch, last] >= threshold for epoch in epochs])
+        near[-1] = True
+        start = _stays_from(near)
+        earlier = [pairs[epoch, last] for epoch in epochs[:start]]
+        speed = {now: 1 - pairs[now, later] for now, later in pairwise(epochs)}
+        found.append(
+            Convergence(str(run), str(layer), epochs[start], max(earlier) if earlier else None, speed)
+        )
+    return found
+
+
+def _stays_from(holds: NDArray[np.bool_]) -> int:
+    """The first place from which on something holds."""
+    broken = np.flatnonzero(~holds)
+    return int(broken[-1]) + 1 if len(broken) else 0
