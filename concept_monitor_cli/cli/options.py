@@ -359,19 +359,6 @@ Classes = Annotated[
         help="Count the units whose concept is one of these: car,horse.",
     ),
 ]
-OnlyUnits = Annotated[
-    list[int] | None,
-    typer.Option(
-        "--units",
-        "-u",
-        metavar="LIST",
-        parser=unit_list,
-        callback=joined,
-        rich_help_panel=PART,
-        show_default="all",
-        help="Only these units: 256,479 or 10-19.",
-    ),
-]
 OnlyEpochs = Annotated[
     EpochFilter | None,
     typer.Option(

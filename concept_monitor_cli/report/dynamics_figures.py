@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -105,7 +106,7 @@ def curves(similarity: pd.DataFrame, dimension: pd.DataFrame, run: str, threshol
             rows = own[own["layer"] == layer].set_index(["epoch", "other_epoch"])["value"]
             epochs = sorted({int(epoch) for epoch, _ in rows.index})
             ends.plot(epochs, [rows[epoch, epochs[-1]] for epoch in epochs], **style)
-            later = list(zip(epochs, epochs[1:], strict=False))
+            later = list(itertools.pairwise(epochs))
             speeds.plot([end for _, end in later], [1 - rows[pair] for pair in later], **style)
             mine = sizes[sizes["layer"] == layer].sort_values("epoch")
             dimensions.plot(mine["epoch"], mine["value"], **style)

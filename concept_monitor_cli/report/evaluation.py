@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from concept_monitor_cli.report.style import INK, TRACK_COLOURS, UNIT_COLOUR, figure_style
+from concept_monitor_cli.report.style import GRID_COLOUR, INK, TRACK_COLOURS, UNIT_COLOUR, figure_style
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_GRID = "#E4E6E9"
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _CHANCE: dict[str, Any] = {"color": "#9AA0A6", "lw": 1.2, "ls": (0, (3, 2)), "zorder": 1}
 _MOST_UNITS = 20
@@ -56,7 +55,7 @@ def _over_epochs(axes: Axes, groups: pd.DataFrame, metric: str, similarities: Se
         axes.plot(rows["epoch"], rows[metric], label=name or "labels", **_line(number))
     axes.set_xlabel("epoch")
     axes.set_ylim(0, 1.04)
-    axes.grid(axis="y", color=_GRID, lw=0.7)
+    axes.grid(axis="y", color=GRID_COLOUR, lw=0.7)
 
 
 def _bars(axes: Axes, groups: pd.DataFrame, metric: str, similarities: Sequence[str], *, named: bool) -> None:
@@ -128,7 +127,7 @@ def weights_and_concepts(weights: pd.DataFrame) -> Figure:
             axes.set_xscale("log")
             axes.set_title(f"{space} cos", color=INK)
             axes.set_xlabel("k highest weights")
-            axes.grid(axis="y", color=_GRID, lw=0.7)
+            axes.grid(axis="y", color=GRID_COLOUR, lw=0.7)
         figure.axes[0].set_ylabel("cosine of unit's concept and class name")
         figure.axes[0].legend()
     return figure
@@ -167,7 +166,7 @@ def grid_of_settings(grid: pd.DataFrame) -> Figure:
             axes.set_title(f"{layer}: {metric}", color=INK)
             axes.set_xticks(range(len(similarities)), similarities, rotation=35, ha="right")
             axes.set_xlim(-0.3, len(similarities) - 0.7)
-            axes.grid(axis="y", color=_GRID, lw=0.7)
+            axes.grid(axis="y", color=GRID_COLOUR, lw=0.7)
         handles, names = places.flat[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=min(3, len(names)))
     return figure

@@ -10,7 +10,7 @@ import torch
 
 from concept_monitor_cli.functional.evaluation.cutoff import quality_curve
 from concept_monitor_cli.functional.evaluation.sanity import PASSING
-from concept_monitor_cli.report.style import INK, TRACK_COLOURS, UNIT_COLOUR, figure_style
+from concept_monitor_cli.report.style import GRID_COLOUR, INK, TRACK_COLOURS, UNIT_COLOUR, figure_style
 from concept_monitor_cli.report.unit_figures import Look, Pixels, strip
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 #: An image by its id.
 ReadImage = Callable[[str], Pixels]
 
-_GRID = "#E4E6E9"
 _MUTED = "#6B7178"
 _FOUND = TRACK_COLOURS[0]
 _LINE: dict[str, Any] = {"color": "#9AA0A6", "lw": 1.2, "ls": (0, (3, 2)), "zorder": 1}
@@ -82,7 +81,7 @@ def score_against_quality(cutoff: pd.DataFrame) -> Figure:
         axes.set_ylabel(
             "top images that show the concept" if metric == "showing" else metric.replace("_", " ")
         )
-        axes.grid(axis="y", color=_GRID, lw=0.7)
+        axes.grid(axis="y", color=GRID_COLOUR, lw=0.7)
         axes.set_axisbelow(True)
         figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     return figure
@@ -112,7 +111,7 @@ def sanity_of_measures(sanity: pd.DataFrame) -> Figure:
         for tick, passes in zip(axes.get_yticklabels(), rows["passes"], strict=True):
             tick.set_fontweight("bold" if passes else "normal")
         axes.tick_params(axis="y", length=0)
-        axes.grid(axis="y", color=_GRID, lw=0.7)
+        axes.grid(axis="y", color=GRID_COLOUR, lw=0.7)
         axes.set_xlim(-2, 102)
         axes.set_xlabel("units whose score falls, as it should [%]")
         figure.legend(loc="outside lower center", ncols=2, fontsize=8)

@@ -11,7 +11,7 @@ import numpy as np
 
 from concept_monitor_cli.monitor.history import category_order, natural
 from concept_monitor_cli.monitor.statistics import ALL
-from concept_monitor_cli.report.style import INK, TRACK_COLOURS, category_colour, figure_style
+from concept_monitor_cli.report.style import GRID_COLOUR, INK, TRACK_COLOURS, category_colour, figure_style
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _MOST_PANELS = 6
 _PANEL = (2.7, 2.7)
-_GRID = "#E4E6E9"
 # Beside the colour, so that lines are told apart in grey and with any eyes.
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
@@ -44,7 +43,7 @@ def _count_axis(axes: Axes) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
-    axes.grid(axis="y", color=_GRID, lw=0.7)
+    axes.grid(axis="y", color=GRID_COLOUR, lw=0.7)
     axes.set_axisbelow(True)
 
 
@@ -286,7 +285,7 @@ def _panels_of_lines(panels: Sequence[_Panel], *, x: str, xlabel: str) -> Figure
                 _count_axis(axes)
             else:
                 axes.set_ylim(0, 104)
-                axes.grid(axis="y", color=_GRID, lw=0.7)
+                axes.grid(axis="y", color=GRID_COLOUR, lw=0.7)
             if x == "stage":
                 _whole_numbers(axes)
         if len(series) > 1:

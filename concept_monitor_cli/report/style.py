@@ -28,6 +28,7 @@ UNIT_COLOUR = "#B8BCC2"
 # For tracked units: distinct from each other and from grey units and red anchors.
 TRACK_COLOURS = ("#0072B2", "#7B3294", "#009E73", "#E69F00", "#56B4E9", "#332288", "#8C510A", "#D55E00")
 INK = "#1F2328"
+GRID_COLOUR = "#E4E6E9"
 
 PLOT_FORMATS = ("png", "svg", "pdf")
 

@@ -286,7 +286,7 @@ def test_a_failure_leaves_nothing_in_the_store(tmp_path: Path) -> None:
 
 def test_maps_beyond_half_precision_are_clamped(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    key = store.key("maps", test="clamp")
+    key = store.key("masks", test="clamp")
     with store.writer(key) as writer:
         record(
             Sums(), Pixels.random(2, 4), preprocessing(4, 0.0, 1e-6), [MapSpool("mix", writer)], batch_size=2

@@ -19,7 +19,7 @@ from concept_monitor_cli.store import Store
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "u1", "i2", "i4", "i8", "u2", "u8", "?", ">f4"])
 def test_numbers_of_every_type_come_back(tmp_store, dtype):
     array = np.random.default_rng(0).integers(0, 2, (5, 3, 2)).astype(dtype)
-    entry = tmp_store.put(tmp_store.key("maps", dtype=dtype), {"a": array})
+    entry = tmp_store.put(tmp_store.key("masks", dtype=dtype), {"a": array})
     assert entry.dtype("a") == array.dtype
     assert entry.shape("a") == (5, 3, 2)
     np.testing.assert_array_equal(entry.read("a"), array)
@@ -28,7 +28,7 @@ def test_numbers_of_every_type_come_back(tmp_store, dtype):
 @pytest.mark.parametrize("shape", [(), (0,), (0, 4), (3, 0), (1, 1, 1)])
 def test_shapes_at_the_edge_come_back(tmp_store, shape):
     array = np.ones(shape, dtype=np.float32)
-    key = tmp_store.key("maps", shape=shape)
+    key = tmp_store.key("masks", shape=shape)
     tmp_store.put(key, {"a": array}).close()
     entry = tmp_store.get(key)
     assert entry.read("a").shape == shape
@@ -41,7 +41,7 @@ def test_shapes_at_the_edge_come_back(tmp_store, shape):
 )
 def test_text_comes_back(tmp_store, texts):
     array = np.array(texts, dtype=object)
-    key = tmp_store.key("scores", length=len(texts), first=[ord(c) for c in "".join(texts)])
+    key = tmp_store.key("null", length=len(texts), first=[ord(c) for c in "".join(texts)])
     entry = tmp_store.put(key, {"names": array})
     assert entry.dtype("names") is np.dtype(object)
     assert entry.read("names").tolist() == texts
@@ -49,15 +49,15 @@ def test_text_comes_back(tmp_store, texts):
 
 
 def test_text_is_plain_utf8_for_other_programs(tmp_store):
-    entry = tmp_store.put(tmp_store.key("scores"), {"names": np.array(["Straße"])})
+    entry = tmp_store.put(tmp_store.key("null"), {"names": np.array(["Straße"])})
     entry.close()
     with h5py.File(entry.path) as file:
         assert file["names"].asstr()[0] == "Straße"
-        assert json.loads(file["__meta__"][()].tobytes())["kind"] == "scores"
+        assert json.loads(file["__meta__"][()].tobytes())["kind"] == "null"
 
 
 def test_meta_comes_back_and_may_be_filled_until_the_end(tmp_store):
-    key = tmp_store.key("scores")
+    key = tmp_store.key("null")
     with tmp_store.writer(key, {"a": 1}) as writer:
         writer.meta["names"] = ["x"] * 20_000  # more than an HDF5 attribute takes
     assert writer.entry.meta == tmp_store.get(key).meta == {"a": 1, "names": ["x"] * 20_000}
@@ -75,7 +75,7 @@ def test_nothing_is_there_before_and_everything_after(tmp_store):
 
 def test_rows(tmp_store):
     array = np.arange(30).reshape(10, 3)
-    entry = tmp_store.put(tmp_store.key("maps"), {"a": array})
+    entry = tmp_store.put(tmp_store.key("masks"), {"a": array})
     np.testing.assert_array_equal(entry.rows("a", 2, 5), array[2:5])
     assert entry.rows("a", 4, 4).shape == (0, 3)
     for start, stop in [(-1, 3), (5, 11), (5, 4)]:
@@ -89,7 +89,7 @@ def test_rows(tmp_store):
 
 def test_rows_may_be_written_in_any_order_and_from_threads(tmp_store):
     array = np.random.default_rng(0).standard_normal((200, 5)).astype(np.float32)
-    with tmp_store.writer(tmp_store.key("maps")) as writer:
+    with tmp_store.writer(tmp_store.key("masks")) as writer:
         writer.create("a", array.shape, array.dtype)
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda i: writer.write("a", i, array[i : i + 7]), reversed(range(0, 200, 7))))
@@ -97,7 +97,7 @@ def test_rows_may_be_written_in_any_order_and_from_threads(tmp_store):
 
 
 def test_a_row_that_was_never_written_is_no_zero(tmp_store):
-    key = tmp_store.key("maps")
+    key = tmp_store.key("masks")
     with pytest.raises(ValueError, match="row 3 of 'a'"), tmp_store.writer(key) as writer:  # noqa: PT012
         writer.create("a", (5, 2), np.float32)
         writer.write("a", 0, np.ones((3, 2), np.float32))
@@ -117,14 +117,14 @@ def test_a_row_that_was_never_written_is_no_zero(tmp_store):
     ],
 )
 def test_rows_that_do_not_fit_are_refused(tmp_store, start, rows, error):
-    with pytest.raises(error), tmp_store.writer(tmp_store.key("maps")) as writer:  # noqa: PT012
+    with pytest.raises(error), tmp_store.writer(tmp_store.key("masks")) as writer:  # noqa: PT012
         writer.create("a", (5, 2), np.float32)
         writer.write("a", start, rows)
 
 
 @pytest.mark.parametrize("name", ["__meta__", "a/b", "", "taken"])
 def test_names_that_cannot_be(tmp_store, name):
-    with pytest.raises(ValueError), tmp_store.writer(tmp_store.key("maps")) as writer:  # noqa: PT012
+    with pytest.raises(ValueError), tmp_store.writer(tmp_store.key("masks")) as writer:  # noqa: PT012
         writer.put("taken", np.zeros(1))
         writer.put(name, np.zeros(1))
 
@@ -132,12 +132,12 @@ def test_names_that_cannot_be(tmp_store, name):
 @pytest.mark.parametrize("array", [np.array([1, "a", None], dtype=object), np.array(["a\0b"], dtype=object)])
 def test_objects_are_never_pickled(tmp_store, array):
     with pytest.raises((TypeError, ValueError)):
-        tmp_store.put(tmp_store.key("maps"), {"a": array})
+        tmp_store.put(tmp_store.key("masks"), {"a": array})
 
 
 @pytest.mark.parametrize("error", [RuntimeError("mine"), OSError(5, "mine"), KeyboardInterrupt()])
 def test_an_error_of_the_callers_leaves_nothing_and_comes_through(tmp_store, error):
-    key = tmp_store.key("maps")
+    key = tmp_store.key("masks")
     with pytest.raises(type(error)) as caught, tmp_store.writer(key) as writer:  # noqa: PT012
         writer.create("a", (1000, 100), np.float32)
         writer.write("a", 0, np.ones((500, 100)))

@@ -40,7 +40,7 @@ def test_different_parts_never_meet(one, other):
 
 def test_kind_and_code_version_enter(monkeypatch):
     before = make_key("pixels", {"a": 1})
-    assert before.digest != make_key("maps", {"a": 1}).digest
+    assert before.digest != make_key("masks", {"a": 1}).digest
     monkeypatch.setitem(KINDS, "pixels", KINDS["pixels"] + 1)
     assert before.digest != make_key("pixels", {"a": 1}).digest
 

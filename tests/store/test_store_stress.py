@@ -73,7 +73,7 @@ for number in range(50):
     def make(writer):
         print("made", number, flush=True)
         writer.put("a", np.full((1000, 8), number))
-    with store.get_or_make(store.key("scores", number=number), make) as entry:
+    with store.get_or_make(store.key("null", number=number), make) as entry:
         assert (entry.read("a") == number).all()
 """
 
@@ -101,7 +101,7 @@ _HOLD = """
 import sys, time
 from concept_monitor_cli.store import Store
 store = Store(sys.argv[1])
-with store.lock(store.key("scores")):
+with store.lock(store.key("null")):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -118,7 +118,7 @@ def test_a_killed_holder_frees_its_lock(tmp_path):
     process.wait()
     process.stdout.close()
     begin = time.monotonic()
-    store.get_or_make(store.key("scores"), lambda writer: writer.put("a", np.zeros(1)))
+    store.get_or_make(store.key("null"), lambda writer: writer.put("a", np.zeros(1)))
     assert time.monotonic() - begin < 5
 
 
@@ -144,7 +144,7 @@ def test_a_file_system_without_locks_is_warned_of_and_worked_with(tmp_store, tol
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(filelock.FileLock, "acquire", no_locks)
-    entry = tmp_store.get_or_make(tmp_store.key("scores"), lambda writer: writer.put("a", np.ones(3)))
+    entry = tmp_store.get_or_make(tmp_store.key("null"), lambda writer: writer.put("a", np.ones(3)))
     assert entry.read("a").tolist() == [1, 1, 1]
     assert "no file locks" in told.warnings[0]
 
@@ -238,6 +238,6 @@ def test_a_read_only_store_is_read_and_not_written(mounted_tmpfs, told):
 def test_a_root_that_is_a_file_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     store = Store(tmp_path / "file")
-    assert store.get(store.key("scores")) is None
+    assert store.get(store.key("null")) is None
     with pytest.raises(CmonError):
-        store.put(store.key("scores"), {})
+        store.put(store.key("null"), {})
