@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from concept_monitor_cli.options import DynamicsOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.report.dynamics_figures import curves, matrix
 from concept_monitor_cli.report.style import save
-from concept_monitor_cli.run import TABLES
+from concept_monitor_cli.run import TABLES, TableRecord
 from concept_monitor_cli.store import Key
 from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.stats import plain_rows
@@ -158,22 +159,12 @@ def _recorded(opened: OpenRun, name: str) -> Iterator[Seen]:
     wanted = {(history.layer, int(epoch)) for history in opened.histories for epoch in history.epochs}
     records: dict[tuple[str, int], Seen] = {}
     for _, record in opened.run.table_records():
-        kind, _, digest = record.recording.partition("/")
+        kind = record.recording.partition("/")[0]
         place = (record.layer, record.epoch)
         if kind == _POOLED and place in wanted and place not in records:
-
-            def read(key: Key = Key(kind, digest, {}), layer: str = record.layer) -> Tensor:
-                entry = opened.store.get(key)
-                if entry is None:
-                    raise InputError(
-                        f"the activations of {layer} are not in the cache",
-                        where=opened.store.root,
-                        hint="name the --cache-dir of the dissect, or dissect again",
-                    )
-                with entry:
-                    return torch.from_numpy(entry.read("pooled"))
-
-            records[place] = Seen(name, record.layer, record.epoch, record.checkpoint, read)
+            records[place] = Seen(
+                name, record.layer, record.epoch, record.checkpoint, partial(_read, opened, record)
+            )
     if not records:
         raise InputError(
             "the run has no pooled activations: its detectors record where units fire only",
@@ -182,6 +173,19 @@ def _recorded(opened: OpenRun, name: str) -> Iterator[Seen]:
         )
     order = list(dict.fromkeys(history.layer for history in opened.histories))
     yield from sorted(records.values(), key=lambda each: (order.index(each.layer), each.epoch))
+
+
+def _read(opened: OpenRun, record: TableRecord) -> Tensor:
+    kind, _, digest = record.recording.partition("/")
+    entry = opened.store.get(Key(kind, digest, {}))
+    if entry is None:
+        raise InputError(
+            f"the activations of {record.layer} are not in the cache",
+            where=opened.store.root,
+            hint="name the --cache-dir of the dissect, or dissect again",
+        )
+    with entry:
+        return torch.from_numpy(entry.read("pooled"))
 
 
 def _usable(each: Seen) -> Tensor:
