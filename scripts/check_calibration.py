@@ -26,16 +26,16 @@ import numpy as np
 import torch
 
 from concept_monitor_cli.checkpoints import load_checkpoint
-from concept_monitor_cli.detectors import Context, make_detector
-from concept_monitor_cli.detectors.recordings import read_masks
 from concept_monitor_cli.functional import shuffled, top_images
 from concept_monitor_cli.functional.dissection import shuffled_masks
+from concept_monitor_cli.lenses import Context, make_detector
 from concept_monitor_cli.models.build import resolve_model
 from concept_monitor_cli.options import SIMILARITIES, DissectOptions, ReadingOptions
-from concept_monitor_cli.pipeline import dissect
 from concept_monitor_cli.progress import SILENT
-from concept_monitor_cli.readings.opened import OpenRun
+from concept_monitor_cli.record.requests import read_masks
 from concept_monitor_cli.store import Entry, Store
+from concept_monitor_cli.stories.dissect import dissect
+from concept_monitor_cli.stories.opened import OpenRun
 
 RANDOM, TRAINED = 0, 1
 BY_MASKS = ("network-dissection", "compositional")

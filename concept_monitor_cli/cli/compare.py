@@ -27,7 +27,7 @@ from concept_monitor_cli.cli.options import (
 from concept_monitor_cli.options import CompareOptions
 
 if TYPE_CHECKING:
-    from concept_monitor_cli.readings.compare import CompareResult
+    from concept_monitor_cli.stories.compare import CompareResult
 
 app = cmon_app()
 
@@ -66,7 +66,7 @@ def compare(
     """
     options = gather(CompareOptions, ctx)
 
-    from concept_monitor_cli.readings import compare as reading
+    from concept_monitor_cli.stories import compare as reading
 
     result = reading.compare(options, console)
     console.result(asdict(result))

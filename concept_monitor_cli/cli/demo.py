@@ -36,10 +36,10 @@ def demo(
 
     Needs no network and no data. Takes some minutes on two cores.
     """
-    from concept_monitor_cli import demo as library
     from concept_monitor_cli.cli.show_run import run_tables
     from concept_monitor_cli.monitor.summary import summarise
     from concept_monitor_cli.run import RunFolder
+    from concept_monitor_cli.stories import demo as library
 
     result = library.demo(Path(folder), epochs=epochs, seed=seed, cache_dir=cache_dir, progress=console)
     console.result(asdict(result))

@@ -57,7 +57,7 @@ from concept_monitor_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from concept_monitor_cli.planning import Plan
+    from concept_monitor_cli.stories.plan import Plan
 
 app = cmon_app()
 
@@ -385,7 +385,7 @@ def dissect(
     options = gather(DissectOptions, ctx)
 
     if options.dry_run:
-        from concept_monitor_cli.planning import plan
+        from concept_monitor_cli.stories.plan import plan
 
         planned = plan(options, console)
         console.result({**asdict(planned), "dry_run": True})
@@ -393,7 +393,7 @@ def dissect(
             console.print("\n".join(_lines(planned)))
         return PART_DONE if planned.failed else DONE
 
-    from concept_monitor_cli.pipeline import dissect as _dissect
+    from concept_monitor_cli.stories.dissect import dissect as _dissect
 
     result = _dissect(options, console)
     # A share may be empty, where there are more shares than checkpoints, or have broken ones only.

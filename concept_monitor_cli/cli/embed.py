@@ -30,7 +30,7 @@ from concept_monitor_cli.cli.options import (
 from concept_monitor_cli.options import EmbedOptions, Method
 
 if TYPE_CHECKING:
-    from concept_monitor_cli.embedding import EmbedResult
+    from concept_monitor_cli.stories.embed import EmbedResult
 
 app = cmon_app()
 
@@ -118,7 +118,7 @@ def embed(
     """
     options = gather(EmbedOptions, ctx)
 
-    from concept_monitor_cli import embedding
+    from concept_monitor_cli.stories import embed as embedding
 
     result = embedding.embed(options, console)
     console.result(asdict(result))

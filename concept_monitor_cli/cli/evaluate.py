@@ -44,7 +44,7 @@ from concept_monitor_cli.options import EvaluateOptions
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from concept_monitor_cli.readings.evaluate import EvaluateResult
+    from concept_monitor_cli.stories.evaluate import EvaluateResult
 
 app = cmon_app()
 
@@ -283,7 +283,7 @@ def evaluate(
     """
     options = gather(EvaluateOptions, ctx)
 
-    from concept_monitor_cli.readings import evaluate as reading
+    from concept_monitor_cli.stories import evaluate as reading
 
     result = reading.evaluate(options, console)
     console.result(asdict(result))

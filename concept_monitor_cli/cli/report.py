@@ -127,7 +127,7 @@ def report(
     """
     options = gather(ReportOptions, ctx)
 
-    from concept_monitor_cli.readings import report as reading
+    from concept_monitor_cli.stories import report as reading
 
     result = reading.report(options, console)
     console.result(asdict(result))

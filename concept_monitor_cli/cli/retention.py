@@ -24,7 +24,7 @@ from concept_monitor_cli.cli.options import (
 from concept_monitor_cli.options import RetentionOptions
 
 if TYPE_CHECKING:
-    from concept_monitor_cli.readings.retention import RetentionResult
+    from concept_monitor_cli.stories.retention import RetentionResult
 
 app = cmon_app()
 
@@ -77,7 +77,7 @@ def retention(
     """
     options = gather(RetentionOptions, ctx)
 
-    from concept_monitor_cli.readings import retention as reading
+    from concept_monitor_cli.stories import retention as reading
 
     result = reading.retention(options, console)
     console.result(asdict(result))

@@ -73,7 +73,7 @@ def stats(
     """
     options = gather(StatsOptions, ctx)
 
-    from concept_monitor_cli.readings import stats as reading
+    from concept_monitor_cli.stories import stats as reading
 
     result = reading.stats(options, console)
     console.result(asdict(result))

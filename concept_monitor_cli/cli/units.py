@@ -32,7 +32,7 @@ from concept_monitor_cli.cli.options import (
 from concept_monitor_cli.options import UnitsOptions
 
 if TYPE_CHECKING:
-    from concept_monitor_cli.readings.units import UnitsResult
+    from concept_monitor_cli.stories.units import UnitsResult
 
 app = cmon_app()
 
@@ -103,7 +103,7 @@ def units(
     """
     options = gather(UnitsOptions, ctx)
 
-    from concept_monitor_cli.readings import units as reading
+    from concept_monitor_cli.stories import units as reading
 
     result = reading.units(options, console)
     console.result(asdict(result))

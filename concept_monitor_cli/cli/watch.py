@@ -115,7 +115,7 @@ def watch(console: Console, ctx: typer.Context, **values: Any) -> int:
         raise InputError("no layer is named", where="--layer", hint="name one as for `cmon dissect`")
     options = gather(WatchOptions, ctx)
 
-    from concept_monitor_cli.watching import watch as _watch
+    from concept_monitor_cli.stories.watch import watch as _watch
 
     result = _watch(options, console)
     console.result(asdict(result))

@@ -86,7 +86,7 @@ class Task:
     def __call__(self) -> dict[str, Any]:
         """Dissect this share."""
         from concept_monitor_cli.cli.console import Console
-        from concept_monitor_cli.pipeline import dissect
+        from concept_monitor_cli.stories.dissect import dissect
 
         begin = None if self.anew is None else partial(RunFolder.clear_once, marker=self.anew)
         result = dissect(self.options, Console(), begin=begin)

@@ -11,7 +11,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.probe.geometry import Preprocessing
+from concept_monitor_cli.models.geometry import Preprocessing
 from concept_monitor_cli.progress import SILENT, Progress
 
 Precision = Literal["fp32", "bf16", "fp16"]

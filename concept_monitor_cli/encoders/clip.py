@@ -34,7 +34,7 @@ from concept_monitor_cli.encoders.base import (
 )
 from concept_monitor_cli.encoders.digests import file_digest
 from concept_monitor_cli.errors import CmonError, InputError
-from concept_monitor_cli.probe.geometry import Geometry, Interpolation, Preprocessing
+from concept_monitor_cli.models.geometry import Geometry, Interpolation, Preprocessing
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.store import JSONValue
 from concept_monitor_cli.store.keys import canonical_json

@@ -14,8 +14,8 @@ import torch
 from concept_monitor_cli.encoders.base import Encoder
 from concept_monitor_cli.encoders.precomputed import PrecomputedEncoder
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.models.geometry import Geometry
 from concept_monitor_cli.probe.batches import PixelRows, batches
-from concept_monitor_cli.probe.geometry import Geometry
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.store import Key, Store, Writer
 from concept_monitor_cli.store.keys import canonical_json

@@ -15,7 +15,7 @@ from concept_monitor_cli.concepts.concept_set import tidy
 from concept_monitor_cli.encoders.base import Encoder, EncoderRequest, refuse_files, register_encoder
 from concept_monitor_cli.encoders.digests import file_digest
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.probe.geometry import Preprocessing
+from concept_monitor_cli.models.geometry import Preprocessing
 from concept_monitor_cli.probe.hdf5 import own_dataset
 
 _NAMED = 5

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 
-from concept_monitor_cli.detectors.clip_dissect import PAPER_CONSTANT
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.evaluation.base import Measure, Value, Verdict, register_measure
 from concept_monitor_cli.evaluation.presence import presence_of
 from concept_monitor_cli.evaluation.simulation import LEAST_PRESENT, SHOWING, formulas, judge_pairs, untried
 from concept_monitor_cli.evaluation.subject import Subject
 from concept_monitor_cli.functional.evaluation.cutoff import LEAST_ABOVE, cut_at, quality_cutoff
+from concept_monitor_cli.lenses.names.clip_dissect import PAPER_CONSTANT
 
 if TYPE_CHECKING:
     from concept_monitor_cli.options import EvaluateOptions

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from concept_monitor_cli.detectors.context import LabelledImages
 from concept_monitor_cli.evaluation.classes import FOLDERS, image_folders, load_class_names, spelling
 from concept_monitor_cli.evaluation.subject import Common, Images
 from concept_monitor_cli.functional.evaluation.simulation import ACTIVE_SHARE, top_of
 from concept_monitor_cli.store import Writer
+from concept_monitor_cli.study.context import LabelledImages
 
 #: Images in fewer folders than this (`train` and `val`) do not lie in folders of what they show.
 LEAST_FOLDERS = 3

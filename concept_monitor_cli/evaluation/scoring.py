@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from concept_monitor_cli.detectors.clip_dissect import RANKS, VALUES
 from concept_monitor_cli.functional.similarity import ConceptActivations
 from concept_monitor_cli.functional.topk import top_images
+from concept_monitor_cli.lenses.names.clip_dissect import RANKS, VALUES
 
 
 class Scored(NamedTuple):

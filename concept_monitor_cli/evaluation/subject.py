@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from concept_monitor_cli.detectors.context import Context, LabelledImages
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.evaluation.scoring import Scored, similarity_scores
 from concept_monitor_cli.functional.similarity import ConceptActivations
 from concept_monitor_cli.functional.topk import dead_units, top_rows
+from concept_monitor_cli.study.context import Context, LabelledImages
 
 if TYPE_CHECKING:
     from concept_monitor_cli.concepts import ConceptSet

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from concept_monitor_cli.detectors.context import NO_ENCODER
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.evaluation.classifier import Classifier
 from concept_monitor_cli.evaluation.subject import Subject
+from concept_monitor_cli.study.context import NO_ENCODER
 
 
 def no_classifier(subject: Subject) -> InputError | None:

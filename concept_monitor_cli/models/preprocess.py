@@ -12,7 +12,7 @@ from typing import Any, cast, get_args
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.models.build import ModelSource
-from concept_monitor_cli.probe.geometry import Geometry, Interpolation, Mode, Preprocessing
+from concept_monitor_cli.models.geometry import Geometry, Interpolation, Mode, Preprocessing
 
 Triple = tuple[float, float, float]
 

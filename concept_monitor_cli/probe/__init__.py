@@ -1,7 +1,7 @@
 """Probing sets: the images a network is shown, decoded once, and their labels and masks."""
 
+from concept_monitor_cli.models.geometry import Geometry, Preprocessing
 from concept_monitor_cli.probe.annotations import Annotations, ImageLabels, Label
-from concept_monitor_cli.probe.geometry import Geometry, Preprocessing
 from concept_monitor_cli.probe.load import load_probe
 from concept_monitor_cli.probe.pixels import Pixels, ToDecode, decode_probe, plan_probe
 from concept_monitor_cli.probe.probe_set import ProbeSet, Skipped

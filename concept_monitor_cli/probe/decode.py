@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from concept_monitor_cli.probe.geometry import Geometry
+from concept_monitor_cli.models.geometry import Geometry
 
 Pixels8 = npt.NDArray[np.uint8]
 

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from concept_monitor_cli.errors import CmonError, InputError
+from concept_monitor_cli.models.geometry import Geometry
 from concept_monitor_cli.probe.decode import Pixels8, UnreadableImageError, quiet_pillow, shape_image
-from concept_monitor_cli.probe.geometry import Geometry
 from concept_monitor_cli.probe.images import content_digest
 from concept_monitor_cli.probe.probe_set import ProbeSet, Skipped
 from concept_monitor_cli.progress import SILENT, Progress

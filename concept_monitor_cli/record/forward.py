@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from concept_monitor_cli.errors import CmonError, InputError
+from concept_monitor_cli.models.geometry import Preprocessing
 from concept_monitor_cli.models.layers import LayerInfo, describe_layers, evaluation
 from concept_monitor_cli.models.pooling import Kind, Pooling, pool, resolve_pooling, spatial_maps
 from concept_monitor_cli.models.taps import tap
 from concept_monitor_cli.probe.batches import PixelRows, batches
-from concept_monitor_cli.probe.geometry import Preprocessing
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.record.consumers import Consumer
 

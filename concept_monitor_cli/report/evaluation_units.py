@@ -11,7 +11,7 @@ import torch
 from concept_monitor_cli.functional.evaluation.cutoff import quality_curve
 from concept_monitor_cli.functional.evaluation.sanity import PASSING
 from concept_monitor_cli.report.style import INK, TRACK_COLOURS, UNIT_COLOUR, figure_style
-from concept_monitor_cli.report.units import Look, Pixels, strip
+from concept_monitor_cli.report.unit_figures import Look, Pixels, strip
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from concept_monitor_cli.detectors.recordings import read_masks
+from concept_monitor_cli.record.requests import read_masks
 
 if TYPE_CHECKING:
     from concept_monitor_cli.functional.dissection import UnitMasks

@@ -2,6 +2,6 @@
 
 from concept_monitor_cli.space.anchors import parse_anchors
 from concept_monitor_cli.space.projection import PROJECTIONS, project
-from concept_monitor_cli.space.units import UnitVectors, concept_words, unit_vectors
+from concept_monitor_cli.space.unit_vectors import UnitVectors, concept_words, unit_vectors
 
 __all__ = ["PROJECTIONS", "UnitVectors", "concept_words", "parse_anchors", "project", "unit_vectors"]

@@ -71,7 +71,7 @@ def bench(report: Report, folder: Path, device: torch.device, *, quick: bool) ->
     write_checkpoints(folder / "ckpts", range(CHECKPOINTS))
     study = Bench(folder, str(device), side)
     imports = min(
-        (run(["concept_monitor_cli.pipeline"], folder) for _ in range(3)), key=lambda used: used.wall
+        (run(["concept_monitor_cli.stories.dissect"], folder) for _ in range(3)), key=lambda used: used.wall
     )
 
     cold, first = study.dissect("cold")

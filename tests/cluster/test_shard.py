@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from concept_monitor_cli.cluster.shard import slurm_share
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.study.share import slurm_share
 
 
 def array(task: int, ids: list[int], step: int = 1) -> dict[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pipeline.conftest import Bench, cmon, make_bench  # noqa: F401
+from stories.conftest import Bench, cmon, make_bench  # noqa: F401
 
 from .conftest import Slurm
 

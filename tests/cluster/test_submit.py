@@ -6,7 +6,7 @@ import json
 import time
 
 import pytest
-from pipeline.conftest import Bench, cmon, make_bench  # noqa: F401
+from stories.conftest import Bench, cmon, make_bench  # noqa: F401
 
 from .conftest import Slurm
 

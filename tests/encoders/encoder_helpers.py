@@ -16,7 +16,7 @@ import concept_monitor_cli._torchvision  # noqa: F401
 # isort: split
 import open_clip
 
-from concept_monitor_cli.probe.geometry import Geometry
+from concept_monitor_cli.models.geometry import Geometry
 
 __all__ = ["TINY_CONFIG", "NoisePixels", "TinyClip", "open_clip"]
 

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from concept_monitor_cli.options import DissectOptions
-from concept_monitor_cli.pipeline import dissect
 from concept_monitor_cli.probe import load_probe
+from concept_monitor_cli.stories.dissect import dissect
 
 CLASSES = ("bird", "cat", "dog", "frog", "ship", "truck")
 OTHERS = tuple(f"word {number}" for number in range(34))

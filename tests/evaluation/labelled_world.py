@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from concept_monitor_cli.options import DissectOptions
-from concept_monitor_cli.pipeline import dissect
+from concept_monitor_cli.stories.dissect import dissect
 
 THINGS = ("bird", "cat", "dog", "frog", "ship", "truck")
 OTHERS = tuple(f"word {number}" for number in range(20))

@@ -10,15 +10,15 @@ import pytest
 import torch
 from judged_world import CLASSES, HIDDEN, WORDS
 
-from concept_monitor_cli.detectors import ClipDissect
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.evaluation import Labels, Measure, Subject, Value, Verdict, make_measures
 from concept_monitor_cli.evaluation.scoring import Scored, similarity_scores
 from concept_monitor_cli.evaluation.subject import LEAST_HELD_OUT, TextSpace, halves
+from concept_monitor_cli.lenses import ClipDissect
 from concept_monitor_cli.options import SIMILARITIES, EpochFilter, EvaluateOptions
 from concept_monitor_cli.progress import SILENT
-from concept_monitor_cli.readings.bench import Bench
-from concept_monitor_cli.readings.evaluate import Trials
+from concept_monitor_cli.stories.bench import Bench
+from concept_monitor_cli.stories.evaluate import Trials
 
 TRUE_HIDDEN = np.array([CLASSES[unit % 6] for unit in range(HIDDEN)], dtype=object)
 

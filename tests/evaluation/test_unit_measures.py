@@ -39,8 +39,8 @@ from concept_monitor_cli.functional.evaluation.cutoff import quality_cutoff
 from concept_monitor_cli.functional.evaluation.simulation import METRICS
 from concept_monitor_cli.options import EpochFilter, EvaluateOptions, Quality
 from concept_monitor_cli.progress import SILENT
-from concept_monitor_cli.readings.bench import Bench
-from concept_monitor_cli.readings.evaluate import evaluate
+from concept_monitor_cli.stories.bench import Bench
+from concept_monitor_cli.stories.evaluate import evaluate
 
 NAN = float("nan")
 # The names of units that respond to one thing.

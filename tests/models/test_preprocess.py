@@ -10,8 +10,8 @@ from PIL import Image
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.models.build import ModelSource, list_architectures
+from concept_monitor_cli.models.geometry import Geometry, Preprocessing
 from concept_monitor_cli.models.preprocess import target_preprocessing
-from concept_monitor_cli.probe.geometry import Geometry, Preprocessing
 
 
 def source(library: str, name: str, **kwargs: Any) -> ModelSource:

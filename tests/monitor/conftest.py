@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from concept_monitor_cli.detectors import Findings
+from concept_monitor_cli.lenses import Findings
 
 Told = Mapping[int, Sequence[tuple[str, str, float, bool] | None]]
 

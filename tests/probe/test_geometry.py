@@ -11,8 +11,8 @@ import torchvision.transforms as T
 from probe_help import picture
 from torchvision.transforms import InterpolationMode
 
+from concept_monitor_cli.models.geometry import Geometry, Preprocessing
 from concept_monitor_cli.probe.decode import shape_image
-from concept_monitor_cli.probe.geometry import Geometry, Preprocessing
 
 SIZES = [(64, 64), (500, 333), (333, 500), (37, 91), (91, 37), (224, 300), (31, 31), (640, 17), (1, 1)]
 INTERPOLATIONS = ["nearest", "bilinear", "bicubic", "lanczos"]

@@ -15,7 +15,7 @@ import torchvision
 from torch import Tensor, nn
 
 from concept_monitor_cli.errors import CmonError, InputError
-from concept_monitor_cli.probe.geometry import Geometry, Preprocessing
+from concept_monitor_cli.models.geometry import Geometry, Preprocessing
 from concept_monitor_cli.record import (
     MapSpool,
     PooledWriter,

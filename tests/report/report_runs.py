@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from concept_monitor_cli.detectors.base import Findings
+from concept_monitor_cli.lenses.base import Findings
 from concept_monitor_cli.probe import load_probe
 from concept_monitor_cli.run import CheckpointRecord, RunFolder, TableRecord
 from concept_monitor_cli.store import Store

@@ -17,13 +17,13 @@ from report_runs import DETECTOR, info, make_images, make_run, write_layer
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import EpochFilter, ReportOptions
 from concept_monitor_cli.probe import load_probe
-from concept_monitor_cli.readings.report import report
 from concept_monitor_cli.report.images import PER_SHEET, make_sheets
 from concept_monitor_cli.report.page import render
 from concept_monitor_cli.report.page.contents import read_tables
 from concept_monitor_cli.report.page.pack import Packed, floats, integers, json_for_html
 from concept_monitor_cli.run import RunFolder
 from concept_monitor_cli.store import Store
+from concept_monitor_cli.stories.report import report
 
 
 def unpack(packed: Packed) -> np.ndarray[Any, Any]:

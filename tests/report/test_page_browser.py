@@ -15,9 +15,9 @@ import pytest
 from report_runs import DETECTOR, info, make_images, make_run, write_layer
 
 from concept_monitor_cli.options import ReportOptions
-from concept_monitor_cli.readings.report import report
 from concept_monitor_cli.run import RunFolder
 from concept_monitor_cli.store import Store
+from concept_monitor_cli.stories.report import report
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page

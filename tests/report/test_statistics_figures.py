@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from concept_monitor_cli.report.statistics import (
+from concept_monitor_cli.report.statistics_figures import (
     categories_by_layer,
     categories_over_epochs,
     categories_side_by_side,

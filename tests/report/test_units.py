@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from concept_monitor_cli.report.style import save
-from concept_monitor_cli.report.units import (
+from concept_monitor_cli.report.unit_figures import (
     Look,
     class_examples,
     class_table,

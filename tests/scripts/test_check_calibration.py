@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from scripts import check_calibration
-from tests.pipeline.planted import OBJECTS, SIDE, UNITS, make_planted
+from tests.stories.planted import OBJECTS, SIDE, UNITS, make_planted
 
 
 def test_the_table_has_every_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

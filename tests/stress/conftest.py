@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from pipeline.conftest import Bench, make_bench
+from stories.conftest import Bench, make_bench
 
 from concept_monitor_cli.store import Store
 
@@ -25,7 +25,7 @@ from concept_monitor_cli.store import Store
 # most disturbances come while there is work.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["concept_monitor_cli.pipeline", "concept_monitor_cli.cli.dissect", "pandas", "pyarrow.parquet"]
+    ["concept_monitor_cli.stories.dissect", "concept_monitor_cli.cli.dissect", "pandas", "pyarrow.parquet"]
 )
 # Taken over by the process that forks. A fork of a process with threads would not be safe.
 os.environ["OMP_NUM_THREADS"] = "1"

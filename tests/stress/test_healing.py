@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from pipeline.conftest import Bench, cmon, make_bench  # noqa: F401
+from stories.conftest import Bench, cmon, make_bench  # noqa: F401
 
 from concept_monitor_cli.store import Entry, Key, Store
 from concept_monitor_cli.store.entry import HEADER_BYTES

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from pipeline.conftest import Bench, make_network
+from stories.conftest import Bench, make_network
 
 from .conftest import Stress
 

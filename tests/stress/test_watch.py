@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pipeline.conftest import Bench, cmon, make_bench, make_network  # noqa: F401
+from stories.conftest import Bench, cmon, make_bench, make_network  # noqa: F401
 
 from concept_monitor_cli.options import DissectOptions
 from concept_monitor_cli.progress import Silent
-from concept_monitor_cli.watching import CurrentReport, Landing
+from concept_monitor_cli.stories.watch import CurrentReport, Landing
 
 
 def test_a_file_is_complete_when_it_stays_the_same_and_opens(tmp_path: Path) -> None:
@@ -111,10 +111,10 @@ def test_the_page_follows_and_is_whole_at_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """At once where the last one is old enough; not at every look; and nothing that fails there ends it."""
-    from concept_monitor_cli import watching
     from concept_monitor_cli.errors import CmonError
     from concept_monitor_cli.options import ReadingOptions
-    from concept_monitor_cli.pipeline import dissect
+    from concept_monitor_cli.stories import watch as watching
+    from concept_monitor_cli.stories.dissect import dissect
 
     class Told(Silent):
         def __init__(self) -> None:

@@ -1,0 +1,204 @@
+"""What a detector is: what to record, how to score it, how to read the score.
+
+A new detector is one file: a subclass of `Detector` with `@register_detector`. Everything a detector
+concludes comes out as `Findings`, so tables, plots and statistics know nothing of the kind of detector.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from concept_monitor_cli.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from concept_monitor_cli.models.layers import LayerInfo
+    from concept_monitor_cli.options import DissectOptions
+    from concept_monitor_cli.probe import ProbeSet
+    from concept_monitor_cli.record.requests import Recording
+    from concept_monitor_cli.store import Entry, Writer
+    from concept_monitor_cli.study.context import Context
+
+LIVE, DEAD = "live", "dead"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a detector says about the `C` units of one layer of one checkpoint.
+
+    Attributes:
+        concepts: `C x k`, the best concepts, best first; `""` where there are fewer than `k`.
+        categories: `C x k`, the category of each; `""` where unknown.
+        scores: `C x k`, float32, descending; NaN where there is no concept.
+        p_values: `C`, float64: how often chance reaches the best score; NaN for dead units.
+        interpretable: `C`, whether the best score is more than chance, calibrated over the layer.
+        live: `C`; a unit whose activation is the same on every image is dead and has no concept.
+        calibration: numbers for `run.json`: the null, the paper's constant and how many pass each.
+        notes: what the user should know, each one sentence.
+        matrix: `C x M` scores of every concept, where asked for.
+        matrix_concepts: what the columns of `matrix` are, where not the context's concepts.
+        more: further tables, name -> column -> values; each has a schema of that name, whose columns
+            `epoch`, `checkpoint`, `layer` and `detector` are filled in later.
+    """
+
+    concepts: NDArray[np.object_]
+    categories: NDArray[np.object_]
+    scores: NDArray[np.float32]
+    p_values: NDArray[np.float64]
+    interpretable: NDArray[np.bool_]
+    live: NDArray[np.bool_]
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    matrix: NDArray[np.float32] | None = None
+    matrix_concepts: tuple[str, ...] | None = None
+    more: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+
+    def rows(self, *, epoch: int, checkpoint: str, layer: str, detector: str) -> dict[str, object]:
+        """The rows of the concept table. A dead unit has one row, without a concept."""
+        given = (self.concepts != "") & self.live[:, None]
+        given[:, 0] = True
+        unit, rank = np.nonzero(given)
+        live = self.live[unit]
+        rows: dict[str, object] = {
+            "epoch": np.full(len(unit), epoch),
+            "checkpoint": [checkpoint] * len(unit),
+            "layer": [layer] * len(unit),
+            "unit": unit,
+            "detector": [detector] * len(unit),
+            "rank": rank + 1,
+            "concept": np.where(live, self.concepts[unit, rank], ""),
+            "category": np.where(live, self.categories[unit, rank], ""),
+            "score": np.where(live, self.scores[unit, rank], np.nan),
+            "p_value": np.where(live, self.p_values[unit], np.nan),
+            "interpretable": self.interpretable[unit] & live,
+            "state": np.where(live, LIVE, DEAD),
+        }
+        return rows
+
+    def more_rows(
+        self, table: str, *, epoch: int, checkpoint: str, layer: str, detector: str
+    ) -> dict[str, object]:
+        """The rows of one of the further tables."""
+        columns = self.more[table]
+        count = len(next(iter(columns.values())))
+        return {
+            "epoch": np.full(count, epoch),
+            "checkpoint": [checkpoint] * count,
+            "layer": [layer] * count,
+            "detector": [detector] * count,
+            **columns,
+        }
+
+    def save(self, writer: Writer) -> None:
+        """Put everything but the score matrix into a store entry."""
+        writer.meta.update(calibration=dict(self.calibration), notes=list(self.notes))
+        for name in ("concepts", "categories", "scores", "p_values", "interpretable", "live"):
+            writer.put(name, getattr(self, name))
+        writer.meta["more"] = {table: list(columns) for table, columns in self.more.items()}
+        for table, columns in self.more.items():
+            for column, values in columns.items():
+                writer.put(f"{table}:{column}", values)
+
+    @classmethod
+    def load(cls, entry: Entry) -> Findings:
+        """Read what `save` wrote."""
+        return cls(
+            concepts=entry.read("concepts").astype(object),
+            categories=entry.read("categories").astype(object),
+            scores=entry.read("scores"),
+            p_values=entry.read("p_values"),
+            interpretable=entry.read("interpretable").astype(bool),
+            live=entry.read("live").astype(bool),
+            calibration=entry.meta["calibration"],
+            notes=tuple(entry.meta["notes"]),
+            more={
+                table: {column: entry.read(f"{table}:{column}") for column in columns}
+                for table, columns in entry.meta.get("more", {}).items()
+            },
+        )
+
+
+class Detector(ABC):
+    """Finds the concepts of the units of a layer.
+
+    Attributes:
+        name: as in the tables and on the command line.
+        needs_encoder: whether it looks at images and words through the image-text encoder.
+    """
+
+    name: ClassVar[str]
+    needs_encoder: ClassVar[bool] = False
+
+    @classmethod
+    @abstractmethod
+    def from_options(cls, options: DissectOptions) -> Detector:
+        """The detector as the options ask for it."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Every constant that its findings depend on, as JSON values."""
+
+    @abstractmethod
+    def depends_on(self, context: Context) -> dict[str, str]:
+        """Digests of what its findings depend on besides the recording and the settings."""
+
+    @abstractmethod
+    def recording(self, context: Context) -> Recording:
+        """What it needs from the forward pass."""
+
+    def check(self, probe: ProbeSet, layers: Sequence[LayerInfo]) -> None:
+        """Refuse at once, before an image is decoded, what cannot work.
+
+        Raises:
+            InputError: e.g. masks are needed and the probing set has none.
+        """
+        return
+
+    @abstractmethod
+    def find(
+        self, entry: Entry, context: Context, *, untrained: Sequence[Entry] = (), matrix: bool = False
+    ) -> Findings:
+        """Read a recording.
+
+        Args:
+            entry: what its recording left in the store for one layer of one checkpoint.
+            context: probing set, concepts and their embeddings.
+            untrained: the same recording of the same layer with random weights, several times over; where
+                given, a label must beat these instead of chance.
+            matrix: also return the scores of all concepts.
+        """
+
+
+_DETECTORS: dict[str, type[Detector]] = {}
+
+
+def register_detector(cls: type[Detector]) -> type[Detector]:
+    """Make a detector known under its `name`."""
+    _DETECTORS[cls.name] = cls
+    return cls
+
+
+def list_detectors() -> tuple[str, ...]:
+    """The names of all detectors."""
+    return tuple(sorted(_DETECTORS))
+
+
+def make_detector(name: str, options: DissectOptions) -> Detector:
+    """The detector called `name`.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name not in _DETECTORS:
+        raise InputError(
+            f"there is no detector {name!r}",
+            where="--detector",
+            hint=f"choose from {', '.join(list_detectors())}",
+        )
+    return _DETECTORS[name].from_options(options)

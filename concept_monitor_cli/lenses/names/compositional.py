@@ -1,0 +1,224 @@
+"""Compositional explanations: the formula that a unit fires on (Mu & Andreas 2020)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from concept_monitor_cli.functional.calibration import benjamini_hochberg, p_values, pooled_p_values
+from concept_monitor_cli.functional.compositional import (
+    BEAM,
+    LENGTH,
+    CellCounter,
+    Explanation,
+    Formula,
+    compositional,
+    count_cells,
+    supported_formulas,
+)
+from concept_monitor_cli.functional.dissection import (
+    IOU_DETECTOR,
+    QUANTILE,
+    IoUCounts,
+    Normaliser,
+    UnitMasks,
+    iou,
+    shuffled_masks,
+)
+from concept_monitor_cli.lenses.base import Findings, register_detector
+from concept_monitor_cli.lenses.names.masked import MaskDetector, live_units
+from concept_monitor_cli.record.requests import read_masks
+
+if TYPE_CHECKING:
+    from concept_monitor_cli.options import DissectOptions
+    from concept_monitor_cli.store import Entry
+    from concept_monitor_cli.study.context import Context, LabelledImages
+
+# Times that the masks are laid over the wrong images. Each costs a search of the whole layer.
+DRAWS = 3
+
+LENGTHS = "lengths"
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a search says of the units of one set of masks."""
+
+    counts: IoUCounts
+    explained: list[list[Explanation]]
+    supported: NDArray[np.float64]
+
+
+@register_detector
+class Compositional(MaskDetector):
+    """Names a unit by the formula of labels with the highest IoU with the pixels on which it fires most.
+
+    The rows of a unit are the best formula of at most `length` labels, then the best one of fewer, down to
+    the single label; where a longer one is no better there is no row for it. The category of a formula is the
+    one that most of its labels have, those after NOT left out; of several, that of the label that overlaps
+    the unit best.
+
+    The p-value compares the part of the best formula's IoU that does not hang on one image
+    (`supported_formulas`) with those that the same search finds for masks laid over the wrong images: longer
+    formulas fit anything better, and so they do there.
+
+    Args:
+        normaliser: see `MaskDetector`; `none` is this literature's.
+        length: most labels in a formula.
+        beam: formulas kept at each length.
+        fraction: see `MaskDetector`.
+    """
+
+    name: ClassVar[str] = "compositional"
+
+    def __init__(
+        self,
+        normaliser: Normaliser = "none",
+        length: int = LENGTH,
+        beam: int = BEAM,
+        fraction: float = QUANTILE,
+    ) -> None:
+        super().__init__(normaliser, fraction)
+        self.length, self.beam = length, beam
+
+    @classmethod
+    def from_options(cls, options: DissectOptions) -> Compositional:
+        """See `Detector`."""
+        return cls(options.iou_normaliser or "none", options.length, options.beam)
+
+    def settings(self) -> dict[str, Any]:
+        """See `Detector`."""
+        return {
+            **super().settings(),
+            "length": self.length,
+            "beam": self.beam,
+            "draws": DRAWS,
+            "tested": "supported",
+        }
+
+    def raw_scores(self, masks: UnitMasks, context: Context) -> NDArray[np.float64]:
+        """The supported IoU of every unit's best formula: `C`; 0 for a unit that meets no label."""
+        return self._search([masks], context)[0].supported
+
+    def _search(self, parts: Sequence[UnitMasks], context: Context) -> list[_Found]:
+        """Search several sets of masks over the same images, with two passes over the labels."""
+        labels = context.labels
+        counters = [CellCounter(masks.n_units, len(labels.names)) for masks in parts]
+        count_cells(labels, list(zip(counters, parts, strict=True)))
+        counts = [self.count(masks, context) for masks in parts]
+        explained = [
+            compositional(
+                counter.cells(), each, length=self.length, beam=self.beam, normaliser=self.normaliser
+            )
+            for counter, each in zip(counters, counts, strict=True)
+        ]
+        best = [[steps[-1] if steps else None for steps in each] for each in explained]
+        supported = supported_formulas(labels, list(zip(parts, best, strict=True)))
+        return [_Found(*each) for each in zip(counts, explained, supported, strict=True)]
+
+    @staticmethod
+    def _seeds(context: Context) -> range:
+        return range(context.seed * 1009, context.seed * 1009 + DRAWS)
+
+    def find(
+        self, entry: Entry, context: Context, *, untrained: Sequence[Entry] = (), matrix: bool = False
+    ) -> Findings:
+        """See `Detector`. There is no score matrix of formulas; with `matrix` it is that of single labels.
+
+        `more` holds `lengths`: for every live unit and length the best formula of at most that many labels,
+        `unit`, `length`, `concept`, `score`.
+        """
+        live, labels = live_units(entry), context.labels
+        masks = read_masks(entry)
+        chance = [] if untrained else [shuffled_masks(masks, seed=seed) for seed in self._seeds(context)]
+        true, *draws = self._search([masks, *chance], context)
+        explained = true.explained
+        best = torch.tensor([each[-1].iou if each else 0.0 for each in explained], dtype=torch.float64)
+        supported = torch.from_numpy(true.supported).masked_fill(~live, torch.nan)
+        if untrained:
+            null = torch.from_numpy(self.untrained_scores(untrained, context))
+            p = p_values(supported, null)
+        else:
+            null = torch.from_numpy(np.stack([draw.supported for draw in draws]))
+            p = pooled_p_values(supported, null, studentised=False)
+        interpretable = benjamini_hochberg(p, context.fdr)
+        single = iou(true.counts, self.normaliser).numpy()
+        words = _Words(labels)
+        concepts = np.full((len(live), self.length), "", dtype=object)
+        categories = concepts.copy()
+        scores = np.full(concepts.shape, np.nan, dtype=np.float32)
+        for unit, each in enumerate(explained):
+            distinct = dict.fromkeys(reversed([step.formula for step in each]))
+            ious = {step.formula: step.iou for step in each}
+            for rank, formula in enumerate(distinct):
+                concepts[unit, rank] = words.text(formula)
+                categories[unit, rank] = words.category(formula, single[unit])
+                scores[unit, rank] = ious[formula]
+        steps = [
+            (unit, length, words.text(step.formula), step.iou)
+            for unit, each in enumerate(explained)
+            if live[unit]
+            for length, step in enumerate(each, start=1)
+        ]
+        above = (best > IOU_DETECTOR) & live
+        return Findings(
+            concepts=concepts,
+            categories=categories,
+            scores=scores,
+            p_values=p.numpy(),
+            interpretable=interpretable.numpy(),
+            live=live.numpy(),
+            calibration={
+                "null": context.null,
+                "draws": null.numel(),
+                "fdr": context.fdr,
+                "interpretable": int(interpretable.sum()),
+                "paper_constant": IOU_DETECTOR,
+                "above_constant": int(above.sum()),
+                "unique_detectors": len(set(concepts[above.numpy(), 0])),
+            },
+            matrix=single.astype(np.float32) if matrix else None,
+            matrix_concepts=labels.names,
+            more={
+                LENGTHS: {
+                    "unit": np.array([step[0] for step in steps], dtype=np.int64),
+                    "length": np.array([step[1] for step in steps], dtype=np.int64),
+                    "concept": np.array([step[2] for step in steps], dtype=object),
+                    "score": np.array([step[3] for step in steps], dtype=np.float64),
+                }
+            },
+        )
+
+
+class _Words:
+    """Formulas as a reader sees them."""
+
+    def __init__(self, labels: LabelledImages) -> None:
+        self._names, self._categories = labels.names, labels.categories
+        often = Counter(labels.names)
+        # The colour and the fruit must not look the same in a formula, which has one category for both.
+        self._told_apart = [
+            f"{name} [{category}]" if often[name] > 1 else name
+            for name, category in zip(labels.names, labels.categories, strict=True)
+        ]
+
+    def text(self, formula: Formula) -> str:
+        """Such as `(water OR river) AND NOT blue`; a single label as in Network Dissection."""
+        return formula.text(self._names if formula.length == 1 else self._told_apart)
+
+    def category(self, formula: Formula, overlap: NDArray[np.float64]) -> str:
+        """The category of most labels; see `Compositional`."""
+        meant = sorted(_positive(formula), key=lambda label: (-overlap[label], label))
+        # Counter keeps the order of first occurrence among equals.
+        return Counter(self._categories[label] for label in meant).most_common(1)[0][0]
+
+
+def _positive(formula: Formula) -> list[int]:
+    """The labels that are not after NOT."""
+    return [*([] if formula.inner is None else _positive(formula.inner)), *formula.concepts]

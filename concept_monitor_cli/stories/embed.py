@@ -1,0 +1,195 @@
+"""The story of an `embed`: the units of a finished run and the anchors, in one picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from concept_monitor_cli.encoders import Encoder, embed_texts, load_encoder
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional.embedding import nearest_anchor, spread
+from concept_monitor_cli.models.device import resolve_device
+from concept_monitor_cli.options import CommonOptions, EmbedOptions
+from concept_monitor_cli.progress import SILENT, Progress
+from concept_monitor_cli.report.embedding_figures import embedding_panels, trajectories
+from concept_monitor_cli.report.style import save
+from concept_monitor_cli.run import RunFolder
+from concept_monitor_cli.space import concept_words, parse_anchors, project, unit_vectors
+from concept_monitor_cli.store import Store
+from concept_monitor_cli.study.context import NO_ENCODER
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Without anchors of the user's choice: the concepts that most units have at the last epoch.
+_DEFAULT_ANCHORS = 8
+
+
+@dataclass
+class EmbedResult:
+    """What an `embed` did.
+
+    Attributes:
+        out: the run folder.
+        units: number of points, over all epochs and layers.
+        anchors: the anchor words.
+        plots: the pictures.
+        spread: per layer and epoch, the mean pairwise cosine distance of the units, and their mean distance
+            to the nearest anchor.
+        tracked: per tracked unit, layer and epoch: concept, nearest anchor and distance.
+    """
+
+    out: Path
+    units: int = 0
+    anchors: tuple[str, ...] = ()
+    plots: list[Path] = field(default_factory=list)
+    spread: list[dict[str, Any]] = field(default_factory=list)
+    tracked: list[dict[str, Any]] = field(default_factory=list)
+
+
+def run_encoder(run: RunFolder, options: CommonOptions, progress: Progress) -> tuple[Encoder, list[str]]:
+    """The encoder and templates that a run was made with.
+
+    Raises:
+        InputError: there was none, it is not there any more, or its weights are others now.
+    """
+    made_with = run.info()["encoder"]
+    if made_with is None:
+        raise InputError(NO_ENCODER, where=run.root, hint="dissect again with --encoder NAME")
+    encoder = load_encoder(
+        made_with["spec"],
+        weights=made_with["weights"],
+        config=made_with["config"],
+        device=resolve_device(options.device),
+        precision=made_with["precision"],
+        progress=progress,
+    )
+    if encoder.digest != made_with["digest"]:
+        raise InputError(
+            f"the encoder {made_with['name']} is not the one that this run was made with",
+            where=run.root,
+            hint="restore its weights, or dissect again",
+        )
+    return encoder, made_with["templates"]
+
+
+def embed(options: EmbedOptions, progress: Progress = SILENT) -> EmbedResult:
+    """Place every unit of a run, at every epoch, in the space of the encoder's words.
+
+    Args:
+        options: which layers, epochs, anchors and units.
+        progress: told what happens.
+
+    Returns:
+        What was done; `tables/embedding.csv`, `tables/anchors.csv` and the plots are in the run folder.
+
+    Raises:
+        InputError: there is no run, or no such layer, unit or epoch in it.
+    """
+    run = RunFolder.open(options.out)
+    table = _table(run, options)
+    detector = str(table["detector"].iloc[0])
+    anchors = _anchors(options, table, progress)
+    check_units(options.units, table)
+    encoder, templates = run_encoder(run, options, progress)
+    store = Store(options.cache, progress=progress)
+
+    words = concept_words(table)
+    vectors = embed_texts(store, encoder, [*words, *anchors], template=templates or None, progress=progress)
+    marks = vectors[len(words) :]
+    placed = unit_vectors(table, words, vectors[: len(words)])
+
+    with progress.task(f"placing {len(placed.units)} units", None, "fits"):
+        points = project(
+            np.concatenate([placed.vectors, marks]),
+            method=options.method,
+            seed=options.seed,
+            neighbors=options.neighbors,
+            min_dist=options.min_dist,
+            progress=progress,
+        )
+    index, distance = nearest_anchor(torch.from_numpy(placed.vectors), torch.from_numpy(marks))
+    units = placed.units.assign(
+        x=points[: len(placed.units), 0],
+        y=points[: len(placed.units), 1],
+        nearest_anchor=[anchors[i] for i in index.tolist()],
+        anchor_distance=distance.numpy(),
+    )
+    run.write_csv("embedding", units)
+    stars = _frame(anchors, points[len(placed.units) :])
+    run.write_csv("anchors", stars)
+
+    result = EmbedResult(options.out, units=len(units), anchors=anchors)
+    layers = units["layer"].astype(str)
+    for layer, epoch in sorted(set(zip(layers, units["epoch"].astype(int), strict=True))):
+        group = units[(layers == layer) & (units["epoch"] == epoch)]
+        result.spread.append(
+            {
+                "layer": layer,
+                "epoch": epoch,
+                "spread": spread(torch.from_numpy(placed.vectors[group.index.to_numpy()])),
+                "anchor_distance": float(group["anchor_distance"].mean()),
+            }
+        )
+    columns = ["layer", "unit", "epoch", "concept", "nearest_anchor", "anchor_distance"]
+    tracked = units[units["unit"].isin(options.units)].sort_values(columns[:3])[columns]
+    result.tracked = json.loads(tracked.to_json(orient="records", double_precision=6))
+    for layer in sorted(set(layers)):
+        group = units[layers == layer]
+        name = f"{layer}.{detector}"
+        panels = embedding_panels(group, stars, layer=layer, tracked=options.units)
+        result.plots += save(panels, run.plots / f"embedding.{name}", options.plot_formats)
+        if options.units and group["epoch"].nunique() > 1:
+            ways = trajectories(group, stars, layer=layer, tracked=options.units)
+            result.plots += save(ways, run.plots / f"trajectories.{name}", options.plot_formats)
+    return result
+
+
+def _table(run: RunFolder, options: EmbedOptions) -> pd.DataFrame:
+    """The rows of the concept table that were asked for, of one detector."""
+    table = run.concepts(layers=options.layers, detector=options.detector)
+    detectors = sorted(table["detector"].unique(), key=lambda name: (name == "compositional", name))
+    if options.detector is None:
+        # Formulas have no place of their own among the words; the first detector with words is taken.
+        table = table[table["detector"] == detectors[0]]
+    if options.epochs is not None:
+        table = table[table["epoch"].isin(options.epochs.select(table["epoch"].tolist()))]
+    if not (table["state"] == "live").any():
+        raise InputError("all units are dead, so there is nothing to place", where=run.root)
+    return table.reset_index(drop=True)
+
+
+def _anchors(options: EmbedOptions, table: pd.DataFrame, progress: Progress) -> tuple[str, ...]:
+    if options.sources.get("anchors", "default") != "default" or options.anchors:
+        return parse_anchors(options.anchors)
+    last = table[(table["rank"] == 1) & (table["epoch"] == table["epoch"].max()) & (table["state"] == "live")]
+    counts = last.groupby("concept").size().sort_values(ascending=False, kind="stable")
+    anchors = tuple(str(word) for word in counts.index[:_DEFAULT_ANCHORS])
+    progress.notice(f"no --anchors given: the most common concepts of the last epoch, {', '.join(anchors)}")
+    return anchors
+
+
+def check_units(units: Iterable[int], table: pd.DataFrame) -> None:
+    """Refuse units that a table does not have.
+
+    Raises:
+        InputError: names the first, and which there are.
+    """
+    known = set(table["unit"])
+    missing = [unit for unit in units if unit not in known]
+    if missing:
+        raise InputError(
+            f"there is no unit {missing[0]}", where="--units", hint=f"units count from 0 to {max(known)}"
+        )
+
+
+def _frame(anchors: tuple[str, ...], points: np.ndarray[Any, np.dtype[np.float32]]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame({"anchor": anchors, "x": points[:, 0], "y": points[:, 1]})

@@ -1,0 +1,265 @@
+"""A finished run, opened for reading, with what it was made from at hand."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from concept_monitor_cli.concepts import ConceptSet
+from concept_monitor_cli.encoders import Encoder, embed_texts
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.lenses import Context
+from concept_monitor_cli.models.device import resolve_device
+from concept_monitor_cli.monitor.confidence import Words
+from concept_monitor_cli.monitor.history import FORMULA_DETECTORS, History, histories
+from concept_monitor_cli.options import DissectOptions, ReadingOptions
+from concept_monitor_cli.probe import Geometry, Pixels, ProbeSet, decode_probe
+from concept_monitor_cli.progress import Progress
+from concept_monitor_cli.run import RunFolder, TableRecord
+from concept_monitor_cli.space import UnitVectors, concept_words, unit_vectors
+from concept_monitor_cli.store import Entry, Key, Store
+from concept_monitor_cli.stories.embed import run_encoder
+from concept_monitor_cli.study import Study
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import pandas as pd
+
+
+class WithoutNotices:
+    """What a run was made from was said when it was made."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def notice(self, message: str) -> None:
+        """Only a detail now."""
+        self._progress.detail(message)
+
+    def warning(self, message: str) -> None:
+        """Passed on."""
+        self._progress.warning(message)
+
+    def detail(self, message: str) -> None:
+        """Passed on."""
+        self._progress.detail(message)
+
+    def task(
+        self, description: str, total: int | None, unit: str = "images"
+    ) -> AbstractContextManager[Callable[[int], None]]:
+        """Passed on."""
+        return self._progress.task(description, total, unit)
+
+
+class OpenRun:
+    """A run and its inputs. Encoder, images and concepts are opened when first asked for.
+
+    Args:
+        root: the run folder.
+        options: which layers, epochs and detector of it, and the machine.
+        progress: told about long work.
+
+    Raises:
+        InputError: there is no run, or no such layer, detector or epoch in it.
+    """
+
+    def __init__(self, root: Path, options: ReadingOptions, progress: Progress) -> None:
+        self.run = RunFolder.open(root)
+        self.options = options
+        self.progress = progress
+        self.info: dict[str, Any] = self.run.info()
+        table = self.run.concepts(layers=options.layers, detector=options.detector)
+        if options.epochs is not None:
+            table = table[table["epoch"].isin(options.epochs.select(table["epoch"].tolist()))]
+        self.table: pd.DataFrame = table.reset_index(drop=True)
+
+    @property
+    def name(self) -> str:
+        """What to call the run in a picture."""
+        return self.run.root.resolve().name
+
+    @cached_property
+    def histories(self) -> list[History]:
+        """A history per layer and detector."""
+        return histories(self.table)
+
+    @cached_property
+    def store(self) -> Store:
+        """The cache."""
+        return Store(self.options.cache, progress=self.progress)
+
+    def rows(self, history: History) -> pd.DataFrame:
+        """The concept table of one layer and detector."""
+        table = self.table
+        chosen = (table["layer"] == history.layer) & (table["detector"] == history.detector)
+        return table[chosen].reset_index(drop=True)
+
+    def has_settings_of(self, other: OpenRun) -> dict[str, bool]:
+        """For probing set, concepts and encoder, whether both runs have the same."""
+        made_with = ("probe", "concepts", "encoder")
+        mine, its = (
+            {name: (run.info[name] or {}).get("digest") for name in made_with} for run in (self, other)
+        )
+        return {name: mine[name] == its[name] for name in made_with}
+
+    # -- the space of words ------------------------------------------------------------------
+
+    @cached_property
+    def _vectors(self) -> tuple[list[str], np.ndarray[Any, np.dtype[np.float32]]]:
+        """The words of the run and their embeddings, each word once."""
+        words = concept_words(self.table[~self.table["detector"].isin(FORMULA_DETECTORS)])
+        if not words:
+            return [], np.zeros((0, 1), dtype=np.float32)
+        encoder, templates = run_encoder(self.run, self.options, self.progress)
+        return words, embed_texts(
+            self.store, encoder, words, template=templates or None, progress=self.progress
+        )
+
+    def placed(self, history: History) -> UnitVectors | None:
+        """The live units of a layer in the space of words.
+
+        None for detectors whose concepts are formulas, and for a run without an encoder.
+        """
+        if history.detector in FORMULA_DETECTORS or not history.live.any() or self.info["encoder"] is None:
+            return None
+        words, vectors = self._vectors
+        return unit_vectors(self.rows(history), words, vectors)
+
+    # -- images and recordings ---------------------------------------------------------------
+
+    @cached_property
+    def _study(self) -> Study:
+        made = self.info["options"]
+        return Study(
+            DissectOptions(
+                checkpoints=(),
+                layers=(),
+                probe=self.info["probe"]["spec"],
+                probe_limit=made["probe_limit"],
+                concepts=self.info["concepts"]["spec"],
+                seed=made["seed"],
+                device=self.options.device,
+                workers=self.options.workers,
+                cache_dir=self.options.cache_dir,
+            ),
+            WithoutNotices(self.progress),
+        )
+
+    @cached_property
+    def probe(self) -> ProbeSet:
+        """The probing images that could be read, in the order of the recordings.
+
+        Raises:
+            InputError: they are gone, or others now.
+        """
+        skipped = {item["image"] for item in self.info["probe"]["skipped"]}
+        listed = self._study.listed_probe
+        probe = listed.subset([row for row, name in enumerate(listed.ids) if name not in skipped])
+        self._check("probe", probe.digest, "the probing images")
+        return probe
+
+    @cached_property
+    def _image_rows(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.probe.ids)}
+
+    def image(self, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """The pixels of a probing image by its id, `(h, w, 3)`."""
+        return np.asarray(self.probe.image(self._image_rows[name]))
+
+    @cached_property
+    def context(self) -> Context:
+        """What detectors look at, as at the time of the `dissect`.
+
+        Raises:
+            InputError: images, concepts or encoder are gone, or others now.
+        """
+        encoder, templates = run_encoder(self.run, self.options, self.progress)
+        return self.context_of(encoder, templates, self.concepts)
+
+    @cached_property
+    def concepts(self) -> ConceptSet:
+        """The concepts of the run.
+
+        Raises:
+            InputError: they are gone, or others now.
+        """
+        concepts = self._study.concepts
+        self._check("concepts", concepts.digest, "the concepts")
+        return concepts
+
+    def context_of(self, encoder: Encoder | None, templates: Sequence[str], concepts: ConceptSet) -> Context:
+        """The run's images as another encoder and other concepts see them; with `None` nothing embeds them.
+
+        Raises:
+            InputError: the images are gone, or others now.
+        """
+        probe: ProbeSet = self.probe
+        pixels: Pixels | None = None
+        if encoder is not None and encoder.preprocessing is not None:
+            geometry: Geometry = encoder.preprocessing.geometry
+            probe, (pixels,) = decode_probe(
+                self.store, probe, [geometry], workers=self.options.workers, progress=self.progress
+            )
+        return Context(
+            store=self.store,
+            probe=probe,
+            pixels=pixels,
+            concepts=concepts,
+            encoder=encoder,
+            templates=templates,
+            device=resolve_device(self.options.device),
+            batch_size=self.options.batch_size,
+            progress=self.progress,
+        )
+
+    @cached_property
+    def words(self) -> Words:
+        """Images and concepts in the encoder's space."""
+        context = self.context
+        return Words(context.image_embeddings, context.text_embeddings, context.activations)
+
+    def _check(self, what: str, digest: str, name: str) -> None:
+        if digest != self.info[what]["digest"]:
+            raise InputError(
+                f"{name} are not those that this run was made with",
+                where=self.run.root,
+                hint="restore them, or dissect again with --overwrite",
+            )
+
+    @cached_property
+    def _records(self) -> dict[tuple[str, str, str, int], TableRecord]:
+        return {
+            (record.layer, record.detector, record.checkpoint, record.epoch): record
+            for _, record in self.run.table_records()
+        }
+
+    def record(self, history: History, column: int) -> TableRecord:
+        """What the table of a layer at one epoch was made from."""
+        key = (
+            history.layer,
+            history.detector,
+            history.checkpoints[column],
+            int(history.epochs[column]),
+        )
+        return self._records[key]
+
+    def recording(self, history: History, column: int) -> Entry:
+        """What the store has of a layer's activations at one epoch; the caller closes it.
+
+        Raises:
+            InputError: the store has it no more, or an older version wrote the run.
+        """
+        kind, _, digest = self.record(history, column).recording.partition("/")
+        entry = self.store.get(Key(kind, digest, {})) if digest else None
+        if entry is None:
+            raise InputError(
+                f"the activations of {history.layer} at epoch {history.epochs[column]} are not in the cache",
+                where=self.store.root,
+                hint="name the --cache-dir of the dissect, or dissect again with --save-scores",
+            )
+        return entry

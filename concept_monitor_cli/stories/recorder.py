@@ -1,0 +1,186 @@
+"""A finished run's networks once more: shown other images, or read through another pooling.
+
+What the run itself recorded is found in the store; a forward pass is made only for what is not there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from concept_monitor_cli.checkpoints import Checkpoint, load_checkpoint
+from concept_monitor_cli.encoders import Encoder
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.lenses import ClipDissect, Context, Detector
+from concept_monitor_cli.options import DissectOptions, EvaluateOptions, Pooling
+from concept_monitor_cli.probe import decode_probe
+from concept_monitor_cli.run import CheckpointRecord
+from concept_monitor_cli.store import Key
+from concept_monitor_cli.stories.dissect import recordings
+from concept_monitor_cli.stories.opened import OpenRun, WithoutNotices
+from concept_monitor_cli.study import Study, StudyFile
+
+# Options of the `dissect` that say what a network sees and what is kept of it.
+_SEEING = ("input_size", "crop", "mean", "std", "interpolation", "precision", "seed")
+
+
+class _Pooled(ClipDissect):
+    """Says that pooled activations are recorded; it finds nothing, so that it needs no encoder."""
+
+    needs_encoder: ClassVar[bool] = False
+
+    def depends_on(self, context: Context) -> dict[str, str]:
+        """See `Detector`."""
+        return {}
+
+
+class _WithoutEncoder(Study):
+    """A study of a run that was made without an encoder."""
+
+    @cached_property
+    def detectors(self) -> list[Detector]:
+        """One, which says what is recorded."""
+        return [_Pooled()]
+
+
+class Recorder:
+    """The pooled activations of a run's layers on some images.
+
+    Args:
+        opened: the run.
+        options: the machine, and the network's code where the run needed some.
+        probe: other images; `None` for the run's own.
+        pooling: another pooling; `None` for the run's own.
+    """
+
+    def __init__(
+        self,
+        opened: OpenRun,
+        options: EvaluateOptions,
+        *,
+        probe: str | None = None,
+        pooling: Pooling | None = None,
+    ) -> None:
+        self._opened, self._options = opened, options
+        self._probe, self._pooling = probe, pooling
+        self._known: dict[str, dict[str, Key]] = {}
+
+    @cached_property
+    def _study(self) -> Study:
+        info = self._opened.info
+        made, encoder = info["options"], info["encoder"]
+        options = self._options
+        seeing = {name: _plain(made[name]) for name in _SEEING}
+        study = Study if encoder is not None else _WithoutEncoder
+        looking = {} if encoder is None else _looking_through(encoder)
+        return study(
+            DissectOptions(
+                checkpoints=(),
+                layers=tuple(sorted({history.layer for history in self._opened.histories})),
+                model=self._model(),
+                pooling=self._pooling or made["pooling"],
+                trust_pickle=options.trust_pickle,
+                probe=self._probe or info["probe"]["spec"],
+                probe_limit=None if self._probe else made["probe_limit"],
+                concepts=info["concepts"]["spec"],
+                device=options.device,
+                batch_size=options.batch_size,
+                workers=options.workers,
+                cache_dir=options.cache_dir,
+                **seeing,
+                **looking,
+            ),
+            WithoutNotices(self._opened.progress),
+        )
+
+    def _model(self) -> str | None:
+        """The architecture. Code that a run names is run only if the user names it, too.
+
+        Raises:
+            InputError: the run needed code, and the user gave none.
+        """
+        made: str | None = self._opened.info["options"]["model"]
+        if self._options.model is not None or made is None or ":" not in made:
+            return self._options.model or made
+        raise InputError(
+            f"the network must be run again, and its code is in {made}",
+            where=self._opened.run.root,
+            hint=f"if you trust that code, add --model {made}",
+        )
+
+    def pooled(self, checkpoint: CheckpointRecord, layer: str) -> Tensor:
+        """`Q`, `(N, C)` float32, of one layer.
+
+        Raises:
+            InputError: the checkpoint is gone, or another one now; or the images cannot be used.
+        """
+        known = self._known.get(checkpoint.folder)
+        if known is None:
+            open_checkpoint(checkpoint, trust_pickle=self._options.trust_pickle)
+            file = StudyFile(checkpoint.name, _path(checkpoint), checkpoint.epoch, checkpoint.folder)
+            known = self._known[checkpoint.folder] = recordings(self._study, file)
+        with self._study.recorded(known[layer]) as entry:
+            return torch.from_numpy(entry.read("pooled"))
+
+    @property
+    def context(self) -> Context:
+        """The images as the run's encoder sees them; known once something was recorded."""
+        return self._study.context
+
+    def context_of(self, encoder: Encoder | None) -> Context:
+        """The images as another encoder sees them; known once something was recorded."""
+        context, pixels = self._study.context, None
+        if encoder is not None and encoder.preprocessing is not None:
+            geometry = encoder.preprocessing.geometry
+            _, (pixels,) = decode_probe(
+                context.store,
+                context.probe,
+                [geometry],
+                workers=self._options.workers,
+                progress=context.progress,
+            )
+        return replace(context, encoder=encoder, pixels=pixels)
+
+
+def open_checkpoint(record: CheckpointRecord, *, trust_pickle: bool = False) -> Checkpoint:
+    """A checkpoint of a run, as it was at the time of the `dissect`.
+
+    Raises:
+        InputError: it is gone, or another one now.
+    """
+    path = _path(record)
+    if not path.exists():
+        raise InputError(
+            f"the checkpoint of epoch {record.epoch} is gone", where=path, hint="bring it back to its place"
+        )
+    checkpoint = load_checkpoint(path, trust_pickle=trust_pickle)
+    if record.weights and checkpoint.digest != record.weights:
+        raise InputError(
+            f"the checkpoint of epoch {record.epoch} is not the one that this run was made with",
+            where=path,
+            hint="bring it back, or dissect again with --overwrite",
+        )
+    return checkpoint
+
+
+def _looking_through(encoder: dict[str, Any]) -> dict[str, Any]:
+    """The options of the `dissect` for the encoder that `run.json` tells of."""
+    return {
+        "encoder": encoder["spec"],
+        "encoder_weights": encoder["weights"],
+        "encoder_config": encoder["config"],
+        "templates": tuple(encoder["templates"]),
+    }
+
+
+def _path(record: CheckpointRecord) -> Path:
+    return Path(record.path)
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

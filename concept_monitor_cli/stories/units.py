@@ -1,0 +1,314 @@
+"""The story of `units`: the life of every unit, and what it looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from concept_monitor_cli.monitor.comparison import check_classes, class_counts
+from concept_monitor_cli.monitor.confidence import (
+    Held,
+    Rescorer,
+    agreement,
+    concept_columns,
+    confident_changes,
+    held_labels,
+)
+from concept_monitor_cli.monitor.history import History
+from concept_monitor_cli.monitor.lives import unit_lives
+from concept_monitor_cli.options import UnitsOptions
+from concept_monitor_cli.progress import SILENT, Progress
+from concept_monitor_cli.record.requests import Masks
+from concept_monitor_cli.report.regions import Regions
+from concept_monitor_cli.report.statistics_figures import evenly
+from concept_monitor_cli.report.style import save
+from concept_monitor_cli.report.unit_figures import Look, class_table, top_units_over_epochs, unit_over_epochs
+from concept_monitor_cli.run import TABLES
+from concept_monitor_cli.store import Writer
+from concept_monitor_cli.stories.embed import check_units
+from concept_monitor_cli.stories.opened import OpenRun
+from concept_monitor_cli.stories.stats import plain_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from concept_monitor_cli.probe import ProbeSet
+
+# Detectors whose scores can be made anew for resampled images from what is recorded.
+_RESAMPLED = frozenset({"clip-dissect"})
+# A picture with more epochs cannot be read.
+_MOST_EPOCHS = 8
+_MOST_EPOCHS_SIDE_BY_SIDE = 5
+
+
+@dataclass
+class UnitsResult:
+    """What a `units` found.
+
+    Attributes:
+        out: the run folder.
+        units: the rows of `units.csv` (of the units asked for, where some are) as plain values.
+        moments: of the units asked for: their concept at every epoch.
+        layers: per layer and detector, how many units are born, die, change, and change with confidence.
+        classes: per epoch, layer and class, how many units have it as their concept.
+        plots: the pictures.
+    """
+
+    out: Path
+    units: list[dict[str, Any]] = field(default_factory=list)
+    moments: list[dict[str, Any]] = field(default_factory=list)
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    classes: list[dict[str, Any]] = field(default_factory=list)
+    plots: list[Path] = field(default_factory=list)
+
+
+def units(options: UnitsOptions, progress: Progress = SILENT) -> UnitsResult:
+    """Follow every unit of a run over the epochs.
+
+    Args:
+        options: which run, layers and epochs; which units to draw.
+        progress: told what happens.
+
+    Returns:
+        What was found; `tables/units.csv`, `tables/changes.csv` (where confidence could be tested) and the
+        plots are in the run folder.
+
+    Raises:
+        InputError: there is no run, or no such layer, unit or epoch in it; images or activations that the
+            pictures need are gone.
+    """
+    import pandas as pd
+
+    opened = OpenRun(options.out, options, progress)
+    check_units(options.units, opened.table)
+    for word in check_classes(options.classes, opened.table["concept"]):
+        progress.notice(f"no unit has a concept called {word!r} at any epoch")
+    result = UnitsResult(options.out)
+    lives, changes = [], []
+    for history in opened.histories:
+        held = _held(opened, history, options, progress)
+        if held is not None:
+            changes.append(confident_changes(history, held))
+        life = unit_lives(history, opened.placed(history), None if held is None else held.taken)
+        lives.append(life)
+        result.layers.append(_layer_summary(history, life))
+    table = TABLES["units"].frame(pd.concat(lives, ignore_index=True))
+    opened.run.write_csv("units", table)
+    if changes:
+        opened.run.write_csv("changes", pd.concat(changes, ignore_index=True))
+    else:
+        # An earlier one would not belong to the units.csv beside it.
+        (opened.run.tables / "changes.csv").unlink(missing_ok=True)
+    chosen = table[table["unit"].isin(options.units)] if options.units else table
+    result.units = plain_rows(chosen)
+    result.moments = _moments(opened.table, options.units)
+    result.plots = _draw(opened, options)
+    if options.classes:
+        counts = pd.concat([class_counts(history, options.classes) for history in opened.histories])
+        result.classes = plain_rows(counts)
+        for detector, rows in counts.groupby("detector", sort=True):
+            figure = class_table({opened.name: rows})
+            result.plots += save(figure, opened.run.plots / f"classes.{detector}", options.plot_formats)
+    return result
+
+
+def _layer_summary(history: History, life: pd.DataFrame) -> dict[str, Any]:
+    confident = life["confident_changes"]
+    return {
+        "layer": history.layer,
+        "detector": history.detector,
+        "units": len(life),
+        "born": int(life["born"].notna().sum()),
+        "died": int(life["died"].notna().sum()),
+        "changed": int((life["changes"] > 0).sum()),
+        "changes": int(life["changes"].sum()),
+        "confident_changes": None if confident.isna().any() else int(confident.sum()),
+        "stable_from_first": int((life["stable_from"] == int(history.epochs[0])).sum()),
+    }
+
+
+def _moments(table: pd.DataFrame, wanted: Sequence[int]) -> list[dict[str, Any]]:
+    columns = ["layer", "detector", "unit", "epoch", "concept", "category", "score", "p_value"]
+    rows = table[table["unit"].isin(wanted) & (table["rank"] == 1)].sort_values(columns[:4])
+    return plain_rows(rows[[*columns, "interpretable", "state"]])
+
+
+# -- confidence --------------------------------------------------------------------------------
+
+
+def _held(opened: OpenRun, history: History, options: UnitsOptions, progress: Progress) -> Held | None:
+    """The concepts that units hold with confidence; None, said why, where that cannot be known."""
+    if not options.resamples:
+        return None
+    if history.detector not in _RESAMPLED:
+        progress.notice(
+            f"confident_changes is empty for {history.detector}: its counts are not kept image by image, so "
+            "the probing images cannot be drawn again"
+        )
+        return None
+    # Without a change nothing is asked, and the inputs of the run need not be there.
+    codes = _concept_numbers(opened, history) if history.changed.any() else np.empty(0, dtype=np.int64)
+    settings = opened.info["settings"]["detectors"][history.detector]
+
+    def rescorer(column: int, concepts: NDArray[np.int64]) -> Rescorer:
+        with opened.recording(history, column) as entry:
+            pooled = torch.from_numpy(entry.read("pooled")).to(opened.context.device)
+        return opened.words.rescorer(settings, pooled, torch.from_numpy(concepts))
+
+    def compare(
+        earlier: int,
+        later: int,
+        rows: NDArray[np.int64],
+        old: NDArray[np.int64],
+        new: NDArray[np.int64],
+    ) -> NDArray[np.float64]:
+        cells, concepts_old, concepts_new = history.units[rows], codes[old], codes[new]
+        key = opened.store.key(
+            "resampling",
+            before=opened.record(history, earlier).finding,
+            after=opened.record(history, later).finding,
+            units=cells.tolist(),
+            old=concepts_old.tolist(),
+            new=concepts_new.tolist(),
+            resamples=options.resamples,
+            seed=options.seed,
+        )
+
+        def make(writer: Writer) -> None:
+            concepts, (one, two) = concept_columns([concepts_old, concepts_new])
+            share = agreement(
+                rescorer(earlier, concepts),
+                rescorer(later, concepts),
+                torch.from_numpy(cells),
+                torch.from_numpy(one),
+                torch.from_numpy(two),
+                resamples=options.resamples,
+                seed=options.seed,
+            )
+            writer.put("agreement", share)
+
+        with opened.store.get_or_make(key, make) as entry:
+            return entry.read("agreement")
+
+    steps = len(history.epochs) - 1
+    with progress.task(f"resampling images for {history.layer}", steps, "epochs") as advance:
+
+        def counted(*args: Any) -> NDArray[np.float64]:
+            share = compare(*args)
+            advance(int(args[1]) - reached[0])
+            reached[0] = int(args[1])
+            return share
+
+        reached = [0]
+        return held_labels(history, counted)
+
+
+def _concept_numbers(opened: OpenRun, history: History) -> NDArray[np.int64]:
+    """For every label of a history, its number in the concept set."""
+    concepts = opened.context.concepts
+    number = {pair: i for i, pair in enumerate(zip(concepts.concepts, concepts.categories, strict=True))}
+    return np.array([number[name.concept, name.category] for name in history.names], dtype=np.int64)
+
+
+# -- pictures ----------------------------------------------------------------------------------
+
+
+def _draw(opened: OpenRun, options: UnitsOptions) -> list[Path]:
+    plots: list[Path] = []
+    for history in opened.histories:
+        name = f"{history.layer}.{history.detector}"
+        for unit in options.units:
+            if unit not in history.units:
+                continue
+            columns = _shown(opened, history, _MOST_EPOCHS)
+            looks = [looks_of(opened, history, column, [unit], options.top)[0] for column in columns]
+            figure = unit_over_epochs(looks, layer=history.layer, unit=unit)
+            plots += save(figure, opened.run.plots / f"unit_{unit}.{name}", options.plot_formats)
+        if not options.units:
+            columns = _shown(opened, history, _MOST_EPOCHS_SIDE_BY_SIDE)
+            best = [
+                looks_of(opened, history, column, most_certain(history, column, options.top), options.top)
+                for column in columns
+            ]
+            if any(best):
+                figure = top_units_over_epochs(
+                    {int(history.epochs[column]): looks for column, looks in zip(columns, best, strict=True)},
+                    layer=history.layer,
+                )
+                plots += save(figure, opened.run.plots / f"top_units.{name}", options.plot_formats)
+    return plots
+
+
+def _shown(opened: OpenRun, history: History, most: int) -> list[int]:
+    """The columns of a picture's epochs; what is left out is said."""
+    columns = evenly(range(len(history.epochs)), most)
+    if len(columns) < len(history.epochs):
+        shown = ", ".join(str(history.epochs[column]) for column in columns)
+        opened.progress.notice(f"the picture shows epochs {shown} (others: --epochs)")
+    return columns
+
+
+def most_certain(history: History, column: int, count: int) -> list[int]:
+    """The interpretable units with the best scores at one epoch, each concept once; level ones by number."""
+    rows = np.flatnonzero(history.interpretable[:, column])
+    rows = rows[np.lexsort((history.units[rows], -history.scores[rows, column]))]
+    _, first = np.unique(history.labels[rows, column], return_index=True)
+    return [int(unit) for unit in history.units[rows[np.sort(first)[:count]]]]
+
+
+def looks_of(
+    opened: OpenRun,
+    history: History,
+    column: int,
+    wanted: Sequence[int],
+    images: int,
+) -> list[Look]:
+    """What some units look at, at one epoch: their concepts, favourite images, and where in them they fire.
+
+    That is known for detectors that count pixels; their favourite images are those in which a unit's map
+    peaks highest, those of others the ones that the unit responds to most as a whole.
+
+    Args:
+        opened: the run.
+        history: the layer.
+        column: of the history: which epoch.
+        wanted: the units.
+        images: how many images of each.
+    """
+    if not wanted:
+        return []
+    rows = opened.rows(history)
+    rows = rows[(rows["epoch"] == history.epochs[column]) & rows["unit"].isin(wanted)]
+    by_unit = dict(iter(rows.sort_values("rank").groupby("unit")))
+    with opened.recording(history, column) as entry:
+        top = entry.read("top_images")[list(wanted), :images]
+        regions = Regions(entry) if entry.key.kind == Masks.kind else None
+    looks = []
+    for unit, chosen in zip(wanted, top, strict=True):
+        own = by_unit[unit]
+        first = own.iloc[0]
+        live = first["state"] == "live"
+        shown = [int(image) for image in chosen if image >= 0] if live else []
+        looks.append(
+            Look(
+                epoch=int(history.epochs[column]),
+                unit=unit,
+                concepts=tuple(own["concept"]) if live else (),
+                category=str(first["category"]),
+                score=float(first["score"]),
+                interpretable=bool(first["interpretable"]),
+                images=[_pixels(opened.probe, image) for image in shown],
+                masks=[regions.region(unit, image) if regions else None for image in shown],
+            )
+        )
+    return looks
+
+
+def _pixels(probe: ProbeSet, image: int) -> NDArray[np.uint8]:
+    return np.asarray(probe.image(image))

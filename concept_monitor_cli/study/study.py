@@ -1,0 +1,567 @@
+"""A study: what `dissect` works with, opened from its options.
+
+Everything here is the same for all checkpoints of one architecture, and is opened once.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from concept_monitor_cli import __version__
+from concept_monitor_cli.builtin import VOCABULARY, is_rendered
+from concept_monitor_cli.checkpoints import (
+    Checkpoint,
+    Dated,
+    combined_digest,
+    find_checkpoints,
+    load_checkpoint,
+    order_by_epoch,
+)
+from concept_monitor_cli.concepts import ConceptSet, load_concepts
+from concept_monitor_cli.encoders import Encoder, load_encoder
+from concept_monitor_cli.errors import CmonError, InputError
+from concept_monitor_cli.lenses import Context, Detector, make_detector
+from concept_monitor_cli.models.build import ModelSource, resolve_model
+from concept_monitor_cli.models.dependencies import weights_of_layers
+from concept_monitor_cli.models.device import resolve_device
+from concept_monitor_cli.models.layers import LayerInfo, describe_layers, resolve_layers
+from concept_monitor_cli.models.preprocess import target_preprocessing
+from concept_monitor_cli.options import DissectOptions, Shard
+from concept_monitor_cli.probe import (
+    Geometry,
+    Pixels,
+    Preprocessing,
+    ProbeSet,
+    ToDecode,
+    decode_probe,
+    load_probe,
+    plan_probe,
+)
+from concept_monitor_cli.progress import Progress
+from concept_monitor_cli.store import Entry, Key, Store
+from concept_monitor_cli.study.share import slurm_share
+
+T = TypeVar("T")
+
+BUILTIN = "builtin"
+BUILTIN_WORDS = frozenset(word for word, _ in VOCABULARY)
+DEFAULT_ENCODER = "ViT-B-16/openai"
+
+
+class UnusableCheckpointError(InputError):
+    """One checkpoint cannot be dissected; the others can."""
+
+
+class LostEntryError(CmonError):
+    """An entry of the cache that was there is gone: pruned, or found damaged and removed."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that looked like a checkpoint and could not be opened.
+
+    Attributes:
+        name: as a checkpoint's.
+        error: why.
+    """
+
+    name: str
+    error: InputError
+
+
+@dataclass(frozen=True)
+class StudyFile:
+    """A checkpoint and its place in the run.
+
+    Attributes:
+        name: as in the tables.
+        path: where it lies.
+        epoch: from the file, else from its name, else its place in the order.
+        folder: its folder's name under `tables/`.
+    """
+
+    name: str
+    path: Path
+    epoch: int
+    folder: str
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network without its weights, and what follows from it.
+
+    Attributes:
+        source: how to build it.
+        layers: the layers to dissect.
+        weights: for each layer, the names of the weights that its output depends on.
+        preprocessing: how it wants its images.
+        pixels: the probing images in that geometry.
+        skeleton: the network on the meta device.
+    """
+
+    source: ModelSource
+    layers: tuple[LayerInfo, ...]
+    weights: Mapping[str, frozenset[str]]
+    preprocessing: Preprocessing
+    pixels: Pixels
+    skeleton: nn.Module
+
+    def weights_digest(self, checkpoint: Checkpoint, layer: str) -> str:
+        """Content of the weights that a layer's output depends on: a new head leaves it as it was."""
+        named = self.source.align(checkpoint.digests, self.skeleton)
+        return combined_digest(named, self.weights[layer] & named.keys())
+
+
+@dataclass
+class Study:
+    """The inputs of a `dissect`, opened. For a dry run nothing is decoded, downloaded or written.
+
+    Args:
+        options: what was asked for.
+        progress: told what was assumed.
+        complete: says which of the files that are found are written to the end; `None`: all.
+    """
+
+    options: DissectOptions
+    progress: Progress
+    complete: Callable[[Path], bool] | None = None
+    notices: list[str] = field(default_factory=list)
+    unreadable: list[Unreadable] = field(default_factory=list)
+    to_decode: ToDecode = field(default_factory=lambda: ToDecode(0, 0, True))
+    _scratch: tempfile.TemporaryDirectory[str] | None = None
+    _architectures: dict[tuple[Any, ...], Architecture] = field(default_factory=dict)
+
+    def later(self, complete: Callable[[Path], bool]) -> Study:
+        """The same inputs with the checkpoints that are there by now; the others are not opened again."""
+        study = Study(self.options, self.progress, complete, list(self.notices))
+        study._architectures = self._architectures
+        kept = ("store", "device", "detectors", "listed_probe", "encoder", "concepts", "context")
+        study.__dict__.update({name: self.__dict__[name] for name in kept if name in self.__dict__})
+        return study
+
+    def notice(self, message: str) -> None:
+        """Tell the user, and keep it for `run.json`. Once is enough."""
+        if message not in self.notices:
+            self.notices.append(message)
+            self.progress.notice(message)
+
+    @cached_property
+    def files(self) -> list[StudyFile]:
+        """The checkpoints of this process, by epoch. Opens each for its epoch, without reading the weights.
+
+        Raises:
+            InputError: there are none, or none of the epochs asked for.
+        """
+        options = self.options
+        found = find_checkpoints(*options.checkpoints, progress=self.progress)
+        if self.complete is not None:
+            found = [file for file in found if self.complete(file.path)]
+            if not found:
+                raise InputError("no checkpoint is complete yet", where=options.checkpoints[0])
+        dated, unreadable = [], []
+        for file in found:
+            try:
+                opened = load_checkpoint(file.path, trust_pickle=options.trust_pickle, lazy=True)
+                dated.append(Dated.of(file, opened))
+            except InputError as error:
+                if len(found) == 1:
+                    raise
+                unreadable.append(Unreadable(file.name, error))
+        self.unreadable = unreadable
+        if not dated:
+            raise unreadable[0].error
+        order = order_by_epoch(dated)
+        for note in order.notes:
+            self.notice(note)
+        for left in order.left_out:
+            self.notice(f"{left.file.name} is left out: it {left.reason}")
+        epochs = {item.epoch for item in order.kept if item.epoch is not None}
+        chosen = epochs if options.epochs is None else set(options.epochs.select(epochs))
+        files = [
+            StudyFile(item.file.name, item.file.path, item.epoch, f"epoch_{item.epoch:04d}")
+            for item in order.kept
+            if item.epoch is not None and item.epoch in chosen
+        ]
+        return self._share(files)
+
+    @property
+    def own_unreadable(self) -> list[Unreadable]:
+        """The unreadable files that are this process's to report: each is one share's."""
+        _ = self.files  # which opens them all
+        return self._share(self.unreadable)
+
+    def _share(self, items: list[T]) -> list[T]:
+        # Every second one to each of two processes: neighbours in time cost the same, so shares are even.
+        shard = self.shard
+        return items if shard is None else items[shard.index - 1 :: shard.count]
+
+    @property
+    def shard_count(self) -> int:
+        """How many processes share the checkpoints."""
+        return 1 if self.shard is None else self.shard.count
+
+    @cached_property
+    def shard(self) -> Shard | None:
+        """This process's share of the checkpoints: what was asked for, else what SLURM says, else all.
+
+        Raises:
+            InputError: a share of a run that is to be started anew: it would remove what the others made.
+        """
+        shard = self.options.shard
+        if shard is None:
+            share = slurm_share(os.environ)
+            if share is not None:
+                shard = share.shard
+                self.notice(f"share {shard} of the checkpoints: this is {share.source}")
+        if shard is not None and shard.count > 1 and self.options.overwrite:
+            raise InputError(
+                "one of several shares cannot start the run anew: it would remove what the others made",
+                where="--overwrite",
+                hint=f"remove {self.options.out} before, or choose another folder with --out",
+            )
+        return shard
+
+    @cached_property
+    def store(self) -> Store:
+        """The cache."""
+        return Store(self.options.cache, progress=self.progress, look_only=self.options.dry_run)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where networks run."""
+        return resolve_device(self.options.device)
+
+    @cached_property
+    def detectors(self) -> list[Detector]:
+        """The detectors asked for."""
+        return [make_detector(name, self.options) for name in self.options.detectors]
+
+    @cached_property
+    def listed_probe(self) -> ProbeSet:
+        """The probing set as it lies on the disk, before its images were tried."""
+        options = self.options
+        if options.probe is None:
+            self.notice(
+                "no --probe given: using the built-in renderings, their concepts and a small encoder that "
+                "knows nothing else. Good for trying the tool; for your own networks add --probe FOLDER"
+            )
+        home = options.cache
+        if options.dry_run and (options.probe or BUILTIN) == BUILTIN and not is_rendered(home):
+            # Their digests are needed, and nothing may be left behind.
+            self._scratch = tempfile.TemporaryDirectory()
+            home = Path(self._scratch.name)
+        return load_probe(
+            options.probe or BUILTIN,
+            limit=options.probe_limit,
+            seed=options.seed,
+            cache_dir=home,
+            progress=self.progress,
+        )
+
+    @cached_property
+    def _embeds(self) -> bool:
+        """Whether a detector looks through the encoder."""
+        return any(detector.needs_encoder for detector in self.detectors)
+
+    @cached_property
+    def encoder(self) -> Encoder | None:
+        """The image-text encoder; its network is built only when something must be embedded.
+
+        None where no detector needs one and none is named: then its weights need not be on this machine.
+        """
+        options = self.options
+        default = BUILTIN if (options.probe or BUILTIN) == BUILTIN else DEFAULT_ENCODER
+        if options.encoder is None and default != BUILTIN and not self._embeds:
+            return None
+        return load_encoder(
+            options.encoder or default,
+            weights=options.encoder_weights,
+            config=options.encoder_config,
+            device=self.device,
+            precision=options.precision,
+            progress=self.progress,
+        )
+
+    @cached_property
+    def concepts(self) -> ConceptSet:
+        """The concept set."""
+        own = self.listed_probe.concepts
+        spec = self.options.concepts
+        if spec is None:
+            builtin = self.options.probe in (None, BUILTIN)
+            spec = BUILTIN if builtin else "broden" if own is not None else "common"
+        concepts = load_concepts(spec, probe_concepts=own)
+        for note in concepts.notes:
+            self.notice(note)
+        return concepts
+
+    def recorded(self, key: Key) -> Entry:
+        """A recording that must be there by now.
+
+        Raises:
+            LostEntryError: it was removed meanwhile.
+        """
+        entry = self.store.get(key)
+        if entry is None:
+            raise LostEntryError(
+                "what was just recorded is gone from the cache, again and again",
+                where=self.store.path(key),
+                hint="run the command again, without pruning the cache at the same time",
+            )
+        return entry
+
+    # -- what depends on the architecture --------------------------------------------------------
+
+    def architecture(self, checkpoint: Checkpoint) -> Architecture:
+        """The network that a checkpoint belongs to. Checkpoints of one architecture share the answer.
+
+        Raises:
+            InputError: no known architecture fits, or a layer does not exist in it.
+        """
+        state_dict = checkpoint.state_dict
+        shapes = tuple((name, tuple(value.shape)) for name, value in sorted(state_dict.items()))
+        if shapes not in self._architectures:
+            self._architectures[shapes] = self._recognise(checkpoint)
+        return self._architectures[shapes]
+
+    def _recognise(self, checkpoint: Checkpoint) -> Architecture:
+        options = self.options
+        try:
+            source = resolve_model(options.model, checkpoint.state_dict, said=checkpoint.arch)
+        except InputError as error:
+            raise UnusableCheckpointError(error.what, where=error.where, hint=error.hint) from error
+        if source.in_chans != 3:
+            raise UnusableCheckpointError(
+                f"the network takes images of {source.in_chans} channels, the probing images have 3",
+                where=source.label,
+                hint="give --model file.py:factory with a network that takes RGB and converts it",
+            )
+        self.notice(source.describe())
+        model = source.build(device="meta")
+        # Before the probing images are opened, which may take long: a slip in a name should be told at once.
+        names = resolve_layers(model, options.layers)
+        wanted = target_preprocessing(
+            source,
+            input_size=options.input_size,
+            crop=options.crop,
+            mean=options.mean,
+            std=options.std,
+            interpolation=options.interpolation,
+        )
+        if self.listed_probe.has_masks and not wanted.geometry.whole_frame:
+            # Masks cover the whole frame: a crop would put them out of line with the activations.
+            frame = Geometry(wanted.geometry.size, mode="squash", interpolation=wanted.geometry.interpolation)
+            wanted = Preprocessing(
+                frame,
+                wanted.mean,
+                wanted.std,
+                f"{wanted.source}; the whole frame is shown, so that masks line up",
+            )
+        mean, std = _triple(wanted.mean), _triple(wanted.std)
+        self.notice(f"input: {wanted.geometry}, mean {mean}, std {std} - {wanted.source}")
+        size = wanted.geometry.size
+        layers, weights = self._traced(source, model, names, size)
+        for detector in self.detectors:
+            detector.check(self.listed_probe, layers)
+        for name, needed in weights.items():
+            lacking = [key for key in needed if key.rpartition(".")[0] in source.untrained]
+            if lacking:
+                raise InputError(
+                    f"the checkpoint has no weights for {lacking[0]}, which {name} depends on",
+                    where=f"--layer {name}",
+                    hint="choose a layer before it",
+                )
+        return Architecture(
+            source=source,
+            layers=layers,
+            weights=weights,
+            preprocessing=wanted,
+            pixels=self._decode(wanted.geometry),
+            skeleton=model,
+        )
+
+    def _traced(
+        self, source: ModelSource, model: nn.Module, names: Sequence[str], size: int
+    ) -> tuple[tuple[LayerInfo, ...], dict[str, frozenset[str]]]:
+        """The layers, and the weights that each depends on: what running the network without numbers shows.
+
+        Kept in the store: torch takes seconds to get ready for the first such run of a process.
+        """
+        key = self.store.key(
+            "layers", network=source.identity(), layers=list(names), size=size, torch=torch.__version__
+        )
+
+        known = self.store.get(key)
+        if known is not None:
+            with known:
+                layers = tuple(LayerInfo.from_json(values) for values in known.meta["layers"])
+                weights = known.meta["weights"].items()
+                return layers, {name: frozenset(needed) for name, needed in weights}
+        try:
+            found = describe_layers(model, names, size)
+        except InputError:
+            raise
+        except CmonError:
+            # Not every network runs without real memory behind its tensors.
+            model = source.build(device="cpu")
+            found = describe_layers(model, names, size)
+        layers = tuple(found[name] for name in names)
+        needed = {name: weights_of_layers(model, [name], size) for name in names}
+        if not self.options.dry_run:
+            meta = {
+                "layers": [layer.to_json() for layer in layers],
+                "weights": {name: sorted(weights) for name, weights in needed.items()},
+            }
+            self.store.put(key, {}, meta).close()
+        return layers, needed
+
+    def _decode(self, geometry: Geometry) -> Pixels:
+        """The probing images for a network; for the encoder too, so that each file is decoded once."""
+        geometries = [geometry]
+        if self._embeds and self.encoder is not None and self.encoder.preprocessing is not None:
+            geometries.append(self.encoder.preprocessing.geometry)
+        if self.options.dry_run:
+            probe, pixels, self.to_decode = plan_probe(self.store, self.listed_probe, geometries)
+        else:
+            probe, pixels = decode_probe(
+                self.store,
+                self.listed_probe,
+                geometries,
+                workers=self.options.workers,
+                progress=self.progress,
+            )
+        if "context" not in self.__dict__:
+            self.__dict__["context"] = self._context(probe, pixels[1] if len(pixels) > 1 else None)
+        return pixels[0]
+
+    @cached_property
+    def context(self) -> Context:
+        """What detectors look at. It exists once the probing images are decoded."""
+        raise RuntimeError("the probing images are decoded with the first architecture")
+
+    def _check_words(self) -> None:
+        """Warn of words that mean nothing to the builtin encoder: they share one place."""
+        strange = [word for word in self.concepts.concepts if word not in BUILTIN_WORDS]
+        if self._embeds and self.encoder is not None and self.encoder.name == BUILTIN and strange:
+            self.progress.warning(
+                f"the builtin encoder does not know {len(strange)} of {len(self.concepts)} concepts, such as "
+                f"{strange[0]!r}: their scores mean nothing. Give an --encoder for your own words"
+            )
+
+    def _context(self, probe: ProbeSet, pixels: Pixels | None) -> Context:
+        options = self.options
+        self._check_words()
+        return Context(
+            store=self.store,
+            probe=probe,
+            pixels=pixels,
+            concepts=self.concepts,
+            encoder=self.encoder,
+            templates=options.templates,
+            device=self.device,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            null=options.null,
+            fdr=options.fdr,
+            progress=self.progress,
+        )
+
+    # -- what run.json says ----------------------------------------------------------------------
+
+    def settings(self, architecture: Architecture) -> dict[str, Any]:
+        """What all tables of a run must share, so that they can be compared."""
+        return {
+            "probe": self.context.probe.digest,
+            "concepts": self.concepts.digest,
+            **({} if self.encoder is None else {"encoder": self.encoder.digest}),
+            "templates": list(self.options.templates),
+            "input": {
+                key: value for key, value in architecture.preprocessing.to_json().items() if key != "source"
+            },
+            "pooling": self.options.pooling,
+            "precision": self.options.precision,
+            "seed": self.options.seed,
+            "null": self.options.null,
+            "fdr": self.options.fdr,
+            "detectors": {detector.name: detector.settings() for detector in self.detectors},
+        }
+
+    def info(self, architecture: Architecture) -> dict[str, Any]:
+        """The content of `run.json`, except for what the tables know."""
+        probe = self.context.probe
+        return {
+            "cmon": __version__,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "versions": _versions(),
+            "options": self.options.as_dict(),
+            "option_sources": dict(self.options.sources),
+            "settings": self.settings(architecture),
+            "probe": {
+                "name": probe.name,
+                "spec": _absolute_spec(self.options.probe or BUILTIN),
+                "images": len(probe),
+                "digest": probe.digest,
+                "skipped": [{"image": item.id, "reason": item.reason} for item in probe.skipped],
+            },
+            "concepts": {
+                "name": self.concepts.name,
+                "spec": None if self.options.concepts is None else _absolute_spec(self.options.concepts),
+                "count": len(self.concepts),
+                "digest": self.concepts.digest,
+            },
+            "encoder": None if self.encoder is None else self._encoder_info(self.encoder),
+            "model": {
+                "name": architecture.source.name,
+                "library": architecture.source.library,
+                "alternatives": list(architecture.source.alternatives),
+                "preprocessing": architecture.preprocessing.to_json(),
+            },
+            "unreadable": {item.name: item.error.what for item in self.unreadable},
+            "notices": self.notices,
+        }
+
+    def _encoder_info(self, encoder: Encoder) -> dict[str, Any]:
+        return {
+            "name": encoder.name,
+            "digest": encoder.digest,
+            "spec": _absolute_spec(self.options.encoder or encoder.name),
+            "weights": _absolute(self.options.encoder_weights),
+            "config": _absolute(self.options.encoder_config),
+            "precision": self.options.precision,
+            "templates": list(self.options.templates),
+        }
+
+
+def _triple(values: tuple[float, float, float]) -> str:
+    return " ".join(f"{value:.3g}" for value in values)
+
+
+def _absolute_spec(spec: str) -> str:
+    """A `--probe` whose path holds from any folder: `photos/` and the path in `cifar10:DIR`."""
+    scheme, colon, rest = spec.rpartition(":")
+    path = Path(rest).expanduser()
+    if Path(spec).expanduser().exists():
+        return str(Path(spec).expanduser().resolve())
+    return f"{scheme}{colon}{path.resolve()}" if scheme and path.exists() else spec
+
+
+def _absolute(path: Any) -> str | None:
+    return None if path is None else str(path.resolve())
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    libraries = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "h5py", "umap-learn")
+    return {"python": platform.python_version(), **{name: version(name) for name in libraries}}

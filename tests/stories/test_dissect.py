@@ -1,0 +1,493 @@
+"""`dissect` and `embed` from the command line, on a small real network."""
+
+from __future__ import annotations
+
+import json
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from concept_monitor_cli.functional import neuron_embedding, soft_wpmi
+from concept_monitor_cli.run import TABLES
+
+from .conftest import WORDS, Bench, make_network
+
+
+def test_tables_hold_what_the_mathematics_says(bench: Bench, cmon) -> None:
+    """From pixels to the table, against the functions called by hand."""
+    answer = cmon(*bench.dissect("--save-scores", "--quiet"))
+    assert answer.code == 0, answer.err
+    with h5py.File(bench.root / "embeddings.h5") as file:
+        images, texts = (torch.from_numpy(file[name][:]) for name in ("images", "texts"))
+    P = torch.nn.functional.normalize(images, dim=1) @ torch.nn.functional.normalize(texts, dim=1).T
+    recording = json.loads((bench.root / "out/tables/epoch_0005/layer3.clip-dissect.json").read_text())[
+        "recording"
+    ]
+    kind, digest = recording.split("/")
+    with h5py.File(bench.root / "cache" / kind / digest[:2] / f"{digest}.h5") as file:
+        Q = torch.from_numpy(file["pooled"][:])
+    expected = soft_wpmi(P, Q)
+    table = pd.read_csv(bench.root / "out/tables/epoch_0005/layer3.clip-dissect.csv", keep_default_na=False)
+    assert list(table.columns) == list(TABLES["concepts"].columns)
+    best = table[table["rank"] == 1].sort_values("unit")
+    assert best["concept"].tolist() == [WORDS[i] for i in expected.argmax(1)]
+    np.testing.assert_allclose(best["score"].astype(float), expected.amax(1), atol=1e-4)
+    assert table.groupby("unit").size().eq(5).all()
+    with h5py.File(bench.root / "out/scores/epoch_0005/layer3.clip-dissect.h5") as file:
+        np.testing.assert_allclose(file["scores"][:], expected, atol=1e-4)
+        assert [word.decode() for word in file["concepts"][:]] == list(WORDS)
+
+    # ... and the embedding, against eq. 1 by hand.
+    assert (
+        cmon(
+            "embed",
+            "--anchors",
+            "red,dog",
+            "--out",
+            bench.root / "out",
+            "--cache-dir",
+            bench.root / "cache",
+            "--method",
+            "pca",
+            "--units",
+            "0",
+            "-q",
+        ).code
+        == 0
+    )
+    embedding = pd.read_csv(bench.root / "out/tables/embedding.csv")
+    T = torch.nn.functional.normalize(texts, dim=1)
+    u = torch.nn.functional.normalize(neuron_embedding(expected, T), dim=1)
+    distance = 1 - u @ T[[WORDS.index("red"), WORDS.index("dog")]].T
+    now = embedding[embedding["epoch"] == 5].sort_values("unit")
+    np.testing.assert_allclose(now["anchor_distance"], distance.amin(1), atol=1e-4)
+    assert now["nearest_anchor"].tolist() == [("red", "dog")[i] for i in distance.argmin(1)]
+    assert pd.read_csv(bench.root / "out/tables/anchors.csv")["anchor"].tolist() == ["red", "dog"]
+    assert (bench.root / "out/plots/embedding.layer3.clip-dissect.png").stat().st_size > 10_000
+    assert (bench.root / "out/plots/trajectories.layer3.clip-dissect.png").is_file()
+
+
+def test_recorded_activations_are_the_networks_own(bench: Bench, cmon) -> None:
+    assert cmon(*bench.dissect("-q")).code == 0
+    import concept_monitor_cli._torchvision  # noqa: F401  isort: skip
+    from torchvision.transforms import v2
+
+    from concept_monitor_cli.probe import load_probe
+
+    info = json.loads((bench.root / "out/run.json").read_text())
+    wanted = info["model"]["preprocessing"]
+    geometry = wanted["geometry"]
+    assert geometry["size"] == 32
+    probe = load_probe(str(bench.root / "photos"))
+    transform = v2.Compose(
+        [
+            v2.Resize(geometry["resize"]) if geometry["resize"] else v2.Identity(),
+            v2.CenterCrop(32),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(wanted["mean"], wanted["std"]),
+        ]
+    )
+    batch = torch.stack([transform(probe.image(i)) for i in range(len(probe))])
+    network = make_network(10)
+    outputs: list[torch.Tensor] = []
+    network.get_submodule("layer3").register_forward_hook(lambda m, i, o: outputs.append(o))
+    with torch.inference_mode():
+        network(batch)
+    recording = json.loads((bench.root / "out/tables/epoch_0010/layer3.clip-dissect.json").read_text())[
+        "recording"
+    ]
+    kind, digest = recording.split("/")
+    with h5py.File(bench.root / "cache" / kind / digest[:2] / f"{digest}.h5") as file:
+        np.testing.assert_allclose(file["pooled"][:], outputs[0].mean((2, 3)), atol=1e-4)
+
+
+def test_a_second_run_repeats_the_bytes_without_a_forward_pass(bench: Bench, cmon) -> None:
+    first = cmon(*bench.dissect("--json")).json()
+    assert first["forward_passes"] == 3
+    before = bench.tables()
+    again = cmon(*bench.dissect("--json")).json()
+    assert again["forward_passes"] == 0
+    assert bench.tables() == before
+    # Another folder, and nothing of the store: the same bytes.
+    other = cmon(*bench.dissect("--json", "--cache-dir", bench.root / "cache2", out="out2")).json()
+    assert other["forward_passes"] == 3
+    assert bench.tables("out2") == before
+
+
+def test_equal_names_and_sizes_never_share_a_result(bench: Bench, cmon) -> None:
+    assert cmon(*bench.dissect("-q")).code == 0
+    before = bench.tables()
+    path = bench.checkpoints / "epoch_5.pth"
+    stat = path.stat()
+    bench.add(5, seed=77)
+    assert path.stat().st_size == stat.st_size
+    import os
+
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    answer = cmon(*bench.dissect("--json")).json()
+    assert answer["forward_passes"] == 1
+    after = bench.tables()
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {"epoch_0005/layer3.clip-dissect.csv", "concepts.parquet"}
+
+
+def test_nothing_of_the_old_weights_stays_when_a_file_is_written_anew(bench: Bench, cmon) -> None:
+    assert cmon(*bench.dissect("-q", layer="layer2,layer3")).code == 0
+    words = ("--out", bench.root / "out", "--cache-dir", bench.root / "cache", "-q")
+    assert cmon("stats", *words).code == 0
+    bench.add(5, seed=77)
+    answer = cmon(*bench.dissect())
+    assert "epoch_5.pth has other weights than before" in answer.err
+    assert "layer2 (clip-dissect)" in answer.err
+    tables = bench.tables()
+    assert "epoch_0005/layer2.clip-dissect.csv" not in tables
+    assert "epoch_0000/layer2.clip-dissect.csv" in tables
+    assert "statistics.csv" not in tables
+    table = pd.read_parquet(bench.root / "out/tables/concepts.parquet")
+    assert set(table.loc[table["layer"] == "layer2", "epoch"]) == {0, 10}
+    # The whole again: as if nothing had been there before.
+    assert cmon(*bench.dissect("-q", layer="layer2,layer3")).code == 0
+    assert cmon(*bench.dissect("-q", layer="layer2,layer3", out="fresh")).code == 0
+    assert bench.tables() == bench.tables("fresh")
+
+
+def test_a_file_that_was_broken_for_a_while_is_known_to_have_other_weights(bench: Bench, cmon) -> None:
+    assert cmon(*bench.dissect("-q", layer="layer2")).code == 0
+    path = bench.add(5, seed=77)
+    whole = torch.load(path)
+    name = next(iter(whole["state_dict"]))
+    broken = {"state_dict": {**whole["state_dict"], name: whole["state_dict"][name] * torch.nan}, "epoch": 5}
+    torch.save(broken, path)
+    assert cmon(*bench.dissect("-q", layer="layer3")).code == 3
+    torch.save(whole, path)
+    assert cmon(*bench.dissect("-q", layer="layer3")).code == 0
+    assert "epoch_0005/layer2.clip-dissect.csv" not in bench.tables()
+
+
+def test_the_next_checkpoint_is_read_while_one_is_worked_on(bench: Bench, cmon, monkeypatch) -> None:
+    from concept_monitor_cli.stories import dissect as pipeline
+
+    bench.add(15)
+    bench.add(20).write_bytes(b"cut off")
+    real, seen, threads, most = pipeline.load_usable, [], set(), []
+
+    def load(study: Any, file: Any, **more: Any) -> Any:
+        threads.add(threading.current_thread().name)
+        checkpoint = real(study, file, **more)
+        seen.append((file.epoch, weakref.ref(checkpoint)))
+        most.append(sum(known() is not None for _, known in seen))
+        return checkpoint
+
+    monkeypatch.setattr(pipeline, "load_usable", load)
+    answer = cmon(*bench.dissect("-q"))
+    assert answer.code == 3
+    assert [epoch for epoch, _ in seen] == [0, 5, 10, 15]  # each once
+    assert threads == {"cmon-load_0"}
+    assert max(most) == 2  # one at work, one waiting
+    assert sum("epoch" in name for name in bench.tables()) == 4
+
+
+def test_a_run_that_is_stopped_stops_what_is_read_ahead(bench: Bench, cmon, monkeypatch) -> None:
+    from concept_monitor_cli.run import RunFolder
+    from concept_monitor_cli.stories import dissect as pipeline
+
+    real, stops = pipeline.load_usable, []
+
+    def load(study: Any, file: Any, *, stop: threading.Event) -> Any:
+        stops.append(stop)
+        return real(study, file, stop=stop)
+
+    def die(*args: Any, **kwargs: Any) -> None:
+        assert not stops[0].is_set()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "load_usable", load)
+    monkeypatch.setattr(RunFolder, "write_table", die)
+    assert cmon(*bench.dissect("-q")).code == 75
+    assert stops[0].is_set()
+
+
+def test_an_error_of_a_checkpoint_that_was_read_ahead_is_its_own(bench: Bench, cmon, monkeypatch) -> None:
+    from concept_monitor_cli.stories import dissect as pipeline
+    from concept_monitor_cli.study import UnusableCheckpointError
+
+    real = pipeline.load_usable
+
+    def load(study: Any, file: Any, **more: Any) -> Any:
+        if file.epoch == 5:
+            raise UnusableCheckpointError("vanished", where=file.path)
+        return real(study, file, **more)
+
+    monkeypatch.setattr(pipeline, "load_usable", load)
+    answer = cmon(*bench.dissect("-q", "--json"))
+    assert answer.code == 3
+    assert answer.json()["failed"] == {"epoch_5.pth": "vanished"}
+    assert {Path(name).parent.name for name in bench.tables()} - {""} == {"epoch_0000", "epoch_0010"}
+
+
+def test_tables_of_a_killed_run_are_known_to_have_other_weights(bench: Bench, cmon, monkeypatch) -> None:
+    from concept_monitor_cli.run import RunFolder
+
+    real = RunFolder.write_table
+
+    def die_after_the_first(self: RunFolder, folder: str, record: Any, rows: Any) -> None:
+        real(self, folder, record, rows)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write_table", die_after_the_first)
+        patch.setattr(RunFolder, "combine", lambda *args, **kwargs: None)
+        assert cmon(*bench.dissect("-q", "--epochs", "5", layer="layer2,layer3")).code == 75
+    assert "epoch_0005/layer2.clip-dissect.csv" in bench.tables()
+    bench.add(5, seed=77)
+    assert cmon(*bench.dissect("-q", "--epochs", "5", layer="layer3")).code == 0
+    assert "epoch_0005/layer2.clip-dissect.csv" not in bench.tables()
+
+
+def test_what_a_forward_pass_assumed_is_said_again_by_a_cached_run(bench: Bench, cmon) -> None:
+    layer, run = "layer2.0.relu", bench.root / "out/run.json"
+    assert "is called 2 times" in " ".join(cmon(*bench.dissect(layer=layer)).err.split())
+    first = json.loads(run.read_text())
+    answer = cmon(*bench.dissect(layer=layer))
+    assert "is called 2 times" in " ".join(answer.err.split())
+    assert json.loads(run.read_text())["notices"] == first["notices"]
+    # A later run of another layer does not make the first one's assumption undone.
+    assert cmon(*bench.dissect("-q")).code == 0
+    assert any("is called 2 times" in notice for notice in json.loads(run.read_text())["notices"])
+
+
+def test_a_new_head_leaves_the_layers_before_it_known(bench: Bench, cmon) -> None:
+    assert cmon(*bench.dissect("-q")).code == 0
+    network = make_network(10)
+    with torch.no_grad():
+        network.fc.weight += 1
+    torch.save({"state_dict": network.state_dict(), "epoch": 11}, bench.checkpoints / "epoch_11.pth")
+    assert cmon(*bench.dissect("--json")).json()["forward_passes"] == 0
+    assert cmon(*bench.dissect("--json", layer="fc")).json()["forward_passes"] == 4
+
+
+def test_all_layers_in_one_pass_and_adding_one_later(bench: Bench, cmon) -> None:
+    assert cmon(*bench.dissect("--json", layer="layer2,layer3")).json()["forward_passes"] == 3
+    assert cmon(*bench.dissect("--json", layer="layer1")).json()["forward_passes"] == 3
+    table = pd.read_parquet(bench.root / "out/tables/concepts.parquet")
+    assert set(table["layer"]) == {"layer1", "layer2", "layer3"}
+    assert table.groupby("layer")["unit"].nunique().to_dict() == {"layer1": 16, "layer2": 32, "layer3": 64}
+
+
+@pytest.mark.parametrize("similarity", ["cos", "cos-cubed", "rank-reorder", "wpmi", "soft-wpmi"])
+def test_every_similarity_fills_the_table(bench: Bench, cmon, similarity: str) -> None:
+    answer = cmon(*bench.dissect("--similarity", similarity, "--epochs", "last", "--json"))
+    assert answer.code == 0, answer.err
+    table = pd.read_csv(bench.root / "out/tables/epoch_0010/layer3.clip-dissect.csv")
+    assert table["p_value"].between(0, 1, inclusive="right").all()
+    assert np.isfinite(table["score"]).all()
+    # Embeddings drawn at random have nothing to do with the images.
+    assert table[table["rank"] == 1]["interpretable"].mean() <= 0.06
+
+
+def test_dead_units_have_no_concept(bench: Bench, cmon) -> None:
+    network = make_network(3)
+    with torch.no_grad():
+        network.layer3[2].bn2.weight[:7] = 0
+        network.layer3[2].bn2.bias[:7] = -1000
+    torch.save({"state_dict": network.state_dict(), "epoch": 20}, bench.checkpoints / "epoch_20.pth")
+    assert cmon(*bench.dissect("--epochs", "20", "-q")).code == 0
+    table = pd.read_csv(
+        bench.root / "out/tables/epoch_0020/layer3.clip-dissect.csv",
+        keep_default_na=False,
+        na_values={"score": [""]},
+    )
+    dead = table[table["state"] == "dead"]
+    assert dead["unit"].tolist() == list(range(7))
+    assert dead["concept"].eq("").all()
+    assert dead["score"].isna().all()
+    assert not dead["interpretable"].any()
+    answer = cmon(
+        "embed",
+        "--anchors",
+        "red",
+        "--method",
+        "pca",
+        "--out",
+        bench.root / "out",
+        "--cache-dir",
+        bench.root / "cache",
+        "--json",
+    )
+    assert answer.code == 0, answer.err
+    assert answer.json()["units"] == 64 - 7
+
+
+def test_probe_smaller_than_the_top_images_is_said(bench: Bench, cmon) -> None:
+    answer = cmon(*bench.dissect())
+    assert "40 images, so soft-wpmi looks at 40 instead of 100" in answer.err
+
+
+def test_shares_of_two_processes_make_the_whole(bench: Bench, cmon) -> None:
+    assert cmon(*bench.dissect("-q")).code == 0
+    for share in ("2/2", "1/2"):
+        assert (
+            cmon(*bench.dissect("-q", "--shard", share, "--cache-dir", bench.root / "c2", out="shared")).code
+            == 0
+        )
+    assert bench.tables("shared") == bench.tables()
+
+
+def test_run_json_says_what_was_run_on_what(bench: Bench, cmon) -> None:
+    assert cmon(*bench.dissect("-q", "--seed", "3")).code == 0
+    info = json.loads((bench.root / "out/run.json").read_text())
+    assert info["schema_version"] == 1
+    assert info["options"]["seed"] == 3
+    assert info["option_sources"]["seed"] == "flag"
+    assert [item["epoch"] for item in info["checkpoints"]] == [0, 5, 10]
+    assert {item["status"] for item in info["checkpoints"]} == {"done"}
+    assert info["probe"]["images"] == 40
+    assert info["model"]["name"] == "cifar_resnet20"
+    assert info["versions"]["torch"] == torch.__version__
+
+
+class TestBadInput:
+    """Each says what, where and what to do, in one to three lines, and ends with the right code."""
+
+    def check(self, answer, code: int, *words: str) -> None:
+        assert answer.code == code, answer.err
+        lines = answer.err.strip().splitlines()
+        start = next(i for i, line in enumerate(lines) if line.startswith("error:"))
+        assert len(lines[start:]) <= 3, answer.err
+        assert "Traceback" not in answer.err
+        for word in words:
+            assert word in answer.err, answer.err
+
+    def test_no_checkpoints(self, bench: Bench, cmon) -> None:
+        for path in bench.checkpoints.iterdir():
+            path.unlink()
+        self.check(cmon(*bench.dissect()), 2, "ckpts")
+
+    def test_unknown_layer_offers_the_nearest(self, bench: Bench, cmon) -> None:
+        self.check(cmon(*bench.dissect(layer="layr3")), 2, "layr3", "layer3")
+
+    def test_wrong_architecture(self, bench: Bench, cmon) -> None:
+        self.check(cmon(*bench.dissect("--model", "torchvision/resnet18")), 2, "resnet18", "--model")
+
+    def test_unknown_architecture(self, bench: Bench, cmon) -> None:
+        for path in bench.checkpoints.iterdir():
+            torch.save({"state_dict": torch.nn.Sequential(torch.nn.Linear(3, 4)).state_dict()}, path)
+        self.check(cmon(*bench.dissect()), 2, "--model")
+
+    def test_a_truncated_and_a_foreign_checkpoint_among_good_ones(self, bench: Bench, cmon) -> None:
+        path = bench.checkpoints / "epoch_5.pth"
+        path.write_bytes(path.read_bytes()[:5000])
+        (bench.checkpoints / "epoch_7.pth").write_text("<html>404</html>")
+        answer = cmon(*bench.dissect("--json"))
+        assert answer.code == 3
+        result = answer.json()
+        assert result["done"] == ["epoch_0.pth", "epoch_10.pth"]
+        assert set(result["failed"]) == {"epoch_5.pth", "epoch_7.pth"}
+        table = pd.read_parquet(bench.root / "out/tables/concepts.parquet")
+        assert set(table["epoch"]) == {0, 10}
+
+    def test_only_broken_checkpoints(self, bench: Bench, cmon) -> None:
+        for path in bench.checkpoints.iterdir():
+            path.write_bytes(b"PK\x03\x04 nothing")
+        self.check(cmon(*bench.dissect()), 2, "epoch_0.pth")
+
+    def test_a_pickle_that_wants_to_run_code_does_not(self, bench: Bench, cmon) -> None:
+        import pickle
+
+        target = bench.root / "owned"
+
+        class Evil:
+            def __reduce__(self) -> tuple[object, tuple[str]]:
+                return Path.touch, (target,)  # type: ignore[return-value]
+
+        for path in bench.checkpoints.iterdir():
+            path.write_bytes(pickle.dumps({"state_dict": Evil()}))
+        self.check(cmon(*bench.dissect()), 2, "--trust-pickle")
+        assert not target.exists()
+
+    def test_nan_weights(self, bench: Bench, cmon) -> None:
+        network = make_network(1)
+        with torch.no_grad():
+            network.layer2[0].conv1.weight[0] = float("nan")
+        torch.save({"state_dict": network.state_dict(), "epoch": 5}, bench.checkpoints / "epoch_5.pth")
+        answer = cmon(*bench.dissect("--json"))
+        assert answer.code == 3
+        assert "NaN" in answer.json()["failed"]["epoch_5.pth"]
+        info = json.loads((bench.root / "out/run.json").read_text())
+        assert [item["status"] for item in info["checkpoints"]] == ["done", "failed", "done"]
+
+    def test_empty_concept_file(self, bench: Bench, cmon) -> None:
+        (bench.root / "words.txt").write_text("\n \n")
+        self.check(cmon(*bench.dissect()), 2, "words.txt")
+
+    def test_blank_and_duplicate_concepts_shift_nothing(self, bench: Bench, cmon) -> None:
+        assert cmon(*bench.dissect("-q")).code == 0
+        lines = list(WORDS)
+        (bench.root / "words.txt").write_text("\n".join([*lines[:3], "", *lines[3:], lines[0]]) + "\n\n")
+        answer = cmon(*bench.dissect(out="second"))
+        assert answer.code == 0
+        assert "blank" in answer.err
+        assert "duplicate" in answer.err
+        assert bench.tables("second") == bench.tables()
+
+    def test_probe_folder_without_images(self, bench: Bench, cmon) -> None:
+        for path in (bench.root / "photos").iterdir():
+            path.unlink()
+        self.check(cmon(*bench.dissect()), 2, "photos")
+
+    def test_anchors_that_are_none(self, bench: Bench, cmon) -> None:
+        assert cmon(*bench.dissect("-q")).code == 0
+        self.check(cmon("embed", "--anchors", "", "--out", bench.root / "out"), 2, "anchors")
+
+    def test_embed_before_dissect(self, bench: Bench, cmon) -> None:
+        self.check(cmon("embed", "--anchors", "red", "--out", bench.root / "nowhere"), 2, "cmon dissect")
+
+    def test_units_that_are_not_there(self, bench: Bench, cmon) -> None:
+        assert cmon(*bench.dissect("-q")).code == 0
+        answer = cmon(
+            "embed",
+            "--anchors",
+            "red",
+            "--units",
+            "64",
+            "--out",
+            bench.root / "out",
+            "--cache-dir",
+            bench.root / "cache",
+        )
+        self.check(answer, 2, "64", "0 to 63")
+
+    def test_another_training_in_the_same_run(self, bench: Bench, cmon) -> None:
+        assert cmon(*bench.dissect("-q")).code == 0
+        first = bench.checkpoints
+        second = first.rename(bench.root / "second")
+        first.mkdir()
+        for path in second.iterdir():
+            path.rename(first / path.name)
+        torch.save({"state_dict": make_network(50).state_dict(), "epoch": 5}, second / "epoch_5.pth")
+        arguments = [second if argument == first else argument for argument in bench.dissect()]
+        self.check(cmon(*arguments), 2, "--out", "--overwrite")
+        assert cmon(*arguments, "-q", "--overwrite").code == 0
+        assert set(pd.read_parquet(bench.root / "out/tables/concepts.parquet")["epoch"]) == {5}
+
+    def test_a_slip_with_overwrite_costs_nothing(self, bench: Bench, cmon) -> None:
+        assert cmon(*bench.dissect("-q")).code == 0
+        before = bench.tables()
+        self.check(cmon(*bench.dissect("--overwrite", layer="layr3")), 2, "layer3")
+        assert bench.tables() == before
+
+    def test_other_nulls_are_not_mixed_in_one_run(self, bench: Bench, cmon) -> None:
+        assert cmon(*bench.dissect("-q")).code == 0
+        self.check(cmon(*bench.dissect("--fdr", "0.2")), 2, "fdr", "--overwrite")
+
+    def test_other_settings_in_the_same_run(self, bench: Bench, cmon) -> None:
+        assert cmon(*bench.dissect("-q")).code == 0
+        self.check(cmon(*bench.dissect("--similarity", "wpmi")), 2, "similarity", "--overwrite")
