@@ -19,6 +19,7 @@ from PIL import Image
 from concept_monitor_cli.functional import dissection as nd
 from concept_monitor_cli.functional import half
 from concept_monitor_cli.functional.calibration import benjamini_hochberg, pooled_p_values
+from concept_monitor_cli.functional.dissection.chance import Rotations
 from tests.functional import twins_dissection as twins
 from tests.functional.twins_dissection import Labels
 
@@ -354,7 +355,7 @@ def test_draws_are_recounts_with_wrong_images() -> None:
     dense = generator.random((11, 4, 16, 16)) < generator.choice([0.0, 0.3], size=(11, 4, 1, 1))
     masks = nd.UnitMasks.from_dense(dense)
     counts = nd.iou_counts(images, masks, categories)
-    rotations = nd._Rotations.draw(11, 4, 3, np.random.default_rng(9))
+    rotations = Rotations.draw(11, 4, 3, np.random.default_rng(9))
     for normaliser in nd.NORMALISERS:
         shuffled = nd.shuffled_support(images, masks, counts, normaliser, rounds=3, seed=9)
         for r in range(3):
