@@ -36,7 +36,6 @@ from concept_monitor_cli.functional.dissection.counts import (
 from concept_monitor_cli.functional.dissection.masks import IntArray, UnitMasks, unit_masks
 from concept_monitor_cli.functional.dissection.thresholds import (
     QUANTILE,
-    activation_histogram,
     activation_threshold,
 )
 
@@ -50,7 +49,6 @@ __all__ = [
     "IoUCounts",
     "Normaliser",
     "UnitMasks",
-    "activation_histogram",
     "activation_threshold",
     "category_bits",
     "check_images",

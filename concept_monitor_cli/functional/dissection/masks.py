@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from concept_monitor_cli.functional.half import to_half
+from concept_monitor_cli.functional.dissection.thresholds import comparable
 
 IntArray = NDArray[np.int64]
 
@@ -142,8 +142,7 @@ def unit_masks(
     It is computed in float64, as `a + (b - a) * weight`, and must exceed `T` when rounded to float32: a
     plateau of equal values stays exactly at that value, and no rounding lifts a mean of values at the
     threshold above it (in float32 the weights of a plateau can add up to `T + ulp`). Maps are
-    compared at fp16 resolution, like the thresholds, so that stored fp16 maps and maps fresh from the network
-    give the same masks. The result does not depend on what else is in the batch. A map that holds NaN and a
+    compared as the thresholds are (`comparable`). The result does not depend on what else is in the batch. A map that holds NaN and a
     unit whose threshold is not a finite number fire nowhere.
 
     Args:
@@ -160,15 +159,14 @@ def unit_masks(
             "expected maps (B, C, h, w) and thresholds (C,), "
             f"not {tuple(maps.shape)} and {tuple(thresholds.shape)}"
         )
-    half = to_half(maps)
     thresholds = thresholds.to(device=maps.device, dtype=torch.float32)
     # (amax passes NaN on, and NaN is not above anything.)
-    pairs = ((half.flatten(2).amax(dim=2) > thresholds) & thresholds.isfinite()).nonzero()
+    pairs = ((maps.flatten(2).amax(dim=2) > thresholds) & thresholds.isfinite()).nonzero()
     pixels = size[0] * size[1]
     counts, edges = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=_edge_dtype(pixels))]
     for chunk in torch.split(pairs, block):
         image, unit = chunk.T
-        fires = _above(half[image, unit], thresholds[unit], size).cpu().numpy()
+        fires = _above(comparable(maps[image, unit]), thresholds[unit], size).cpu().numpy()
         chunk_counts, chunk_edges = _runs(fires, len(chunk), pixels)
         counts.append(chunk_counts)
         edges.append(chunk_edges)
@@ -186,12 +184,12 @@ def unit_masks(
     )
 
 
-def _above(half: torch.Tensor, thresholds: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def _above(numbers: torch.Tensor, thresholds: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Pixels of upsampled maps (n, h, w) above thresholds (n,): ascending `map * (height * width + 1) +
     pixel`."""
-    device = half.device
+    device = numbers.device
     compute = torch.device("cpu") if device.type == "mps" else device  # MPS has no float64
-    maps, limits = half.to(compute, torch.float64), thresholds.to(compute)
+    maps, limits = numbers.to(compute, torch.float64), thresholds.to(compute)
     # Half a float32 step above T: what exceeds it is what is above T when rounded to float32.
     limits = (limits.to(torch.float64) + limits.nextafter(limits.new_tensor(torch.inf))) / 2
     top, bottom, down = (each.to(compute) for each in _places(maps.shape[1], size[0]))
