@@ -18,7 +18,7 @@ from PIL import Image
 
 from concept_monitor_cli.functional import dissection as nd
 from concept_monitor_cli.functional.calibration import benjamini_hochberg, pooled_p_values
-from concept_monitor_cli.functional.dissection.chance import Rotations
+from concept_monitor_cli.functional.groups import ImageGroups, Rotations
 from tests.functional import twins_dissection as twins
 from tests.functional.twins_dissection import Labels
 
@@ -244,6 +244,25 @@ def test_counts_equal_the_literal_twin(seed: int) -> None:
             assert np.array_equal(nd.supported_iou(counts, normaliser).numpy(), supported)
 
 
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=10, deadline=None)
+def test_the_luckiest_group_equals_the_literal_twin(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    size, m = (6, 7), 9
+    categories = generator.integers(-1, 4, size=m).tolist()
+    images = random_labels(generator, 7, m, size)
+    dense = generator.random((7, 3, *size)) < generator.choice([0.0, 0.2, 0.9], size=(7, 3, 1, 1))
+    groups = ImageGroups.read(generator.integers(0, 4, size=7))
+    masks = nd.UnitMasks.from_dense(dense)
+    counts = nd.iou_counts(iter(images), masks, categories, groups)
+    alone = nd.iou_counts(images, masks, categories)
+    for name in ("intersection", "label_area", "area", "groups", "area_by_image", "area_by_mask"):
+        assert np.array_equal(getattr(counts, name), getattr(alone, name)), name
+    assert np.array_equal(counts.luckiest, twins.luckiest(images, dense, categories, groups.of))
+    fires = [len({int(g) for i, g in enumerate(groups.of) if dense[i, k].any()}) for k in range(3)]
+    assert masks.firing_groups(groups).tolist() == fires
+
+
 def test_counts_by_hand() -> None:
     # Two images of 1 x 4. In the first, label 0 (category 0) on the left half, in two maps; label 1 (category
     # 1) everywhere. The second has label 2 (category 0) on its last pixel.
@@ -357,26 +376,25 @@ def test_draws_are_recounts_with_wrong_images() -> None:
     dense = generator.random((11, 4, 16, 16)) < generator.choice([0.0, 0.3], size=(11, 4, 1, 1))
     masks = nd.UnitMasks.from_dense(dense)
     counts = nd.iou_counts(images, masks, categories)
-    rotations = Rotations.draw(11, 4, 3, np.random.default_rng(9))
-    for normaliser in nd.NORMALISERS:
-        shuffled = nd.shuffled_support(images, masks, counts, normaliser, rounds=3, seed=9)
-        for r in range(3):
-            moved = np.zeros_like(dense)
-            sources = np.stack([rotations.source(i)[r] for i in range(11)])  # (N, C)
-            for k in range(4):
-                assert sorted(sources[:, k]) == list(range(11))  # each mask once
-                assert all(source != i for i, source in enumerate(sources[:, k]))  # never its own image
-                moved[:, k] = dense[sources[:, k], k]
-            shared, size, area = twins.count_by_mask(images, moved, categories)
-            alone = [
-                twins.count_by_mask(images[i : i + 1], moved[i : i + 1], categories)[0] for i in range(11)
-            ]
-            assert np.array_equal(np.sum(alone, axis=0), shared)
-            supported = twins.supported_iou(alone, size, area[normaliser])
-            assert np.array_equal(shuffled[r].numpy(), supported.max(axis=1))
-        # The same in several passes and from an iterator.
-        again = nd.shuffled_support(iter(images), masks, counts, normaliser, rounds=3, seed=9, memory=1)
-        assert torch.equal(shuffled, again)
+    for of in (range(11), [0, 0, 1, 2, 1, 3, 4, 5, 5, 5, 6]):
+        groups = ImageGroups.read(list(of))
+        rotations = Rotations.draw(groups, 4, 3, np.random.default_rng(9))
+        for normaliser, rule in [(n, r) for n in nd.NORMALISERS for r in nd.LABEL_RULES]:
+            shuffled = nd.shuffled_support(
+                images, masks, counts, normaliser, rule=rule, groups=groups, rounds=3, seed=9
+            )
+            for r in range(3):
+                sources = np.stack([rotations.source_of(i)[r] for i in range(11)])  # (N, C)
+                if groups.are_single:
+                    assert all(sorted(sources[:, k]) == list(range(11)) for k in range(4))  # each mask once
+                moved = np.stack([dense[sources[:, k], k] for k in range(4)], axis=1)
+                expected = twins.tested_label(images, moved, categories, groups.of, normaliser, rule)
+                assert np.array_equal(shuffled[r].numpy(), expected)
+            # The same in several passes and from an iterator.
+            again = nd.shuffled_support(
+                iter(images), masks, counts, normaliser, rule=rule, groups=groups, rounds=3, seed=9, memory=1
+            )
+            assert torch.equal(shuffled, again)
 
 
 def test_shuffled_masks_are_one_round() -> None:
@@ -384,14 +402,15 @@ def test_shuffled_masks_are_one_round() -> None:
     images, categories = probe(generator, 9)
     dense = generator.random((9, 5, 16, 16)) < generator.choice([0.0, 0.3], size=(9, 5, 1, 1))
     masks = nd.UnitMasks.from_dense(dense)
-    moved = nd.shuffled_masks(masks, seed=4)
+    groups = ImageGroups.read([0, 1, 2, 2, 3, 4, 4, 5, 6])
+    moved = nd.shuffled_masks(masks, groups=groups, seed=4)
     again = nd.UnitMasks.from_dense(moved.dense())
     for name in ("image", "unit", "offsets", "edges"):
         assert np.array_equal(getattr(moved, name), getattr(again, name)), name
     counts = nd.iou_counts(images, masks, categories)
-    (best,) = nd.shuffled_support(images, masks, counts, "mask", rounds=1, seed=4)
-    recounted = nd.iou_counts(images, moved, categories)
-    assert torch.equal(nd.supported_iou(recounted, "mask").amax(1), best)
+    (best,) = nd.shuffled_support(images, masks, counts, "mask", rule="iou", groups=groups, rounds=1, seed=4)
+    recounted = nd.iou_counts(images, moved, categories, groups)
+    assert torch.equal(nd.ranked_labels(recounted, "iou", "mask", 1).tested, best)
 
 
 def test_chance_is_called_chance_and_planted_units_are_not() -> None:
@@ -403,8 +422,8 @@ def test_chance_is_called_chance_and_planted_units_are_not() -> None:
     maps = (smooth_maps(240, 60, 4, seed=8) * torch.exp(kind * gain)).float()
     masks = nd.unit_masks(maps, nd.activation_threshold(maps, 0.02), (16, 16))
     counts = nd.iou_counts(images, masks, categories)
-    for normaliser in nd.NORMALISERS:
-        draws = nd.shuffled_support(images, masks, counts, normaliser, rounds=40, seed=1)
+    for normaliser, rule in [("none", "supported"), *((n, "iou") for n in nd.NORMALISERS)]:
+        draws = nd.shuffled_support(images, masks, counts, normaliser, rule=rule, rounds=40, seed=1)
         p = torch.stack([pooled_p_values(each, draws[20:]) for each in draws[:20]])
         assert 0.03 < (p < 0.05).double().mean() < 0.07
         assert torch.stack([benjamini_hochberg(each) for each in p]).double().mean() < 0.01
@@ -414,7 +433,7 @@ def test_chance_is_called_chance_and_planted_units_are_not() -> None:
         dense[:, k] = [image.maps[0] == k % 8 for image in images]
     masks = nd.UnitMasks.from_dense(dense)
     counts = nd.iou_counts(images, masks, categories)
-    supported = nd.supported_iou(counts).max(dim=1)
+    supported = nd.supported_iou(counts, "none").max(dim=1)
     called = benjamini_hochberg(pooled_p_values(supported.values, nd.shuffled_support(images, masks, counts)))
     assert called[:30].all()
     assert called[30:].sum() <= 3  # a false discovery rate of 5 % of about 30

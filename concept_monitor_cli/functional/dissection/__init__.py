@@ -7,7 +7,9 @@ The steps, a module each, in the order in which they are used:
 3. `counts`: integer counts of a batch of images, which add up over batches and shards (`IoUCounts`,
    `IoUCounter`), `iou`, which reads them under one of three normalisers, and `supported_iou`, the part of the
    IoU that does not hang on one image;
-4. `chance`: the same where masks and images do not belong together (`shuffled_support`, `shuffled_masks`).
+4. `chance`: which label is a unit's (`ranked_labels`), and what the same rule finds where masks and images do
+   not belong together (`shuffled_support`, `shuffled_masks`);
+5. `resampled`: whether the label would be the same, had other images been drawn.
 
 **Why runs.** A unit's mask is a few blobs, and a unit is silent on most images. Kept as the start and the
 stop of each run of pixels in reading order, the masks of a layer take a few dozen bytes per unit and image,
@@ -17,7 +19,16 @@ therefore costs two rows per run instead of one per pixel; for all masks of an i
 product.
 """
 
-from concept_monitor_cli.functional.dissection.chance import shuffled_masks, shuffled_support
+from concept_monitor_cli.functional.dissection.chance import (
+    LABEL_RULES,
+    TESTED,
+    LabelRule,
+    RankedLabels,
+    chance_effect,
+    ranked_labels,
+    shuffled_masks,
+    shuffled_support,
+)
 from concept_monitor_cli.functional.dissection.counts import (
     IOU_DETECTOR,
     NORMALISERS,
@@ -25,6 +36,7 @@ from concept_monitor_cli.functional.dissection.counts import (
     IoUCounter,
     IoUCounts,
     Normaliser,
+    by_groups,
     category_bits,
     check_images,
     check_normaliser,
@@ -34,28 +46,51 @@ from concept_monitor_cli.functional.dissection.counts import (
     supported_iou,
 )
 from concept_monitor_cli.functional.dissection.masks import IntArray, UnitMasks, unit_masks
+from concept_monitor_cli.functional.dissection.resampled import (
+    CANDIDATES,
+    GroupCollector,
+    GroupCounts,
+    concept_sets,
+    drawn_winners,
+    label_group_counts,
+    share_first,
+)
 from concept_monitor_cli.functional.dissection.thresholds import (
     QUANTILE,
     activation_threshold,
 )
 
 __all__ = [
+    "CANDIDATES",
     "IOU_DETECTOR",
+    "LABEL_RULES",
     "NORMALISERS",
     "QUANTILE",
+    "TESTED",
+    "GroupCollector",
+    "GroupCounts",
     "ImageLabels",
     "IntArray",
     "IoUCounter",
     "IoUCounts",
+    "LabelRule",
     "Normaliser",
+    "RankedLabels",
     "UnitMasks",
     "activation_threshold",
+    "by_groups",
     "category_bits",
+    "chance_effect",
     "check_images",
     "check_normaliser",
+    "concept_sets",
+    "drawn_winners",
     "iou",
     "iou_counts",
+    "label_group_counts",
     "label_planes",
+    "ranked_labels",
+    "share_first",
     "shuffled_masks",
     "shuffled_support",
     "supported_iou",

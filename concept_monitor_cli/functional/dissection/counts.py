@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from concept_monitor_cli.functional.dissection.masks import IntArray, UnitMasks
+from concept_monitor_cli.functional.groups import ImageGroups
 
 Normaliser = Literal["category", "mask", "none"]
 NORMALISERS: tuple[Normaliser, ...] = ("category", "mask", "none")
@@ -91,7 +92,8 @@ class IoUCounts:
 
     Attributes:
         intersection: (C, M) pixels that are in the unit's mask and in the label.
-        luckiest: (C, M) how many of them lie in a single image, the one that has most.
+        luckiest: (C, M) how many of them lie in a single image, the one that has most, or in a single group
+            of images: the copies of a photo are one image.
         label_area: (M,) pixels of the label in all images.
         area: (C,) pixels of the unit's mask in all images.
         groups: (G,) ascending bit masks.
@@ -188,7 +190,10 @@ def category_bits(label_categories: IntArray) -> IntArray:
 
 
 def iou_counts(
-    labels: Iterable[ImageLabels], masks: UnitMasks, label_categories: Sequence[int] | IntArray
+    labels: Iterable[ImageLabels],
+    masks: UnitMasks,
+    label_categories: Sequence[int] | IntArray,
+    groups: ImageGroups | None = None,
 ) -> IoUCounts:
     """Count the pixels that units and labels share, over images.
 
@@ -198,12 +203,13 @@ def iou_counts(
         labels: the labels of each image that `masks` covers, in the same order.
         masks: the units' masks.
         label_categories: (M,) the category of each label (the one in which it covers most), -1 for none.
+        groups: of the images; every image for itself by default.
 
     Raises:
         ValueError: another number of images, a map of another size, a label index of M or more.
     """
     counter = IoUCounter(masks.n_units, label_categories)
-    counter.update(labels, masks)
+    counter.update(labels, masks, groups)
     return counter.counts()
 
 
@@ -216,38 +222,41 @@ class IoUCounter:
         self._by_group: dict[int, tuple[IntArray, IntArray]] = {}
         self._images = 0
 
-    def update(self, labels: Iterable[ImageLabels], masks: UnitMasks) -> None:
-        """Count a batch: the labels of its images and the units' masks on them, in the same order."""
+    def update(
+        self, labels: Iterable[ImageLabels], masks: UnitMasks, groups: ImageGroups | None = None
+    ) -> None:
+        """Count a batch: the labels of its images and the units' masks on them, in the same order.
+
+        The images of a group must come in one batch.
+        """
         total = self._total
         if masks.n_units != len(total.area):
             raise ValueError(f"masks of {masks.n_units} units, expected {len(total.area)}")
         rows, areas = masks.image_rows(), masks.areas()
-        seen = 0
-        for seen, image in enumerate(labels, start=1):
-            if seen > masks.n_images:
-                break
-            first, stop = rows[seen - 1], rows[seen]
+        luckiest = Luckiest(total.luckiest)
+        for number, image, last in by_groups(labels, masks.n_images, groups):
+            first, stop = rows[number], rows[number + 1]
             indices, planes = known_planes(image, masks.size, len(total.label_area))
             prefix = pixel_prefix(planes)
             total.label_area[indices] += prefix[-1]
-            if first == stop:
-                continue
-            offsets = masks.offsets[first : stop + 1]
-            inside = pixels_inside(masks.edges[offsets[0] : offsets[-1]], offsets, prefix)
-            units, area = masks.unit[first:stop], areas[first:stop]
-            total.area[units] += area
-            cells = np.ix_(units, indices)
-            total.intersection[cells] += inside
-            total.luckiest[cells] = np.maximum(total.luckiest[cells], inside)
-            by_image, _ = self._group(image_group(self._bits[indices]))
-            by_image[units] += area
-            groups = mask_groups(inside, self._bits[indices])
-            for group in np.unique(groups):
-                chosen = groups == group
-                _, by_mask = self._group(int(group))
-                by_mask[units[chosen]] += area[chosen]
-        check_images(seen, masks)
-        self._images += seen
+            if first < stop:
+                offsets = masks.offsets[first : stop + 1]
+                inside = pixels_inside(masks.edges[offsets[0] : offsets[-1]], offsets, prefix)
+                units, area = masks.unit[first:stop], areas[first:stop]
+                total.area[units] += area
+                cells = np.ix_(units, indices)
+                total.intersection[cells] += inside
+                luckiest.add(units, indices, inside, alone=groups is None or groups.are_single)
+                by_image, _ = self._group(image_group(self._bits[indices]))
+                by_image[units] += area
+                met = mask_groups(inside, self._bits[indices])
+                for group in np.unique(met):
+                    chosen = met == group
+                    _, by_mask = self._group(int(group))
+                    by_mask[units[chosen]] += area[chosen]
+            if last:
+                luckiest.end_group()
+        self._images += masks.n_images
 
     def merge(self, counts: IoUCounts) -> None:
         """Add the counts of other images, of another shard say."""
@@ -284,11 +293,80 @@ class IoUCounter:
         return self._by_group[group]
 
 
-def check_images(seen: int, masks: UnitMasks) -> None:
+class Luckiest:
+    """The most that one image, or one group of images, adds to each cell of a table.
+
+    Args:
+        table: (rows, columns), whole numbers, raised in place.
+    """
+
+    def __init__(self, table: NDArray[Any]) -> None:
+        self._table = table
+        self._sums: NDArray[Any] | None = None
+        self._rows: list[NDArray[Any]] = []
+        self._columns: list[NDArray[Any]] = []
+
+    def add(self, rows: NDArray[Any], columns: IntArray, values: NDArray[Any], *, alone: bool) -> None:
+        """What an image adds: `values` (R, K) at these rows and columns.
+
+        Args:
+            rows: (R,), distinct.
+            columns: (K,), distinct.
+            values: (R, K).
+            alone: the image is the only one of its group.
+        """
+        cells = np.ix_(rows, columns)
+        if alone:
+            self._table[cells] = np.maximum(self._table[cells], values)
+            return
+        if self._sums is None:
+            self._sums = np.zeros_like(self._table)
+        self._sums[cells] += values
+        self._rows.append(rows)
+        self._columns.append(columns)
+
+    def end_group(self) -> None:
+        """No further image of the group comes."""
+        if not self._rows or self._sums is None:
+            return
+        cells = np.ix_(np.unique(np.concatenate(self._rows)), np.unique(np.concatenate(self._columns)))
+        self._table[cells] = np.maximum(self._table[cells], self._sums[cells])
+        self._sums[cells] = 0
+        self._rows, self._columns = [], []
+
+
+def by_groups(
+    labels: Iterable[ImageLabels], n_images: int, groups: ImageGroups | None
+) -> Iterator[tuple[int, ImageLabels, bool]]:
+    """The images group by group: number, labels, and whether it is the last one of its group.
+
+    Where every image is a group of its own they come in their order, and `labels` may be an iterator.
+
+    Raises:
+        ValueError: labels or groups of another number of images.
+    """
+    if groups is not None and groups.n_images != n_images:
+        raise ValueError(f"groups of {groups.n_images} images came with masks of {n_images}")
+    if groups is None or groups.are_single:
+        seen = 0
+        for seen, image in enumerate(labels, start=1):
+            if seen > n_images:
+                break
+            yield seen - 1, image, True
+        check_images(seen, n_images)
+        return
+    held = labels if isinstance(labels, Sequence) else list(labels)
+    check_images(len(held), n_images)
+    ends = groups.place + 1 == groups.sizes[groups.of]
+    for number in groups.members.tolist():
+        yield number, held[number], bool(ends[number])
+
+
+def check_images(seen: int, n_images: int) -> None:
     """Raise ValueError where labels of `seen` images came with the masks of another number of images."""
-    if seen != masks.n_images:
-        labelled = "more" if seen > masks.n_images else str(seen)
-        raise ValueError(f"masks of {masks.n_images} images came with labels of {labelled}")
+    if seen != n_images:
+        labelled = "more" if seen > n_images else str(seen)
+        raise ValueError(f"masks of {n_images} images came with labels of {labelled}")
 
 
 def known_planes(
@@ -355,7 +433,8 @@ def supported_iou(counts: IoUCounts, normaliser: Normaliser = "category") -> tor
     `I_i` is what image `i` adds to the intersection. Chance gives a high IoU where it lays a unit's mask over
     one image of a rare label, and among hundreds of labels there are many rare ones: the best plain IoU of
     units that know nothing is that of such a label, and hides what others have learned about common ones.
-    Two lucky images for the same label are much rarer. So it is this part that is compared with chance.
+    Two lucky images for the same label are much rarer. So it is this part that is compared with chance. Where
+    images come in groups (copies of a photo), `i` goes over the groups.
 
     Args:
         counts: from `iou_counts` or `IoUCounter.counts`.

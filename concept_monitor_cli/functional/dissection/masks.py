@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from concept_monitor_cli.functional.dissection.thresholds import comparable
+from concept_monitor_cli.functional.groups import ImageGroups
 
 IntArray = NDArray[np.int64]
 
@@ -54,6 +55,12 @@ class UnitMasks:
         run_lengths = self.edges[1::2] - self.edges[0::2]
         areas: IntArray = np.add.reduceat(run_lengths, self.offsets[:-1] // 2, dtype=np.int64)
         return areas
+
+    def firing_groups(self, groups: ImageGroups | None = None) -> IntArray:
+        """On how many images, or groups of images, each unit fires: (n_units,)."""
+        group = self.image if groups is None else groups.of[self.image]
+        pairs = np.unique(np.stack([self.unit, group]), axis=1)
+        return np.bincount(pairs[0], minlength=self.n_units).astype(np.int64)
 
     def image_rows(self) -> IntArray:
         """(n_images + 1,): the pairs of image i are rows `[i]` to `[i + 1]`."""
@@ -142,8 +149,8 @@ def unit_masks(
     It is computed in float64, as `a + (b - a) * weight`, and must exceed `T` when rounded to float32: a
     plateau of equal values stays exactly at that value, and no rounding lifts a mean of values at the
     threshold above it (in float32 the weights of a plateau can add up to `T + ulp`). Maps are
-    compared as the thresholds are (`comparable`). The result does not depend on what else is in the batch. A map that holds NaN and a
-    unit whose threshold is not a finite number fire nowhere.
+    compared as the thresholds are (`comparable`). The result does not depend on what else is in the batch. A
+    map that holds NaN and a unit whose threshold is not a finite number fire nowhere.
 
     Args:
         maps: (B, C, h, w), any float dtype, any device.
