@@ -21,6 +21,7 @@ Similarity = Literal["cos", "cos-cubed", "rank-reorder", "wpmi", "soft-wpmi"]
 Pooling = Literal["auto", "mean", "max", "cls", "tokens"]
 Null = Literal["shuffled", "untrained"]
 IouNormaliser = Literal["category", "mask", "none"]
+LabelRule = Literal["supported", "iou"]
 PlotFormat = Literal["png", "svg", "pdf"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Method = Literal["umap", "pca"]
@@ -263,6 +264,8 @@ class DissectOptions(CommonOptions):
         fdr: share of false discoveries allowed among the units called interpretable.
         iou_normaliser: how a unit's pixels are counted; `None` for `category` in `network-dissection` and
             `none` in `compositional`, as in their papers.
+        label_rule: which label `network-dissection` gives a unit, and tests: the one with the highest IoU
+            that does not hang on a single image (`supported`), or the one with the highest IoU (`iou`).
         length: most concepts in a formula of `compositional`.
         beam: formulas kept at each length of `compositional`.
         plot_formats: file types of the plots. (The option is `--plot-format`.)
@@ -303,6 +306,7 @@ class DissectOptions(CommonOptions):
     null: Null = "shuffled"
     fdr: float = 0.05
     iou_normaliser: IouNormaliser | None = None
+    label_rule: LabelRule = "supported"
     length: int = 3
     beam: int = 10
     plot_formats: tuple[PlotFormat, ...] = ("png",)

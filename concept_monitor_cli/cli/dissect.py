@@ -50,6 +50,7 @@ from concept_monitor_cli.options import (
     EpochFilter,
     Interpolation,
     IouNormaliser,
+    LabelRule,
     Null,
     Pooling,
     Shard,
@@ -356,6 +357,16 @@ def dissect(
             "NetDissect-Lite), none.",
         ),
     ] = None,
+    label_rule: Annotated[
+        LabelRule,
+        typer.Option(
+            metavar="NAME",
+            parser=one_of(LabelRule),
+            rich_help_panel=_METHOD,
+            help="The label that network-dissection gives a unit and tests: supported (the highest IoU that "
+            "does not hang on a single image) or iou (the highest IoU, as in the literature).",
+        ),
+    ] = _DEFAULT.label_rule,
     length: Annotated[
         int,
         typer.Option(
