@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from concept_monitor_cli.functional.calibration import p_values
 from concept_monitor_cli.functional.dissection.counts import (
     ImageLabels,
     IoUCounts,
@@ -117,7 +118,7 @@ def shuffled_support(
             passes over the labels.
 
     Returns:
-        (R, C) float64, for `pooled_p_values`.
+        (R, C) float64, for `chance_p_values`.
 
     Raises:
         ValueError: fewer than two groups of images, counts of other images, or as `iou_counts`.
@@ -175,9 +176,10 @@ def chance_effect(best: torch.Tensor, null: torch.Tensor) -> torch.Tensor:
 
         effect[k] = ( best[k] - mean_r null[r, k] ) / s[k],   s[k]^2 = ( 4 s0^2 + (R - 1) s_k^2 ) / (R + 3)
 
-    `s_k` is the standard deviation of the unit's draws and `s0^2` the mean of all `s_k^2`: a few draws that
-    happen to be equal would make any difference infinite, so each unit's variance is drawn a little towards
-    that of the layer, with the weight of 4 draws (moderated variances: Smyth 2004).
+    `s_k` is the standard deviation of the unit's draws and `s0^2` the mean of all `s_k^2`. Most draws of a
+    unit may be 0 (no label has support), and a few that happen to be equal would make any difference
+    infinite. So each unit's variance is drawn a little towards that of the layer, with the weight of 4 draws
+    (moderated variances: Smyth 2004).
 
     Args:
         best: (C,), NaN for units that take no part.
@@ -189,15 +191,59 @@ def chance_effect(best: torch.Tensor, null: torch.Tensor) -> torch.Tensor:
 
     Source: G. K. Smyth, Linear models and empirical Bayes methods, 2004, section 4.
     """
-    drawn = null.double()
-    rounds = len(drawn)
+    rounds = len(null)
+    drawn, layer = _part_taking(best, null)
+    effect = _moderated(best.double(), drawn.mean(0), drawn.var(0) * (rounds - 1), layer, rounds)
+    most = (rounds + 1) / rounds**0.5
+    return torch.where(effect.isinf(), effect.sign() * most, effect)
+
+
+def chance_p_values(best: torch.Tensor, null: torch.Tensor) -> torch.Tensor:
+    """p-values of `chance_effect`: the effects of all units' draws form the null distribution.
+
+    The effect of a draw is measured in the other draws of the same unit, so that units and draws are measured
+    alike.
+
+    Args:
+        best: (C,), NaN for units that take no part.
+        null: (R, C) of the same units, `R >= 3`.
+
+    Returns:
+        (C,) float64, add-one, at least `1 / (R C' + 1)` with `C'` units that take part; NaN where `best` is.
+    """
+    rounds = len(null)
+    drawn, layer = _part_taking(best, null)
     taking_part = ~best.isnan()
-    own = drawn.var(0)
-    layer = own[taking_part].mean() if bool(taking_part.any()) else own.new_zeros(())
-    spread = ((4 * layer + (rounds - 1) * own) / (rounds + 3)).sqrt()
-    away = best.double() - drawn.mean(0)
-    effect = torch.where(spread > 0, away / spread, away.sign() * (rounds + 1) / rounds**0.5)
-    return effect.where(away != 0, torch.zeros_like(effect))
+    if not bool(taking_part.any()):
+        return torch.full_like(best.double(), torch.nan)
+    mean = drawn.mean(0)
+    away = drawn - mean
+    squares = (away**2).sum(0)
+    effect = _moderated(best.double(), mean, squares, layer, rounds)
+    rest = mean - away / (rounds - 1)
+    rest_squares = (squares - away**2 * (rounds / (rounds - 1))).clamp_min(0)
+    effects = _moderated(drawn, rest, rest_squares, layer, rounds - 1)
+    return p_values(effect, effects[:, taking_part].flatten())
+
+
+# How many draws the layer's variance counts as, beside a unit's own.
+_PRIOR_DRAWS = 4
+
+
+def _part_taking(best: torch.Tensor, null: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The draws, and the mean variance of the units that take part."""
+    drawn = null.double()
+    taking_part = ~best.isnan()
+    return drawn, drawn[:, taking_part].var(0).mean() if bool(taking_part.any()) else drawn.new_zeros(())
+
+
+def _moderated(
+    value: torch.Tensor, mean: torch.Tensor, squares: torch.Tensor, layer: torch.Tensor, draws: int
+) -> torch.Tensor:
+    """`(value - mean) / s`; infinite where `s` is 0, and 0 where the difference is."""
+    variance = (_PRIOR_DRAWS * layer + squares) / (_PRIOR_DRAWS + draws - 1)
+    away = value - mean
+    return torch.where(away == 0, away, away / variance.sqrt())
 
 
 def _exchangeable(masks: UnitMasks, groups: ImageGroups | None) -> ImageGroups:

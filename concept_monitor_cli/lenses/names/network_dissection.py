@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from concept_monitor_cli.functional.calibration import benjamini_hochberg, p_values, pooled_p_values
+from concept_monitor_cli.functional.calibration import benjamini_hochberg, p_values
 from concept_monitor_cli.functional.dissection import (
     CANDIDATES,
     IOU_DETECTOR,
@@ -21,6 +21,7 @@ from concept_monitor_cli.functional.dissection import (
     Normaliser,
     RankedLabels,
     UnitMasks,
+    chance_p_values,
     iou,
     label_group_counts,
     ranked_labels,
@@ -93,6 +94,7 @@ class NetworkDissection(MaskDetector):
             **super().settings(),
             "top_concepts": self.top_concepts,
             "rounds": ROUNDS,
+            "moderated": True,
             "tested": f"supported-{TESTED}",
             "label_rule": self.rule,
         }
@@ -120,7 +122,7 @@ class NetworkDissection(MaskDetector):
         ranked = self._ranked(counts, max(self.top_concepts, CANDIDATES))
         tested = ranked.tested.masked_fill(~live, torch.nan)
         null = self._null(units.masks, counts, context, untrained)
-        p = p_values(tested, null) if null.ndim == 1 else pooled_p_values(tested, null)
+        p = p_values(tested, null) if null.ndim == 1 else chance_p_values(tested, null)
         interpretable = benjamini_hochberg(p, context.fdr)
         indices = ranked.indices[:, : self.top_concepts].numpy()
         met = ranked.ranked[:, : self.top_concepts].numpy() > 0
