@@ -42,8 +42,10 @@ if TYPE_CHECKING:
     from concept_monitor_cli.store import Entry
     from concept_monitor_cli.study.context import Context, LabelledImages
 
-# Times that the masks are laid over the wrong images. Each costs a search of the whole layer.
-DRAWS = 3
+# Times that the masks are laid over the wrong images: each costs a search of the whole layer. With 20 a
+# single unit can pass Benjamini-Hochberg at 0.05; a large layer has enough draws in all with 3.
+FEWEST_DRAWS, MOST_DRAWS = 3, 20
+SEARCHES = 600
 
 LENGTHS = "lengths"
 
@@ -105,7 +107,7 @@ class Compositional(MaskDetector):
             **super().settings(),
             "length": self.length,
             "beam": self.beam,
-            "draws": DRAWS,
+            "draws": [FEWEST_DRAWS, MOST_DRAWS, SEARCHES],
             "tested": "supported",
         }
 
@@ -130,8 +132,9 @@ class Compositional(MaskDetector):
         return [_Found(*each) for each in zip(counts, results, supported, strict=True)]
 
     @staticmethod
-    def _seeds(context: Context) -> range:
-        return range(context.seed * 1009, context.seed * 1009 + DRAWS)
+    def _seeds(context: Context, units: int) -> range:
+        draws = max(FEWEST_DRAWS, min(MOST_DRAWS, SEARCHES // max(1, units)))
+        return range(context.seed * 1009, context.seed * 1009 + draws)
 
     def find(
         self, entry: Entry, context: Context, *, untrained: Sequence[Entry] = (), matrix: bool = False
@@ -143,11 +146,8 @@ class Compositional(MaskDetector):
         """
         units, labels = self.read(entry, context), context.labels
         masks, live = units.masks, units.live
-        chance = (
-            []
-            if untrained
-            else [shuffled_masks(masks, groups=context.groups, seed=seed) for seed in self._seeds(context)]
-        )
+        seeds = () if untrained else self._seeds(context, masks.n_units)
+        chance = [shuffled_masks(masks, groups=context.groups, seed=seed) for seed in seeds]
         true, *draws = self._search([masks, *chance], context)
         explained = [each.best for each in true.results]
         best = torch.tensor([each[-1].iou if each else 0.0 for each in explained], dtype=torch.float64)
@@ -233,7 +233,7 @@ class Compositional(MaskDetector):
 
 
 def _of_live(null: Tensor, live: Tensor) -> Tensor:
-    """The draws of all live units as one: three draws are too few for a spread of each unit's own."""
+    """The draws of all live units as one: a few draws are too few for a spread of each unit's own."""
     return null if null.ndim == 1 else null[:, live].flatten()
 
 
