@@ -188,7 +188,9 @@ class Compositional(MaskDetector):
             sparse=units.sparse,
             effect=np.where(concepts[:, 0] != "", effect_beyond(supported, _of_live(null, live)), np.nan),
             **self._sureness(units, true.results, words, context),
+            notes=self.sparse_note(units),
             calibration={
+                "sparse": int(units.sparse.sum()),
                 "null": context.null,
                 "draws": null.numel(),
                 "fdr": context.fdr,

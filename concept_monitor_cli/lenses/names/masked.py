@@ -189,6 +189,16 @@ class MaskDetector(Detector):
                 parts.append(kept.read("scores"))
         return np.concatenate(parts)
 
+    def sparse_note(self, units: MaskedUnits) -> tuple[str, ...]:
+        """What the user should know of the units that are sparse."""
+        count = int(units.sparse.sum())
+        if not count:
+            return ()
+        return (
+            f"{count:,} units fire above their threshold on fewer than {FEWEST_GROUPS} images, or groups of "
+            "images: they are `sparse` and have no concept",
+        )
+
     @abstractmethod
     def raw_scores(self, masks: UnitMasks, context: Context) -> NDArray[np.float64]:
         """What is compared with chance, before chance is known: rows are units."""

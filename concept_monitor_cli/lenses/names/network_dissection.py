@@ -141,7 +141,9 @@ class NetworkDissection(MaskDetector):
             sparse=units.sparse,
             effect=np.where(met[:, 0], effect_beyond(tested, null), np.nan),
             **self._sureness(units, ranked, names, context),
+            notes=self.sparse_note(units),
             calibration={
+                "sparse": int(units.sparse.sum()),
                 "null": context.null,
                 "draws": null.numel(),
                 "fdr": context.fdr,
