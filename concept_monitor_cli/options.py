@@ -22,6 +22,7 @@ Similarity = Literal["cos", "cos-cubed", "rank-reorder", "wpmi", "soft-wpmi"]
 Pooling = Literal["auto", "mean", "max", "cls", "tokens"]
 Null = Literal["shuffled", "untrained"]
 IouNormaliser = Literal["category", "mask", "none"]
+LabelRule = Literal["supported", "iou"]
 PlotFormat = Literal["png", "svg", "pdf"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Method = Literal["umap", "pca"]
@@ -315,7 +316,9 @@ class DissectOptions(CommonOptions):
         compile: `torch.compile` the network.
 
         probe: probing images in one of their forms; `None` for `builtin`.
-        probe_limit: at most so many images, drawn with `seed`.
+        probe_limit: at most so many images, drawn by their content with `seed`.
+        groups: images that count as one: `parent` for those of one folder, or a CSV file with the columns
+            `image` and `group`; `None` to find copies.
         concepts: concept set in one of its forms; `None` for the default that belongs to the probe.
         encoder: image-text encoder; `None` for the default that belongs to the probe.
         encoder_weights: a local checkpoint for `encoder`.
@@ -323,12 +326,16 @@ class DissectOptions(CommonOptions):
         templates: prompts with one `{}` each; none means bare words. (The option is `--template`.)
 
         similarity: of activations and concepts.
+        top_k: images of a unit that similarities of ranks look at; `None` for what suits their number.
+        stability: draw the images again to say how sure the concepts are.
         top_concepts: rows per unit in the tables.
         pairs: also score pairs of this many of a unit's best concepts; 0 for none.
         save_scores: also write the units x concepts scores.
         null: what a label must beat: chance (`shuffled`) or an untrained network (`untrained`).
         fdr: share of false discoveries allowed among the units called interpretable.
         iou_normaliser: how a unit's pixels are counted; `None` for what the detector's paper has.
+        label_rule: which label of the masks a unit gets, and is tested for: the one with the highest IoU that
+            does not hang on a single image (`supported`), or the one with the highest IoU (`iou`).
         length: most concepts in a formula.
         beam: formulas kept at each length of a formula.
         plot_formats: file types of the plots. (The option is `--plot-format`.)
@@ -354,6 +361,7 @@ class DissectOptions(CommonOptions):
 
     probe: str | None = None
     probe_limit: int | None = None
+    groups: str | None = None
     concepts: str | None = None
     encoder: str | None = None
     encoder_weights: Path | None = None
@@ -361,12 +369,15 @@ class DissectOptions(CommonOptions):
     templates: tuple[str, ...] = ()
 
     similarity: Similarity = "soft-wpmi"
+    top_k: int | None = None
+    stability: bool = True
     top_concepts: int = 5
     pairs: int = 0
     save_scores: bool = False
     null: Null = "shuffled"
     fdr: float = 0.05
     iou_normaliser: IouNormaliser | None = None
+    label_rule: LabelRule = "supported"
     length: int = 3
     beam: int = 10
     plot_formats: tuple[PlotFormat, ...] = ("png",)

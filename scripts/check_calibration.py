@@ -2,7 +2,8 @@
 
     python scripts/check_calibration.py trained.pth --layer blocks.4,blocks.5 --probe broden1_224
 
-Five shares per layer and detector (clip-dissect with each of its similarities):
+Five shares per layer and detector (clip-dissect with each of its similarities, network-dissection with each
+of its label rules):
 
 - `trained, shuffled`: the network as it is, against chance;
 - `trained, untrained`: the same, against networks with random weights;
@@ -48,13 +49,15 @@ def main() -> None:
     options = _arguments()
     folder = _checkpoints(Path(options.checkpoint), options.model, options.out / "checkpoints")
     rows: dict[tuple[str, str], dict[str, float]] = {}
-    for name, detectors, similarity in _studies(options.detector.split(","), options.similarity.split(",")):
+    studies = _studies(options.detector.split(","), options.similarity.split(","))
+    for name, detectors, similarity, rule in studies:
         for null in ("shuffled", "untrained"):
             asked = DissectOptions(
                 checkpoints=(str(folder),),
                 layers=tuple(options.layer.split(",")),
                 detectors=detectors,
                 similarity=similarity,
+                label_rule=rule,
                 null=null,
                 probe=options.probe,
                 encoder=options.encoder,
@@ -70,24 +73,30 @@ def main() -> None:
             dissect(asked)
             for layer, detector, epoch, share in _called(asked.out):
                 network = "trained" if epoch == TRAINED else "random"
-                row = f"{detector}, {similarity}" if detector == "clip-dissect" else detector
+                row = _row(detector, similarity, rule)
                 rows.setdefault((layer, row), {})[f"{network}, {null}"] = share
             if null == "shuffled":
                 for layer, detector, share in _broken(asked, options.draws):
-                    row = f"{detector}, {similarity}" if detector == "clip-dissect" else detector
-                    rows[layer, row]["broken"] = share
+                    rows[layer, _row(detector, similarity, rule)]["broken"] = share
             _print(rows)
     if options.json:
         named = [{"layer": layer, "detector": name, **shares} for (layer, name), shares in rows.items()]
         options.json.write_text(json.dumps(named, indent=1))
 
 
-def _studies(detectors: list[str], similarities: list[str]) -> Iterator[tuple[str, Any, Any]]:
+def _row(detector: str, similarity: str, rule: str) -> str:
+    kind = {"clip-dissect": f", {similarity}", "network-dissection": f", {rule}"}.get(detector, "")
+    return detector + kind
+
+
+def _studies(detectors: list[str], similarities: list[str]) -> Iterator[tuple[str, Any, Any, Any]]:
     masks = tuple(name for name in BY_MASKS if name in detectors)
     if masks:
-        yield "masks", masks, "soft-wpmi"
+        yield "masks", masks, "soft-wpmi", "supported"
+    if "network-dissection" in masks:
+        yield "masks-iou", ("network-dissection",), "soft-wpmi", "iou"
     if "clip-dissect" in detectors:
-        yield from ((name, ("clip-dissect",), name) for name in similarities)
+        yield from ((name, ("clip-dissect",), name, "supported") for name in similarities)
 
 
 def _checkpoints(trained: Path, model: str | None, folder: Path) -> Path:
@@ -129,10 +138,10 @@ def _shuffled(store: Store, entry: Entry, seed: int, context: Context) -> Entry:
     """A recording whose images are permuted for every unit."""
     arrays: dict[str, Any] = {"live": entry.read("live")}
     if entry.key.kind == "masks":
-        masks = shuffled_masks(read_masks(entry), seed=seed)
+        masks = shuffled_masks(read_masks(entry), groups=context.groups, seed=seed)
         arrays |= {name: getattr(masks, name) for name in ("image", "unit", "offsets", "edges")}
     else:
-        pooled = shuffled(torch.from_numpy(entry.read("pooled")), seed=seed)
+        pooled = shuffled(torch.from_numpy(entry.read("pooled")), groups=context.groups, seed=seed)
         indices, _ = top_images(pooled, 100)
         arrays |= {"pooled": pooled.numpy(), "top_images": np.ascontiguousarray(indices.T.numpy())}
     key = store.key(entry.key.kind, broken=entry.key.digest, seed=seed)

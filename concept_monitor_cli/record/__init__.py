@@ -6,7 +6,7 @@ maps, the quantile of each unit, the range of each unit.
 
 from concept_monitor_cli.record.consumers import Consumer, MapSpool, PooledWriter, UnitRange
 from concept_monitor_cli.record.forward import Precision, RecordInfo, record
-from concept_monitor_cli.record.quantile import QuantileHistogram
+from concept_monitor_cli.record.quantile import UnitQuantile
 from concept_monitor_cli.record.top_images import TopImages
 
 __all__ = [
@@ -14,9 +14,9 @@ __all__ = [
     "MapSpool",
     "PooledWriter",
     "Precision",
-    "QuantileHistogram",
     "RecordInfo",
     "TopImages",
+    "UnitQuantile",
     "UnitRange",
     "record",
 ]

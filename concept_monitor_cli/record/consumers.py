@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.functional.half import to_half
 from concept_monitor_cli.functional.topk import activation_range, without_range
 from concept_monitor_cli.models.layers import LayerInfo
 
@@ -128,7 +127,7 @@ class PooledWriter:
 
 
 class MapSpool:
-    """Streams the activation maps (N, C, h, w), float16, into a store entry.
+    """Streams the activation maps (N, C, h, w), float32, into a store entry.
 
     Args:
         layer: whose.
@@ -148,7 +147,7 @@ class MapSpool:
     def nbytes(layer: LayerInfo, n_images: int) -> int:
         """Bytes that the spool of a layer takes; 0 for a layer without maps."""
         height, width = layer.map_size or (0, 0)
-        return 2 * n_images * layer.units * height * width
+        return 4 * n_images * layer.units * height * width
 
     def start(self, layer: LayerInfo, n_images: int) -> None:
         """Declares the array.
@@ -157,13 +156,13 @@ class MapSpool:
             InputError: where the layer has no maps.
         """
         height, width = map_size(layer)
-        self._writer.create(self._dataset, (n_images, layer.units, height, width), np.float16)
+        self._writer.create(self._dataset, (n_images, layer.units, height, width), np.float32)
         self._buffer = RowBuffer(max(1, _BLOCK_BYTES // max(1, self.nbytes(layer, 1))))
 
     def update(self, layer: str, start: int, pooled: Tensor, maps: Tensor | None) -> None:
         """Takes in a batch."""
         assert maps is not None
-        self._write(self._buffer.add(start, to_half(maps).contiguous()))
+        self._write(self._buffer.add(start, maps.contiguous()))
 
     def finish(self) -> None:
         """Writes what is left."""

@@ -24,16 +24,16 @@ from concept_monitor_cli.record import (
     Consumer,
     MapSpool,
     PooledWriter,
-    QuantileHistogram,
     RecordInfo,
     TopImages,
+    UnitQuantile,
     UnitRange,
 )
 from concept_monitor_cli.store import Entry, Key, Store, Writer
 
 # Maps of a layer up to this size are kept on the disk between threshold and masks; of a larger layer they
-# are made a second time. 16-bit maps of ResNet-18's layer4 for the 63,000 images of Broden take 3 GB.
-SPOOL_BYTES = 4 << 30
+# are made a second time. Maps of ResNet-18's layer4 for the 63,000 images of Broden take 6 GB.
+SPOOL_BYTES = 8 << 30
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Masks:
     def begin(self, stack: ExitStack, store: Store, key: Key, layer: LayerInfo, n_images: int) -> Pass:
         """See `Recording`."""
         writer = stack.enter_context(store.writer(key))
-        quantile, extent = QuantileHistogram(layer.name, self.fraction), UnitRange(layer.name)
+        quantile, extent = UnitQuantile(layer.name, self.fraction), UnitRange(layer.name)
         peaks = _PeakImages(layer.name, self.top_k)
         listeners: list[Consumer] = [quantile, extent, peaks]
         fits = MapSpool.nbytes(layer, n_images) <= self.spool_bytes
@@ -274,7 +274,7 @@ class _SpoolFile:
         self._file: IO[bytes] = tempfile.TemporaryFile(dir=store.root)  # noqa: SIM115 - the stack closes it
         stack.callback(self._file.close)
         self._shape: tuple[int, ...] = ()
-        self._dtype = np.dtype(np.float16)
+        self._dtype = np.dtype(np.float32)
 
     def create(self, name: str, shape: tuple[int, ...], dtype: Any) -> None:
         self._shape, self._dtype = tuple(shape), np.dtype(dtype)

@@ -9,6 +9,7 @@ from typing import Any
 
 from concept_monitor_cli import __version__
 from concept_monitor_cli.encoders import Encoder
+from concept_monitor_cli.probe.groups import COPIES, PARENT
 from concept_monitor_cli.study.study import BUILTIN, Architecture, Study
 
 
@@ -16,6 +17,7 @@ def settings(study: Study, architecture: Architecture) -> dict[str, Any]:
     """What all tables of a run must share, so that they can be compared."""
     return {
         "probe": study.context.probe.digest,
+        "groups": study.context.groups_digest,
         "concepts": study.concepts.digest,
         **({} if study.encoder is None else {"encoder": study.encoder.digest}),
         "templates": list(study.options.templates),
@@ -48,6 +50,8 @@ def info(study: Study, architecture: Architecture) -> dict[str, Any]:
             "images": len(probe),
             "digest": probe.digest,
             "skipped": [{"image": item.id, "reason": item.reason} for item in probe.skipped],
+            "groups": study.context.groups.n_groups,
+            "groups_by": COPIES if study.options.groups is None else _absolute_groups(study.options.groups),
         },
         "concepts": {
             "name": study.concepts.name,
@@ -86,6 +90,10 @@ def _absolute_spec(spec: str) -> str:
     if Path(spec).expanduser().exists():
         return str(Path(spec).expanduser().resolve())
     return f"{scheme}{colon}{path.resolve()}" if scheme and path.exists() else spec
+
+
+def _absolute_groups(spec: str) -> str:
+    return spec if spec == PARENT else str(Path(spec).expanduser().resolve())
 
 
 def _absolute(path: Any) -> str | None:

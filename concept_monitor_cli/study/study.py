@@ -44,6 +44,7 @@ from concept_monitor_cli.probe import (
     load_probe,
     plan_probe,
 )
+from concept_monitor_cli.probe.groups import FINGERPRINT
 from concept_monitor_cli.progress import Progress
 from concept_monitor_cli.run.traits import Traits
 from concept_monitor_cli.store import Entry, Key, Store
@@ -483,6 +484,8 @@ class Study:
         geometries = [geometry]
         if self._embeds and self.encoder is not None and self.encoder.preprocessing is not None:
             geometries.append(self.encoder.preprocessing.geometry)
+        if self.options.groups is None:
+            geometries.append(FINGERPRINT)
         if self.options.dry_run:
             probe, pixels, self.to_decode = plan_probe(self.store, self.listed_probe, geometries)
         else:
@@ -494,7 +497,8 @@ class Study:
                 progress=self.progress,
             )
         if "context" not in self.__dict__:
-            self.__dict__["context"] = self._context(probe, pixels[1] if len(pixels) > 1 else None)
+            seen = dict(zip(geometries, pixels, strict=True))
+            self.__dict__["context"] = self._context(probe, seen)
         return pixels[0]
 
     @cached_property
@@ -511,13 +515,16 @@ class Study:
                 f"{strange[0]!r}: their scores mean nothing. Give an --encoder for your own words"
             )
 
-    def _context(self, probe: ProbeSet, pixels: Pixels | None) -> Context:
+    def _context(self, probe: ProbeSet, pixels: Mapping[Geometry, Pixels]) -> Context:
         options = self.options
         self._check_words()
-        return Context(
+        eyes = self.encoder.preprocessing if self._embeds and self.encoder is not None else None
+        context = Context(
             store=self.store,
             probe=probe,
-            pixels=pixels,
+            pixels=None if eyes is None else pixels[eyes.geometry],
+            grouping=options.groups,
+            fingerprints=pixels.get(FINGERPRINT),
             concepts=self.concepts,
             encoder=self.encoder,
             templates=options.templates,
@@ -528,6 +535,20 @@ class Study:
             fdr=options.fdr,
             progress=self.progress,
         )
+        if not options.dry_run:
+            self._describe_groups(context)
+        return context
+
+    def _describe_groups(self, context: Context) -> None:
+        """Say which images count as one."""
+        images, groups, named = len(context.probe), context.groups.n_groups, context.named_groups
+        if named is not None:
+            self.notice(f"{images:,} images in {groups:,} groups by {named.source}: each counts as one photo")
+        elif groups < images:
+            self.notice(
+                f"{images:,} images, of which {images - groups:,} are copies of others or nearly so: "
+                f"{groups:,} groups count as one photo each. Name groups of your own with --groups"
+            )
 
 
 def _triple(values: tuple[float, float, float]) -> str:

@@ -61,7 +61,11 @@ class Invert(Detector):
 
     def depends_on(self, context: Any) -> dict[str, str]:
         """See `Detector`."""
-        return {"images": context.probe.digest, "concepts": context.concepts.digest, "groups": context.groups_digest}
+        return {
+            "images": context.probe.digest,
+            "concepts": context.concepts.digest,
+            "groups": context.groups_digest,
+        }
 
     def recording(self, context: Any) -> Recording:
         """See `Detector`."""

@@ -24,7 +24,7 @@ from concept_monitor_cli.functional import compositional as comp
 from concept_monitor_cli.functional import dissection as nd
 from concept_monitor_cli.models.layers import LayerInfo
 from concept_monitor_cli.models.pooling import Layout
-from concept_monitor_cli.record import QuantileHistogram
+from concept_monitor_cli.record import UnitQuantile
 from scripts.benchmarks.measure import Report, Row
 from tests.functional import twins_dissection as twins
 
@@ -198,13 +198,13 @@ def thresholds(n_images: int, units: int, side: int, batch: int = 32) -> dict[st
     def literal() -> torch.Tensor:
         found = []
         for unit in range(units):
-            values = torch.cat([image[unit].half().flatten() for image in maps]).float()
+            values = torch.cat([image[unit].flatten() for image in maps]).float()
             allowed = int(values.numel() * nd.QUANTILE)
             found.append(values.sort(descending=True).values[allowed])
         return torch.stack(found)
 
     def ours() -> torch.Tensor:
-        quantile = QuantileHistogram("layer", nd.QUANTILE)
+        quantile = UnitQuantile("layer", nd.QUANTILE)
         quantile.start(layer, n_images)
         for start in range(0, n_images, batch):
             quantile.update("layer", start, maps[:0], maps[start : start + batch])

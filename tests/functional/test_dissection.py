@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from concept_monitor_cli.functional import dissection as nd
-from concept_monitor_cli.functional import half
 from concept_monitor_cli.functional.calibration import benjamini_hochberg, pooled_p_values
+from concept_monitor_cli.functional.groups import ImageGroups, Rotations
 from tests.functional import twins_dissection as twins
 from tests.functional.twins_dissection import Labels
 
@@ -78,23 +78,36 @@ def read_minibroden(folder: Path) -> tuple[list[Labels], list[int]]:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.floats(width=16, allow_nan=False, allow_infinity=False), min_size=1, max_size=60),
+    st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=60),
     st.sampled_from(["0.005", "0.1", "0.25", "0.5", "0.9"]),
 )
 def test_threshold_equals_its_definition(values: list[float], fraction: str) -> None:
-    maps = torch.tensor(values, dtype=torch.float16).view(-1, 1, 1, 1)
+    maps = torch.tensor(values, dtype=torch.float32).view(-1, 1, 1, 1)
     expected = twins.threshold(values, Fraction(fraction))
     assert nd.activation_threshold(maps, float(fraction)).item() == expected
-    histogram = nd.activation_histogram(maps)
-    assert nd.activation_threshold(histogram, float(fraction)).item() == expected
 
 
-def test_histograms_add_up_and_give_the_threshold_of_the_whole() -> None:
-    maps = smooth_maps(40, 5, 7, seed=0) - 0.3
-    parts = sum(nd.activation_histogram(part) for part in maps.split(7))
-    assert torch.equal(nd.activation_threshold(parts), nd.activation_threshold(maps))
-    above = (half.to_half(maps) > nd.activation_threshold(maps).view(1, -1, 1, 1)).float().mean((0, 2, 3))
-    assert (above <= 0.005).all()
+@pytest.mark.parametrize(
+    ("offset", "spread"), [(0.0, 1.0), (100.0, 0.05), (-300.0, 0.1), (2e5, 1e4), (0.0, 1e-9)]
+)
+def test_offset_and_scale_change_nothing(offset: float, spread: float) -> None:
+    """Half precision has steps of 1/16 at 100, ends at 65,504 and knows nothing below 3e-8."""
+    maps = offset + spread * smooth_maps(80, 3, 7, seed=11)
+    threshold = nd.activation_threshold(maps)
+    above = (maps > threshold.view(1, -1, 1, 1)).double().mean((0, 2, 3))
+    assert ((above > 0.0045) & (above <= 0.005)).all()
+    for i, k in zip(*np.nonzero((maps.amax((2, 3)) > threshold).numpy()), strict=True):
+        fires = nd.unit_masks(maps[[i]][:, [k]], threshold[[k]], (7, 7)).dense()[0, 0]
+        assert np.array_equal(fires, (maps[i, k] > threshold[k]).numpy())
+
+
+def test_infinity_fires_and_minus_infinity_does_not() -> None:
+    maps = torch.zeros(4, 2, 4, 4)
+    maps[0, 0, 1, 1], maps[1, 1] = torch.inf, -torch.inf
+    maps[2, 1, 2, 2] = 1.0
+    masks = nd.unit_masks(maps, nd.activation_threshold(maps, 0.02), (4, 4))
+    assert [masks.dense()[:, k].sum() for k in range(2)] == [1, 1]
+    assert masks.image.tolist() == [0, 2]
 
 
 def test_one_in_200_is_allowed_and_two_are_not() -> None:
@@ -104,20 +117,11 @@ def test_one_in_200_is_allowed_and_two_are_not() -> None:
     assert nd.activation_threshold(maps).tolist() == [0.0, 1.0]
 
 
-def test_half_ranks_follow_the_order_of_the_numbers() -> None:
-    every = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16).view(torch.float16)
-    finite = every[every.isfinite()]
-    order = half.half_rank(finite).to(torch.int32).argsort(stable=True)
-    assert bool((finite[order].diff() >= 0).all())
-    assert torch.equal(half.half_of_rank(half.half_rank(finite)), finite)
-
-
 @pytest.mark.parametrize(
     ("source", "fraction", "message"),
     [
         (torch.zeros(2, 3), 0.005, "expected maps"),
         (torch.zeros(0, 3, 2, 2), 0.005, "no positions"),
-        (torch.zeros(3, half.HALF_PATTERNS, dtype=torch.int64), 0.005, "no positions"),
         (torch.full((2, 1, 2, 2), torch.nan), 0.005, "NaN"),
         (torch.zeros(2, 1, 2, 2), 0.0, "between 0 and 1"),
         (torch.zeros(2, 1, 2, 2), 1.0, "between 0 and 1"),
@@ -136,10 +140,10 @@ def test_masks_equal_exact_interpolation(shape: tuple[int, int], size: tuple[int
     generator = torch.Generator().manual_seed(1)
     # Few distinct values: many plateaus, and many pixels exactly at the threshold.
     maps = torch.randint(0, 4, (5, 4, *shape), generator=generator) / 3
-    thresholds = torch.tensor([0.0, 1 / 3, 2 / 3, 0.9]).half().float()
+    thresholds = torch.tensor([0.0, 1 / 3, 2 / 3, 0.9])
     dense = nd.unit_masks(maps, thresholds, size).dense()
     for i, k in np.ndindex(5, 4):
-        exact = twins.bilinear(maps[i, k].half().numpy(), size)
+        exact = twins.bilinear(maps[i, k].numpy(), size)
         limit = Fraction(float(thresholds[k]))
         assert dense[i, k].tolist() == [[value > limit for value in row] for row in exact]
 
@@ -150,7 +154,7 @@ def test_a_plateau_at_the_threshold_does_not_fire(side: int) -> None:
         maps = torch.full((1, 1, side, side), value)
         maps[0, 0, 0, 0] = 0.0  # not constant
         threshold = nd.activation_threshold(maps)
-        assert threshold.item() == torch.tensor(value).half().item()
+        assert threshold.item() == torch.tensor(value).item()
         assert len(nd.unit_masks(maps, threshold, (112, 112))) == 0
         # With the peak above it, the mask is the peak's surroundings and nothing of the plateau.
         maps[0, 0, 0, 0] = 2 * value
@@ -159,16 +163,15 @@ def test_a_plateau_at_the_threshold_does_not_fire(side: int) -> None:
         assert not fires[-(112 // side) :, -(112 // side) :].any()
 
 
-def test_masks_do_not_depend_on_the_batch_or_on_the_precision_that_the_maps_are_stored_in() -> None:
+def test_masks_do_not_depend_on_the_batch() -> None:
     maps = smooth_maps(9, 6, 7, seed=2)
     thresholds = nd.activation_threshold(maps, 0.1)
     whole = nd.unit_masks(maps, thresholds, (30, 31))
     split = nd.UnitMasks.join([nd.unit_masks(part, thresholds, (30, 31), block=1) for part in maps.split(2)])
-    stored = nd.unit_masks(maps.half(), thresholds, (30, 31))
     alone = np.stack(
         [nd.unit_masks(maps[:, [k]], thresholds[[k]], (30, 31)).dense()[:, 0] for k in range(6)], axis=1
     )
-    for other in (split, stored, nd.UnitMasks.from_dense(alone)):
+    for other in (split, nd.UnitMasks.from_dense(alone)):
         for name in ("image", "unit", "offsets", "edges"):
             assert np.array_equal(getattr(whole, name), getattr(other, name)), name
             assert getattr(whole, name).dtype == getattr(other, name).dtype
@@ -239,6 +242,25 @@ def test_counts_equal_the_literal_twin(seed: int) -> None:
             assert np.array_equal(nd.iou(counts, normaliser).numpy(), expected)
             supported = twins.supported_iou(alone, size_of, area[normaliser])
             assert np.array_equal(nd.supported_iou(counts, normaliser).numpy(), supported)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=10, deadline=None)
+def test_the_luckiest_group_equals_the_literal_twin(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    size, m = (6, 7), 9
+    categories = generator.integers(-1, 4, size=m).tolist()
+    images = random_labels(generator, 7, m, size)
+    dense = generator.random((7, 3, *size)) < generator.choice([0.0, 0.2, 0.9], size=(7, 3, 1, 1))
+    groups = ImageGroups.read(generator.integers(0, 4, size=7))
+    masks = nd.UnitMasks.from_dense(dense)
+    counts = nd.iou_counts(iter(images), masks, categories, groups)
+    alone = nd.iou_counts(images, masks, categories)
+    for name in ("intersection", "label_area", "area", "groups", "area_by_image", "area_by_mask"):
+        assert np.array_equal(getattr(counts, name), getattr(alone, name)), name
+    assert np.array_equal(counts.luckiest, twins.luckiest(images, dense, categories, groups.of))
+    fires = [len({int(g) for i, g in enumerate(groups.of) if dense[i, k].any()}) for k in range(3)]
+    assert masks.firing_groups(groups).tolist() == fires
 
 
 def test_counts_by_hand() -> None:
@@ -354,26 +376,25 @@ def test_draws_are_recounts_with_wrong_images() -> None:
     dense = generator.random((11, 4, 16, 16)) < generator.choice([0.0, 0.3], size=(11, 4, 1, 1))
     masks = nd.UnitMasks.from_dense(dense)
     counts = nd.iou_counts(images, masks, categories)
-    rotations = nd._Rotations.draw(11, 4, 3, np.random.default_rng(9))
-    for normaliser in nd.NORMALISERS:
-        shuffled = nd.shuffled_support(images, masks, counts, normaliser, rounds=3, seed=9)
-        for r in range(3):
-            moved = np.zeros_like(dense)
-            sources = np.stack([rotations.source(i)[r] for i in range(11)])  # (N, C)
-            for k in range(4):
-                assert sorted(sources[:, k]) == list(range(11))  # each mask once
-                assert all(source != i for i, source in enumerate(sources[:, k]))  # never its own image
-                moved[:, k] = dense[sources[:, k], k]
-            shared, size, area = twins.count_by_mask(images, moved, categories)
-            alone = [
-                twins.count_by_mask(images[i : i + 1], moved[i : i + 1], categories)[0] for i in range(11)
-            ]
-            assert np.array_equal(np.sum(alone, axis=0), shared)
-            supported = twins.supported_iou(alone, size, area[normaliser])
-            assert np.array_equal(shuffled[r].numpy(), supported.max(axis=1))
-        # The same in several passes and from an iterator.
-        again = nd.shuffled_support(iter(images), masks, counts, normaliser, rounds=3, seed=9, memory=1)
-        assert torch.equal(shuffled, again)
+    for of in (range(11), [0, 0, 1, 2, 1, 3, 4, 5, 5, 5, 6]):
+        groups = ImageGroups.read(list(of))
+        rotations = Rotations.draw(groups, 4, 3, np.random.default_rng(9))
+        for normaliser, rule in [(n, r) for n in nd.NORMALISERS for r in nd.LABEL_RULES]:
+            shuffled = nd.shuffled_support(
+                images, masks, counts, normaliser, rule=rule, groups=groups, rounds=3, seed=9
+            )
+            for r in range(3):
+                sources = np.stack([rotations.source_of(i)[r] for i in range(11)])  # (N, C)
+                if groups.are_single:
+                    assert all(sorted(sources[:, k]) == list(range(11)) for k in range(4))  # each mask once
+                moved = np.stack([dense[sources[:, k], k] for k in range(4)], axis=1)
+                expected = twins.tested_label(images, moved, categories, groups.of, normaliser, rule)
+                assert np.array_equal(shuffled[r].numpy(), expected)
+            # The same in several passes and from an iterator.
+            again = nd.shuffled_support(
+                iter(images), masks, counts, normaliser, rule=rule, groups=groups, rounds=3, seed=9, memory=1
+            )
+            assert torch.equal(shuffled, again)
 
 
 def test_shuffled_masks_are_one_round() -> None:
@@ -381,14 +402,15 @@ def test_shuffled_masks_are_one_round() -> None:
     images, categories = probe(generator, 9)
     dense = generator.random((9, 5, 16, 16)) < generator.choice([0.0, 0.3], size=(9, 5, 1, 1))
     masks = nd.UnitMasks.from_dense(dense)
-    moved = nd.shuffled_masks(masks, seed=4)
+    groups = ImageGroups.read([0, 1, 2, 2, 3, 4, 4, 5, 6])
+    moved = nd.shuffled_masks(masks, groups=groups, seed=4)
     again = nd.UnitMasks.from_dense(moved.dense())
     for name in ("image", "unit", "offsets", "edges"):
         assert np.array_equal(getattr(moved, name), getattr(again, name)), name
     counts = nd.iou_counts(images, masks, categories)
-    (best,) = nd.shuffled_support(images, masks, counts, "mask", rounds=1, seed=4)
-    recounted = nd.iou_counts(images, moved, categories)
-    assert torch.equal(nd.supported_iou(recounted, "mask").amax(1), best)
+    (best,) = nd.shuffled_support(images, masks, counts, "mask", rule="iou", groups=groups, rounds=1, seed=4)
+    recounted = nd.iou_counts(images, moved, categories, groups)
+    assert torch.equal(nd.ranked_labels(recounted, "iou", "mask", 1).tested, best)
 
 
 def test_chance_is_called_chance_and_planted_units_are_not() -> None:
@@ -400,8 +422,8 @@ def test_chance_is_called_chance_and_planted_units_are_not() -> None:
     maps = (smooth_maps(240, 60, 4, seed=8) * torch.exp(kind * gain)).float()
     masks = nd.unit_masks(maps, nd.activation_threshold(maps, 0.02), (16, 16))
     counts = nd.iou_counts(images, masks, categories)
-    for normaliser in nd.NORMALISERS:
-        draws = nd.shuffled_support(images, masks, counts, normaliser, rounds=40, seed=1)
+    for normaliser, rule in [("none", "supported"), *((n, "iou") for n in nd.NORMALISERS)]:
+        draws = nd.shuffled_support(images, masks, counts, normaliser, rule=rule, rounds=40, seed=1)
         p = torch.stack([pooled_p_values(each, draws[20:]) for each in draws[:20]])
         assert 0.03 < (p < 0.05).double().mean() < 0.07
         assert torch.stack([benjamini_hochberg(each) for each in p]).double().mean() < 0.01
@@ -411,7 +433,7 @@ def test_chance_is_called_chance_and_planted_units_are_not() -> None:
         dense[:, k] = [image.maps[0] == k % 8 for image in images]
     masks = nd.UnitMasks.from_dense(dense)
     counts = nd.iou_counts(images, masks, categories)
-    supported = nd.supported_iou(counts).max(dim=1)
+    supported = nd.supported_iou(counts, "none").max(dim=1)
     called = benjamini_hochberg(pooled_p_values(supported.values, nd.shuffled_support(images, masks, counts)))
     assert called[:30].all()
     assert called[30:].sum() <= 3  # a false discovery rate of 5 % of about 30

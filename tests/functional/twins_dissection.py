@@ -160,6 +160,77 @@ def supported_iou(
     return result
 
 
+def luckiest(
+    images: Sequence[Labels], masks: Masks, categories: Sequence[int], groups: Sequence[int]
+) -> NDArray[Any]:
+    """The most that the images of one group add to the intersection of a unit and a label: (C, M)."""
+    sums = []
+    for group in sorted(set(groups)):
+        members = [i for i, each in enumerate(groups) if each == group]
+        sums.append(sum(count_by_mask([images[i]], masks[i : i + 1], categories)[0] for i in members))
+    return np.max(sums, axis=0)
+
+
+def tested_label(
+    images: Sequence[Labels],
+    masks: Masks,
+    categories: Sequence[int],
+    groups: Sequence[int],
+    normaliser: str,
+    rule: str,
+) -> NDArray[np.float64]:
+    """The supported IoU of the label that comes first by the rule, or 0 where a unit has none: (C,)."""
+    shared, size, area = count_by_mask(images, masks, categories)
+    most = luckiest(images, masks, categories, groups)
+    plain, found = iou(shared, size, area[normaliser]), np.zeros(len(shared))
+    for k in range(len(shared)):
+        supported = []
+        for c in range(len(categories)):
+            union = area["none"][k, c] + size[c] - shared[k, c]
+            supported.append((shared[k, c] - most[k, c]) / union if union else 0.0)
+        ranking = supported if rule == "supported" else plain[k].tolist()
+        first = ranking.index(max(ranking))
+        found[k] = supported[first]
+    return found
+
+
+def stable_label(
+    images: Sequence[Labels],
+    masks: Masks,
+    concepts: Sequence[Masks],
+    counted: Sequence[Masks],
+    groups: Sequence[int],
+    draw: Sequence[int],
+    rule: str,
+) -> int:
+    """Which of some concepts is the best of one unit in a resample of the groups; -1 for none.
+
+    Args:
+        images: of the set.
+        masks: (N, h, w) of the unit.
+        concepts: for each candidate where it is, (N, h, w).
+        counted: for each candidate the pixels of the unit that count against it, (N, h, w).
+        groups: of each image.
+        draw: how often each group was drawn.
+        rule: `supported` or `iou`.
+    """
+    scores = []
+    for concept, own in zip(concepts, counted, strict=True):
+        both = area = size = 0
+        of_group = [0] * len(draw)
+        for i in range(len(images)):
+            weight = draw[groups[i]]
+            inside = int((concept[i] & masks[i]).sum())
+            both += weight * inside
+            of_group[groups[i]] += weight * inside
+            area += weight * int(own[i].sum())
+            size += weight * int(concept[i].sum())
+        part = both - max(of_group) if rule == "supported" else both
+        union = area + size - both
+        scores.append(part / union if union else 0.0)
+    return scores.index(max(scores)) if max(scores) > 0 else -1
+
+
 def planes(images: Sequence[Labels], n_labels: int, size: tuple[int, int]) -> Masks:
     """The mask of every label over the whole set: (M, N * h * w)."""
     result = np.zeros((n_labels, len(images), *size), dtype=bool)

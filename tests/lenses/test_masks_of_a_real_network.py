@@ -99,7 +99,7 @@ def test_counts_equal_a_literal_twin(recorded: Recorded) -> None:
     labels, size = len(numbers), context.labels.size
     shared, extent = np.zeros((20, labels), dtype=int), np.zeros(labels, dtype=int)
     area = {each: np.zeros((20, labels), dtype=int) for each in dissection.NORMALISERS}
-    values = maps[:, units].half()
+    values = maps[:, units]
     allowed = int(0.005 * values[:, 0].numel())
     limits = [float(values[:, k].flatten().sort(descending=True).values[allowed]) for k in range(20)]
     for i in range(len(context.probe)):

@@ -19,9 +19,9 @@ from concept_monitor_cli.models.geometry import Geometry, Preprocessing
 from concept_monitor_cli.record import (
     MapSpool,
     PooledWriter,
-    QuantileHistogram,
     RecordInfo,
     TopImages,
+    UnitQuantile,
     UnitRange,
     record,
 )
@@ -255,7 +255,7 @@ def test_streaming_into_the_store(tmp_path: Path) -> None:
     assert maps is not None
     assert np.array_equal(pooled.read("pooled"), keep.pooled.numpy())
     assert pooled.dtype("pooled") == np.float32
-    assert np.array_equal(maps.read("maps"), keep.maps.half().numpy())
+    assert np.array_equal(maps.read("maps"), keep.maps.numpy())
     assert maps.shape("maps") == (7, 256, 4, 4)
     assert MapSpool.nbytes(info.layers["layer3"], 7) == maps.read("maps").nbytes
 
@@ -284,25 +284,25 @@ def test_a_failure_leaves_nothing_in_the_store(tmp_path: Path) -> None:
     assert not [t for t in threading.enumerate() if t.name.startswith("cmon-pixels")]
 
 
-def test_maps_beyond_half_precision_are_clamped(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    key = store.key("masks", test="clamp")
+def test_spooled_maps_are_the_networks_own_numbers(tmp_path: Path) -> None:
+    """Around an offset and beyond what float16 holds: thresholds and masks see what the network computed."""
+    store, keep = Store(tmp_path), Keep("mix", needs_maps=True)
+    key = store.key("masks", test="wide")
     with store.writer(key) as writer:
-        record(
-            Sums(), Pixels.random(2, 4), preprocessing(4, 0.0, 1e-6), [MapSpool("mix", writer)], batch_size=2
-        )
+        listeners = [MapSpool("mix", writer), keep]
+        record(Sums(), Pixels.random(2, 4), preprocessing(4, 0.0, 1e-6), listeners, batch_size=2)
     entry = store.get(key)
     assert entry is not None
-    assert np.isfinite(entry.read("maps")).all()
-    assert entry.read("maps").max() == 65504
+    assert entry.read("maps").max() > 65504
+    assert np.array_equal(entry.read("maps"), keep.maps.numpy())
 
 
 def test_threshold_of_a_real_layer() -> None:
     pixels = Pixels.random(6, 64)
     network = torchvision.models.resnet18()
-    keep, histogram = Keep("layer2", needs_maps=True), QuantileHistogram("layer2", 0.005)
+    keep, histogram = Keep("layer2", needs_maps=True), UnitQuantile("layer2", 0.005)
     record(network, pixels, preprocessing(64), [keep, histogram], batch_size=4)
-    values = keep.maps.half().float().transpose(0, 1).flatten(1).sort(1, descending=True).values
+    values = keep.maps.transpose(0, 1).flatten(1).sort(1, descending=True).values
     assert torch.equal(histogram.threshold(), values[:, int(0.005 * values.shape[1])])
 
 
@@ -450,14 +450,12 @@ def test_the_gpu_agrees_with_the_cpu() -> None:
     pixels = Pixels.random(40, size)
     results = []
     for device in ("cpu", "cuda"):
-        consumers = [
-            c for x in layers for c in (Keep(x), TopImages(x, 5), UnitRange(x), QuantileHistogram(x))
-        ]
+        consumers = [c for x in layers for c in (Keep(x), TopImages(x, 5), UnitRange(x), UnitQuantile(x))]
         info = record(network, pixels, preprocessing(size), consumers, batch_size=16, device=device)
         assert info.seconds_forward > 0
         results.append(consumers)
     for first, second in zip(*results, strict=True):
         if isinstance(first, Keep):
             assert torch.allclose(first.pooled, second.pooled.cpu(), atol=2e-2, rtol=2e-2)
-        elif isinstance(first, QuantileHistogram):
+        elif isinstance(first, UnitQuantile):
             assert torch.allclose(first.threshold(), second.threshold(), atol=2e-2, rtol=2e-2)

@@ -10,19 +10,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from concept_monitor_cli.functional.calibration import benjamini_hochberg, p_values, pooled_p_values
 from concept_monitor_cli.functional.compositional import (
     BEAM,
     LENGTH,
     CellCounter,
-    Explanation,
     Formula,
-    compositional,
+    SearchResult,
     count_cells,
+    formula_group_counts,
+    search_formulas,
     supported_formulas,
 )
 from concept_monitor_cli.functional.dissection import (
+    CANDIDATES,
     IOU_DETECTOR,
     QUANTILE,
     IoUCounts,
@@ -32,8 +35,7 @@ from concept_monitor_cli.functional.dissection import (
     shuffled_masks,
 )
 from concept_monitor_cli.lenses.base import Findings
-from concept_monitor_cli.lenses.names.masked import MaskDetector, live_units
-from concept_monitor_cli.record.requests import read_masks
+from concept_monitor_cli.lenses.names.masked import MaskDetector, MaskedUnits, effect_beyond
 from concept_monitor_cli.run import TableSchema
 from concept_monitor_cli.run.traits import LabelKind
 
@@ -43,8 +45,10 @@ if TYPE_CHECKING:
     from concept_monitor_cli.store import Entry
 from concept_monitor_cli.study.context import Context
 
-# Times that the masks are laid over the wrong images. Each costs a search of the whole layer.
-DRAWS = 3
+# Times that the masks are laid over the wrong images: each costs a search of the whole layer. With 20 a
+# single unit can pass Benjamini-Hochberg at 0.05; a large layer has enough draws in all with 3.
+FEWEST_DRAWS, MOST_DRAWS = 3, 20
+SEARCHES = 600
 
 # The best formula of every unit with at most so many concepts.
 LENGTHS = TableSchema.of_units("lengths", {"length": "int", "concept": "str", "score": "float"}, ("length",))
@@ -55,7 +59,7 @@ class _Found:
     """What a search says of the units of one set of masks."""
 
     counts: IoUCounts
-    explained: list[list[Explanation]]
+    results: list[SearchResult]
     supported: NDArray[np.float64]
 
 
@@ -69,13 +73,14 @@ class Compositional(MaskDetector):
 
     The p-value compares the part of the best formula's IoU that does not hang on one image
     (`supported_formulas`) with those that the same search finds for masks laid over the wrong images: longer
-    formulas fit anything better, and so they do there.
+    formulas fit anything better, and so they do there. What is tested is the formula that is printed.
 
     Args:
         normaliser: see `MaskDetector`; `none` is this literature's.
         length: most labels in a formula.
         beam: formulas kept at each length.
         fraction: see `MaskDetector`.
+        stability: see `MaskDetector`. The best formulas of the beam compete in the draws.
     """
 
     name: ClassVar[str] = "compositional"
@@ -90,14 +95,18 @@ class Compositional(MaskDetector):
         length: int = LENGTH,
         beam: int = BEAM,
         fraction: float = QUANTILE,
+        *,
+        stability: bool = True,
     ) -> None:
-        super().__init__(normaliser, fraction)
+        super().__init__(normaliser, fraction, stability=stability)
         self.length, self.beam = length, beam
 
     @classmethod
     def from_options(cls, options: DissectOptions) -> Compositional:
         """See `Detector`."""
-        return cls(options.iou_normaliser or "none", options.length, options.beam)
+        return cls(
+            options.iou_normaliser or "none", options.length, options.beam, stability=options.stability
+        )
 
     def settings(self) -> dict[str, Any]:
         """See `Detector`."""
@@ -105,7 +114,7 @@ class Compositional(MaskDetector):
             **super().settings(),
             "length": self.length,
             "beam": self.beam,
-            "draws": DRAWS,
+            "draws": [FEWEST_DRAWS, MOST_DRAWS, SEARCHES],
             "tested": "supported",
         }
 
@@ -119,19 +128,20 @@ class Compositional(MaskDetector):
         counters = [CellCounter(masks.n_units, len(labels.names)) for masks in parts]
         count_cells(labels, list(zip(counters, parts, strict=True)))
         counts = [self.count(masks, context) for masks in parts]
-        explained = [
-            compositional(
+        results = [
+            search_formulas(
                 counter.cells(), each, length=self.length, beam=self.beam, normaliser=self.normaliser
             )
             for counter, each in zip(counters, counts, strict=True)
         ]
-        best = [[steps[-1] if steps else None for steps in each] for each in explained]
-        supported = supported_formulas(labels, list(zip(parts, best, strict=True)))
-        return [_Found(*each) for each in zip(counts, explained, supported, strict=True)]
+        best = [[each.best[-1] if each.best else None for each in found] for found in results]
+        supported = supported_formulas(labels, list(zip(parts, best, strict=True)), context.groups)
+        return [_Found(*each) for each in zip(counts, results, supported, strict=True)]
 
     @staticmethod
-    def _seeds(context: Context) -> range:
-        return range(context.seed * 1009, context.seed * 1009 + DRAWS)
+    def _seeds(context: Context, units: int) -> range:
+        draws = max(FEWEST_DRAWS, min(MOST_DRAWS, SEARCHES // max(1, units)))
+        return range(context.seed * 1009, context.seed * 1009 + draws)
 
     def find(
         self, entry: Entry, context: Context, *, untrained: Sequence[Entry] = (), matrix: bool = False
@@ -141,11 +151,12 @@ class Compositional(MaskDetector):
         `more` holds `lengths`: for every live unit and length the best formula of at most that many labels,
         `unit`, `length`, `concept`, `score`.
         """
-        live, labels = live_units(entry), context.labels
-        masks = read_masks(entry)
-        chance = [] if untrained else [shuffled_masks(masks, seed=seed) for seed in self._seeds(context)]
+        units, labels = self.read(entry, context), context.labels
+        masks, live = units.masks, units.live
+        seeds = () if untrained else self._seeds(context, masks.n_units)
+        chance = [shuffled_masks(masks, groups=context.groups, seed=seed) for seed in seeds]
         true, *draws = self._search([masks, *chance], context)
-        explained = true.explained
+        explained = [each.best for each in true.results]
         best = torch.tensor([each[-1].iou if each else 0.0 for each in explained], dtype=torch.float64)
         supported = torch.from_numpy(true.supported).masked_fill(~live, torch.nan)
         if untrained:
@@ -181,7 +192,12 @@ class Compositional(MaskDetector):
             p_values=p.numpy(),
             interpretable=interpretable.numpy(),
             live=live.numpy(),
+            sparse=units.sparse,
+            effect=np.where(concepts[:, 0] != "", effect_beyond(supported, _of_live(null, live)), np.nan),
+            **self._sureness(units, true.results, words, context),
+            notes=self.sparse_note(units),
             calibration={
+                "sparse": int(units.sparse.sum()),
                 "null": context.null,
                 "draws": null.numel(),
                 "fdr": context.fdr,
@@ -201,6 +217,33 @@ class Compositional(MaskDetector):
                 }
             },
         )
+
+    def _sureness(
+        self, units: MaskedUnits, results: Sequence[SearchResult], words: _Words, context: Context
+    ) -> dict[str, Any]:
+        """`stability` and `concept_set` of the findings, where they are wanted."""
+        if not self.stability:
+            return {}
+        candidates = [[each.formula for each in found.beam[:CANDIDATES]] for found in results]
+        numbers = context.labels.category_numbers
+        counts = formula_group_counts(
+            context.labels, units.masks, candidates, numbers, context.groups, self.normaliser
+        )
+        sure = self.sureness(counts, "iou", context)
+        known = np.array([len(each) > 0 for each in candidates]) & units.live.numpy()
+        sets = [
+            "; ".join(words.text(formulas[place]) for place in places) if each else ""
+            for formulas, places, each in zip(candidates, sure.sets, known, strict=True)
+        ]
+        return {
+            "stability": np.where(known, sure.stability, np.nan),
+            "concept_set": np.array(sets, dtype=object),
+        }
+
+
+def _of_live(null: Tensor, live: Tensor) -> Tensor:
+    """The draws of all live units as one: a few draws are too few for a spread of each unit's own."""
+    return null if null.ndim == 1 else null[:, live].flatten()
 
 
 class _Words:

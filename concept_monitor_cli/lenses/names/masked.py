@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -14,12 +15,19 @@ from torch import Tensor
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.dissection import (
     QUANTILE,
+    GroupCounts,
     IoUCounts,
+    LabelRule,
     Normaliser,
     UnitMasks,
+    chance_effect,
     check_normaliser,
+    concept_sets,
+    drawn_winners,
     iou_counts,
+    share_first,
 )
+from concept_monitor_cli.functional.resampling import RESAMPLES, image_counts
 from concept_monitor_cli.lenses.base import Detector
 from concept_monitor_cli.record.requests import Masks, Recording, read_masks
 from concept_monitor_cli.run.traits import Candidates, Evidence
@@ -31,30 +39,71 @@ if TYPE_CHECKING:
     from concept_monitor_cli.study.context import Context
 
 
+# A unit that fires on fewer groups of images is `sparse`: whatever it overlaps with hangs on a single image,
+# and no label can have support. Of units that fire on two or three images no more are called by chance than
+# of others (docs/calibration-masks.md).
+FEWEST_GROUPS = 2
+
+
+@dataclass(frozen=True)
+class MaskedUnits:
+    """The masks of a layer's units.
+
+    Attributes:
+        masks: where they fire.
+        live: (C,) bool, units that can have a concept.
+        sparse: (C,) bool, units that fire on fewer than `FEWEST_GROUPS` groups of images.
+    """
+
+    masks: UnitMasks
+    live: Tensor
+    sparse: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Sureness:
+    """How sure a unit's concept is.
+
+    Attributes:
+        stability: (C,) share of the draws in which the first candidate stays first.
+        sets: of each unit the places of the candidates that make up nine tenths of the draws.
+    """
+
+    stability: NDArray[np.float64]
+    sets: list[list[int]]
+
+
 class MaskDetector(Detector):
     """Compares where a unit fires with where labels are.
 
     Args:
         normaliser: which of a unit's pixels count.
         fraction: of all positions, above a unit's threshold.
+        stability: draw the images again to say how sure the concepts are.
     """
 
     name: ClassVar[str]
     evidence: ClassVar[Evidence] = "pixels"
     candidates: ClassVar[Candidates] = "annotations"
 
-    def __init__(self, normaliser: Normaliser, fraction: float = QUANTILE) -> None:
+    def __init__(self, normaliser: Normaliser, fraction: float = QUANTILE, *, stability: bool = True) -> None:
         check_normaliser(normaliser)
         self.normaliser: Normaliser = normaliser
         self.fraction = fraction
+        self.stability = stability
 
     def settings(self) -> dict[str, Any]:
         """See `Detector`."""
-        return {"iou_normaliser": self.normaliser, "fraction": self.fraction}
+        return {
+            "iou_normaliser": self.normaliser,
+            "fraction": self.fraction,
+            "stability": self.stability,
+            "fewest_groups": FEWEST_GROUPS,
+        }
 
     def depends_on(self, context: Context) -> dict[str, str]:
         """See `Detector`."""
-        return {"annotations": context.labels.digest}
+        return {"annotations": context.labels.digest, "groups": context.groups_digest}
 
     def recording(self, context: Context) -> Recording:
         """See `Detector`."""
@@ -89,7 +138,32 @@ class MaskDetector(Detector):
 
     def count(self, masks: UnitMasks, context: Context) -> IoUCounts:
         """The pixels that units and labels share."""
-        return iou_counts(context.labels, masks, context.labels.category_numbers)
+        return iou_counts(context.labels, masks, context.labels.category_numbers, context.groups)
+
+    def read(self, entry: Entry, context: Context) -> MaskedUnits:
+        """The masks of a recording, and which of its units can have a concept.
+
+        Raises:
+            InputError: all images are one group.
+        """
+        if context.groups.n_groups < 2:
+            raise InputError(
+                f"all {len(context.probe)} images are copies or one group, and {self.name} needs 2 groups or "
+                "more to know what chance gives",
+                where="--probe",
+                hint="give more images, or name their groups with --groups",
+            )
+        masks = read_masks(entry)
+        alive = entry.read("live").astype(bool)
+        firing = masks.firing_groups(context.groups) >= FEWEST_GROUPS
+        return MaskedUnits(masks, torch.from_numpy(alive & firing), alive & ~firing)
+
+    def sureness(self, counts: GroupCounts, rule: LabelRule, context: Context) -> Sureness:
+        """How sure the first of each unit's candidates is, from draws of groups of images."""
+        groups = context.groups
+        drawn = image_counts(groups, range(RESAMPLES), seed=context.seed).numpy()
+        winners = drawn_winners(counts, drawn[:, groups.members[groups.starts]], rule)
+        return Sureness(share_first(winners), concept_sets(winners))
 
     def untrained_scores(self, entries: Sequence[Entry], context: Context) -> NDArray[Any]:
         """`raw_scores` of the live units of untrained networks, one network after the other.
@@ -112,17 +186,31 @@ class MaskDetector(Detector):
 
             def make(writer: Writer, entry: Entry = entry) -> None:
                 scores = self.raw_scores(read_masks(entry), context)
-                writer.put("scores", scores[entry.read("live").astype(bool)])
+                writer.put("scores", scores[self.read(entry, context).live.numpy()])
 
             with context.store.get_or_make(key, make) as kept:
                 parts.append(kept.read("scores"))
         return np.concatenate(parts)
+
+    def sparse_note(self, units: MaskedUnits) -> tuple[str, ...]:
+        """What the user should know of the units that are sparse."""
+        count = int(units.sparse.sum())
+        if not count:
+            return ()
+        return (
+            f"{count:,} units fire above their threshold on fewer than {FEWEST_GROUPS} images, or groups of "
+            "images: they are `sparse` and have no concept",
+        )
 
     @abstractmethod
     def raw_scores(self, masks: UnitMasks, context: Context) -> NDArray[np.float64]:
         """What is compared with chance, before chance is known: rows are units."""
 
 
-def live_units(entry: Entry) -> Tensor:
-    """`C`, bool."""
-    return torch.from_numpy(entry.read("live").astype(bool))
+def effect_beyond(tested: Tensor, null: Tensor) -> NDArray[np.float64]:
+    """`chance_effect`, or, where all units have one null, in standard deviations of that: (C,)."""
+    if null.ndim == 2:
+        return chance_effect(tested, null).numpy()
+    spread = float(null.double().std(correction=0))
+    effect: NDArray[np.float64] = ((tested - null.double().mean()) / (spread or torch.nan)).numpy()
+    return effect

@@ -8,21 +8,27 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from concept_monitor_cli.functional.calibration import benjamini_hochberg, p_values, pooled_p_values
+from concept_monitor_cli.functional.calibration import benjamini_hochberg, p_values
 from concept_monitor_cli.functional.dissection import (
+    CANDIDATES,
     IOU_DETECTOR,
     QUANTILE,
+    TESTED,
+    IoUCounts,
+    LabelRule,
     Normaliser,
+    RankedLabels,
     UnitMasks,
+    chance_p_values,
     iou,
+    label_group_counts,
+    ranked_labels,
     shuffled_support,
-    supported_iou,
 )
-from concept_monitor_cli.functional.topk import top_rows
 from concept_monitor_cli.lenses.base import Findings
-from concept_monitor_cli.lenses.names.masked import MaskDetector, live_units
-from concept_monitor_cli.record.requests import read_masks
+from concept_monitor_cli.lenses.names.masked import MaskDetector, MaskedUnits, effect_beyond
 from concept_monitor_cli.run import TableSchema
 
 if TYPE_CHECKING:
@@ -33,9 +39,6 @@ if TYPE_CHECKING:
 # Times that the masks are laid over the wrong images; see `shuffled_support`.
 ROUNDS = 20
 
-# The normaliser of what is compared with chance; see `NetworkDissection`.
-TESTED: Normaliser = "none"
-
 # The best label of every unit in each category.
 BY_CATEGORY = TableSchema.of_units(
     "by-category", {"category": "str", "concept": "str", "score": "float"}, ("category",)
@@ -43,20 +46,24 @@ BY_CATEGORY = TableSchema.of_units(
 
 
 class NetworkDissection(MaskDetector):
-    """Names a unit by the label with the highest IoU with the pixels on which it fires most.
+    """Names a unit by a label whose pixels it fires on, and tests that label.
 
-    The p-value asks whether the unit fires on any label more than chance does: its best supported IoU
-    (`supported_iou`, the part of an IoU that does not hang on one image) is compared with those for masks
-    laid over the wrong images. The plain IoU would not do: the best one that chance reaches is that of a rare
-    label in a single image, and units that know a common label well stay below it. So a unit with a high IoU
-    at a rare label may be no more than chance, and one with an IoU below 0.04 may be beyond it. What is
-    compared is unrestricted, whatever the normaliser of the score: with `category` and `mask` a unit is left
-    with few pixels where a category is on few images, and by luck these few overlap well.
+    By default it is the label with the highest supported IoU (`supported_iou`, the part of an IoU that does
+    not hang on one image, or one group of copies); its plain IoU is the `score`. With the rule `iou` it is
+    the label with the highest plain IoU, as in the literature. That one is often a rare label that a unit
+    meets in a single image: the best plain IoU that chance reaches is of this kind.
+
+    The p-value asks whether the label that the rule picks is supported more than the label that the same rule
+    picks for masks laid over the wrong images. What is compared is the supported IoU of that label,
+    unrestricted whatever the normaliser of the score (`TESTED`). Further labels of a unit, the best ones of
+    each category and the number of detectors go by the same rule.
 
     Args:
         normaliser: see `MaskDetector`.
         top_concepts: how many concepts to keep per unit.
         fraction: see `MaskDetector`.
+        rule: see above.
+        stability: see `MaskDetector`.
     """
 
     name: ClassVar[str] = "network-dissection"
@@ -65,15 +72,27 @@ class NetworkDissection(MaskDetector):
     tables: ClassVar[tuple[TableSchema, ...]] = (BY_CATEGORY,)
 
     def __init__(
-        self, normaliser: Normaliser = "category", top_concepts: int = 5, fraction: float = QUANTILE
+        self,
+        normaliser: Normaliser = "category",
+        top_concepts: int = 5,
+        fraction: float = QUANTILE,
+        rule: LabelRule = "supported",
+        *,
+        stability: bool = True,
     ) -> None:
-        super().__init__(normaliser, fraction)
+        super().__init__(normaliser, fraction, stability=stability)
         self.top_concepts = top_concepts
+        self.rule: LabelRule = rule
 
     @classmethod
     def from_options(cls, options: DissectOptions) -> NetworkDissection:
         """See `Detector`."""
-        return cls(options.iou_normaliser or "category", options.top_concepts)
+        return cls(
+            options.iou_normaliser or "category",
+            options.top_concepts,
+            rule=options.label_rule,
+            stability=options.stability,
+        )
 
     def settings(self) -> dict[str, Any]:
         """See `Detector`."""
@@ -81,13 +100,18 @@ class NetworkDissection(MaskDetector):
             **super().settings(),
             "top_concepts": self.top_concepts,
             "rounds": ROUNDS,
+            "moderated": True,
             "tested": f"supported-{TESTED}",
+            "label_rule": self.rule,
         }
 
     def raw_scores(self, masks: UnitMasks, context: Context) -> NDArray[np.float64]:
-        """The best supported IoU of every unit: `C`."""
-        scores: NDArray[np.float64] = supported_iou(self.count(masks, context), TESTED).amax(1).numpy()
+        """The supported IoU of the label that every unit gets: `C`."""
+        scores: NDArray[np.float64] = self._ranked(self.count(masks, context), 1).tested.numpy()
         return scores
+
+    def _ranked(self, counts: IoUCounts, k: int) -> RankedLabels:
+        return ranked_labels(counts, self.rule, self.normaliser, k)
 
     def find(
         self, entry: Entry, context: Context, *, untrained: Sequence[Entry] = (), matrix: bool = False
@@ -97,65 +121,125 @@ class NetworkDissection(MaskDetector):
         `more` holds `by-category`: the best label of every live unit in each category, `unit`, `category`,
         `concept`, `score`.
         """
-        labels, live = context.labels, live_units(entry)
-        masks = read_masks(entry)
-        counts = self.count(masks, context)
-        scores = iou(counts, self.normaliser)
-        best = supported_iou(counts, TESTED).amax(1).masked_fill(~live, torch.nan)
-        if untrained:
-            null = torch.from_numpy(self.untrained_scores(untrained, context))
-            p = p_values(best, null)
-        else:
-            null = shuffled_support(labels, masks, counts, TESTED, rounds=ROUNDS, seed=context.seed)
-            p = pooled_p_values(best, null)
+        labels, units = context.labels, self.read(entry, context)
+        live = units.live
+        counts = self.count(units.masks, context)
+        plain = iou(counts, self.normaliser)
+        ranked = self._ranked(counts, max(self.top_concepts, CANDIDATES))
+        tested = ranked.tested.masked_fill(~live, torch.nan)
+        null = self._null(units.masks, counts, context, untrained)
+        p = p_values(tested, null) if null.ndim == 1 else chance_p_values(tested, null)
         interpretable = benjamini_hochberg(p, context.fdr)
-        indices, values = top_rows(scores, self.top_concepts)
-        met = values.numpy() > 0
+        indices = ranked.indices[:, : self.top_concepts].numpy()
+        met = ranked.ranked[:, : self.top_concepts].numpy() > 0
+        values = plain.gather(1, torch.from_numpy(indices)).numpy()
         names = np.asarray(labels.names, dtype=object)
         kinds = np.asarray(labels.categories, dtype=object)
-        detectors = (values[:, 0] > IOU_DETECTOR) & live
+        detectors = met[:, 0] & (values[:, 0] > IOU_DETECTOR) & live.numpy()
+        order = ranked_labels(counts, self.rule, self.normaliser, len(names))
         return Findings(
             concepts=np.where(met, names[indices], ""),
             categories=np.where(met, kinds[indices], ""),
-            scores=np.where(met, values.numpy(), np.nan).astype(np.float32),
+            scores=np.where(met, values, np.nan).astype(np.float32),
             p_values=p.numpy(),
             interpretable=interpretable.numpy(),
             live=live.numpy(),
+            sparse=units.sparse,
+            effect=np.where(met[:, 0], effect_beyond(tested, null), np.nan),
+            **self._sureness(units, ranked, names, context),
+            notes=self.sparse_note(units),
             calibration={
+                "sparse": int(units.sparse.sum()),
                 "null": context.null,
                 "draws": null.numel(),
                 "fdr": context.fdr,
+                "label_rule": self.rule,
                 "interpretable": int(interpretable.sum()),
                 "paper_constant": IOU_DETECTOR,
                 "above_constant": int(detectors.sum()),
-                "unique_detectors": len(torch.unique(indices[detectors, 0])),
+                "unique_detectors": len(np.unique(indices[detectors, 0])),
             },
-            matrix=scores.float().numpy() if matrix else None,
+            matrix=plain.float().numpy() if matrix else None,
             matrix_concepts=labels.names,
-            more={BY_CATEGORY.name: _by_category(scores.numpy(), names, kinds, live.numpy())},
+            more={BY_CATEGORY.name: _by_category(order, plain.numpy(), names, kinds, live.numpy())},
         )
+
+    def _null(
+        self, masks: UnitMasks, counts: IoUCounts, context: Context, untrained: Sequence[Entry]
+    ) -> Tensor:
+        """What is compared with: (R, C) draws of each unit, or one distribution of untrained networks."""
+        if untrained:
+            return torch.from_numpy(self.untrained_scores(untrained, context))
+        return shuffled_support(
+            context.labels,
+            masks,
+            counts,
+            self.normaliser,
+            rule=self.rule,
+            groups=context.groups,
+            rounds=ROUNDS,
+            seed=context.seed,
+        )
+
+    def _sureness(
+        self, units: MaskedUnits, ranked: RankedLabels, names: NDArray[np.object_], context: Context
+    ) -> dict[str, Any]:
+        """`stability` and `concept_set` of the findings, where they are wanted.
+
+        A unit's ten best labels compete in the draws.
+        """
+        if not self.stability:
+            return {}
+        places = ranked.indices[:, :CANDIDATES].numpy()
+        candidates = np.where(ranked.ranked[:, :CANDIDATES].numpy() > 0, places, -1)
+        counts = label_group_counts(
+            context.labels,
+            units.masks,
+            candidates,
+            context.labels.category_numbers,
+            context.groups,
+            TESTED if self.rule == "supported" else self.normaliser,
+        )
+        sure = self.sureness(counts, self.rule, context)
+        known = (candidates[:, 0] >= 0) & units.live.numpy()
+        sets = [
+            "; ".join(names[row[places]]) if each else ""
+            for row, places, each in zip(candidates, sure.sets, known, strict=True)
+        ]
+        return {
+            "stability": np.where(known, sure.stability, np.nan),
+            "concept_set": np.array(sets, dtype=object),
+        }
 
 
 def _by_category(
+    order: RankedLabels,
     scores: NDArray[np.float64],
     names: NDArray[np.object_],
     kinds: NDArray[np.object_],
     live: NDArray[np.bool_],
 ) -> dict[str, NDArray[Any]]:
-    """The best label of every live unit in each category that it meets; ties to the first label."""
-    units, best, values = [], [], []
+    """The first label of every live unit in each category, of those that are among its labels.
+
+    Args:
+        order: all labels of every unit, best first.
+        scores: (C, M).
+        names: of the labels.
+        kinds: their categories.
+        live: (C,).
+    """
+    indices, met = order.indices.numpy(), order.ranked.numpy() > 0
+    units, best = [], []
     for kind in dict.fromkeys(kinds):
-        columns = np.flatnonzero(kinds == kind)
-        column = columns[scores[:, columns].argmax(axis=1)]
-        value = scores[np.arange(len(scores)), column]
-        unit = np.flatnonzero(live & (value > 0))
+        here = met & (kinds[indices] == kind)
+        unit = np.flatnonzero(live & here.any(axis=1))
         units.append(unit)
-        best.append(column[unit])
-        values.append(value[unit])
+        best.append(indices[unit, here[unit].argmax(axis=1)])
+    unit = np.concatenate([*units, np.empty(0, dtype=np.int64)])
     label = np.concatenate([*best, np.empty(0, dtype=np.int64)])
     return {
-        "unit": np.concatenate([*units, np.empty(0, dtype=np.int64)]),
+        "unit": unit,
         "category": kinds[label],
         "concept": names[label],
-        "score": np.concatenate([*values, np.empty(0)]),
+        "score": scores[unit, label],
     }
