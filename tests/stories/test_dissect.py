@@ -36,7 +36,7 @@ def test_tables_hold_what_the_mathematics_says(bench: Bench, cmon) -> None:
     kind, digest = recording.split("/")
     with h5py.File(bench.root / "cache" / kind / digest[:2] / f"{digest}.h5") as file:
         Q = torch.from_numpy(file["pooled"][:])
-    expected = soft_wpmi(P, Q)
+    expected = soft_wpmi(P, Q, top_k=10)
     table = pd.read_csv(bench.root / "out/tables/epoch_0005/layer3.clip-dissect.csv", keep_default_na=False)
     assert list(table.columns) == list(TABLES["concepts"].columns)
     best = table[table["rank"] == 1].sort_values("unit")
@@ -199,8 +199,9 @@ def test_the_next_checkpoint_is_read_while_one_is_worked_on(bench: Bench, cmon, 
 
 
 def test_a_run_that_is_stopped_stops_what_is_read_ahead(bench: Bench, cmon, monkeypatch) -> None:
-    from concept_monitor_cli.run import RunFolder
     from concept_monitor_cli.stories import dissect as pipeline
+
+    from concept_monitor_cli.run import RunFolder
 
     real, stops = pipeline.load_usable, []
 
@@ -220,6 +221,7 @@ def test_a_run_that_is_stopped_stops_what_is_read_ahead(bench: Bench, cmon, monk
 
 def test_an_error_of_a_checkpoint_that_was_read_ahead_is_its_own(bench: Bench, cmon, monkeypatch) -> None:
     from concept_monitor_cli.stories import dissect as pipeline
+
     from concept_monitor_cli.study import UnusableCheckpointError
 
     real = pipeline.load_usable
@@ -331,7 +333,7 @@ def test_dead_units_have_no_concept(bench: Bench, cmon) -> None:
 
 def test_probe_smaller_than_the_top_images_is_said(bench: Bench, cmon) -> None:
     answer = cmon(*bench.dissect())
-    assert "40 images, so soft-wpmi looks at 40 instead of 100" in answer.err
+    assert "40 images, so soft-wpmi looks at 10 instead of 100 top images" in answer.err
 
 
 def test_shares_of_two_processes_make_the_whole(bench: Bench, cmon) -> None:
