@@ -18,12 +18,13 @@ from concept_monitor_cli.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from concept_monitor_cli.record.requests import Recording
+    from concept_monitor_cli.study.context import Context
+
     from concept_monitor_cli.models.layers import LayerInfo
     from concept_monitor_cli.options import DissectOptions
     from concept_monitor_cli.probe import ProbeSet
-    from concept_monitor_cli.record.requests import Recording
     from concept_monitor_cli.store import Entry, Writer
-    from concept_monitor_cli.study.context import Context
 
 LIVE, DEAD, SPARSE = "live", "dead", "sparse"
 
@@ -38,7 +39,8 @@ class Findings:
     Attributes:
         concepts: `C x k`, the best concepts, best first; `""` where there are fewer than `k`.
         categories: `C x k`, the category of each; `""` where unknown.
-        scores: `C x k`, float32, descending; NaN where there is no concept.
+        scores: `C x k`, float32; NaN where there is no concept. Descending, unless the detector ranks by
+            something else (see `NetworkDissection`).
         p_values: `C`, float64: how often chance reaches the best score; NaN for dead units.
         interpretable: `C`, whether the best score is more than chance, calibrated over the layer.
         live: `C`; a unit whose activation is the same on every image is dead and has no concept.
