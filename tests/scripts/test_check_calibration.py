@@ -33,9 +33,13 @@ def test_the_table_has_every_share(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     flat = [str(part) for pair in arguments.items() for part in pair]
     monkeypatch.setattr(sys, "argv", ["check_calibration", str(study.root / "ckpts/epoch_0.pth"), *flat])
     check_calibration.main()
-    masks, words = json.loads(found.read_text())
-    assert (masks["detector"], words["detector"]) == ("network-dissection", "clip-dissect, cos")
-    for row in (masks, words):
+    masks, literature, words = json.loads(found.read_text())
+    assert [row["detector"] for row in (masks, literature, words)] == [
+        "network-dissection, supported",
+        "network-dissection, iou",
+        "clip-dissect, cos",
+    ]
+    for row in (masks, literature, words):
         assert set(check_calibration.COLUMNS) <= set(row)
         assert row["broken"] <= 1 / UNITS  # of a small layer, one by luck
         assert row["random, untrained"] <= 0.06

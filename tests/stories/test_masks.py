@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import ClassVar
 
@@ -378,3 +380,33 @@ def test_a_builtin_encoder_that_does_not_know_the_words_is_said(study: Planted) 
 
     dissect(study.options("clip-dissect", out="strange", encoder="builtin"), Listening())
     assert any("does not know" in message for message in Listening.said)
+
+
+def test_renaming_and_reordering_files_changes_no_byte_of_a_table(study: Planted, tmp_path: Path) -> None:
+    """The same photos and masks under other names, in another order; one photo is there twice."""
+    folders = {name: tmp_path / name for name in ("given", "renamed")}
+    with (study.root / "broden" / "index.csv").open(newline="") as file:
+        header, *rows = list(csv.reader(file))
+    rows.append(rows[3])
+    order = np.random.default_rng(0).permutation(len(rows))
+    for name, folder in folders.items():
+        shutil.copytree(study.root / "broden", folder)
+        copied = folder / "images" / "again.png"
+        shutil.copy(folder / "images" / rows[3][0], copied)
+        listed = [list(row) for row in rows]
+        listed[-1][0] = copied.name
+        if name == "renamed":
+            for number, row in enumerate(listed):
+                new = f"{order[number]:03d}z.png"
+                (folder / "images" / row[0]).rename(folder / "images" / new)
+                row[0] = new
+            listed = [listed[k] for k in np.argsort(order)]
+        with (folder / "index.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([header, *listed])
+        options = study.options(*BOTH, out=f"files-{name}", probe=str(folder), length=2, beam=4)
+        dissect(dataclasses.replace(options, cache_dir=tmp_path / f"cache-{name}"))
+    given, renamed = (study.root / f"files-{name}" / "tables" for name in folders)
+    tables = sorted(given.rglob("*.csv"))
+    assert len(tables) >= 4
+    for path in tables:
+        assert path.read_bytes() == (renamed / path.relative_to(given)).read_bytes(), path.name
