@@ -13,6 +13,7 @@ import pytest
 from concept_monitor_cli.lenses.names import clip_pairs
 from concept_monitor_cli.lenses.names.clip_pairs import PAIRS
 from concept_monitor_cli.probe import load_probe
+from concept_monitor_cli.run import TABLES
 from tests.functional import twins
 
 from .conftest import WORDS, Bench
