@@ -31,11 +31,13 @@ class TableSchema:
         name: the file's stem, for messages.
         columns: column name -> kind.
         order: columns by which the rows are sorted, so that equal content gives equal bytes.
+        added: columns that tables of earlier versions lack; they are read as no value.
     """
 
     name: str
     columns: dict[str, Kind]
     order: tuple[str, ...]
+    added: tuple[str, ...] = ()
 
     def frame(self, rows: pd.DataFrame | dict[str, object]) -> pd.DataFrame:
         """`rows` with exactly these columns, these types, in this order, sorted.
@@ -60,6 +62,11 @@ class TableSchema:
         text: str = self.frame(rows).to_csv(index=False, float_format="%.7g", lineterminator="\n")
         return text
 
+    def with_added(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """A table of an earlier version with the columns that were added since, without values."""
+        lacking = [column for column in self.added if column not in frame]
+        return frame.assign(**{c: "" if self.columns[c] == "str" else float("nan") for c in lacking})
+
     def read_csv(self, path: Path) -> pd.DataFrame:
         """The table read back, with its types.
 
@@ -76,6 +83,7 @@ class TableSchema:
             frame = pd.read_csv(
                 path, dtype=dtypes, keep_default_na=False, na_values={column: [""] for column in numbers}
             )
+            frame = self.with_added(frame)
             return frame[list(self.columns)].astype({c: _DTYPES[k] for c, k in self.columns.items()})
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
@@ -100,8 +108,12 @@ _CONCEPTS = TableSchema(
         "p_value": "float",
         "interpretable": "bool",
         "state": "str",
+        "effect": "float",
+        "stability": "float",
+        "concept_set": "str",
     },
     ("epoch", "checkpoint", "layer", "detector", "unit", "rank"),
+    added=("effect", "stability", "concept_set"),
 )
 
 # Whose labels a row of an evaluation is about.
