@@ -124,7 +124,7 @@ def copies(
     with progress.task("looking for copies", len(one), "images") as advance:
         pairs = near_copies(pictures, advance)
     links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(one), len(one)))
-    return ImageGroups.read(connected_components(links, directed=False)[1][groups]).of
+    return ImageGroups.read(connected_components(links, directed=False)[1].astype(np.int64)[groups]).of
 
 
 def exact_copies(digests: Sequence[str]) -> NDArray[np.int64]:
