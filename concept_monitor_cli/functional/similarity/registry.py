@@ -20,6 +20,8 @@ from concept_monitor_cli.functional.similarity.reorder import rank_reorder
 
 #: By default one in so many images counts as a unit's top image, and at least so many images do.
 IMAGES_PER_TOP_IMAGE, LEAST_TOP_K = 30, 10
+#: Errors below this are none.
+SMALLEST_ERROR = 1e-6
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,19 @@ class ValueSimilarity:
         name: as on the command line.
         function: `(P, Q) -> (C, M)`.
         permutations: of the layer in a null distribution; each costs a scoring of the whole layer.
+        compared: what is compared with chance, rising with the score. A cosine itself; of an error, which
+            ends at 0, the logarithm, or a perfect unit would be no more standard deviations from chance than
+            a good one.
     """
 
     name: str
     function: Callable[..., Tensor]
     permutations: int
+    compared: Callable[[Tensor], Tensor] = torch.Tensor.clone
+
+
+def _log_error(scores: Tensor) -> Tensor:
+    return scores.neg().clamp_min(SMALLEST_ERROR).log().neg()
 
 
 def _soft_terms(s: Tensor, place: Tensor) -> Tensor:
@@ -92,7 +102,7 @@ SIMILARITIES: dict[str, RankSimilarity | ValueSimilarity] = {
         RankSimilarity("wpmi", pmi.wpmi_evidence, _hard_terms, pmi.WPMI_TOP_K, pmi.WPMI_A, pmi.WPMI_LAM),
         ValueSimilarity("cos", cos, 20),
         ValueSimilarity("cos-cubed", cos_cubed, 20),
-        ValueSimilarity("rank-reorder", rank_reorder, 20),
+        ValueSimilarity("rank-reorder", rank_reorder, 20, _log_error),
     )
 }
 

@@ -61,10 +61,10 @@ class ValuedLayer:
         """Scores and chance.
 
         Returns:
-            scores `(U, M)`; the best ones `(U,)`; with the groups of images permuted for every unit, the best
-            ones and those of the printed concept, `(B, U)` each.
+            scores `(U, M)`; of the best ones, what is compared with chance, `(U,)`; the same with the groups
+            of images permuted for every unit, of the best concept and of the printed one, `(B, U)` each.
         """
-        function, context = self.similarity.function, self.context
+        function, context, compared = self.similarity.function, self.context, self.similarity.compared
         scores = function(context.activations, pooled)
         labels, best = top_rows(scores, 1)
         rounds = max(self.similarity.permutations, -(-NULL_SCORES // pooled.shape[1]))
@@ -72,9 +72,9 @@ class ValuedLayer:
         for number in range(rounds):
             mixed = shuffled(pooled, groups=context.groups, seed=context.seed * 100_003 + number)
             drawn = function(context.activations, mixed)
-            null.append(drawn.amax(1).float().cpu())
-            own.append(drawn.gather(1, labels)[:, 0].float().cpu())
-        return scores, best[:, 0].float().cpu(), torch.stack(null), torch.stack(own)
+            null.append(compared(drawn.amax(1)).float().cpu())
+            own.append(compared(drawn.gather(1, labels)[:, 0]).float().cpu())
+        return scores, compared(best[:, 0]).float().cpu(), torch.stack(null), torch.stack(own)
 
     def _untrained_excess(self, entry: Entry) -> Tensor:
         """How far the units of an untrained network are beyond their own chance; kept."""
