@@ -238,7 +238,7 @@ class DissectOptions(CommonOptions):
         mean: per channel, in units of 0..1.
         std: per channel, in units of 0..1.
         interpolation: Pillow's filter for resizing.
-        pooling: from a map to a number; `auto` is the mean for maps and the class token for transformers.
+        pooling: from a map to a number; `auto` is the mean for maps and what the network's head reads of tokens.
         trust_pickle: load checkpoints that need arbitrary code to run. Only for files of your own.
         compile: `torch.compile` the network.
 

@@ -185,7 +185,7 @@ def dissect(
             parser=one_of(Pooling),
             rich_help_panel=NETWORK,
             help="From a map to a number: mean, max, cls (class token) or tokens (mean of the patch tokens). "
-            "auto: cls for transformers with a class token, else mean.",
+            "auto: what the network's own head reads, else mean.",
         ),
     ] = _DEFAULT.pooling,
     trust_pickle: TrustPickle = _DEFAULT.trust_pickle,

@@ -14,12 +14,12 @@ from typing import TypeAlias
 JSONValue: TypeAlias = "bool | int | float | str | Sequence[JSONValue] | Mapping[str, JSONValue] | None"
 
 KINDS: dict[str, int] = {
-    "layers": 1,
+    "layers": 2,
     "probe_block": 1,
     "pixels": 1,
     "image_embeddings": 1,
     "text_embeddings": 1,
-    "activations": 2,
+    "activations": 3,
     "maps": 1,
     "masks": 2,
     "scores": 1,
@@ -28,6 +28,7 @@ KINDS: dict[str, int] = {
     "resampling": 2,
     "matching": 1,
     "presence": 1,
+    "redundancy": 1,
 }
 """Kind of value -> version of the code that makes it. Raise the version when that code's results change:
 entries of the old version are then not found any more, and `prune` may remove them."""
