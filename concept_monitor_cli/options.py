@@ -308,8 +308,8 @@ class WatchOptions(DissectOptions):
         interval: seconds between two looks at the folder.
         idle: stop after so many seconds without a new checkpoint; `None` never.
         until_epoch: stop once this epoch, or a later one, is done; `None` never.
-        spread_drop: units clump: their spread has fallen below its highest by this share.
-        distinct_drop: concepts collapse: the number of different ones has fallen by this share.
+        effective_drop: units clump: their effective number has fallen below its highest by this share.
+        redundant_rise: units collapse: the share of redundant ones is this much above its lowest.
         dead_rise: units die: their share is this much above its lowest.
         patience: so many epochs one after the other with fewer interpretable units.
         on_alert: a command to run for each warning; `None` for none.
@@ -318,8 +318,8 @@ class WatchOptions(DissectOptions):
     interval: float = 10.0
     idle: float | None = None
     until_epoch: int | None = None
-    spread_drop: float = 0.2
-    distinct_drop: float = 0.25
+    effective_drop: float = 0.15
+    redundant_rise: float = 0.2
     dead_rise: float = 0.05
     patience: int = 3
     on_alert: str | None = None

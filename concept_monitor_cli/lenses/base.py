@@ -135,6 +135,11 @@ class Detector(ABC):
     name: ClassVar[str]
     needs_encoder: ClassVar[bool] = False
 
+    @property
+    def relative(self) -> bool:
+        """Whether a unit's label depends on the other units of its layer."""
+        return False
+
     @classmethod
     @abstractmethod
     def from_options(cls, options: DissectOptions) -> Detector:

@@ -16,11 +16,26 @@ if TYPE_CHECKING:
     from concept_monitor_cli.space import UnitVectors
 
 ALL = "all"
+#: Columns that are not counted from a concept table but stand beside it.
+KNOWN = (
+    "effective_units",
+    "redundant",
+    "effective_units_chance",
+    "redundant_chance",
+    "spread_floor_random",
+    "spread_floor_halves",
+    "changed_by_halves",
+    "held_out",
+    "held_out_chance",
+)
 _WHERE = ["epoch", "checkpoint", "layer", "detector"]
 
 
 def category_statistics(
-    table: pd.DataFrame, placed: UnitVectors | None = None, embedding: pd.DataFrame | None = None
+    table: pd.DataFrame,
+    placed: UnitVectors | None = None,
+    embedding: pd.DataFrame | None = None,
+    known: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Counts per epoch and category of the layers of one or several detectors.
 
@@ -31,6 +46,8 @@ def category_statistics(
         table: a concept table.
         placed: the same units in the space of words, for `spread`; without it that column is empty.
         embedding: rows of `embedding.csv`, for `anchor_distance`; without it that column is empty.
+        known: rows with `epoch`, `checkpoint`, `layer`, `detector`, `category` and some of the columns `KNOWN`,
+            which are taken over; those that it lacks are empty.
 
     Returns:
         the rows of `statistics.csv`:
@@ -42,7 +59,15 @@ def category_statistics(
         - `spread`: mean cosine distance over all pairs of these units in the space of words (eq. 1), of live
           units, interpretable or not; empty with fewer than two;
         - `anchor_distance`: mean cosine distance of these units to their nearest anchor;
-        - `dead`: units of the layer without any concept (only for `all`; 0 elsewhere).
+        - `dead`: units of the layer without any concept (only for `all`; 0 elsewhere);
+        - `effective_units`, `redundant`: how many different units the layer has by its activations, and the share
+          of them that another one repeats (`functional.redundancy`); `..._chance`: the same of independent units
+          (only for `all`);
+        - `spread_floor_random`: `spread` of the same layer with random weights; `spread_floor_halves`: mean
+          distance between the two places that one unit gets from two halves of the images;
+        - `changed_by_halves`: share of the units whose concept differs between these halves: changes by luck;
+        - `held_out`, `held_out_chance`: how well concepts found on one half predict the activations on the other
+          (`functional.held_out`), and what concepts of other units give.
     """
     import pandas as pd
 
@@ -68,7 +93,11 @@ def category_statistics(
     result = pd.concat(parts, ignore_index=True).drop(columns="_rank")
     keys = [*_WHERE, "category"]
     result = result.merge(_spreads(placed), how="left", on=keys)
-    return result.merge(_anchor_distances(first, embedding), how="left", on=keys)
+    result = result.merge(_anchor_distances(first, embedding), how="left", on=keys)
+    if known is not None:
+        columns = [name for name in KNOWN if name in known]
+        result = result.merge(known[[*keys, *columns]], how="left", on=keys)
+    return result.assign(**{name: np.nan for name in KNOWN if name not in result})
 
 
 def _counts(rows: pd.DataFrame, source: pd.DataFrame) -> pd.DataFrame:

@@ -67,7 +67,8 @@ class TableRecord:
     """What one table was made from, as the JSON file beside it holds it.
 
     `finding` is the content key of the result: everything it depends on. `recording` is where the store has
-    what the network said, as `KIND/DIGEST`.
+    what the network said, as `KIND/DIGEST`. `redundancy` says how alike the units are (`functional.redundancy`),
+    asked of their activations; tables of earlier versions lack it.
     """
 
     checkpoint: str
@@ -79,6 +80,7 @@ class TableRecord:
     notes: tuple[str, ...] = ()
     calibration: dict[str, Any] = field(default_factory=dict)
     recording: str = ""
+    redundancy: dict[str, Any] = field(default_factory=dict)
 
 
 Record = TypeVar("Record", CheckpointRecord, TableRecord)

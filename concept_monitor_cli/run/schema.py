@@ -31,11 +31,18 @@ class TableSchema:
         name: the file's stem, for messages.
         columns: column name -> kind.
         order: columns by which the rows are sorted, so that equal content gives equal bytes.
+        added: columns that tables of earlier versions lack; they are read as no value.
     """
 
     name: str
     columns: dict[str, Kind]
     order: tuple[str, ...]
+    added: tuple[str, ...] = ()
+
+    def with_added(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """A table of an earlier version with the columns that were added since, without values."""
+        lacking = [column for column in self.added if column not in frame]
+        return frame.assign(**{c: "" if self.columns[c] == "str" else float("nan") for c in lacking})
 
     def frame(self, rows: pd.DataFrame | dict[str, object]) -> pd.DataFrame:
         """`rows` with exactly these columns, these types, in this order, sorted.
@@ -76,6 +83,7 @@ class TableSchema:
             frame = pd.read_csv(
                 path, dtype=dtypes, keep_default_na=False, na_values={column: [""] for column in numbers}
             )
+            frame = self.with_added(frame)
             return frame[list(self.columns)].astype({c: _DTYPES[k] for c, k in self.columns.items()})
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
@@ -209,9 +217,29 @@ TABLES: dict[str, TableSchema] = {
             "anchor_distance": "float",
             "dead": "int",
             "checkpoint": "str",
+            "effective_units": "float",
+            "redundant": "float",
+            "effective_units_chance": "float",
+            "redundant_chance": "float",
+            "spread_floor_random": "float",
+            "spread_floor_halves": "float",
+            "changed_by_halves": "float",
+            "held_out": "float",
+            "held_out_chance": "float",
         },
         # Categories keep the order they are written in: `all` first, then from low to high level.
         ("epoch", "checkpoint", "layer", "detector"),
+        added=(
+            "effective_units",
+            "redundant",
+            "effective_units_chance",
+            "redundant_chance",
+            "spread_floor_random",
+            "spread_floor_halves",
+            "changed_by_halves",
+            "held_out",
+            "held_out_chance",
+        ),
     ),
     "units": TableSchema(
         "units",
@@ -229,8 +257,43 @@ TABLES: dict[str, TableSchema] = {
             "final_category": "str",
             "path_length": "float",
             "confident_changes": "int",
+            "self_similarity": "float",
+            "label_changes": "int",
+            "drift_floor_random": "float",
+            "drift_floor_halves": "float",
         },
         ("layer", "detector", "unit"),
+        added=("self_similarity", "label_changes", "drift_floor_random", "drift_floor_halves"),
+    ),
+    # A unit beside itself at the epoch before, by its activations.
+    "self_similarity": TableSchema(
+        "self_similarity",
+        {
+            "epoch": "int",
+            "checkpoint": "str",
+            "layer": "str",
+            "unit": "int",
+            "detector": "str",
+            "self_similarity": "float",
+        },
+        ("epoch", "checkpoint", "layer", "detector", "unit"),
+    ),
+    # What either half of the images says of the units of one concept table.
+    "halves": TableSchema(
+        "halves",
+        {
+            "epoch": "int",
+            "checkpoint": "str",
+            "layer": "str",
+            "unit": "int",
+            "detector": "str",
+            "concept_a": "str",
+            "concept_b": "str",
+            "distance": "float",
+            "held_out": "float",
+            "chance": "float",
+        },
+        ("epoch", "checkpoint", "layer", "detector", "unit"),
     ),
     # Every change of concept that is more than luck.
     "changes": TableSchema(
@@ -247,8 +310,10 @@ TABLES: dict[str, TableSchema] = {
             "to_concept": "str",
             "to_category": "str",
             "confidence": "float",
+            "self_similarity": "float",
         },
         ("epoch", "layer", "detector", "unit"),
+        added=("self_similarity",),
     ),
     "pruning": TableSchema(
         "pruning",

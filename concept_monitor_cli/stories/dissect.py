@@ -23,6 +23,7 @@ from concept_monitor_cli.ahead import one_ahead
 from concept_monitor_cli.checkpoints import Checkpoint, load_checkpoint, sparsity
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.lenses import Detector, Findings
+from concept_monitor_cli.lenses.responses import layer_redundancy, redundancy_note, redundancy_record
 from concept_monitor_cli.models.layers import LayerInfo
 from concept_monitor_cli.monitor.agreement import agreement
 from concept_monitor_cli.options import DissectOptions
@@ -294,6 +295,11 @@ def recordings(study: Study, file: StudyFile) -> dict[str, Key]:
 
 def _conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Piece) -> None:
     findings = _conclude(study, run, file, piece)
+    alike = layer_redundancy(
+        study.store, piece.recording, lambda: study.recorded(piece.recording), seed=study.options.seed
+    )
+    said = redundancy_note(alike, layer=piece.layer.name, relative=piece.detector.relative)
+    notes = (*findings.notes, *([said] if said else []))
     record_of = TableRecord(
         checkpoint=file.name,
         epoch=file.epoch,
@@ -301,9 +307,10 @@ def _conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Pi
         detector=piece.detector.name,
         finding=piece.finding.digest,
         units=piece.layer.units,
-        notes=findings.notes,
+        notes=notes,
         calibration=dict(findings.calibration),
         recording=f"{piece.recording.kind}/{piece.recording.digest}",
+        redundancy=redundancy_record(alike),
     )
     place: dict[str, Any] = {
         "epoch": file.epoch,
@@ -316,7 +323,7 @@ def _conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Pi
             file.folder, piece.layer.name, piece.detector.name, table, findings.more_rows(table, **place)
         )
     run.write_table(file.folder, record_of, findings.rows(**place))
-    for note in findings.notes:
+    for note in notes:
         study.notice(note)
 
 

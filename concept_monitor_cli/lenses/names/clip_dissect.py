@@ -94,6 +94,11 @@ class ClipDissect(Detector):
         """See `Detector`."""
         return cls(options.similarity, options.top_concepts, options.pairs)
 
+    @property
+    def relative(self) -> bool:
+        """See `Detector`: the prior of a concept is taken over the layer."""
+        return self.similarity in RANKS
+
     def settings(self) -> dict[str, Any]:
         """See `Detector`."""
         settings: dict[str, Any] = {"similarity": self.similarity, "top_concepts": self.top_concepts}
