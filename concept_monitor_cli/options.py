@@ -260,6 +260,8 @@ class DissectOptions(CommonOptions):
             `none` in `compositional`, as in their papers.
         length: most concepts in a formula of `compositional`.
         beam: formulas kept at each length of `compositional`.
+        floors: also name the units of the same network with random weights, once for all checkpoints: what spread
+            and drift are compared with.
         plot_formats: file types of the plots. (The option is `--plot-format`.)
     """
 
@@ -297,6 +299,7 @@ class DissectOptions(CommonOptions):
     iou_normaliser: IouNormaliser | None = None
     length: int = 3
     beam: int = 10
+    floors: bool = True
     plot_formats: tuple[PlotFormat, ...] = ("png",)
 
 

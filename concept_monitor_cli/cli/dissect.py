@@ -345,6 +345,15 @@ def dissect(
             help="Formulas kept at each length of compositional.",
         ),
     ] = _DEFAULT.beam,
+    floors: Annotated[
+        bool,
+        typer.Option(
+            "--floors/--no-floors",
+            rich_help_panel=_METHOD,
+            help="Also dissect the network with random weights, once for all checkpoints: what spread and drift "
+            "are compared with.",
+        ),
+    ] = _DEFAULT.floors,
     device: Device = _DEFAULT.device,
     precision: Precision = _DEFAULT.precision,
     batch_size: BatchSize = _DEFAULT.batch_size,

@@ -18,6 +18,7 @@ from concept_monitor_cli.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from concept_monitor_cli.lenses.halves import Halves
     from concept_monitor_cli.models.layers import LayerInfo
     from concept_monitor_cli.options import DissectOptions
     from concept_monitor_cli.probe import ProbeSet
@@ -178,6 +179,15 @@ class Detector(ABC):
                 given, a label must beat these instead of chance.
             matrix: also return the scores of all concepts.
         """
+
+    def halves(self, entry: Entry, context: Context) -> Halves | None:
+        """What either half of the images says of the units; `None` where the detector cannot be asked.
+
+        Args:
+            entry: as for `find`.
+            context: as for `find`.
+        """
+        return None
 
 
 _DETECTORS: dict[str, type[Detector]] = {}

@@ -105,14 +105,15 @@ def redundancy_record(found: Redundancy) -> dict[str, Any]:
     """For the record of a table: numbers as JSON, `None` where there is none."""
     return {
         "units": found.units,
-        "effective_units": _number(found.effective),
-        "redundant": _number(found.redundant),
-        "effective_units_chance": _number(found.effective_chance),
-        "redundant_chance": _number(found.redundant_chance),
+        "effective_units": number_or_none(found.effective),
+        "redundant": number_or_none(found.redundant),
+        "effective_units_chance": number_or_none(found.effective_chance),
+        "redundant_chance": number_or_none(found.redundant_chance),
     }
 
 
-def _number(value: float) -> float | None:
+def number_or_none(value: float) -> float | None:
+    """A number for JSON; `None` for one that is not finite."""
     # As many digits as the tables have.
     return float(f"{value:.7g}") if np.isfinite(value) else None
 

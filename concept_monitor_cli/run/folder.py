@@ -4,6 +4,7 @@
     tables/epoch_0005/checkpoint.json         one checkpoint: name, epoch, status
     tables/epoch_0005/LAYER.DETECTOR.csv      one table per checkpoint, layer and detector
     tables/epoch_0005/LAYER.DETECTOR.json     what that table was made from
+    tables/untrained/LAYER.DETECTOR.csv       the same of a network with random weights, where floors are wanted
     tables/concepts.parquet                   all tables stacked
 
 Several processes may work on one run at once. Every file appears whole or not at all and belongs to one
@@ -34,6 +35,8 @@ from concept_monitor_cli.store.locks import file_lock
 if TYPE_CHECKING:
     import pandas as pd
 
+#: The folder of the tables of networks with random weights, and what stands for a checkpoint in them.
+UNTRAINED = "untrained"
 #: Said of a run whose checkpoints state an accuracy of 1 and none that tells its unit.
 UNCLEAR_ACCURACY = "the checkpoints state an accuracy of 1, which may be 100 % or 1 %: left out"
 
@@ -68,7 +71,8 @@ class TableRecord:
 
     `finding` is the content key of the result: everything it depends on. `recording` is where the store has
     what the network said, as `KIND/DIGEST`. `redundancy` says how alike the units are (`functional.redundancy`),
-    asked of their activations; tables of earlier versions lack it.
+    asked of their activations, `held_out` how well the labels of one half of the images predict the activations on
+    the other (`functional.held_out`); tables of earlier versions lack both.
     """
 
     checkpoint: str
@@ -81,6 +85,7 @@ class TableRecord:
     calibration: dict[str, Any] = field(default_factory=dict)
     recording: str = ""
     redundancy: dict[str, Any] = field(default_factory=dict)
+    held_out: dict[str, Any] = field(default_factory=dict)
 
 
 Record = TypeVar("Record", CheckpointRecord, TableRecord)
@@ -241,6 +246,22 @@ class RunFolder:
         if path.is_file():
             return schema.read_csv(path)
         return schema.frame(pd.DataFrame(columns=list(schema.columns)))
+
+    def more(self, folder: str, layer: str, detector: str, table: str) -> pd.DataFrame | None:
+        """One of the tables beside a concept table (`write_more`); `None` where there is none."""
+        path = self.table_path(folder, layer, f"{detector}.{table}")
+        return TABLES[table].read_csv(path) if path.is_file() else None
+
+    def untrained_record(self, layer: str, detector: str) -> TableRecord | None:
+        """What the table of a layer with random weights was made from; `None` where there is none."""
+        path = self.table_path(UNTRAINED, layer, detector)
+        return _read(TableRecord, path.with_suffix(".json")) if path.is_file() else None
+
+    def untrained(self, layer: str, detector: str) -> pd.DataFrame | None:
+        """The concept table of a layer with random weights; `None` where there is none."""
+        if self.untrained_record(layer, detector) is None:
+            return None
+        return TABLES["concepts"].read_csv(self.table_path(UNTRAINED, layer, detector))
 
     # -- writing -------------------------------------------------------------------------------
 

@@ -23,6 +23,8 @@ from concept_monitor_cli.ahead import one_ahead
 from concept_monitor_cli.checkpoints import Checkpoint, load_checkpoint, sparsity
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.lenses import Detector, Findings
+from concept_monitor_cli.lenses.halves import MOST_UNITS, Halves, held_out_record
+from concept_monitor_cli.lenses.halves import TABLE as HALVES
 from concept_monitor_cli.lenses.responses import layer_redundancy, redundancy_note, redundancy_record
 from concept_monitor_cli.models.layers import LayerInfo
 from concept_monitor_cli.monitor.agreement import agreement
@@ -30,8 +32,8 @@ from concept_monitor_cli.options import DissectOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.record import record
 from concept_monitor_cli.record.requests import Recording
-from concept_monitor_cli.run import CheckpointRecord, RunFolder, TableRecord
-from concept_monitor_cli.store import Key, atomic_write, remove_leftovers
+from concept_monitor_cli.run import UNTRAINED, CheckpointRecord, RunFolder, TableRecord
+from concept_monitor_cli.store import Key, Writer, atomic_write, remove_leftovers
 from concept_monitor_cli.study import (
     Architecture,
     LostEntryError,
@@ -62,6 +64,7 @@ class DissectResult:
         done: names of the checkpoints that are complete.
         failed: name -> why, of those that are not.
         forward_passes: how often a network was run over all images, untrained ones too.
+        floor_passes: how often a network with random weights was run for floors; not in `forward_passes`.
         forward_seconds: time inside the networks.
         images: number of probing images.
     """
@@ -70,6 +73,7 @@ class DissectResult:
     done: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     forward_passes: int = 0
+    floor_passes: int = 0
     forward_seconds: float = 0.0
     images: int = 0
 
@@ -85,6 +89,8 @@ class Piece:
         recording: where the store has what the detector needs of the forward pass.
         finding: where the store has what the detector concluded.
         untrained: recordings of the same layer with random weights, where a label must beat those.
+        random: the recording of the same layer with random weights and what the detector concludes from it, where
+            floors are wanted.
     """
 
     layer: LayerInfo
@@ -93,6 +99,7 @@ class Piece:
     recording: Key
     finding: Key
     untrained: tuple[Key, ...] = ()
+    random: tuple[Key, Key] | None = None
 
 
 def dissect(
@@ -265,6 +272,7 @@ def _dissect_checkpoint(
                 run.write_checkpoint(replace(record, status="started"))
             for piece in pieces:
                 _conclude_and_write(study, run, file, piece)
+                _write_random(study, run, piece)
             break
         except LostEntryError:
             if attempt == ATTEMPTS:
@@ -300,6 +308,7 @@ def _conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Pi
     )
     said = redundancy_note(alike, layer=piece.layer.name, relative=piece.detector.relative)
     notes = (*findings.notes, *([said] if said else []))
+    halves = _halves(study, piece)
     record_of = TableRecord(
         checkpoint=file.name,
         epoch=file.epoch,
@@ -311,6 +320,7 @@ def _conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Pi
         calibration=dict(findings.calibration),
         recording=f"{piece.recording.kind}/{piece.recording.digest}",
         redundancy=redundancy_record(alike),
+        held_out={} if halves is None else held_out_record(halves, alike.effective),
     )
     place: dict[str, Any] = {
         "epoch": file.epoch,
@@ -322,9 +332,60 @@ def _conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Pi
         run.write_more(
             file.folder, piece.layer.name, piece.detector.name, table, findings.more_rows(table, **place)
         )
+    if halves is not None:
+        run.write_more(file.folder, piece.layer.name, piece.detector.name, HALVES, halves.rows(**place))
     run.write_table(file.folder, record_of, findings.rows(**place))
     for note in notes:
         study.notice(note)
+
+
+def _halves(study: Study, piece: Piece) -> Halves | None:
+    """What either half of the images says; kept in the store."""
+    key = study.store.key(
+        "halves",
+        recording=piece.recording.digest,
+        detector=piece.detector.name,
+        settings=piece.detector.settings(),
+        groups=study.context.groups_digest,
+        seed=study.options.seed,
+        units=MOST_UNITS,
+        **piece.detector.depends_on(study.context),
+    )
+
+    def make(writer: Writer) -> None:
+        with study.recorded(piece.recording) as entry:
+            found = piece.detector.halves(entry, study.context)
+        writer.meta["asked"] = found is not None
+        if found is not None:
+            found.save(writer)
+
+    with study.store.get_or_make(key, make) as kept:
+        return Halves.load(kept) if kept.meta["asked"] else None
+
+
+def _write_random(study: Study, run: RunFolder, piece: Piece) -> None:
+    """The concept table of the layer with random weights, once for all checkpoints of a run.
+
+    Several processes may write it: each writes the same.
+    """
+    if piece.random is None:
+        return
+    recording, finding = piece.random
+    before = run.untrained_record(piece.layer.name, piece.detector.name)
+    if before is not None and before.finding == finding.digest:
+        return
+    findings = _conclude(study, run, None, replace(piece, recording=recording, finding=finding))
+    record_of = TableRecord(
+        checkpoint=UNTRAINED,
+        epoch=0,
+        layer=piece.layer.name,
+        detector=piece.detector.name,
+        finding=finding.digest,
+        units=piece.layer.units,
+        recording=f"{recording.kind}/{recording.digest}",
+    )
+    rows = findings.rows(epoch=0, checkpoint=UNTRAINED, layer=piece.layer.name, detector=piece.detector.name)
+    run.write_table(UNTRAINED, record_of, rows)
 
 
 def load_usable(study: Study, file: StudyFile, *, stop: Event | None = None) -> Checkpoint:
@@ -392,19 +453,42 @@ def pieces_of(study: Study, architecture: Architecture, checkpoint: Checkpoint) 
                 )
                 for seed in untrained_seeds(study, layer)
             ]
-            finding = study.store.key(
-                "findings",
-                recording=recording.digest,
-                detector=detector.name,
-                settings=detector.settings(),
-                null=study.options.null,
-                fdr=study.options.fdr,
-                seed=study.options.seed,
-                **({"untrained": [key.digest for key in untrained]} if untrained else {}),
-                **detector.depends_on(study.context),
+            random = study.store.key(
+                recorder.kind,
+                **{**seen, "weights": untrained_weights(first_seed(study))},
+                **recorder.settings(),
             )
-            pieces.append(Piece(layer, detector, recorder, recording, finding, tuple(untrained)))
+            conclusions = [
+                study.store.key(
+                    "findings",
+                    recording=key.digest,
+                    detector=detector.name,
+                    settings=detector.settings(),
+                    null=study.options.null,
+                    fdr=study.options.fdr,
+                    seed=study.options.seed,
+                    **({"untrained": [key.digest for key in untrained]} if untrained else {}),
+                    **detector.depends_on(study.context),
+                )
+                for key in (recording, random)
+            ]
+            pieces.append(
+                Piece(
+                    layer,
+                    detector,
+                    recorder,
+                    recording,
+                    conclusions[0],
+                    tuple(untrained),
+                    (random, conclusions[1]) if study.options.floors else None,
+                )
+            )
     return pieces
+
+
+def first_seed(study: Study) -> int:
+    """The seed of the first random network: that of the floors, and of the null distribution where it is asked."""
+    return UNTRAINED_SEED + 1000 * study.options.seed
 
 
 def untrained_weights(seed: int) -> str:
@@ -417,7 +501,7 @@ def untrained_seeds(study: Study, layer: LayerInfo) -> list[int]:
     if study.options.null != "untrained":
         return []
     networks = max(MIN_UNTRAINED, -(-UNTRAINED_UNITS // layer.units))
-    return [UNTRAINED_SEED + 1000 * study.options.seed + number for number in range(networks)]
+    return [first_seed(study) + number for number in range(networks)]
 
 
 def _record_missing(
@@ -437,6 +521,17 @@ def _record_missing(
     for seed, wanted in sorted(by_seed.items()):
         make = partial(architecture.source.build, study.device, seed=seed)
         _record(study, architecture, wanted, make, result)
+    make = partial(architecture.source.build, study.device, seed=first_seed(study))
+    _record(study, architecture, random_pieces(study, pieces), make, result, floors=True)
+
+
+def random_pieces(study: Study, pieces: Sequence[Piece]) -> list[Piece]:
+    """The pieces of the network with random weights that are wanted for floors and not concluded yet."""
+    return [
+        replace(piece, recording=piece.random[0], finding=piece.random[1])
+        for piece in pieces
+        if piece.random is not None and not study.store.proved(piece.random[1])
+    ]
 
 
 def _record(
@@ -445,6 +540,8 @@ def _record(
     wanted: Sequence[Piece],
     make: Callable[[], nn.Module],
     result: DissectResult,
+    *,
+    floors: bool = False,
 ) -> None:
     """One forward pass of the network that `make` builds, for everything wanted that is missing.
 
@@ -459,7 +556,11 @@ def _record(
             locks.enter_context(study.store.lock(piece.recording))
         missing = _not_recorded(study, missing)
         if missing:
+            passes = result.forward_passes
             _record_locked(study, architecture, missing, make(), result)
+            if floors:
+                result.floor_passes += result.forward_passes - passes
+                result.forward_passes = passes
 
 
 def unknown_pieces(study: Study, pieces: Sequence[Piece]) -> list[Piece]:
@@ -516,40 +617,45 @@ def _record_locked(
             passes = [further for each in passes if (further := each.complete(info)) is not None]
 
 
-def _conclude(study: Study, run: RunFolder, file: StudyFile, piece: Piece) -> Findings:
+def _conclude(study: Study, run: RunFolder, file: StudyFile | None, piece: Piece) -> Findings:
     """What the detector says: from the store where it was said before.
+
+    Args:
+        study: the inputs.
+        run: where matrices of scores go, if they are wanted.
+        file: the checkpoint; `None` for random weights, whose scores are not kept.
+        piece: of it.
 
     Raises:
         LostEntryError: a recording is not in the store any more.
     """
-    known = _known(study, piece)
+    matrix = study.options.save_scores and file is not None
+    known = None if matrix else _known(study, piece)
     if known is not None:
         return known
     # Asked again under the lock: another process may have concluded meanwhile.
     with study.store.lock(piece.finding):
-        known = _known(study, piece)
+        known = None if matrix else _known(study, piece)
         if known is not None:
             return known
         with ExitStack() as entries:
             entry = entries.enter_context(study.recorded(piece.recording))
             untrained = [entries.enter_context(study.recorded(key)) for key in piece.untrained]
-            findings = piece.detector.find(
-                entry, study.context, untrained=untrained, matrix=study.options.save_scores
-            )
+            findings = piece.detector.find(entry, study.context, untrained=untrained, matrix=matrix)
             findings = replace(findings, notes=(*entry.meta["notes"], *findings.notes))
         if not study.store.has(piece.finding):
             with study.store.writer(piece.finding) as writer:
                 findings.save(writer)
             writer.entry.close()
-    if findings.matrix is not None:
+    if findings.matrix is not None and file is not None:
         path = run.scores_path(file.folder, piece.layer.name, piece.detector.name)
         write_scores(path, findings.matrix, findings.matrix_concepts or study.context.concepts.concepts)
     return findings
 
 
 def _known(study: Study, piece: Piece) -> Findings | None:
-    """What was concluded before. Score matrices are not stored, so where they are wanted nothing is known."""
-    known = None if study.options.save_scores else study.store.get(piece.finding)
+    """What was concluded before, without the matrix of scores, which is not stored."""
+    known = study.store.get(piece.finding)
     if known is None:
         return None
     with known:

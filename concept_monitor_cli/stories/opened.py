@@ -13,6 +13,7 @@ from concept_monitor_cli.concepts import ConceptSet
 from concept_monitor_cli.encoders import Encoder, embed_texts
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.lenses import Context
+from concept_monitor_cli.lenses.halves import TABLE as HALVES
 from concept_monitor_cli.models.device import resolve_device
 from concept_monitor_cli.monitor.confidence import Words
 from concept_monitor_cli.monitor.history import FORMULA_DETECTORS, History, histories
@@ -54,6 +55,11 @@ class WithoutNotices:
     ) -> AbstractContextManager[Callable[[int], None]]:
         """Passed on."""
         return self._progress.task(description, total, unit)
+
+
+def _of_words(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose concepts are words."""
+    return table[~table["detector"].isin(FORMULA_DETECTORS)]
 
 
 class OpenRun:
@@ -112,7 +118,8 @@ class OpenRun:
     @cached_property
     def _vectors(self) -> tuple[list[str], np.ndarray[Any, np.dtype[np.float32]]]:
         """The words of the run and their embeddings, each word once."""
-        words = concept_words(self.table[~self.table["detector"].isin(FORMULA_DETECTORS)])
+        tables = [self.table, *(table for table in self._untrained.values() if table is not None)]
+        words = sorted({word for table in tables for word in concept_words(_of_words(table))})
         if not words:
             return [], np.zeros((0, 1), dtype=np.float32)
         encoder, templates = run_encoder(self.run, self.options, self.progress)
@@ -125,10 +132,55 @@ class OpenRun:
 
         None for detectors whose concepts are formulas, and for a run without an encoder.
         """
-        if history.detector in FORMULA_DETECTORS or not history.live.any() or self.info["encoder"] is None:
+        if not history.live.any():
+            return None
+        return self._placed(self.rows(history), history.detector)
+
+    def _placed(self, rows: pd.DataFrame, detector: str) -> UnitVectors | None:
+        if detector in FORMULA_DETECTORS or self.info["encoder"] is None:
             return None
         words, vectors = self._vectors
-        return unit_vectors(self.rows(history), words, vectors)
+        return unit_vectors(rows, words, vectors)
+
+    # -- what stands beside the numbers ------------------------------------------------------
+
+    @cached_property
+    def _untrained(self) -> dict[tuple[str, str], pd.DataFrame | None]:
+        places = {(history.layer, history.detector) for history in self.histories}
+        return {place: self.run.untrained(*place) for place in places}
+
+    def untrained(self, history: History) -> pd.DataFrame | None:
+        """The concept table of the layer with random weights; `None` where the run has none."""
+        return self._untrained[history.layer, history.detector]
+
+    def untrained_placed(self, history: History) -> UnitVectors | None:
+        """The live units of the layer with random weights in the space of words; as `placed`."""
+        rows = self.untrained(history)
+        if rows is None or not ((rows["state"] == "live") & (rows["concept"] != "")).any():
+            return None
+        return self._placed(rows, history.detector)
+
+    def halves(self, history: History) -> pd.DataFrame | None:
+        """What either half of the images says of the units, at all epochs that have it; else `None`."""
+        import pandas as pd
+
+        folders = {(record.name, record.epoch): record.folder for record in self.run.checkpoints()}
+        found = []
+        for checkpoint, epoch in zip(history.checkpoints, history.epochs.tolist(), strict=True):
+            folder = folders.get((checkpoint, epoch))
+            if folder is not None:
+                table = self.run.more(folder, history.layer, history.detector, HALVES)
+                found += [] if table is None else [table]
+        return pd.concat(found, ignore_index=True) if found else None
+
+    def records(self, history: History) -> list[TableRecord]:
+        """What the tables of a layer were made from, in the order of the epochs; those that are there."""
+        keys = zip(history.checkpoints, history.epochs.tolist(), strict=True)
+        found = (
+            self._records.get((history.layer, history.detector, checkpoint, epoch))
+            for checkpoint, epoch in keys
+        )
+        return [record for record in found if record is not None]
 
     # -- images and recordings ---------------------------------------------------------------
 

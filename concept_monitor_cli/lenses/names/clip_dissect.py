@@ -25,8 +25,9 @@ from concept_monitor_cli.functional.calibration import (
 from concept_monitor_cli.functional.pairs import joined
 from concept_monitor_cli.functional.similarity import ConceptActivations, cos, cos_cubed, pmi, rank_reorder
 from concept_monitor_cli.functional.similarity.pmi import Evidence
-from concept_monitor_cli.functional.topk import top_rows
+from concept_monitor_cli.functional.topk import top_images, top_rows
 from concept_monitor_cli.lenses.base import Detector, Findings, register_detector
+from concept_monitor_cli.lenses.halves import Halves, Side, name_on_halves
 from concept_monitor_cli.lenses.names.clip_pairs import PAIRS, pair_labels
 from concept_monitor_cli.record.requests import Activations, Recording
 
@@ -164,6 +165,26 @@ class ClipDissect(Detector):
             matrix=scores.cpu().numpy() if matrix else None,
             more={PAIRS: self._pairs(scores, live, entry, context)} if self.pairs else {},
         )
+
+    def halves(self, entry: Entry, context: Context) -> Halves | None:
+        """See `Detector`."""
+
+        def score(side: Side) -> tuple[Tensor, Tensor]:
+            images, texts = context.image_embeddings[side.rows], context.text_embeddings
+            if self.similarity not in RANKS:
+                scores = VALUES[self.similarity][0](
+                    ConceptActivations.from_embeddings(images, texts), side.activations
+                )
+                return scores, scores
+            rank = RANKS[self.similarity]
+            # The softmax of an image is over all concepts: the same on either half.
+            some = ConceptActivations.from_embeddings(
+                images, texts, log_normalisers={rank.a: context.activations.log_normaliser(rank.a)[side.rows]}
+            )
+            evidence = rank.evidence(some, top_images(side.activations, rank.top_k)[0], a=rank.a)
+            return evidence.order(rank.lam), evidence.scores(rank.lam)
+
+        return name_on_halves(entry, context, score)
 
     def _pairs(self, scores: Tensor, live: Tensor, entry: Entry, context: Context) -> dict[str, NDArray[Any]]:
         """The best pairs of concepts of every live unit."""

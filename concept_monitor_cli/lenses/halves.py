@@ -1,0 +1,177 @@
+"""What either half of the images says of the units of a layer: how much of a label is luck?
+
+The groups of images are divided at random, the units are named on each half by the same rule, and the concept
+found on one half is asked to predict the activations on the other. Nothing but the recording is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from concept_monitor_cli.functional.embedding import TOP_CONCEPTS, neuron_embedding_from_top
+from concept_monitor_cli.functional.groups import halves
+from concept_monitor_cli.functional.held_out import held_out_auc, held_out_summary
+from concept_monitor_cli.functional.topk import dead_units, top_rows
+from concept_monitor_cli.lenses.responses import Responses, number_or_none
+
+if TYPE_CHECKING:
+    from concept_monitor_cli.store import Entry, Writer
+    from concept_monitor_cli.study.context import Context
+
+#: Units of a layer that are asked, an even choice of more: what is shown are means over them.
+MOST_UNITS = 512
+#: Halves of fewer groups of images than this say nothing.
+LEAST_GROUPS = 10
+
+TABLE = "halves"
+_BLOCK = 4096
+_COLUMNS = ("unit", "concept_a", "concept_b", "distance", "held_out", "chance")
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Some units of a layer, each named on two halves of the images.
+
+    Attributes:
+        unit: `(n,)`, which.
+        concept_a: `n`, the best concept on the first half; `""` for a unit that is the same on all its images.
+        concept_b: `n`, on the second.
+        distance: `(n,)`, cosine distance between the unit's two places in the space of words.
+        held_out: `(n,)`, how well either concept predicts the activations on the other half (`held_out_auc`), on
+            average of both.
+        chance: `(n,)`, the same of other units' concepts.
+    """
+
+    unit: NDArray[np.int64]
+    concept_a: NDArray[np.object_]
+    concept_b: NDArray[np.object_]
+    distance: NDArray[np.float64]
+    held_out: NDArray[np.float64]
+    chance: NDArray[np.float64]
+
+    def rows(self, **place: Any) -> dict[str, object]:
+        """The rows of the table `halves`; `place` has the columns that are the same in all of them."""
+        count = len(self.unit)
+        where: dict[str, object] = {name: np.full(count, value) for name, value in place.items()}
+        return {**where, **{name: getattr(self, name) for name in _COLUMNS}}
+
+    def save(self, writer: Writer) -> None:
+        """Put everything into a store entry."""
+        for name in _COLUMNS:
+            writer.put(name, getattr(self, name))
+
+    @classmethod
+    def load(cls, entry: Entry) -> Halves:
+        """Read what `save` wrote."""
+        return cls(**{name: entry.read(name) for name in _COLUMNS})
+
+
+@dataclass(frozen=True)
+class Side:
+    """One half of the images.
+
+    Attributes:
+        rows: `(n,)`, which images, ascending.
+        activations: `(n, C)`, of the units.
+    """
+
+    rows: Tensor
+    activations: Tensor
+
+
+# One half -> for every unit what sorts the concepts, and their scores: `(C, M)` each.
+Score = Callable[[Side], tuple[Tensor, Tensor]]
+
+
+def name_on_halves(entry: Entry, context: Context, score: Score) -> Halves | None:
+    """Name the live units of a layer on either half of the images, by their likeness to words.
+
+    Args:
+        entry: the recording.
+        context: images and concepts in the encoder's space, and the groups of images.
+        score: the detector's rule.
+
+    Returns:
+        `None` where there are too few groups of images, or no live unit.
+    """
+    responses = Responses(entry)
+    live = np.flatnonzero(responses.live)
+    if context.groups.n_groups < 2 * LEAST_GROUPS or not len(live):
+        return None
+    units = live[np.arange(min(MOST_UNITS, len(live))) * len(live) // min(MOST_UNITS, len(live))]
+    first = torch.from_numpy(halves(context.groups, seed=context.seed))
+    Q = torch.from_numpy(_columns(responses, units)).to(context.device)
+    sides = [
+        Side(rows, Q[rows]) for rows in (torch.nonzero(half)[:, 0].to(Q.device) for half in (first, ~first))
+    ]
+    names = np.asarray([*context.concepts.concepts, ""], dtype=object)
+    best, places = [], []
+    for side in sides:
+        order, scores = score(side)
+        chosen, _ = top_rows(order, TOP_CONCEPTS)
+        silent = dead_units(side.activations)
+        values = scores.gather(1, chosen).masked_fill(silent[:, None], torch.nan)
+        places.append(neuron_embedding_from_top(values, chosen, context.text_embeddings))
+        best.append(chosen[:, 0].masked_fill(silent, -1))
+    found = [_predicts(context, best[here], sides[1 - here]) for here in (0, 1)]
+    own, chance = (torch.stack(pair).nanmean(0).cpu().numpy() for pair in zip(*found, strict=True))
+    return Halves(
+        units.astype(np.int64),
+        names[best[0].cpu().numpy()],
+        names[best[1].cpu().numpy()],
+        _cosine_distance(*places).cpu().numpy(),
+        own,
+        chance,
+    )
+
+
+def _columns(responses: Responses, units: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Some units on all images, `(N, n)`, without all units in memory at once."""
+    columns = np.empty((responses.n_images, len(units)), dtype=np.float32)
+    for start in range(0, responses.n_images, _BLOCK):
+        stop = min(responses.n_images, start + _BLOCK)
+        columns[start:stop] = responses.rows(start, stop)[:, units]
+    return columns
+
+
+def _predicts(context: Context, labels: Tensor, side: Side) -> tuple[Tensor, Tensor]:
+    """How well concepts predict the activations of images that they were not found on, and chance."""
+    distinct, column = torch.unique(labels, return_inverse=True)
+    known = distinct >= 0
+    presence = context.image_embeddings[side.rows] @ context.text_embeddings[distinct.clamp_min(0)].T
+    column = torch.where(known[column], column, -1)
+    return held_out_auc(side.activations, presence, column)
+
+
+def _cosine_distance(a: Tensor, b: Tensor) -> Tensor:
+    a, b = (torch.nn.functional.normalize(vectors.double(), dim=1) for vectors in (a, b))
+    # Half the squared distance of unit vectors: exactly 0 for equal ones.
+    return 0.5 * ((a - b) ** 2).sum(1)
+
+
+def held_out_record(found: Halves, effective: float) -> dict[str, Any]:
+    """For the record of a table: how well labels predict held-out activations, and how many change by luck.
+
+    Args:
+        found: the layer.
+        effective: its effective number of units.
+    """
+    summary = held_out_summary(
+        torch.from_numpy(found.held_out), torch.from_numpy(found.chance), effective=effective
+    )
+    named = (found.concept_a != "") & (found.concept_b != "")
+    differ = (found.concept_a != found.concept_b)[named].mean() if named.any() else np.nan
+    return {
+        "units": summary.units,
+        "value": number_or_none(summary.value),
+        "chance": number_or_none(summary.chance),
+        "word": summary.word,
+        "changed_by_halves": number_or_none(float(differ)),
+    }
