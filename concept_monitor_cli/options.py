@@ -243,7 +243,9 @@ class DissectOptions(CommonOptions):
         compile: `torch.compile` the network.
 
         probe: probing images in one of their forms; `None` for `builtin`.
-        probe_limit: at most so many images, drawn with `seed`.
+        probe_limit: at most so many images, drawn by their content with `seed`.
+        groups: images that count as one: `parent` for those of one folder, or a CSV file with the columns
+            `image` and `group`; `None` to find copies.
         concepts: concept set in one of its forms; `None` for the default that belongs to the probe.
         encoder: image-text encoder; `None` for the default that belongs to the probe.
         encoder_weights: a local checkpoint for `encoder`.
@@ -251,6 +253,9 @@ class DissectOptions(CommonOptions):
         templates: prompts with one `{}` each; none means bare words. (The option is `--template`.)
 
         similarity: of `clip-dissect`.
+        top_k: images of a unit that `soft-wpmi` and `wpmi` look at; `None` for what suits
+            the number of images.
+        stability: draw the images again to say how sure the concepts are.
         top_concepts: rows per unit in the tables.
         pairs: `clip-dissect` also scores pairs of this many of a unit's best concepts; 0 for none.
         save_scores: also write the units x concepts scores.
@@ -284,6 +289,7 @@ class DissectOptions(CommonOptions):
 
     probe: str | None = None
     probe_limit: int | None = None
+    groups: str | None = None
     concepts: str | None = None
     encoder: str | None = None
     encoder_weights: Path | None = None
@@ -291,6 +297,8 @@ class DissectOptions(CommonOptions):
     templates: tuple[str, ...] = ()
 
     similarity: Similarity = "soft-wpmi"
+    top_k: int | None = None
+    stability: bool = True
     top_concepts: int = 5
     pairs: int = 0
     save_scores: bool = False

@@ -217,6 +217,17 @@ def dissect(
             help="At most so many images, drawn at random (--seed).",
         ),
     ] = None,
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            parser=spec,
+            rich_help_panel=_PROBE,
+            show_default="copies, which are looked for",
+            help="Images that count as one (frames of a video, slices of a patient): a CSV with image,group; "
+            "or parent, for those of one folder.",
+        ),
+    ] = None,
     concepts: Annotated[
         str | None,
         typer.Option(
@@ -284,6 +295,24 @@ def dissect(
             help="Concepts per unit in the tables.",
         ),
     ] = _DEFAULT.top_concepts,
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            parser=count,
+            rich_help_panel=_METHOD,
+            show_default="by the number of images",
+            help="Top images of a unit that soft-wpmi and wpmi look at.",
+        ),
+    ] = None,
+    stability: Annotated[
+        bool,
+        typer.Option(
+            "--stability/--no-stability",
+            rich_help_panel=_METHOD,
+            help="Draw the images again, to say how sure each concept is.",
+        ),
+    ] = _DEFAULT.stability,
     pairs: Annotated[
         int,
         typer.Option(

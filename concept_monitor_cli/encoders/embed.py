@@ -16,6 +16,7 @@ from concept_monitor_cli.encoders.precomputed import PrecomputedEncoder
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.models.geometry import Geometry
 from concept_monitor_cli.probe.batches import PixelRows, batches
+from concept_monitor_cli.probe.probe_set import ProbeSet
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.store import Key, Store, Writer
 from concept_monitor_cli.store.keys import canonical_json
@@ -70,7 +71,9 @@ def embed_images(
         ValueError: pixels of another size than the encoder's.
     """
     if isinstance(encoder, PrecomputedEncoder):
-        return encoder.images(len(pixels))
+        images = encoder.images(len(pixels))
+        # The file has the images in the natural order of the probing set's files, which is not its own order.
+        return images[pixels.natural_places] if isinstance(pixels, ProbeSet) else images
     if not isinstance(pixels, PixelBlocks):
         raise TypeError("this encoder needs decoded pixels")
     assert encoder.preprocessing is not None

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional._blocks import grain, run_blocks, spans
+from concept_monitor_cli.functional.groups import ImageGroups, Rotations, random_images
 from concept_monitor_cli.functional.similarity.pmi import Evidence, log_sum_of_others
 from concept_monitor_cli.functional.topk import top_rows
 
@@ -43,30 +44,37 @@ _ROUNDING = 1e-5
 
 
 def random_top_images(
-    n_images: int, k: int, draws: int = DRAWS, *, seed: int = 0, device: torch.device | str = "cpu"
+    images: int | ImageGroups,
+    k: int,
+    draws: int = DRAWS,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """Top images of units whose activations have nothing to do with the images: random ordered sets.
 
     Args:
-        n_images: `N`.
+        images: `N`, or the groups of the `N` images; groups come in a random order, each with all its images
+            in a row, as the copies of a photo excite a unit alike.
         k: length of each set; `N` where that is less.
         draws: how many sets.
         seed: the first sets do not depend on how many are drawn.
         device: where the result is needed.
 
     Returns:
-        `(min(k, N), draws)` int64, in the form of `top_images`.
+        `(min(k, N), draws)` int64, in the form of `top_images`. The first `j` of each set are a random set of
+        `j` images.
 
     Example:
         >>> random_top_images(10, 3, draws=4).shape
         torch.Size([3, 4])
     """
+    n_images = images if isinstance(images, int) else images.n_images
     if n_images < 1 or k < 1 or draws < 1:
         raise InputError(f"{draws} random sets of {k} out of {n_images} images: each must be at least 1")
+    groups = ImageGroups.single(n_images) if isinstance(images, int) else images
     generator = np.random.default_rng(seed)
-    sets = np.stack(
-        [generator.choice(n_images, min(k, n_images), replace=False) for _ in range(draws)], axis=1
-    )
+    sets = np.stack([random_images(groups, min(k, n_images), generator) for _ in range(draws)], axis=1)
     return torch.from_numpy(sets).to(device)
 
 
@@ -179,41 +187,51 @@ class _Label:
         return values.gather(1, top_rows(ranks, 1)[0])[:, 0]
 
 
-def shuffled(Q: Tensor, *, seed: int = 0) -> Tensor:
+def shuffled(Q: Tensor, *, groups: ImageGroups | None = None, seed: int = 0) -> Tensor:
     """Activations with the pairing of images and units broken: the images of every unit are permuted.
 
-    One random order of the images, entered by each unit at a place of its own: every unit sees a uniformly
-    random permutation, and no two units of a layer (up to N of them) see the same.
+    One random order of the groups of images, entered by each unit at a place of its own: every unit sees a
+    uniformly random order, and no two units of a layer (up to as many as there are groups) see the same.
 
     Args:
         Q: `(N, C)`.
+        groups: of the images; every image for itself by default. Groups change places as a whole.
         seed: of the order.
 
     Returns:
-        `(N, C)`, every column a permutation of that column of `Q`.
+        `(N, C)`; where all groups are of one size, every column is a permutation of that column of `Q`.
+
+    Raises:
+        InputError: all images are one group.
     """
     if Q.ndim != 2 or Q.shape[0] == 0:
         raise InputError(f"activations of shape {tuple(Q.shape)}: need (N, C)")
     n, units = Q.shape
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(n, generator=generator)
-    starts = torch.randperm(n, generator=generator).repeat(-(-units // n))[:units]
+    groups = ImageGroups.single(n) if groups is None else groups
+    if groups.n_images != n:
+        raise InputError(f"groups of {groups.n_images} images for activations of {n}")
+    rotations = Rotations.draw(groups, units, 1, np.random.default_rng(seed))
     result = torch.empty_like(Q)
-    image = torch.arange(n)[:, None]
     for part in spans(units, 256):
-        rows = order[(image + starts[None, part]) % n].to(Q.device)
+        rows = torch.from_numpy(rotations.sources(0, part)).to(Q.device)
         result[:, part] = Q[:, part].gather(0, rows)
     return result
 
 
 def permuted_best_scores(
-    score: Callable[[Tensor], Tensor], Q: Tensor, *, permutations: int = PERMUTATIONS, seed: int = 0
+    score: Callable[[Tensor], Tensor],
+    Q: Tensor,
+    *,
+    groups: ImageGroups | None = None,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
 ) -> Tensor:
     """The best concept's score of every unit with its images permuted, for any similarity.
 
     Args:
         score: `Q -> (C, M)`, e.g. `lambda Q: cos(P, Q)`.
         Q: `(N, C)` pooled activations.
+        groups: of the images, which are permuted as a whole; every image for itself by default.
         permutations: `B`, how often the whole layer is scored.
         seed: of the permutations.
 
@@ -221,7 +239,10 @@ def permuted_best_scores(
         `(B, C)` float32, for `pooled_p_values`.
     """
     return torch.stack(
-        [score(shuffled(Q, seed=seed * 100_003 + b)).amax(1).float() for b in range(permutations)]
+        [
+            score(shuffled(Q, groups=groups, seed=seed * 100_003 + b)).amax(1).float()
+            for b in range(permutations)
+        ]
     )
 
 

@@ -13,32 +13,38 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional.groups import ImageGroups
 
 #: Resamples. A share of 0.98 is known to about 0.014.
 RESAMPLES = 100
 
 
-def image_counts(n_images: int, resamples: Iterable[int], *, seed: int = 0) -> Tensor:
+def image_counts(images: int | ImageGroups, resamples: Iterable[int], *, seed: int = 0) -> Tensor:
     """How often each image is drawn, in some of an endless row of resamples.
 
     Args:
-        n_images: `N`, the size of the set and of every resample.
+        images: `N`, the size of the set and of every resample; or the groups of the `N` images: as many
+            groups are drawn as there are, each with all its images.
         resamples: which ones, by number; a resample does not depend on which others are asked for.
         seed: of them all.
 
     Returns:
-        `(R, N)` int64, every row with sum `N`.
+        `(R, N)` int64; every row with sum `N` where all groups are of one size.
 
     Example:
         >>> image_counts(5, range(2)).sum(1).tolist()
         [5, 5]
+        >>> image_counts(ImageGroups.read([0, 0, 1, 1]), [0]).unfold(1, 2, 2).diff().abs().sum().item()
+        0
     """
-    if n_images < 1:
-        raise InputError("no images to resample")
+    if isinstance(images, int):
+        if images < 1:
+            raise InputError("no images to resample")
+        images = ImageGroups.single(images)
     rows = []
     for number in resamples:
-        drawn = np.random.default_rng([seed, number]).integers(0, n_images, n_images)
-        rows.append(np.bincount(drawn, minlength=n_images))
+        drawn = np.random.default_rng([seed, number]).integers(0, images.n_groups, images.n_groups)
+        rows.append(np.bincount(drawn, minlength=images.n_groups)[images.of])
     return torch.from_numpy(np.stack(rows).astype(np.int64))
 
 

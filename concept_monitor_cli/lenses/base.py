@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from concept_monitor_cli.store import Entry, Writer
     from concept_monitor_cli.study.context import Context
 
-LIVE, DEAD = "live", "dead"
+LIVE, DEAD, SPARSE = "live", "dead", "sparse"
+
+# Columns that a detector may leave out, and their types.
+_OPTIONAL: dict[str, type] = {"sparse": bool, "effect": float, "stability": float, "concept_set": object}
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,14 @@ class Findings:
         p_values: `C`, float64: how often chance reaches the best score; NaN for dead units.
         interpretable: `C`, whether the best score is more than chance, calibrated over the layer.
         live: `C`; a unit whose activation is the same on every image is dead and has no concept.
+        sparse: `C`; a unit that is not dead and fires on too few groups of images to be named. It has no
+            concept either, and `live` is false for it.
+        effect: `C`, float64: the evidence for the best concept beyond chance, in standard deviations of its
+            null; what ranks units whose scores and p-values saturate. NaN where there is no concept.
+        stability: `C`, float64: share of bootstrap draws of groups of images in which the best concept stays
+            first; NaN where there is no concept, or nothing was drawn.
+        concept_set: `C`, the concepts that are first in nine tenths of the draws, best first, joined by `; `;
+            `""` where nothing was drawn.
         calibration: numbers for `run.json`: the null, the paper's constant and how many pass each.
         notes: what the user should know, each one sentence.
         matrix: `C x M` scores of every concept, where asked for.
@@ -56,12 +67,26 @@ class Findings:
     live: NDArray[np.bool_]
     calibration: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    sparse: NDArray[np.bool_] | None = None
+    effect: NDArray[np.float64] | None = None
+    stability: NDArray[np.float64] | None = None
+    concept_set: NDArray[np.object_] | None = None
     matrix: NDArray[np.float32] | None = None
     matrix_concepts: tuple[str, ...] | None = None
     more: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
 
+    @property
+    def state(self) -> NDArray[np.object_]:
+        """`C`: `live`, `dead` or `sparse`."""
+        sparse = np.zeros_like(self.live) if self.sparse is None else self.sparse
+        states: NDArray[np.object_] = np.where(self.live, LIVE, np.where(sparse, SPARSE, DEAD)).astype(object)
+        return states
+
     def rows(self, *, epoch: int, checkpoint: str, layer: str, detector: str) -> dict[str, object]:
-        """The rows of the concept table. A dead unit has one row, without a concept."""
+        """The rows of the concept table. A dead or sparse unit has one row, without a concept.
+
+        `effect`, `stability` and `concept_set` stand in the rows of rank 1.
+        """
         given = (self.concepts != "") & self.live[:, None]
         given[:, 0] = True
         unit, rank = np.nonzero(given)
@@ -78,9 +103,21 @@ class Findings:
             "score": np.where(live, self.scores[unit, rank], np.nan),
             "p_value": np.where(live, self.p_values[unit], np.nan),
             "interpretable": self.interpretable[unit] & live,
-            "state": np.where(live, LIVE, DEAD),
+            "state": self.state[unit],
+            "effect": self._of_first("effect", unit, rank),
+            "stability": self._of_first("stability", unit, rank),
+            "concept_set": self._of_first("concept_set", unit, rank),
         }
         return rows
+
+    def _of_first(self, name: str, unit: NDArray[np.int64], rank: NDArray[np.int64]) -> NDArray[Any]:
+        """A column that only rows of rank 1 of live units have."""
+        nothing = "" if name == "concept_set" else np.nan
+        values = getattr(self, name)
+        if values is None:
+            return np.full(len(unit), nothing, dtype=object if name == "concept_set" else np.float64)
+        column: NDArray[Any] = np.where((rank == 0) & self.live[unit], values[unit], nothing)
+        return column
 
     def more_rows(
         self, table: str, *, epoch: int, checkpoint: str, layer: str, detector: str
@@ -101,6 +138,10 @@ class Findings:
         writer.meta.update(calibration=dict(self.calibration), notes=list(self.notes))
         for name in ("concepts", "categories", "scores", "p_values", "interpretable", "live"):
             writer.put(name, getattr(self, name))
+        given = [name for name in _OPTIONAL if getattr(self, name) is not None]
+        writer.meta["given"] = given
+        for name in given:
+            writer.put(name, getattr(self, name))
         writer.meta["more"] = {table: list(columns) for table, columns in self.more.items()}
         for table, columns in self.more.items():
             for column, values in columns.items():
@@ -109,7 +150,11 @@ class Findings:
     @classmethod
     def load(cls, entry: Entry) -> Findings:
         """Read what `save` wrote."""
+        given: dict[str, Any] = {
+            name: entry.read(name).astype(_OPTIONAL[name]) for name in entry.meta["given"]
+        }
         return cls(
+            **given,
             concepts=entry.read("concepts").astype(object),
             categories=entry.read("categories").astype(object),
             scores=entry.read("scores"),

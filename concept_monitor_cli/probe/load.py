@@ -7,8 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from concept_monitor_cli.concepts import ConceptSet
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.probe import broden, masked
@@ -17,6 +15,7 @@ from concept_monitor_cli.probe.arrays import open_hdf5, open_npz
 from concept_monitor_cli.probe.cifar import open_cifar
 from concept_monitor_cli.probe.files import list_images
 from concept_monitor_cli.probe.images import FileImages, ImageSource, content_digest
+from concept_monitor_cli.probe.order import by_content
 from concept_monitor_cli.probe.probe_set import ProbeSet, Skipped
 from concept_monitor_cli.progress import SILENT, Progress
 
@@ -53,11 +52,14 @@ def load_probe(
     - any other folder: all images in it and in the folders inside, in natural order. Hidden files are left
       out, symbolic links followed. Names of folders are not taken as concepts.
 
+    Images come in an order of their content, so that no result depends on what files are called or how they
+    are sorted; `rows` of the result has their numbers in the natural order of the source.
+
     Empty files and files that cannot be opened are left out and named in `skipped`.
 
     Args:
         spec: see above.
-        limit: take so many images, drawn at random with `seed`; their order stays.
+        limit: take so many images, drawn by their content with `seed`, whatever they are called.
         seed: of that draw.
         cache_dir: where the built-in set is rendered to; default: the user's cache folder.
         progress: is told of the reading and of what was left out.
@@ -68,12 +70,8 @@ def load_probe(
     if limit is not None and limit < 1:
         raise InputError(f"{limit} probing images", where="--probe-limit", hint="give a positive number")
     opened = _open(spec, cache_dir, progress)
-    count = len(opened.source.ids)
-    rows = list(range(count))
-    if limit is not None and limit < count:
-        rows = sorted(np.random.default_rng(seed).choice(count, limit, replace=False).tolist())
-    digests, skipped = _digests(opened.source, rows, progress)
-    rows = [row for row in rows if row in digests]
+    digests, skipped = _digests(opened.source, list(range(len(opened.source.ids))), progress)
+    rows = by_content(digests, opened.labels, limit=limit, seed=seed)
     if skipped:
         progress.warning(
             f"{len(skipped):,} images left out, the first: {skipped[0].id} ({skipped[0].reason})"

@@ -1,4 +1,4 @@
-"""A probing set: images in a fixed order, known by their content."""
+"""A probing set: images in an order of their content, and known by it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from concept_monitor_cli.concepts import ConceptSet
@@ -36,7 +38,7 @@ class ProbeSet:
         annotations: where these labels are, in the order of the images; `None` where it has none.
         skipped: what was left out so far, and why.
         source: where the images come from.
-        rows: for each image, its number in `source`.
+        rows: for each image, its number in `source`, which has them in the natural order of the files.
     """
 
     name: str
@@ -55,6 +57,11 @@ class ProbeSet:
     def digest(self) -> str:
         """Hex SHA-256 over the content of all images, in order. Names do not enter."""
         return hashlib.sha256("".join(self.digests).encode("ascii")).hexdigest()
+
+    @property
+    def natural_places(self) -> npt.NDArray[np.int64]:
+        """`(N,)`: which of these images, from 0, each one is in the natural order of the source's files."""
+        return np.argsort(np.argsort(np.array(self.rows, dtype=np.int64))).astype(np.int64)
 
     @property
     def has_masks(self) -> bool:

@@ -219,7 +219,7 @@ class RunFolder:
         path = self.tables / "concepts.parquet"
         if not path.is_file():
             raise InputError("this run has no tables yet", where=self.root, hint="run `cmon dissect` first")
-        frame = pd.read_parquet(path)
+        frame = TABLES["concepts"].with_added(pd.read_parquet(path))
         for column, wanted in (
             ("layer", list(layers)),
             ("detector", [detector] if detector else []),

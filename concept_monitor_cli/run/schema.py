@@ -39,11 +39,6 @@ class TableSchema:
     order: tuple[str, ...]
     added: tuple[str, ...] = ()
 
-    def with_added(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """A table of an earlier version with the columns that were added since, without values."""
-        lacking = [column for column in self.added if column not in frame]
-        return frame.assign(**{c: "" if self.columns[c] == "str" else float("nan") for c in lacking})
-
     def frame(self, rows: pd.DataFrame | dict[str, object]) -> pd.DataFrame:
         """`rows` with exactly these columns, these types, in this order, sorted.
 
@@ -66,6 +61,11 @@ class TableSchema:
         """
         text: str = self.frame(rows).to_csv(index=False, float_format="%.7g", lineterminator="\n")
         return text
+
+    def with_added(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """A table of an earlier version with the columns that were added since, without values."""
+        lacking = [column for column in self.added if column not in frame]
+        return frame.assign(**{c: "" if self.columns[c] == "str" else float("nan") for c in lacking})
 
     def read_csv(self, path: Path) -> pd.DataFrame:
         """The table read back, with its types.
@@ -108,8 +108,12 @@ _CONCEPTS = TableSchema(
         "p_value": "float",
         "interpretable": "bool",
         "state": "str",
+        "effect": "float",
+        "stability": "float",
+        "concept_set": "str",
     },
     ("epoch", "checkpoint", "layer", "detector", "unit", "rank"),
+    added=("effect", "stability", "concept_set"),
 )
 
 # Whose labels a row of an evaluation is about.

@@ -16,6 +16,7 @@ JSONValue: TypeAlias = "bool | int | float | str | Sequence[JSONValue] | Mapping
 KINDS: dict[str, int] = {
     "layers": 2,
     "probe_block": 1,
+    "image_groups": 1,
     "pixels": 1,
     "image_embeddings": 1,
     "text_embeddings": 1,
@@ -23,8 +24,8 @@ KINDS: dict[str, int] = {
     "maps": 1,
     "masks": 2,
     "scores": 1,
-    "null": 1,
-    "findings": 3,
+    "null": 2,
+    "findings": 4,
     "resampling": 2,
     "matching": 1,
     "presence": 1,

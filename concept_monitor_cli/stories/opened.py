@@ -18,7 +18,8 @@ from concept_monitor_cli.models.device import resolve_device
 from concept_monitor_cli.monitor.confidence import Words
 from concept_monitor_cli.monitor.history import FORMULA_DETECTORS, History, histories
 from concept_monitor_cli.options import DissectOptions, ReadingOptions
-from concept_monitor_cli.probe import Geometry, Pixels, ProbeSet, decode_probe
+from concept_monitor_cli.probe import Geometry, ProbeSet, decode_probe
+from concept_monitor_cli.probe.groups import COPIES, FINGERPRINT
 from concept_monitor_cli.progress import Progress
 from concept_monitor_cli.run import RunFolder, TableRecord
 from concept_monitor_cli.space import UnitVectors, concept_words, unit_vectors
@@ -250,17 +251,21 @@ class OpenRun:
         Raises:
             InputError: the images are gone, or others now.
         """
-        probe: ProbeSet = self.probe
-        pixels: Pixels | None = None
+        by = self.info["probe"].get("groups_by", COPIES)
+        geometries: list[Geometry] = [FINGERPRINT] if by == COPIES else []
         if encoder is not None and encoder.preprocessing is not None:
-            geometry: Geometry = encoder.preprocessing.geometry
-            probe, (pixels,) = decode_probe(
-                self.store, probe, [geometry], workers=self.options.workers, progress=self.progress
-            )
+            geometries.append(encoder.preprocessing.geometry)
+        probe, pixels = decode_probe(
+            self.store, self.probe, geometries, workers=self.options.workers, progress=self.progress
+        )
+        seen = dict(zip(geometries, pixels, strict=True))
+        eyes = None if encoder is None else encoder.preprocessing
         return Context(
             store=self.store,
             probe=probe,
-            pixels=pixels,
+            pixels=None if eyes is None else seen[eyes.geometry],
+            grouping=None if by == COPIES else by,
+            fingerprints=seen.get(FINGERPRINT),
             concepts=concepts,
             encoder=encoder,
             templates=templates,

@@ -13,10 +13,12 @@ from torch import Tensor
 from concept_monitor_cli.concepts import ConceptSet
 from concept_monitor_cli.encoders import Encoder, embed_images, embed_texts
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional.groups import ImageGroups
 from concept_monitor_cli.functional.similarity.activations import ConceptActivations
 from concept_monitor_cli.probe import Annotations, ImageLabels, Pixels, ProbeSet
+from concept_monitor_cli.probe.groups import NamedGroups, copies, named_groups
 from concept_monitor_cli.progress import SILENT, Progress
-from concept_monitor_cli.store import Store
+from concept_monitor_cli.store import Key, Store, Writer
 
 # Labels of a set of up to so many images stay in memory, some 200 KB each; larger sets are read again and
 # again, as an image would have left the memory before its turn comes again.
@@ -77,6 +79,8 @@ class Context:
         store: where embeddings and null distributions are kept.
         probe: the `N` readable probing images.
         pixels: the same images as the encoder sees them; `None` for an encoder of precomputed embeddings.
+        grouping: groups of images that the user names (`--groups`); `None` to find copies.
+        fingerprints: the same images in `FINGERPRINT`, where copies are to be found.
         concepts: the `M` concepts.
         encoder: the image-text encoder; `None` where no detector needs one and none was asked for.
         templates: prompts around each concept.
@@ -100,6 +104,8 @@ class Context:
     null: str = "shuffled"
     fdr: float = 0.05
     progress: Progress = SILENT
+    grouping: str | None = None
+    fingerprints: Pixels | None = None
 
     @cached_property
     def labels(self) -> LabelledImages:
@@ -111,6 +117,36 @@ class Context:
         if self.probe.annotations is None:
             raise ValueError(f"{self.probe.name} has no masks")
         return LabelledImages(self.probe.annotations)
+
+    @cached_property
+    def named_groups(self) -> NamedGroups | None:
+        """The groups that the user names.
+
+        Raises:
+            InputError: see `probe.groups.named_groups`.
+        """
+        return None if self.grouping is None else named_groups(self.grouping, self.probe.ids)
+
+    @cached_property
+    def groups(self) -> ImageGroups:
+        """The groups of images that are permuted, drawn and held out as a whole: named ones, else copies."""
+        if self.named_groups is not None:
+            return self.named_groups.groups
+
+        def make(writer: Writer) -> None:
+            writer.put("groups", copies(self.probe.digests, self.fingerprints, self.progress))
+
+        with self.store.get_or_make(self._copies_key, make) as entry:
+            return ImageGroups(entry.read("groups"))
+
+    @property
+    def groups_digest(self) -> str:
+        """What the groups depend on, for keys. Known without looking for copies."""
+        return self._copies_key.digest if self.named_groups is None else self.named_groups.digest
+
+    @property
+    def _copies_key(self) -> Key:
+        return self.store.key("image_groups", images=self.probe.digest, near=self.fingerprints is not None)
 
     @cached_property
     def image_embeddings(self) -> Tensor:
@@ -172,4 +208,5 @@ class Context:
             "concepts": self.concepts.digest,
             "encoder": self.required_encoder.digest,
             "templates": "\n".join(self.templates),
+            "groups": self.groups_digest,
         }

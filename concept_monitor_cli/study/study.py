@@ -48,6 +48,7 @@ from concept_monitor_cli.probe import (
     load_probe,
     plan_probe,
 )
+from concept_monitor_cli.probe.groups import COPIES, FINGERPRINT, PARENT
 from concept_monitor_cli.progress import Progress
 from concept_monitor_cli.store import Entry, Key, Store
 from concept_monitor_cli.study.share import slurm_share
@@ -431,6 +432,8 @@ class Study:
         geometries = [geometry]
         if self._embeds and self.encoder is not None and self.encoder.preprocessing is not None:
             geometries.append(self.encoder.preprocessing.geometry)
+        if self.options.groups is None:
+            geometries.append(FINGERPRINT)
         if self.options.dry_run:
             probe, pixels, self.to_decode = plan_probe(self.store, self.listed_probe, geometries)
         else:
@@ -442,7 +445,8 @@ class Study:
                 progress=self.progress,
             )
         if "context" not in self.__dict__:
-            self.__dict__["context"] = self._context(probe, pixels[1] if len(pixels) > 1 else None)
+            seen = dict(zip(geometries, pixels, strict=True))
+            self.__dict__["context"] = self._context(probe, seen)
         return pixels[0]
 
     @cached_property
@@ -459,13 +463,16 @@ class Study:
                 f"{strange[0]!r}: their scores mean nothing. Give an --encoder for your own words"
             )
 
-    def _context(self, probe: ProbeSet, pixels: Pixels | None) -> Context:
+    def _context(self, probe: ProbeSet, pixels: Mapping[Geometry, Pixels]) -> Context:
         options = self.options
         self._check_words()
-        return Context(
+        eyes = self.encoder.preprocessing if self._embeds and self.encoder is not None else None
+        context = Context(
             store=self.store,
             probe=probe,
-            pixels=pixels,
+            pixels=None if eyes is None else pixels[eyes.geometry],
+            grouping=options.groups,
+            fingerprints=pixels.get(FINGERPRINT),
             concepts=self.concepts,
             encoder=self.encoder,
             templates=options.templates,
@@ -476,6 +483,20 @@ class Study:
             fdr=options.fdr,
             progress=self.progress,
         )
+        if not options.dry_run:
+            self._describe_groups(context)
+        return context
+
+    def _describe_groups(self, context: Context) -> None:
+        """Say which images count as one."""
+        images, groups, named = len(context.probe), context.groups.n_groups, context.named_groups
+        if named is not None:
+            self.notice(f"{images:,} images in {groups:,} groups by {named.source}: each counts as one photo")
+        elif groups < images:
+            self.notice(
+                f"{images:,} images, of which {images - groups:,} are copies of others or nearly so: "
+                f"{groups:,} groups count as one photo each. Name groups of your own with --groups"
+            )
 
     # -- what run.json says ----------------------------------------------------------------------
 
@@ -483,6 +504,7 @@ class Study:
         """What all tables of a run must share, so that they can be compared."""
         return {
             "probe": self.context.probe.digest,
+            "groups": self.context.groups_digest,
             "concepts": self.concepts.digest,
             **({} if self.encoder is None else {"encoder": self.encoder.digest}),
             "templates": list(self.options.templates),
@@ -513,6 +535,8 @@ class Study:
                 "images": len(probe),
                 "digest": probe.digest,
                 "skipped": [{"image": item.id, "reason": item.reason} for item in probe.skipped],
+                "groups": self.context.groups.n_groups,
+                "groups_by": COPIES if self.options.groups is None else _absolute_groups(self.options.groups),
             },
             "concepts": {
                 "name": self.concepts.name,
@@ -554,6 +578,10 @@ def _absolute_spec(spec: str) -> str:
     if Path(spec).expanduser().exists():
         return str(Path(spec).expanduser().resolve())
     return f"{scheme}{colon}{path.resolve()}" if scheme and path.exists() else spec
+
+
+def _absolute_groups(spec: str) -> str:
+    return spec if spec == PARENT else str(Path(spec).expanduser().resolve())
 
 
 def _absolute(path: Any) -> str | None:

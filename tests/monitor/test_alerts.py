@@ -70,11 +70,11 @@ def test_missing_numbers_are_no_fall() -> None:
 
 
 def planted(share: float, *, noise: float, seed: int = 0) -> torch.Tensor:
-    """Units that follow one of 40 related signals each; a share of them follows the first."""
+    """Units that follow one of 100 related signals each; a share of them follows the first."""
     generator = torch.Generator().manual_seed(seed)
-    signals = torch.randn(400, 12, generator=generator) @ torch.randn(12, 40, generator=generator)
+    signals = torch.randn(400, 24, generator=generator) @ torch.randn(24, 100, generator=generator)
     signals = (signals - signals.mean(0)) / signals.std(0)
-    which = torch.randint(1, 40, (120,), generator=generator)
+    which = torch.randint(1, 100, (120,), generator=generator)
     which[: round(share * 120)] = 0
     return 2 * signals[:, which] + noise * torch.randn(400, 120, generator=generator)
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from concept_monitor_cli.functional import neuron_embedding, soft_wpmi
+from concept_monitor_cli.probe import load_probe
 from concept_monitor_cli.run import TABLES
 
 from .conftest import WORDS, Bench, make_network
@@ -26,6 +27,8 @@ def test_tables_hold_what_the_mathematics_says(bench: Bench, cmon) -> None:
     assert answer.code == 0, answer.err
     with h5py.File(bench.root / "embeddings.h5") as file:
         images, texts = (torch.from_numpy(file[name][:]) for name in ("images", "texts"))
+    # The file has the images in the order of their names, the recording in that of their content.
+    images = images[torch.from_numpy(load_probe(str(bench.root / "photos")).natural_places)]
     P = torch.nn.functional.normalize(images, dim=1) @ torch.nn.functional.normalize(texts, dim=1).T
     recording = json.loads((bench.root / "out/tables/epoch_0005/layer3.clip-dissect.json").read_text())[
         "recording"
