@@ -238,7 +238,8 @@ class DissectOptions(CommonOptions):
         mean: per channel, in units of 0..1.
         std: per channel, in units of 0..1.
         interpolation: Pillow's filter for resizing.
-        pooling: from a map to a number; `auto` is the mean for maps and what the network's head reads of tokens.
+        pooling: from a map to a number; `auto` is the mean for maps and what the network's head reads of
+            tokens.
         trust_pickle: load checkpoints that need arbitrary code to run. Only for files of your own.
         compile: `torch.compile` the network.
 
@@ -265,8 +266,8 @@ class DissectOptions(CommonOptions):
             `none` in `compositional`, as in their papers.
         length: most concepts in a formula of `compositional`.
         beam: formulas kept at each length of `compositional`.
-        floors: also name the units of the same network with random weights, once for all checkpoints: what spread
-            and drift are compared with.
+        floors: also name the units of the same network with random weights, once for all checkpoints: what
+            spread and drift are compared with.
         plot_formats: file types of the plots. (The option is `--plot-format`.)
     """
 

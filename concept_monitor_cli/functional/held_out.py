@@ -1,6 +1,7 @@
 """Do concepts found on one half of the images predict the activations on the other half?
 
-A calibrated label says that the images on which a unit is active have something to do with a concept. It does not
+A calibrated label says that the images on which a unit is active have something to do with a concept. It does
+not
 say how much: that is asked of images that had no part in choosing the label.
 """
 
@@ -30,8 +31,9 @@ def held_out_auc(
 ) -> tuple[Tensor, Tensor]:
     """How well the concept of each unit tells the images on which it is active from the others, and chance.
 
-        own[k]    = P( presence of k's concept on an active image of k > on another image ), ties counting half
-        chance[k] = the same with the concepts of the other units, on average over those with another concept
+        own[k]    = P( presence of k's concept on an active image of k > on another image ), ties counting
+        half chance[k] = the same with the concepts of the other units, on average over those with another
+        concept
 
     A unit is active on the images of its top `share` of activations.
 
@@ -42,8 +44,8 @@ def held_out_auc(
         share: of the images.
 
     Returns:
-        own and chance, `(C,)` float64 each; NaN for a unit without a concept, or that is the same on all images,
-        and chance where all units have one concept.
+        own and chance, `(C,)` float64 each; NaN for a unit without a concept, or that is the same on all
+        images, and chance where all units have one concept.
 
     Example:
         >>> activations = torch.tensor([[9.0, 0.0], [0.0, 9.0], [0.0, 0.0]])

@@ -1,8 +1,9 @@
 """How many different units does a layer have? Asked of the activations alone, without any label.
 
-A layer whose units repeat each other has fewer of them than it counts. Labels do not show it: a similarity that
-weighs a concept against the other units of the layer (SoftWPMI, WPMI) takes from each copy what speaks for the
-concept that they share, so that copies get different, wrong names and the layer looks more diverse than before.
+A layer whose units repeat each other has fewer of them than it counts. Labels do not show it: a similarity
+that weighs a concept against the other units of the layer (SoftWPMI, WPMI) takes from each copy what speaks
+for the concept that they share, so that copies get different, wrong names and the layer looks more diverse
+than before.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ def effective_units(Q: Tensor) -> float:
         exp( -sum_i p_i log p_i ),   p_i = lambda_i / C,   lambda the eigenvalues of corr(Q)
 
     `C` for units that are uncorrelated, 1 where all do the same. On `N` images it cannot exceed `N - 1`, and
-    independent units stay clearly below `C` where `N` is not much larger: see `redundancy` for what they give.
+    independent units stay clearly below `C` where `N` is not much larger: see `redundancy` for what they
+    give.
 
     Args:
         Q: `(N, C)` pooled activations. Dead units, and those without a finite number on some image, do not

@@ -41,11 +41,12 @@ class Halves:
 
     Attributes:
         unit: `(n,)`, which.
-        concept_a: `n`, the best concept on the first half; `""` for a unit that is the same on all its images.
+        concept_a: `n`, the best concept on the first half; `""` for a unit that is the same on all its
+            images.
         concept_b: `n`, on the second.
         distance: `(n,)`, cosine distance between the unit's two places in the space of words.
-        held_out: `(n,)`, how well either concept predicts the activations on the other half (`held_out_auc`), on
-            average of both.
+        held_out: `(n,)`, how well either concept predicts the activations on the other half (`held_out_auc`),
+            on average of both.
         chance: `(n,)`, the same of other units' concepts.
     """
 

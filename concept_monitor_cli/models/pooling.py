@@ -21,8 +21,8 @@ Kind = Literal["channels-first", "channels-last", "tokens", "flat"]
 Pooling = Literal["auto", "mean", "max", "cls", "tokens"]
 """How a map becomes a number.
 
-`auto`: mean over space; for tokens what the network's own head reads: the class token where there is one, unless
-the network says that it pools the patch tokens (BEiT, EVA-02), then their mean or maximum.
+`auto`: mean over space; for tokens what the network's own head reads: the class token where there is one,
+unless the network says that it pools the patch tokens (BEiT, EVA-02), then their mean or maximum.
 `mean`, `max`: over space or over the patch tokens. `cls`: the class token. `tokens`: the mean of the patch
 tokens. `cls` and `tokens` mean `auto` for layers without tokens.
 """
@@ -42,8 +42,8 @@ class Layout:
         kind: the order of the axes.
         prefix: tokens before the patch tokens (class, distillation, register tokens); 0 unless `tokens`.
         class_token: whether the first of them is a class token.
-        head: how the network's own head pools the tokens where it does not read the class token: `mean`, `max`, or
-            `attention`; empty where it reads that, or does not say.
+        head: how the network's own head pools the tokens where it does not read the class token: `mean`,
+            `max`, or `attention`; empty where it reads that, or does not say.
         grid: height and width of the maps; None where there are none (tokens that form no square).
         note: what had to be assumed, one sentence; empty where nothing was.
     """
@@ -111,9 +111,9 @@ _HEADS = {
 def head_pooling(model: nn.Module, name: str = "") -> str:
     """How the head of a network of tokens pools them, where it ignores the class token.
 
-    timm says it in `global_pool` (`token`, `avg`, `max`, `map`, ...; MAE's code in a bool of that name), open_clip in
-    `pool_type` and `attn_pool`, transformers in `config.use_mean_pooling`. The nearest enclosing module that says
-    anything counts.
+    timm says it in `global_pool` (`token`, `avg`, `max`, `map`, ...; MAE's code in a bool of that name),
+    open_clip in `pool_type` and `attn_pool`, transformers in `config.use_mean_pooling`. The nearest enclosing
+    module that says anything counts.
 
     Args:
         model: the network.

@@ -25,8 +25,8 @@ class Rules:
     """When to warn.
 
     Attributes:
-        effective_drop: `clumping`: the effective number of units, as a share of what independent units give, has
-            fallen below its highest by this share.
+        effective_drop: `clumping`: the effective number of units, as a share of what independent units give,
+            has fallen below its highest by this share.
         redundant_rise: `collapsing`: the share of redundant units is this much above its lowest.
         dead_rise: `dying`: the share of dead units is this much above its lowest.
         patience: `fading`: so many epochs one after the other, each with fewer interpretable units.
@@ -72,8 +72,10 @@ def alerts(statistics: pd.DataFrame, rules: Rules) -> list[Alert]:
     """Every warning that a run gives rise to, by epoch.
 
     A rule speaks at the epoch at which it begins to hold, and again only after it has not held in between.
-    Whether units clump and collapse is asked of their activations: labels cannot tell, since those that are relative
-    to the layer grow more different while the units grow alike. A table without these numbers gives no such warning.
+    Whether units clump and collapse is asked of their activations: labels cannot tell, since those that are
+        relative
+    to the layer grow more different while the units grow alike. A table without these numbers gives no such
+    warning.
 
     Args:
         statistics: rows of `statistics.csv`; those of whole layers are used.
@@ -103,8 +105,8 @@ def alerts(statistics: pd.DataFrame, rules: Rules) -> list[Alert]:
             "clumping",
             _fallen([float(value) for value in effective], rules.effective_drop),
             lambda value, before: (
-                f"units clump: they count as {value:.0%} as many as independent units would, after {before:.0%}; "
-                f"{_CONSEQUENCE}"
+                f"units clump: they count as {value:.0%} as many as independent units would, after
+                {before:.0%}; " f"{_CONSEQUENCE}"
             ),
         )
         speak(

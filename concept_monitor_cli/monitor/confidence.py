@@ -41,6 +41,7 @@ from concept_monitor_cli.functional.similarity import (
 )
 from concept_monitor_cli.functional.topk import dead_units, top_images
 from concept_monitor_cli.monitor.history import History
+from concept_monitor_cli.monitor.own import SelfSimilarity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -289,16 +290,18 @@ def held_labels(history: History, compare: Compare, *, confidence: float = CONFI
     return Held(held, taken, sure, compared)
 
 
-def confident_changes(history: History, held: Held) -> pd.DataFrame:
+def confident_changes(history: History, held: Held, similarity: SelfSimilarity | None = None) -> pd.DataFrame:
     """A row for every change with confidence.
 
     Args:
         history: the labels.
         held: what the units hold (`held_labels` of that history).
+        similarity: of every unit with itself at two epochs, where known.
 
     Returns:
         the rows of `changes.csv`: at `epoch` the unit took `to_concept`; it held `from_concept`, and had it
-        last at `from_epoch`; `confidence` is the share of resamples that agree.
+        last at `from_epoch`; `confidence` is the share of resamples that agree, `self_similarity` the
+        correlation of its activations at the two epochs.
     """
     import pandas as pd
 
@@ -319,6 +322,11 @@ def confident_changes(history: History, held: Held) -> pd.DataFrame:
             "to_concept": after,
             "to_category": categories_after,
             "confidence": held.agreement[rows, columns],
+            "self_similarity": (
+                np.nan
+                if similarity is None
+                else [similarity(int(s), int(c))[r] for r, c, s in zip(rows, columns, since, strict=True)]
+            ),
         }
     )
 

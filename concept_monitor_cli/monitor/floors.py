@@ -23,8 +23,8 @@ def redundancy_columns(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """How alike the units are, a row per layer and epoch.
 
     Args:
-        records: of tables: `epoch`, `checkpoint`, `layer`, `detector`, and `redundancy` with its numbers, which may
-            lack any.
+        records: of tables: `epoch`, `checkpoint`, `layer`, `detector`, and `redundancy` with its numbers,
+            which may lack any.
     """
     import pandas as pd
 
@@ -47,8 +47,9 @@ def halves_columns(first: pd.DataFrame, halves: pd.DataFrame) -> pd.DataFrame:
         halves: rows of the tables `halves` of the same layers and epochs.
 
     Returns:
-        `spread_floor_halves`: mean distance of the two places of one unit; `changed_by_halves`: share of units whose
-        two concepts differ; `held_out` and `held_out_chance`: means over the units for which both are known.
+        `spread_floor_halves`: mean distance of the two places of one unit; `changed_by_halves`: share of
+        units whose two concepts differ; `held_out` and `held_out_chance`: means over the units for which both
+        are known.
     """
     import pandas as pd
 
@@ -73,7 +74,8 @@ def random_columns(moments: pd.DataFrame, random: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         moments: `epoch`, `checkpoint`, `layer`, `detector` of every table.
-        random: rows of statistics of the layers with random weights: `layer`, `detector`, `category`, `spread`.
+        random: rows of statistics of the layers with random weights: `layer`, `detector`, `category`,
+            `spread`.
     """
     keys = ["layer", "detector"]
     floor = random[[*keys, "category", "spread"]].rename(columns={"spread": "spread_floor_random"})

@@ -4,8 +4,8 @@
     tables/epoch_0005/checkpoint.json         one checkpoint: name, epoch, status
     tables/epoch_0005/LAYER.DETECTOR.csv      one table per checkpoint, layer and detector
     tables/epoch_0005/LAYER.DETECTOR.json     what that table was made from
-    tables/untrained/LAYER.DETECTOR.csv       the same of a network with random weights, where floors are wanted
-    tables/concepts.parquet                   all tables stacked
+    tables/untrained/LAYER.DETECTOR.csv       the same of a network with random weights, where floors are
+    wanted tables/concepts.parquet                   all tables stacked
 
 Several processes may work on one run at once. Every file appears whole or not at all and belongs to one
 piece of work, so nobody edits what another wrote. `run.json` and `concepts.parquet` are made from the
@@ -70,9 +70,9 @@ class TableRecord:
     """What one table was made from, as the JSON file beside it holds it.
 
     `finding` is the content key of the result: everything it depends on. `recording` is where the store has
-    what the network said, as `KIND/DIGEST`. `redundancy` says how alike the units are (`functional.redundancy`),
-    asked of their activations, `held_out` how well the labels of one half of the images predict the activations on
-    the other (`functional.held_out`); tables of earlier versions lack both.
+    what the network said, as `KIND/DIGEST`. `redundancy` says how alike the units are
+    (`functional.redundancy`), asked of their activations, `held_out` how well the labels of one half of the
+    images predict the activations on the other (`functional.held_out`); tables of earlier versions lack both.
     """
 
     checkpoint: str

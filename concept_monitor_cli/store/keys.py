@@ -30,6 +30,7 @@ KINDS: dict[str, int] = {
     "matching": 1,
     "presence": 1,
     "redundancy": 1,
+    "self_similarity": 1,
     "halves": 1,
 }
 """Kind of value -> version of the code that makes it. Raise the version when that code's results change:

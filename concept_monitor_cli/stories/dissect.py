@@ -89,8 +89,8 @@ class Piece:
         recording: where the store has what the detector needs of the forward pass.
         finding: where the store has what the detector concluded.
         untrained: recordings of the same layer with random weights, where a label must beat those.
-        random: the recording of the same layer with random weights and what the detector concludes from it, where
-            floors are wanted.
+        random: the recording of the same layer with random weights and what the detector concludes from it,
+            where floors are wanted.
     """
 
     layer: LayerInfo

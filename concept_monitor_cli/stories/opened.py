@@ -305,6 +305,11 @@ class OpenRun:
         )
         return self._records[key]
 
+    def is_recorded(self, history: History, column: int) -> bool:
+        """Whether the store still has a layer's activations at one epoch."""
+        kind, _, digest = self.record(history, column).recording.partition("/")
+        return bool(digest) and self.store.has(Key(kind, digest, {}))
+
     def recording(self, history: History, column: int) -> Entry:
         """What the store has of a layer's activations at one epoch; the caller closes it.
 
