@@ -379,9 +379,8 @@ def dissect(
         typer.Option(
             "--floors/--no-floors",
             rich_help_panel=_METHOD,
-            help="Also dissect the network with random weights, once for all checkpoints: what spread and
-            drift "
-            "are compared with.",
+            help="Also dissect the network with random weights, once for all checkpoints: what spread "
+            "and drift are compared with.",
         ),
     ] = _DEFAULT.floors,
     device: Device = _DEFAULT.device,

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from concept_monitor_cli.record.requests import Activations, read_masks
 from concept_monitor_cli.functional.redundancy import NEAR, Redundancy, redundancy
+from concept_monitor_cli.record.requests import Activations, read_masks
 from concept_monitor_cli.store import Entry, Key, Store, Writer
 
 #: Images that redundancy is computed from: an even choice of more. Their spectrum is known well enough, and a
@@ -130,8 +130,8 @@ def redundancy_note(found: Redundancy, *, layer: str, relative: bool) -> str | N
     if found.units < 2 or not (found.redundant >= REDUNDANT or few):
         return None
     said = (
-        f"{layer}: its units repeat each other: {found.redundant:.0%} of {found.units} correlate above
-        {NEAR:g} " f"with another, and together they count as {found.effective:.0f} independent ones "
+        f"{layer}: its units repeat each other: {found.redundant:.0%} of {found.units} correlate above "
+        f"{NEAR:g} with another, and together they count as {found.effective:.0f} independent ones "
         f"({found.effective_chance:.0f} by chance)"
     )
     if relative:

@@ -105,8 +105,8 @@ def alerts(statistics: pd.DataFrame, rules: Rules) -> list[Alert]:
             "clumping",
             _fallen([float(value) for value in effective], rules.effective_drop),
             lambda value, before: (
-                f"units clump: they count as {value:.0%} as many as independent units would, after
-                {before:.0%}; " f"{_CONSEQUENCE}"
+                f"units clump: they count as {value:.0%} as many as independent units would, "
+                f"after {before:.0%}; {_CONSEQUENCE}"
             ),
         )
         speak(

@@ -1,4 +1,4 @@
-"""What stands beside the numbers of a layer: how alike its units are, and what luck and random weights give."""
+"""What stands beside the numbers of a layer: how alike its units are, what luck and random weights give."""
 
 from __future__ import annotations
 

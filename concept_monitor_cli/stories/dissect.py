@@ -487,7 +487,7 @@ def pieces_of(study: Study, architecture: Architecture, checkpoint: Checkpoint) 
 
 
 def first_seed(study: Study) -> int:
-    """The seed of the first random network: that of the floors, and of the null distribution where it is asked."""
+    """The seed of the first random network: that of floors, and the first of a null distribution."""
     return UNTRAINED_SEED + 1000 * study.options.seed
 
 

@@ -11,10 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from concept_monitor_cli.record.requests import Masks
-from concept_monitor_cli.lenses.responses import Responses
-from concept_monitor_cli.stories.embed import check_units
 from concept_monitor_cli.functional.self_similarity import UNCHANGED, paired_correlations
+from concept_monitor_cli.lenses.responses import Responses
 from concept_monitor_cli.monitor.comparison import check_classes, class_counts
 from concept_monitor_cli.monitor.confidence import (
     Held,
@@ -29,14 +27,16 @@ from concept_monitor_cli.monitor.lives import mean_distance, unit_lives
 from concept_monitor_cli.monitor.own import Own, SelfSimilarity, own_changes
 from concept_monitor_cli.options import UnitsOptions
 from concept_monitor_cli.progress import SILENT, Progress
-from concept_monitor_cli.stories.opened import OpenRun
-from concept_monitor_cli.stories.stats import plain_rows
+from concept_monitor_cli.record.requests import Masks
 from concept_monitor_cli.report.regions import Regions
 from concept_monitor_cli.report.statistics_figures import evenly
 from concept_monitor_cli.report.style import save
 from concept_monitor_cli.report.unit_figures import Look, class_table, top_units_over_epochs, unit_over_epochs
 from concept_monitor_cli.run import TABLES
 from concept_monitor_cli.store import Writer
+from concept_monitor_cli.stories.embed import check_units
+from concept_monitor_cli.stories.opened import OpenRun
+from concept_monitor_cli.stories.stats import plain_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -167,9 +167,9 @@ def self_similarity(opened: OpenRun, history: History, progress: Progress) -> Se
     lacking = [column for column in columns if not opened.is_recorded(history, column)]
     if lacking:
         progress.notice(
-            f"units of {history.layer} ({history.detector}) are not compared with themselves: the activations
-            at " f"epoch {history.epochs[lacking[0]]} are not in the cache. All changes of label count as
-            their own"
+            f"units of {history.layer} ({history.detector}) are not compared with themselves: the "
+            f"activations at epoch {history.epochs[lacking[0]]} are not in the cache. All changes of label count "
+            "as their own"
         )
         return None
 

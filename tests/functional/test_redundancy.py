@@ -32,10 +32,11 @@ def collapsed(share: float, *, images: int = 600, units: int = 100, noise: float
 
 def twin(Q: Tensor) -> tuple[float, float]:
     """Effective number and share of redundant units from the definition, in float64 with loops."""
-    columns = []
-    for unit in Q.double().numpy().T:
-        if np.isfinite(unit).all() and unit.max() > unit.min():
-            columns.append((unit - unit.mean()) / unit.std())
+    columns = [
+        (unit - unit.mean()) / unit.std()
+        for unit in Q.double().numpy().T
+        if np.isfinite(unit).all() and unit.max() > unit.min()
+    ]
     n = len(columns)
     if not n:
         return math.nan, math.nan
