@@ -6,7 +6,7 @@ Everything here is asked of the activations and not of labels, so that it holds 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 
 from concept_monitor_cli.functional.redundancy import NEAR, Redundancy, redundancy
 from concept_monitor_cli.record.requests import Activations, read_masks
-from concept_monitor_cli.store import Entry, Key, Store, Writer
+from concept_monitor_cli.store import Entry, Key, Writer
+
+if TYPE_CHECKING:
+    from concept_monitor_cli.study.context import Context
 
 #: Images that redundancy is computed from: an even choice of more. Their spectrum is known well enough, and a
 #: layer of 2,048 units takes a second instead of minutes.
@@ -63,10 +66,10 @@ class Responses:
         rows[image, self._units[first:last]] = self._areas[first:last]
         return rows
 
-    def some(self, most: int) -> NDArray[np.float32]:
-        """At most `most` images, an even choice of all, `(n, C)`."""
-        count = min(most, self.n_images)
-        chosen = np.arange(count) * self.n_images // max(count, 1)
+    def some(self, images: NDArray[np.int64], most: int) -> NDArray[np.float32]:
+        """At most `most` of some images, an even choice, `(n, C)`; `images` ascend."""
+        count = min(most, len(images))
+        chosen = images[np.arange(count) * len(images) // max(count, 1)]
         parts = []
         for start in range(0, self.n_images, _BLOCK):
             stop = min(self.n_images, start + _BLOCK)
@@ -75,29 +78,36 @@ class Responses:
         return np.concatenate(parts)
 
 
-def layer_redundancy(
-    store: Store, recording: Key, open_entry: Callable[[], Entry], *, seed: int
-) -> Redundancy:
+def layer_redundancy(context: Context, recording: Key, open_entry: Callable[[], Entry]) -> Redundancy:
     """How alike the units of a recorded layer are; kept in the store.
 
+    Copies of an image would pass for more images than there are, so one of each group counts.
+
     Args:
-        store: where it is kept.
+        context: the groups of images, and where the answer is kept.
         recording: the address of the layer's recording.
         open_entry: opens it, where the answer is not there yet.
-        seed: of what independent units give.
     """
-    key = store.key("redundancy", recording=recording.digest, images=MOST_IMAGES, near=NEAR, seed=seed)
+    key = context.store.key(
+        "redundancy",
+        recording=recording.digest,
+        groups=context.groups_digest,
+        images=MOST_IMAGES,
+        near=NEAR,
+        seed=context.seed,
+    )
 
     def make(writer: Writer) -> None:
         with open_entry() as entry:
             responses = Responses(entry)
-            Q = torch.from_numpy(responses.some(MOST_IMAGES)[:, responses.live])
-        found = redundancy(Q, seed=seed)
+            one_of_each = np.sort(context.groups.members[context.groups.starts])
+            Q = torch.from_numpy(responses.some(one_of_each, MOST_IMAGES)[:, responses.live])
+        found = redundancy(Q, seed=context.seed)
         writer.meta["units"] = found.units
         names = ("effective", "redundant", "effective_chance", "redundant_chance")
         writer.put("values", np.array([getattr(found, name) for name in names]))
 
-    with store.get_or_make(key, make) as kept:
+    with context.store.get_or_make(key, make) as kept:
         return Redundancy(int(kept.meta["units"]), *(float(value) for value in kept.read("values")))
 
 

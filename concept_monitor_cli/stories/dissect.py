@@ -303,9 +303,7 @@ def recordings(study: Study, file: StudyFile) -> dict[str, Key]:
 
 def _conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Piece) -> None:
     findings = _conclude(study, run, file, piece)
-    alike = layer_redundancy(
-        study.store, piece.recording, lambda: study.recorded(piece.recording), seed=study.options.seed
-    )
+    alike = layer_redundancy(study.context, piece.recording, lambda: study.recorded(piece.recording))
     said = redundancy_note(alike, layer=piece.layer.name, relative=piece.detector.relative)
     notes = (*findings.notes, *([said] if said else []))
     halves = _halves(study, piece)
@@ -346,7 +344,7 @@ def _halves(study: Study, piece: Piece) -> Halves | None:
         recording=piece.recording.digest,
         detector=piece.detector.name,
         settings=piece.detector.settings(),
-        groups=study.context.groups_digest,
+        halved=study.context.groups_digest,
         seed=study.options.seed,
         units=MOST_UNITS,
         **piece.detector.depends_on(study.context),

@@ -168,8 +168,8 @@ def self_similarity(opened: OpenRun, history: History, progress: Progress) -> Se
     if lacking:
         progress.notice(
             f"units of {history.layer} ({history.detector}) are not compared with themselves: the "
-            f"activations at epoch {history.epochs[lacking[0]]} are not in the cache. All changes of label count "
-            "as their own"
+            f"activations at epoch {history.epochs[lacking[0]]} are not in the cache. All changes of label "
+            "count as their own"
         )
         return None
 
