@@ -441,13 +441,14 @@ def dissect(
 
     from rich.text import Text
 
-    from concept_monitor_cli.cli.show_run import agreement_lines, run_tables
+    from concept_monitor_cli.cli.show_run import agreement_lines, held_out_lines, run_tables
     from concept_monitor_cli.monitor.agreement import latest
     from concept_monitor_cli.monitor.summary import summarise
     from concept_monitor_cli.run import RunFolder
 
     run = RunFolder.open(options.out)
-    summaries = summarise(run.concepts(layers=options.layers))
+    records = [record for _, record in run.table_records()]
+    summaries = summarise(run.concepts(layers=options.layers), records)
     compared = latest(run.agreement(), options.layers)
     console.result(
         {
@@ -460,6 +461,7 @@ def dissect(
     if not console.json:
         console.print(*run_tables(summaries), *map(Text, agreement_lines(compared)))
         console.print(f"Tables and run.json are in {options.out}.")
+        console.print(*map(Text, held_out_lines(summaries)))
     return PART_DONE if result.failed else DONE
 
 
@@ -476,6 +478,8 @@ def _lines(plan: Plan) -> Iterator[str]:
     if plan.untrained_passes:
         size = readable_size(plan.untrained_bytes)
         yield f"untrained networks: {_passes(plan.untrained_passes)}; {size} to keep"
+    if plan.floor_passes:
+        yield f"random weights, for floors: {_passes(plan.floor_passes)} (--no-floors leaves it out)"
     if plan.decode:
         yield f"{plan.decode:,} images to decode; {readable_size(plan.decode_bytes)} to keep"
     if plan.embed:

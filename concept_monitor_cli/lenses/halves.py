@@ -30,7 +30,6 @@ MOST_UNITS = 512
 #: Halves of fewer groups of images than this say nothing.
 LEAST_GROUPS = 10
 
-TABLE = "halves"
 _BLOCK = 4096
 _COLUMNS = ("unit", "concept_a", "concept_b", "distance", "held_out", "chance")
 
@@ -56,12 +55,6 @@ class Halves:
     distance: NDArray[np.float64]
     held_out: NDArray[np.float64]
     chance: NDArray[np.float64]
-
-    def rows(self, **place: Any) -> dict[str, object]:
-        """The rows of the table `halves`; `place` has the columns that are the same in all of them."""
-        count = len(self.unit)
-        where: dict[str, object] = {name: np.full(count, value) for name, value in place.items()}
-        return {**where, **{name: getattr(self, name) for name in _COLUMNS}}
 
     def save(self, writer: Writer) -> None:
         """Put everything into a store entry."""
@@ -157,22 +150,45 @@ def _cosine_distance(a: Tensor, b: Tensor) -> Tensor:
     return 0.5 * ((a - b) ** 2).sum(1)
 
 
-def held_out_record(found: Halves, effective: float) -> dict[str, Any]:
-    """For the record of a table: how well labels predict held-out activations, and how many change by luck.
+def held_out_record(found: Halves, categories: NDArray[np.object_], effective: float) -> dict[str, Any]:
+    """For the record of a table: how well labels predict held-out activations, and what luck gives.
 
     Args:
         found: the layer.
-        effective: its effective number of units.
+        categories: `C`, the category of every unit's concept; `""` where unknown.
+        effective: the layer's effective number of units.
+
+    Returns:
+        `units`, `value`, `chance` and `word` of `held_out_summary`, and under `categories`, for each one and for
+        `all`: `distance`, mean distance of the two places of one unit; `changed`, share of units whose two
+        concepts differ; `value` and `chance`.
     """
     summary = held_out_summary(
         torch.from_numpy(found.held_out), torch.from_numpy(found.chance), effective=effective
     )
-    named = (found.concept_a != "") & (found.concept_b != "")
-    differ = (found.concept_a != found.concept_b)[named].mean() if named.any() else np.nan
+    own = categories[found.unit]
+    everything = np.ones(len(own), dtype=bool)
+    groups = {"all": everything, **{str(name): own == name for name in sorted(set(own))}}
     return {
         "units": summary.units,
         "value": number_or_none(summary.value),
         "chance": number_or_none(summary.chance),
         "word": summary.word,
-        "changed_by_halves": number_or_none(float(differ)),
+        "categories": {name: _means(found, rows) for name, rows in groups.items()},
+    }
+
+
+def _means(found: Halves, rows: NDArray[np.bool_]) -> dict[str, float | None]:
+    named = rows & (found.concept_a != "") & (found.concept_b != "")
+    known = rows & np.isfinite(found.held_out) & np.isfinite(found.chance)
+    placed = rows & np.isfinite(found.distance)
+
+    def mean(values: NDArray[Any], chosen: NDArray[np.bool_]) -> float | None:
+        return number_or_none(float(np.mean(values[chosen]))) if chosen.any() else None
+
+    return {
+        "distance": mean(found.distance, placed),
+        "changed": mean(found.concept_a != found.concept_b, named),
+        "value": mean(found.held_out, known),
+        "chance": mean(found.chance, known),
     }

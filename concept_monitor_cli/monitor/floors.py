@@ -13,7 +13,6 @@ from concept_monitor_cli.monitor.statistics import ALL
 if TYPE_CHECKING:
     import pandas as pd
 
-_UNIT = ["epoch", "checkpoint", "layer", "detector", "unit"]
 _PLACE = ["epoch", "checkpoint", "layer", "detector"]
 _FROM_HALVES = ["spread_floor_halves", "changed_by_halves", "held_out", "held_out_chance"]
 _REDUNDANCY = ("effective_units", "redundant", "effective_units_chance", "redundant_chance")
@@ -23,8 +22,8 @@ def redundancy_columns(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """How alike the units are, a row per layer and epoch.
 
     Args:
-        records: of tables: `epoch`, `checkpoint`, `layer`, `detector`, and `redundancy` with its numbers,
-            which may lack any.
+        records: of tables: `epoch`, `checkpoint`, `layer`, `detector`, `redundancy` and `held_out`
+            with their numbers, which may lack any.
     """
     import pandas as pd
 
@@ -33,40 +32,38 @@ def redundancy_columns(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             **{name: record[name] for name in _PLACE},
             "category": ALL,
             **{name: _number(record["redundancy"].get(name)) for name in _REDUNDANCY},
+            "held_out_word": record["held_out"].get("word", ""),
         }
         for record in records
     ]
-    return pd.DataFrame(rows, columns=[*_PLACE, "category", *_REDUNDANCY])
+    return pd.DataFrame(rows, columns=[*_PLACE, "category", *_REDUNDANCY, "held_out_word"])
 
 
-def halves_columns(first: pd.DataFrame, halves: pd.DataFrame) -> pd.DataFrame:
+def halves_columns(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """What the halves of the images say on average, a row per epoch and category of the units.
 
     Args:
-        first: rows of rank 1 of a concept table.
-        halves: rows of the tables `halves` of the same layers and epochs.
+        records: as for `redundancy_columns`.
 
     Returns:
-        `spread_floor_halves`: mean distance of the two places of one unit; `changed_by_halves`: share of
-        units whose two concepts differ; `held_out` and `held_out_chance`: means over the units for which both
-        are known.
+        `spread_floor_halves`: mean distance of the two places of one unit; `changed_by_halves`: share of units
+        whose two concepts differ; `held_out` and `held_out_chance`: means over the units for which both are known.
     """
     import pandas as pd
 
-    category = first[[*_UNIT, "category"]].assign(
-        category=first["category"].where(first["category"] != "", UNCATEGORISED)
-    )
-    units = halves.merge(category, on=_UNIT)
-    named = (units["concept_a"] != "") & (units["concept_b"] != "")
-    known = units["held_out"].notna() & units["chance"].notna()
-    units = units.assign(
-        spread_floor_halves=units["distance"],
-        changed_by_halves=np.where(named, (units["concept_a"] != units["concept_b"]).astype(float), np.nan),
-        held_out=units["held_out"].where(known),
-        held_out_chance=units["chance"].where(known),
-    )
-    both = pd.concat([units.assign(category=ALL), units], ignore_index=True)
-    return both.groupby([*_PLACE, "category"], sort=False)[_FROM_HALVES].mean().reset_index()
+    rows = [
+        {
+            **{name: record[name] for name in _PLACE},
+            "category": category or UNCATEGORISED,
+            "spread_floor_halves": _number(means["distance"]),
+            "changed_by_halves": _number(means["changed"]),
+            "held_out": _number(means["value"]),
+            "held_out_chance": _number(means["chance"]),
+        }
+        for record in records
+        for category, means in record["held_out"].get("categories", {}).items()
+    ]
+    return pd.DataFrame(rows, columns=[*_PLACE, "category", *_FROM_HALVES])
 
 
 def random_columns(moments: pd.DataFrame, random: pd.DataFrame) -> pd.DataFrame:
@@ -89,6 +86,12 @@ def together(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     for part in parts[1:]:
         result = result.merge(part, how="outer", on=keys)
     return result
+
+
+def p_floor(calibration: Mapping[str, Any]) -> float | None:
+    """The smallest p-value that the draws of a null distribution allow; `None` where they are not known."""
+    draws = calibration.get("draws")
+    return None if not draws else 1.0 / (int(draws) + 1)
 
 
 def _number(value: Any) -> float:

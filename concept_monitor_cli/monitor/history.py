@@ -44,6 +44,8 @@ class History:
         labels: `(C, T)`, index into `names`; -1 where the unit is dead or not in the table.
         scores: `(C, T)`, of the best concept; NaN where there is none.
         interpretable: `(C, T)`.
+        effects: `(C, T)`, how far the evidence for the best concept is beyond chance; NaN where there is
+            none, or the detector does not say.
     """
 
     layer: str
@@ -55,6 +57,14 @@ class History:
     labels: NDArray[np.int64]
     scores: NDArray[np.float64]
     interpretable: NDArray[np.bool_]
+    effects: NDArray[np.float64] | None = None
+
+    def certainty(self, column: int) -> NDArray[np.float64]:
+        """`(C,)`: what ranks the units at one epoch: effects, else scores, which saturate."""
+        effects = None if self.effects is None else self.effects[:, column]
+        if effects is None or not np.isfinite(effects).any():
+            return self.scores[:, column]
+        return np.where(np.isfinite(effects), effects, -np.inf)
 
     @property
     def live(self) -> NDArray[np.bool_]:
@@ -111,6 +121,9 @@ def histories(table: pd.DataFrame) -> list[History]:
         labels[row[live], column[live]] = codes
         scores = np.full(shape, np.nan)
         scores[row, column] = rows["score"].to_numpy(dtype=float)
+        effects = np.full(shape, np.nan)
+        if "effect" in rows:
+            effects[row, column] = rows["effect"].to_numpy(dtype=float)
         interpretable = np.zeros(shape, dtype=bool)
         interpretable[row, column] = rows["interpretable"].to_numpy(dtype=bool)
         found.append(
@@ -124,6 +137,7 @@ def histories(table: pd.DataFrame) -> list[History]:
                 labels=labels,
                 scores=scores,
                 interpretable=interpretable & (labels >= 0),
+                effects=effects,
             )
         )
     return found

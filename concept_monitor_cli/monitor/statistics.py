@@ -27,6 +27,7 @@ KNOWN = (
     "changed_by_halves",
     "held_out",
     "held_out_chance",
+    "held_out_word",
 )
 _WHERE = ["epoch", "checkpoint", "layer", "detector"]
 
@@ -67,7 +68,8 @@ def category_statistics(
           distance between the two places that one unit gets from two halves of the images;
         - `changed_by_halves`: share of the units whose concept differs between these halves: changes by luck;
         - `held_out`, `held_out_chance`: how well concepts found on one half predict the activations on the
-          other (`functional.held_out`), and what concepts of other units give.
+          other (`functional.held_out`), and what concepts of other units give; `held_out_word`: the
+          difference in a word.
     """
     import pandas as pd
 
@@ -97,7 +99,8 @@ def category_statistics(
     if known is not None:
         columns = [name for name in KNOWN if name in known]
         result = result.merge(known[[*keys, *columns]], how="left", on=keys)
-    return result.assign(**{name: np.nan for name in KNOWN if name not in result})
+    result = result.assign(**{name: np.nan for name in KNOWN if name not in result})
+    return result.assign(held_out_word=result["held_out_word"].astype(object).fillna(""))
 
 
 def _counts(rows: pd.DataFrame, source: pd.DataFrame) -> pd.DataFrame:

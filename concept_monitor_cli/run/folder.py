@@ -247,11 +247,6 @@ class RunFolder:
             return schema.read_csv(path)
         return schema.frame(pd.DataFrame(columns=list(schema.columns)))
 
-    def more(self, folder: str, layer: str, detector: str, table: str) -> pd.DataFrame | None:
-        """One of the tables beside a concept table (`write_more`); `None` where there is none."""
-        path = self.table_path(folder, layer, f"{detector}.{table}")
-        return TABLES[table].read_csv(path) if path.is_file() else None
-
     def untrained_record(self, layer: str, detector: str) -> TableRecord | None:
         """What the table of a layer with random weights was made from; `None` where there is none."""
         path = self.table_path(UNTRAINED, layer, detector)
@@ -448,6 +443,17 @@ class RunFolder:
         content["notices"] = list(dict.fromkeys([*earlier_notices, *told]))
         content["layers"] = sorted({record.layer for record in records})
         content["detectors"] = sorted({record.detector for record in records})
+        content["held_out"] = [
+            {
+                "layer": record.layer,
+                "detector": record.detector,
+                "epoch": record.epoch,
+                "checkpoint": record.checkpoint,
+                **{name: record.held_out[name] for name in ("units", "value", "chance", "word")},
+            }
+            for record in records
+            if record.held_out
+        ]
         self.root.mkdir(parents=True, exist_ok=True)
         write_text_atomic(self.run_file, _json(content))
 

@@ -230,6 +230,7 @@ TABLES: dict[str, TableSchema] = {
             "changed_by_halves": "float",
             "held_out": "float",
             "held_out_chance": "float",
+            "held_out_word": "str",
         },
         # Categories keep the order they are written in: `all` first, then from low to high level.
         ("epoch", "checkpoint", "layer", "detector"),
@@ -243,6 +244,7 @@ TABLES: dict[str, TableSchema] = {
             "changed_by_halves",
             "held_out",
             "held_out_chance",
+            "held_out_word",
         ),
     ),
     "units": TableSchema(
@@ -279,23 +281,6 @@ TABLES: dict[str, TableSchema] = {
             "unit": "int",
             "detector": "str",
             "self_similarity": "float",
-        },
-        ("epoch", "checkpoint", "layer", "detector", "unit"),
-    ),
-    # What either half of the images says of the units of one concept table.
-    "halves": TableSchema(
-        "halves",
-        {
-            "epoch": "int",
-            "checkpoint": "str",
-            "layer": "str",
-            "unit": "int",
-            "detector": "str",
-            "concept_a": "str",
-            "concept_b": "str",
-            "distance": "float",
-            "held_out": "float",
-            "chance": "float",
         },
         ("epoch", "checkpoint", "layer", "detector", "unit"),
     ),

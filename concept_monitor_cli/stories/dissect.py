@@ -24,7 +24,6 @@ from concept_monitor_cli.checkpoints import Checkpoint, load_checkpoint, sparsit
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.lenses import Detector, Findings
 from concept_monitor_cli.lenses.halves import MOST_UNITS, Halves, held_out_record
-from concept_monitor_cli.lenses.halves import TABLE as HALVES
 from concept_monitor_cli.lenses.responses import layer_redundancy, redundancy_note, redundancy_record
 from concept_monitor_cli.models.layers import LayerInfo
 from concept_monitor_cli.monitor.agreement import agreement
@@ -318,7 +317,9 @@ def _conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Pi
         calibration=dict(findings.calibration),
         recording=f"{piece.recording.kind}/{piece.recording.digest}",
         redundancy=redundancy_record(alike),
-        held_out={} if halves is None else held_out_record(halves, alike.effective),
+        held_out={}
+        if halves is None
+        else held_out_record(halves, findings.categories[:, 0], alike.effective),
     )
     place: dict[str, Any] = {
         "epoch": file.epoch,
@@ -330,8 +331,6 @@ def _conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Pi
         run.write_more(
             file.folder, piece.layer.name, piece.detector.name, table, findings.more_rows(table, **place)
         )
-    if halves is not None:
-        run.write_more(file.folder, piece.layer.name, piece.detector.name, HALVES, halves.rows(**place))
     run.write_table(file.folder, record_of, findings.rows(**place))
     for note in notes:
         study.notice(note)

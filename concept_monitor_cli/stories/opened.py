@@ -13,7 +13,6 @@ from concept_monitor_cli.concepts import ConceptSet
 from concept_monitor_cli.encoders import Encoder, embed_texts
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.lenses import Context
-from concept_monitor_cli.lenses.halves import TABLE as HALVES
 from concept_monitor_cli.models.device import resolve_device
 from concept_monitor_cli.monitor.confidence import Words
 from concept_monitor_cli.monitor.history import FORMULA_DETECTORS, History, histories
@@ -160,19 +159,6 @@ class OpenRun:
         if rows is None or not ((rows["state"] == "live") & (rows["concept"] != "")).any():
             return None
         return self._placed(rows, history.detector)
-
-    def halves(self, history: History) -> pd.DataFrame | None:
-        """What either half of the images says of the units, at all epochs that have it; else `None`."""
-        import pandas as pd
-
-        folders = {(record.name, record.epoch): record.folder for record in self.run.checkpoints()}
-        found = []
-        for checkpoint, epoch in zip(history.checkpoints, history.epochs.tolist(), strict=True):
-            folder = folders.get((checkpoint, epoch))
-            if folder is not None:
-                table = self.run.more(folder, history.layer, history.detector, HALVES)
-                found += [] if table is None else [table]
-        return pd.concat(found, ignore_index=True) if found else None
 
     def records(self, history: History) -> list[TableRecord]:
         """What the tables of a layer were made from, in the order of the epochs; those that are there."""

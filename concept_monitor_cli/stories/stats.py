@@ -100,15 +100,13 @@ def beside(opened: OpenRun, history: History) -> pd.DataFrame:
             "layer": record.layer,
             "detector": record.detector,
             "redundancy": record.redundancy,
+            "held_out": record.held_out,
         }
         for record in opened.records(history)
     ]
     rows = opened.rows(history)
     first = rows[rows["rank"] == 1]
-    parts = [redundancy_columns(records)]
-    halves = opened.halves(history)
-    if halves is not None:
-        parts.append(halves_columns(first, halves))
+    parts = [redundancy_columns(records), halves_columns(records)]
     random = opened.untrained(history)
     if random is not None:
         parts.append(random_columns(first, category_statistics(random, opened.untrained_placed(history))))

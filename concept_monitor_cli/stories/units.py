@@ -22,9 +22,11 @@ from concept_monitor_cli.monitor.confidence import (
     confident_changes,
     held_labels,
 )
+from concept_monitor_cli.monitor.floors import p_floor
 from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.monitor.lives import mean_distance, unit_lives
 from concept_monitor_cli.monitor.own import Own, SelfSimilarity, own_changes
+from concept_monitor_cli.monitor.statistics import ALL
 from concept_monitor_cli.options import UnitsOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.record.requests import Masks
@@ -124,7 +126,7 @@ def units(options: UnitsOptions, progress: Progress = SILENT) -> UnitsResult:
         (opened.run.tables / "changes.csv").unlink(missing_ok=True)
     chosen = table[table["unit"].isin(options.units)] if options.units else table
     result.units = plain_rows(chosen)
-    result.moments = _moments(opened.table, options.units)
+    result.moments = _moments(opened, options.units)
     result.plots = _draw(opened, options)
     if options.classes:
         counts = pd.concat([class_counts(history, options.classes) for history in opened.histories])
@@ -151,10 +153,20 @@ def _layer_summary(history: History, life: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _moments(table: pd.DataFrame, wanted: Sequence[int]) -> list[dict[str, Any]]:
+def _moments(opened: OpenRun, wanted: Sequence[int]) -> list[dict[str, Any]]:
+    table = opened.table
     columns = ["layer", "detector", "unit", "epoch", "concept", "category", "score", "p_value"]
     rows = table[table["unit"].isin(wanted) & (table["rank"] == 1)].sort_values(columns[:4])
-    return plain_rows(rows[[*columns, "interpretable", "state"]])
+    more = [name for name in ("effect", "stability", "concept_set") if name in rows]
+    moments = plain_rows(rows[[*columns, "interpretable", "state", *more]])
+    floors = {
+        (record.layer, record.detector, record.epoch): p_floor(record.calibration)
+        for history in opened.histories
+        for record in opened.records(history)
+    }
+    for moment in moments:
+        moment["p_floor"] = floors.get((moment["layer"], moment["detector"], moment["epoch"]))
+    return moments
 
 
 # -- a unit beside itself and beside luck -------------------------------------------------------
@@ -221,12 +233,14 @@ def _itself(own: Own) -> pd.DataFrame:
 def drift_floors(opened: OpenRun, history: History) -> tuple[float, float]:
     """What a network with random weights and what two halves of the images give for the drift of a unit."""
     last = int(history.epochs[-1])
-    placed, random, halves = opened.placed(history), opened.untrained_placed(history), opened.halves(history)
+    placed, random = opened.placed(history), opened.untrained_placed(history)
     by_random = by_halves = float("nan")
     if placed is not None and random is not None:
         by_random = mean_distance(placed.at(last), random)
-    if halves is not None:
-        by_halves = float(halves.loc[halves["epoch"] == last, "distance"].mean())
+    for record in opened.records(history):
+        if record.epoch == last and record.held_out:
+            luck = record.held_out["categories"][ALL]["distance"]
+            by_halves = float("nan") if luck is None else luck
     return by_random, by_halves
 
 
@@ -355,9 +369,10 @@ def _shown(opened: OpenRun, history: History, most: int) -> list[int]:
 
 
 def most_certain(history: History, column: int, count: int) -> list[int]:
-    """The interpretable units with the best scores at one epoch, each concept once; level ones by number."""
+    """The interpretable units with the largest effects at one epoch, each concept once; ties by number."""
     rows = np.flatnonzero(history.interpretable[:, column])
-    rows = rows[np.lexsort((history.units[rows], -history.scores[rows, column]))]
+    keys = (history.units[rows], -history.scores[rows, column], -history.certainty(column)[rows])
+    rows = rows[np.lexsort(keys)]
     _, first = np.unique(history.labels[rows, column], return_index=True)
     return [int(unit) for unit in history.units[rows[np.sort(first)[:count]]]]
 
