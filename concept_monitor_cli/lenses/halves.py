@@ -159,9 +159,9 @@ def held_out_record(found: Halves, categories: NDArray[np.object_], effective: f
         effective: the layer's effective number of units.
 
     Returns:
-        `units`, `value`, `chance` and `word` of `held_out_summary`, and under `categories`, for each one and for
-        `all`: `distance`, mean distance of the two places of one unit; `changed`, share of units whose two
-        concepts differ; `value` and `chance`.
+        `units`, `value`, `chance` and `word` of `held_out_summary`, and under `categories`, for each one and
+        for `all`: `distance`, mean distance of the two places of one unit; `changed`, share of units whose
+        two concepts differ; `value` and `chance`.
     """
     summary = held_out_summary(
         torch.from_numpy(found.held_out), torch.from_numpy(found.chance), effective=effective

@@ -46,8 +46,9 @@ def halves_columns(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         records: as for `redundancy_columns`.
 
     Returns:
-        `spread_floor_halves`: mean distance of the two places of one unit; `changed_by_halves`: share of units
-        whose two concepts differ; `held_out` and `held_out_chance`: means over the units for which both are known.
+        `spread_floor_halves`: mean distance of the two places of one unit; `changed_by_halves`: share of
+        units whose two concepts differ; `held_out` and `held_out_chance`: means over the units for which both
+        are known.
     """
     import pandas as pd
 
