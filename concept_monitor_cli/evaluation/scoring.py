@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.functional.similarity import ConceptActivations
+from concept_monitor_cli.functional.similarity.registry import ValueSimilarity, similarity_named
 from concept_monitor_cli.functional.topk import top_images
-from concept_monitor_cli.lenses.names.clip_dissect import RANKS, VALUES
 
 
 class Scored(NamedTuple):
@@ -35,11 +35,12 @@ def similarity_scores(
         scores and their order. Rows of dead units mean nothing.
     """
     pooled = pooled.to(activations.device)
-    if similarity in VALUES:
-        scores = VALUES[similarity][0](activations, pooled)
+    rank = similarity_named(similarity)
+    if isinstance(rank, ValueSimilarity):
+        scores = rank.function(activations, pooled)
         return Scored(scores, scores)
-    rank = RANKS[similarity]
-    evidence = rank.evidence(activations, top_images(pooled, rank.top_k)[0], a=rank.a)
+    top = top_images(pooled, rank.images(pooled.shape[0]))[0]
+    evidence = rank.evidence(activations, top, a=rank.a)
     if not live.any():
         return Scored(evidence.scores(rank.lam), evidence.values)
     return Scored(*evidence.scored(rank.lam, live, evidence.among(live)))

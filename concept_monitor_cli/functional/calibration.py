@@ -139,6 +139,38 @@ def label_evidence(layer: Evidence, null: Evidence, *, lam: float) -> tuple[Tens
     return _Label.best([own for _, own, _ in parts]), _Label.best([random for _, _, random in parts])
 
 
+@torch.no_grad()
+def evidence_of(layer: Evidence, null: Evidence, labels: Tensor) -> Tensor:
+    """How much the images speak for given labels, in standard deviations of random sets of images.
+
+        found[k] = ( E[k, label[k]] - mean_r E_null[r, label[k]] ) / std_r E_null[r, label[k]]
+
+    Args:
+        layer: evidence of units, `(C, M)`.
+        null: evidence of random sets of images, `(R, M)`.
+        labels: `(C,)`.
+
+    Returns:
+        `(C,)`; 0 where all random sets speak for the label alike.
+    """
+    random = null.values.to(layer.values.device)[:, labels]
+    own = layer.values.gather(1, labels[:, None])[:, 0]
+    return (own - random.mean(0)) / _spread(random)
+
+
+@torch.no_grad()
+def beyond_chance(layer: Evidence, null: Evidence) -> Tensor:
+    """`evidence_of` every concept, `(C, M)`: what names the units of a layer that has too few for a prior."""
+    random = null.values.to(layer.values.device)
+    return (layer.values - random.mean(0)) / _spread(random)
+
+
+@torch.no_grad()
+def best_beyond_chance(null: Evidence) -> Tensor:
+    """The best of `beyond_chance` of every random set among the others, `(R,)`: its null distribution."""
+    return _against_the_others(null.values).amax(1)
+
+
 def _spread(random: Tensor) -> Tensor:
     """Standard deviation of every column, `(m,)`; infinite where the rows differ by rounding errors only."""
     spread = random.std(0, correction=0)

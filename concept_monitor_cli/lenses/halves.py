@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from concept_monitor_cli.functional.embedding import TOP_CONCEPTS, neuron_embedding_from_top
-from concept_monitor_cli.functional.groups import halves
+from concept_monitor_cli.functional.firing import firing
 from concept_monitor_cli.functional.held_out import held_out_auc, held_out_summary
 from concept_monitor_cli.functional.topk import dead_units, top_rows
 from concept_monitor_cli.lenses.responses import Responses, number_or_none
@@ -73,14 +73,16 @@ class Side:
 
     Attributes:
         rows: `(n,)`, which images, ascending.
-        activations: `(n, C)`, of the units.
+        activations: `(n, C)`, of the units that can be named on this half.
+        context: of these images.
     """
 
     rows: Tensor
     activations: Tensor
+    context: Context
 
 
-# One half -> for every unit what sorts the concepts, and their scores: `(C, M)` each.
+# One half -> for every unit the scores of all concepts, and what sorts them: `(C, M)` each.
 Score = Callable[[Side], tuple[Tensor, Tensor]]
 
 
@@ -100,30 +102,34 @@ def name_on_halves(entry: Entry, context: Context, score: Score) -> Halves | Non
     if context.groups.n_groups < 2 * LEAST_GROUPS or not len(live):
         return None
     units = live[np.arange(min(MOST_UNITS, len(live))) * len(live) // min(MOST_UNITS, len(live))]
-    first = torch.from_numpy(halves(context.groups, seed=context.seed))
     Q = torch.from_numpy(_columns(responses, units)).to(context.device)
-    sides = [
-        Side(rows, Q[rows]) for rows in (torch.nonzero(half)[:, 0].to(Q.device) for half in (first, ~first))
-    ]
+    rows = [half for half, _ in context.halves]
+    named = [_named(some, Q[half], half, score) for half, some in context.halves]
     names = np.asarray([*context.concepts.concepts, ""], dtype=object)
-    best, places = [], []
-    for side in sides:
-        order, scores = score(side)
-        chosen, _ = top_rows(order, TOP_CONCEPTS)
-        silent = dead_units(side.activations)
-        values = scores.gather(1, chosen).masked_fill(silent[:, None], torch.nan)
-        places.append(neuron_embedding_from_top(values, chosen, context.text_embeddings))
-        best.append(chosen[:, 0].masked_fill(silent, -1))
-    found = [_predicts(context, best[here], sides[1 - here]) for here in (0, 1)]
+    found = [_predicts(context, named[here][0], Q[rows[1 - here]], rows[1 - here]) for here in (0, 1)]
     own, chance = (torch.stack(pair).nanmean(0).cpu().numpy() for pair in zip(*found, strict=True))
     return Halves(
         units.astype(np.int64),
-        names[best[0].cpu().numpy()],
-        names[best[1].cpu().numpy()],
-        _cosine_distance(*places).cpu().numpy(),
+        names[named[0][0].cpu().numpy()],
+        names[named[1][0].cpu().numpy()],
+        _cosine_distance(named[0][1], named[1][1]).cpu().numpy(),
         own,
         chance,
     )
+
+
+def _named(context: Context, Q: Tensor, rows: Tensor, score: Score) -> tuple[Tensor, Tensor]:
+    """The best concept of every unit on one half, -1 for none, and its place in the space of words."""
+    silent = dead_units(Q) | firing(Q, context.groups).sparse(context.groups.n_groups).to(Q.device)
+    best = torch.full((Q.shape[1],), -1, dtype=torch.int64, device=Q.device)
+    places = torch.full((Q.shape[1], context.text_embeddings.shape[1]), torch.nan, device=Q.device)
+    if not bool(silent.all()):
+        scores, order = score(Side(rows, Q[:, ~silent], context))
+        chosen, _ = top_rows(order, TOP_CONCEPTS)
+        best[~silent] = chosen[:, 0]
+        values = scores.gather(1, chosen)
+        places[~silent] = neuron_embedding_from_top(values, chosen, context.text_embeddings)
+    return best, places
 
 
 def _columns(responses: Responses, units: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -135,13 +141,12 @@ def _columns(responses: Responses, units: NDArray[np.int64]) -> NDArray[np.float
     return columns
 
 
-def _predicts(context: Context, labels: Tensor, side: Side) -> tuple[Tensor, Tensor]:
+def _predicts(context: Context, labels: Tensor, Q: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """How well concepts predict the activations of images that they were not found on, and chance."""
     distinct, column = torch.unique(labels, return_inverse=True)
     known = distinct >= 0
-    presence = context.image_embeddings[side.rows] @ context.text_embeddings[distinct.clamp_min(0)].T
-    column = torch.where(known[column], column, -1)
-    return held_out_auc(side.activations, presence, column)
+    presence = context.image_embeddings[rows] @ context.text_embeddings[distinct.clamp_min(0)].T
+    return held_out_auc(Q, presence, torch.where(known[column], column, -1))
 
 
 def _cosine_distance(a: Tensor, b: Tensor) -> Tensor:

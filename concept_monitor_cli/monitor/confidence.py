@@ -30,15 +30,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from concept_monitor_cli.functional.resampling import RESAMPLES, image_counts, resampled_top_images
-from concept_monitor_cli.functional.similarity import (
-    ConceptActivations,
-    Evidence,
-    cos,
-    cos_cubed,
-    rank_reorder,
-    soft_wpmi_evidence,
-    wpmi_evidence,
-)
+from concept_monitor_cli.functional.similarity import ConceptActivations, Evidence
+from concept_monitor_cli.functional.similarity.registry import ValueSimilarity, similarity_named
 from concept_monitor_cli.functional.topk import dead_units, top_images
 from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.monitor.own import SelfSimilarity
@@ -136,14 +129,6 @@ class _ByValue:
         return self._similarity(activations, self._pooled[drawn]).double()
 
 
-_EVIDENCE: dict[str, Callable[..., Evidence]] = {"soft-wpmi": soft_wpmi_evidence, "wpmi": wpmi_evidence}
-_SIMILARITY: dict[str, Callable[..., Tensor]] = {
-    "cos": cos,
-    "cos-cubed": cos_cubed,
-    "rank-reorder": rank_reorder,
-}
-
-
 @dataclass(frozen=True)
 class Words:
     """The images and concepts of a run in the encoder's space.
@@ -171,17 +156,16 @@ class Words:
             pooled: `Q`, `(N, C)`, the layer at one epoch.
             concepts: `(m,)`, which concepts.
         """
-        name, texts = settings["similarity"], self.texts[concepts]
-        if name in _SIMILARITY:
-            return _ByValue(_SIMILARITY[name], self.images, texts, pooled)
+        similarity, texts = similarity_named(settings["similarity"]), self.texts[concepts]
+        if isinstance(similarity, ValueSimilarity):
+            return _ByValue(similarity.function, self.images, texts, pooled)
         a = float(settings["a"])
         # The softmax is over all concepts, whichever of them are asked for.
         some = ConceptActivations.from_embeddings(
             self.images, texts, log_normalisers={a: self.activations.log_normaliser(a)}
         )
-        return _ByRank(
-            _EVIDENCE[name], some, pooled, top_k=settings["top_k"], a=a, lam=float(settings["lam"])
-        )
+        top_k = similarity.images(pooled.shape[0], settings["top_k"])
+        return _ByRank(similarity.evidence, some, pooled, top_k=top_k, a=a, lam=float(settings["lam"]))
 
 
 @torch.no_grad()

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional.copies import SIDE, near_copies
 from concept_monitor_cli.functional.groups import ImageGroups
 from concept_monitor_cli.models.geometry import Geometry
 from concept_monitor_cli.probe.pixels import Pixels
@@ -22,7 +25,9 @@ PARENT = "parent"
 COPIES = "copies"
 
 # The whole frame, so that the same copies are found whatever network looks at the images.
-FINGERPRINT = Geometry(32, mode="squash")
+FINGERPRINT = Geometry(SIDE, mode="squash")
+
+_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,20 @@ def copies(
         fingerprints: the images in `FINGERPRINT`; `None` finds images of equal content only.
         progress: told of a long search.
     """
-    return exact_copies(digests)
+    groups = exact_copies(digests)
+    if fingerprints is None:
+        return groups
+    _, one = np.unique(groups, return_index=True)  # an image of every group
+    size = FINGERPRINT.size
+    pictures = np.empty((len(one), size, size, 3), dtype=np.uint8)
+    for start in range(0, len(fingerprints), _ROWS):
+        stop = min(start + _ROWS, len(fingerprints))
+        here = (one >= start) & (one < stop)
+        pictures[here] = fingerprints.rows(start, stop)[one[here] - start]
+    with progress.task("looking for copies", len(one), "images") as advance:
+        pairs = near_copies(pictures, advance)
+    links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(one), len(one)))
+    return ImageGroups.read(connected_components(links, directed=False)[1].astype(np.int64)[groups]).of
 
 
 def exact_copies(digests: Sequence[str]) -> NDArray[np.int64]:

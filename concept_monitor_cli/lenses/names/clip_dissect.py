@@ -11,59 +11,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.functional.calibration import (
-    DRAWS,
-    benjamini_hochberg,
-    label_evidence,
-    p_values,
-    permuted_best_scores,
-    pooled_p_values,
-    random_top_images,
-    standardised,
-)
-from concept_monitor_cli.functional.pairs import joined
-from concept_monitor_cli.functional.similarity import ConceptActivations, cos, cos_cubed, pmi, rank_reorder
-from concept_monitor_cli.functional.similarity.pmi import Evidence
-from concept_monitor_cli.functional.topk import top_images, top_rows
+from concept_monitor_cli.functional.calibration import benjamini_hochberg
+from concept_monitor_cli.functional.firing import MIN_GROUPS, firing
+from concept_monitor_cli.functional.resampling import RESAMPLES, image_counts
+from concept_monitor_cli.functional.similarity.registry import RankSimilarity, similarity_named
+from concept_monitor_cli.functional.stability import concept_sets
+from concept_monitor_cli.functional.topk import top_rows
 from concept_monitor_cli.lenses.base import Detector, Findings, register_detector
 from concept_monitor_cli.lenses.halves import Halves, Side, name_on_halves
+from concept_monitor_cli.lenses.names.clip_named import Named
 from concept_monitor_cli.lenses.names.clip_pairs import PAIRS, pair_labels
+from concept_monitor_cli.lenses.names.clip_ranks import FEW_UNITS, RankedLayer
+from concept_monitor_cli.lenses.names.clip_values import ValuedLayer
 from concept_monitor_cli.record.requests import Activations, Recording
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from concept_monitor_cli.options import DissectOptions
-    from concept_monitor_cli.store import Entry, Writer
+    from concept_monitor_cli.store import Entry
     from concept_monitor_cli.study.context import Context
 
 # Above this similarity the paper calls a unit interpretable (A.8). It was fitted to ImageNet's validation
 # set and Broden with 20,000 words, and is reported beside the calibrated count, not used.
 PAPER_CONSTANT = 0.16
-
-
-@dataclass(frozen=True)
-class _Rank:
-    """A similarity of ranks of images alone: `E[k, m]` over the top images minus a prior over the layer."""
-
-    evidence: Callable[..., Evidence]
-    top_k: int
-    a: float
-    lam: float
-
-
-RANKS = {
-    "soft-wpmi": _Rank(pmi.soft_wpmi_evidence, pmi.SOFT_WPMI_TOP_K, pmi.SOFT_WPMI_A, pmi.SOFT_WPMI_LAM),
-    "wpmi": _Rank(pmi.wpmi_evidence, pmi.WPMI_TOP_K, pmi.WPMI_A, pmi.WPMI_LAM),
-}
-# Similarities of the activations themselves, and how many permutations of the layer make their null:
-# each costs a scoring of the whole layer, and rank-reorder's is dear.
-VALUES: dict[str, tuple[Callable[..., Tensor], int]] = {
-    "cos": (cos, 20),
-    "cos-cubed": (cos_cubed, 20),
-    "rank-reorder": (rank_reorder, 5),
-}
 
 
 @register_detector
@@ -74,44 +43,56 @@ class ClipDissect(Detector):
         similarity: one of the paper's five.
         top_concepts: how many concepts to keep per unit.
         pairs: also score pairs of this many of each unit's best concepts; 0 for none. The paper takes 100.
+        top_k: images of a unit that similarities of ranks look at; `None` for what suits the number of
+            images.
+        stability: draw the images again to say how sure the concepts are.
     """
 
     name: ClassVar[str] = "clip-dissect"
     needs_encoder: ClassVar[bool] = True
 
-    def __init__(self, similarity: str = "soft-wpmi", top_concepts: int = 5, pairs: int = 0) -> None:
-        if similarity not in RANKS and similarity not in VALUES:
-            raise InputError(
-                f"there is no similarity {similarity!r}",
-                where="--similarity",
-                hint=f"choose from {', '.join([*RANKS, *VALUES])}",
-            )
-        self.similarity = similarity
+    def __init__(
+        self,
+        similarity: str = "soft-wpmi",
+        top_concepts: int = 5,
+        pairs: int = 0,
+        *,
+        top_k: int | None = None,
+        stability: bool = True,
+    ) -> None:
+        self.similarity = similarity_named(similarity)
         self.top_concepts = top_concepts
         self.pairs = pairs
+        self.top_k = top_k
+        self.stability = stability
 
     @classmethod
     def from_options(cls, options: DissectOptions) -> ClipDissect:
         """See `Detector`."""
-        return cls(options.similarity, options.top_concepts, options.pairs)
+        return cls(
+            options.similarity,
+            options.top_concepts,
+            options.pairs,
+            top_k=options.top_k,
+            stability=options.stability,
+        )
 
     @property
     def relative(self) -> bool:
         """See `Detector`: the prior of a concept is taken over the layer."""
-        return self.similarity in RANKS
+        return isinstance(self.similarity, RankSimilarity)
 
     def settings(self) -> dict[str, Any]:
-        """See `Detector`."""
-        settings: dict[str, Any] = {"similarity": self.similarity, "top_concepts": self.top_concepts}
+        """See `Detector`. `top_k` is null where the number of images decides (`RankSimilarity.images`)."""
+        settings: dict[str, Any] = {
+            "similarity": self.similarity.name,
+            "top_concepts": self.top_concepts,
+            "stability": self.stability,
+        }
         if self.pairs:
             settings["pairs"] = self.pairs
-        if self.similarity in RANKS:
-            rank = RANKS[self.similarity]
-            settings.update(
-                top_k=rank.top_k, a=rank.a, lam=rank.lam, tested="label-evidence-leave-one-out", order="exact"
-            )
-        else:
-            settings["tested"] = "standardised"
+        if isinstance(self.similarity, RankSimilarity):
+            settings.update(top_k=self.top_k, a=self.similarity.a, lam=self.similarity.lam, few=FEW_UNITS)
         return settings
 
     def depends_on(self, context: Context) -> dict[str, str]:
@@ -131,182 +112,168 @@ class ClipDissect(Detector):
         `single_score`, that of the best single concept.
         """
         live = torch.from_numpy(entry.read("live").astype(bool))
-        notes: tuple[str, ...] = ()
-        if self.similarity in RANKS:
-            scores, order, p, null, notes = self._by_ranks(entry, context, live, untrained)
-        else:
-            scores, p, null = self._by_values(entry, context, live, untrained)
-            order = scores
-        interpretable = benjamini_hochberg(p, context.fdr)
-        indices, _ = top_rows(order, self.top_concepts)
+        pooled = torch.from_numpy(entry.read("pooled")).to(context.device)
+        sparse = live & firing(pooled, context.groups).sparse(context.groups.n_groups).cpu()
+        named = live & ~sparse
+        if not bool(named.any()):
+            return self._nothing(live, sparse, context)
+        layer = self._layer(pooled[:, named.to(context.device)], context)
+        found = layer.name(untrained)
+        indices, _ = top_rows(found.order, self.top_concepts)
         # Level scores may differ by rounding, in any order.
-        values = scores.gather(1, indices).cummin(1).values
+        values = found.scores.gather(1, indices).cummin(1).values
         names = np.asarray(context.concepts.concepts, dtype=object)
         kinds = np.asarray(context.concepts.categories, dtype=object)
         chosen = indices.cpu().numpy()
-        calibration: dict[str, Any] = {
-            "null": context.null,
-            "draws": null,
-            "fdr": context.fdr,
-            "interpretable": int(interpretable.sum()),
-        }
-        if self.similarity == "soft-wpmi":
-            above = (values[:, 0].cpu() > PAPER_CONSTANT) & live
-            calibration.update(paper_constant=PAPER_CONSTANT, above_constant=int(above.sum()))
+        rows = _Rows(named.numpy())
+        p = rows.spread(found.p_values.cpu().numpy(), np.nan)
+        interpretable = benjamini_hochberg(torch.from_numpy(p), context.fdr).numpy()
+        stability, concept_set = self._stable(layer, found, rows, context)
         return Findings(
-            concepts=names[chosen],
-            categories=kinds[chosen],
-            scores=values.cpu().numpy(),
-            p_values=p.cpu().numpy(),
-            interpretable=interpretable.cpu().numpy(),
-            live=live.numpy(),
-            calibration=calibration,
-            notes=notes,
-            matrix=scores.cpu().numpy() if matrix else None,
-            more={PAIRS: self._pairs(scores, live, entry, context)} if self.pairs else {},
+            concepts=rows.spread(names[chosen], ""),
+            categories=rows.spread(kinds[chosen], ""),
+            scores=rows.spread(values.cpu().numpy(), np.nan),
+            p_values=p,
+            interpretable=interpretable,
+            live=named.numpy(),
+            sparse=sparse.numpy(),
+            effect=rows.spread(found.effect.double().numpy(), np.nan),
+            stability=stability,
+            concept_set=concept_set,
+            calibration=self._calibration(found, interpretable, values[:, 0], context, sparse),
+            notes=(*self._images_note(context), *_sparse_note(sparse, context), *found.notes),
+            matrix=rows.spread(found.scores.cpu().numpy(), np.nan) if matrix else None,
+            more=self._pairs(layer, found, named, context),
         )
 
     def halves(self, entry: Entry, context: Context) -> Halves | None:
         """See `Detector`."""
 
         def score(side: Side) -> tuple[Tensor, Tensor]:
-            images, texts = context.image_embeddings[side.rows], context.text_embeddings
-            if self.similarity not in RANKS:
-                scores = VALUES[self.similarity][0](
-                    ConceptActivations.from_embeddings(images, texts), side.activations
-                )
-                return scores, scores
-            rank = RANKS[self.similarity]
-            # The softmax of an image is over all concepts: the same on either half.
-            some = ConceptActivations.from_embeddings(
-                images, texts, log_normalisers={rank.a: context.activations.log_normaliser(rank.a)[side.rows]}
-            )
-            evidence = rank.evidence(some, top_images(side.activations, rank.top_k)[0], a=rank.a)
-            return evidence.order(rank.lam), evidence.scores(rank.lam)
+            return self._layer(side.activations, side.context).scored()
 
         return name_on_halves(entry, context, score)
 
-    def _pairs(self, scores: Tensor, live: Tensor, entry: Entry, context: Context) -> dict[str, NDArray[Any]]:
-        """The best pairs of concepts of every live unit."""
-        if self.similarity in RANKS:
-            rank = RANKS[self.similarity]
-            top = self._top_images(entry, rank.top_k, context)[0][:, live]
+    def _layer(self, pooled: Tensor, context: Context) -> RankedLayer | ValuedLayer:
+        if isinstance(self.similarity, RankSimilarity):
+            return RankedLayer(self.similarity, pooled, context, self._images(self.similarity, context))
+        return ValuedLayer(self.similarity, pooled, context)
 
-            def score(texts: Tensor) -> Tensor:
-                joining = joined(context.activations, texts, rank.a)
-                return rank.evidence(joining, top, a=rank.a).scores(rank.lam)
+    def _images(self, similarity: RankSimilarity, context: Context) -> int:
+        return similarity.images(len(context.probe), self.top_k)
 
-        else:
-            function, _ = VALUES[self.similarity]
-            pooled = torch.from_numpy(entry.read("pooled")[:, live.numpy()]).to(context.device)
-
-            def score(texts: Tensor) -> Tensor:
-                return function(ConceptActivations.from_embeddings(context.image_embeddings, texts), pooled)
-
-        return pair_labels(scores, live, context, score, candidates=self.pairs, keep=self.top_concepts)
-
-    def _by_ranks(
-        self, entry: Entry, context: Context, live: Tensor, untrained: Sequence[Entry]
-    ) -> tuple[Tensor, Tensor, Tensor, int, tuple[str, ...]]:
-        """Scores, what sorts them, p-values, size of the null distribution, notes."""
-        rank = RANKS[self.similarity]
-        top, notes = self._top_images(entry, rank.top_k, context)
-        evidence = rank.evidence(context.activations, top, a=rank.a)
-        if untrained:
-            parts = [
-                rank.evidence(context.activations, self._top_images(other, rank.top_k, context)[0], a=rank.a)
-                for other in untrained
-            ]
-            firing = torch.from_numpy(
-                np.concatenate([other.read("live").astype(bool) for other in untrained])
-            )
-            null = Evidence(torch.cat([part.values for part in parts])[firing], parts[0].constant)
-        else:
-            null = self._null_evidence(context, rank, top.shape[0])
-        if not live.any():
-            nothing = torch.full(live.shape, torch.nan, dtype=torch.float64)
-            return evidence.scores(rank.lam), evidence.values, nothing, 0, notes
-        # The prior is that of the layer's live units. Dead units all tie to the first images: in a folder
-        # sorted by class they would pass for detectors of the first class, and silence the one that is one.
-        alive = evidence.among(live)
-        found, chance = label_evidence(alive, null, lam=rank.lam)
-        best = torch.full(live.shape, torch.nan)
-        best[live] = found.cpu()
-        scores, order = evidence.scored(rank.lam, live, alive)
-        return scores, order, p_values(best, chance.cpu()), len(chance), notes
-
-    def _by_values(
-        self, entry: Entry, context: Context, live: Tensor, untrained: Sequence[Entry]
-    ) -> tuple[Tensor, Tensor, int]:
-        pooled = torch.from_numpy(entry.read("pooled")).to(context.device)
-        scores, null = self._scores_and_chance(pooled, context)
-        best = scores.amax(1).cpu().masked_fill(~live, torch.nan)
-        if not untrained:
-            return scores, pooled_p_values(best, null), null.numel()
-        chance = torch.cat([self._untrained_excess(other, context) for other in untrained])
-        return scores, p_values(standardised(best, null), chance), len(chance)
-
-    def _scores_and_chance(self, pooled: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """Scores `(C, M)`, and the best ones with the images of every unit permuted, `(B, C)`."""
-        function, permutations = VALUES[self.similarity]
-
-        def score(pooled: Tensor) -> Tensor:
-            return function(context.activations, pooled)
-
-        null = permuted_best_scores(score, pooled, permutations=permutations, seed=context.seed)
-        return score(pooled), null.cpu()
-
-    def _untrained_excess(self, entry: Entry, context: Context) -> Tensor:
-        """How far the live units of an untrained network are beyond their own chance; kept."""
-        key = context.store.key(
-            "null",
-            **context.digests,
-            similarity=self.similarity,
-            permutations=VALUES[self.similarity][1],
-            recording=entry.key.digest,
-            seed=context.seed,
+    def _images_note(self, context: Context) -> tuple[str, ...]:
+        if not isinstance(self.similarity, RankSimilarity):
+            return ()
+        used, wanted = self._images(self.similarity, context), self.top_k or self.similarity.top_k
+        if used == wanted:
+            return ()
+        return (
+            f"the probing set has {len(context.probe):,} images, so {self.similarity.name} looks at {used} "
+            f"instead of {wanted} top images of a unit; --top-k sets it",
         )
 
-        def make(writer: Writer) -> None:
-            pooled = torch.from_numpy(entry.read("pooled")).to(context.device)
-            scores, null = self._scores_and_chance(pooled, context)
-            live = torch.from_numpy(entry.read("live").astype(bool))
-            writer.put("excess", standardised(scores.amax(1).cpu(), null)[live].numpy())
+    def _stable(
+        self, layer: RankedLayer | ValuedLayer, found: Named, rows: _Rows, context: Context
+    ) -> tuple[NDArray[np.float64] | None, NDArray[np.object_] | None]:
+        """Stability and concept sets of all units, in bootstrap draws of the groups of images."""
+        if not self.stability:
+            return None, None
+        counts = image_counts(context.groups, range(RESAMPLES), seed=context.seed)
+        candidates, stability = layer.stability(found.order, counts)
+        sets = np.array(concept_sets(stability, candidates, context.concepts.concepts), dtype=object)
+        return rows.spread(stability.first.numpy(), np.nan), rows.spread(sets, "")
 
-        with context.store.get_or_make(key, make) as kept:
-            return torch.from_numpy(kept.read("excess"))
+    def _calibration(
+        self,
+        found: Named,
+        interpretable: NDArray[np.bool_],
+        best: Tensor,
+        context: Context,
+        sparse: Tensor,
+    ) -> dict[str, Any]:
+        calibration: dict[str, Any] = {
+            "null": context.null,
+            "draws": found.draws,
+            "fdr": context.fdr,
+            "interpretable": int(interpretable.sum()),
+            "sparse": int(sparse.sum()),
+        }
+        if isinstance(self.similarity, RankSimilarity):
+            calibration["top_k"] = self._images(self.similarity, context)
+        if self.similarity.name == "soft-wpmi":
+            above = int((best > PAPER_CONSTANT).sum())
+            calibration.update(paper_constant=PAPER_CONSTANT, above_constant=above)
+        return calibration
 
-    def _top_images(self, entry: Entry, k: int, context: Context) -> tuple[Tensor, tuple[str, ...]]:
-        """`K x C` image numbers; fewer than `k` rows, said so, where the probing set is smaller."""
-        images = len(context.probe)
-        used = min(k, images)
-        notes: tuple[str, ...] = ()
-        if used < k:
-            notes = (
-                f"the probing set has {images} images, so {self.similarity} looks at {used} instead of {k}",
+    def _pairs(
+        self, layer: RankedLayer | ValuedLayer, found: Named, named: Tensor, context: Context
+    ) -> dict[str, dict[str, NDArray[Any]]]:
+        """The best pairs of concepts of every named unit."""
+        if not self.pairs:
+            return {}
+        return {
+            PAIRS: pair_labels(
+                found.order,
+                found.scores,
+                named,
+                context,
+                layer.pair_scores,
+                candidates=self.pairs,
+                keep=self.top_concepts,
             )
-        top = torch.from_numpy(entry.read("top_images")[:, :used].T.copy())
-        return top.to(context.device), notes
+        }
 
-    def _null_evidence(self, context: Context, rank: _Rank, k: int) -> Evidence:
-        """Evidence of random sets of images: the same for all layers, epochs and runs, so it is kept."""
-        key = context.store.key(
-            "null",
-            **context.digests,
-            similarity=self.similarity,
-            top_k=k,
-            a=rank.a,
-            seed=context.seed,
-            draws=DRAWS,
+    def _nothing(self, live: Tensor, sparse: Tensor, context: Context) -> Findings:
+        """Of a layer of dead and sparse units."""
+        units, kept = len(live), min(self.top_concepts, len(context.concepts))
+        words = np.full((units, kept), "", dtype=object)
+        nothing = np.full(units, np.nan)
+        concepts = len(context.concepts)
+        return Findings(
+            concepts=words,
+            categories=words,
+            scores=np.full((units, kept), np.nan, dtype=np.float32),
+            p_values=nothing,
+            interpretable=np.zeros(units, dtype=bool),
+            live=(live & ~sparse).numpy(),
+            sparse=sparse.numpy(),
+            calibration={"null": context.null, "draws": 0, "fdr": context.fdr, "interpretable": 0},
+            notes=(*self._images_note(context), *_sparse_note(sparse, context)),
+            matrix=np.full((units, concepts), np.nan, dtype=np.float32),
+            more=self._no_pairs(),
         )
 
-        def make(writer: Writer) -> None:
-            sets = random_top_images(
-                context.activations.n_images, k, DRAWS, seed=context.seed, device=context.device
-            )
-            evidence = rank.evidence(context.activations, sets, a=rank.a)
-            writer.put("values", evidence.values.cpu().numpy())
-            writer.meta["constant"] = evidence.constant
+    def _no_pairs(self) -> dict[str, dict[str, NDArray[Any]]]:
+        if not self.pairs:
+            return {}
+        words, numbers = np.empty(0, dtype=object), np.empty(0, dtype=np.int64)
+        columns: dict[str, NDArray[Any]] = {"unit": numbers, "rank": numbers}
+        columns.update(dict.fromkeys(("concept", "first", "second"), words))
+        columns.update({name: np.empty(0) for name in ("score", "single_score")})
+        return {PAIRS: columns}
 
-        with context.store.get_or_make(key, make) as entry:
-            return Evidence(torch.from_numpy(entry.read("values")).to(context.device), entry.meta["constant"])
+
+@dataclass(frozen=True)
+class _Rows:
+    """From the named units to all units of the layer.
+
+    Attributes:
+        named: `(C,)` bool.
+    """
+
+    named: NDArray[np.bool_]
+
+    def spread(self, values: NDArray[Any], nothing: object) -> NDArray[Any]:
+        """`(U, ...)` -> `(C, ...)`, with `nothing` in the rows of the others."""
+        result: NDArray[Any] = np.full((len(self.named), *values.shape[1:]), nothing, dtype=values.dtype)
+        result[self.named] = values
+        return result
+
+
+def _sparse_note(sparse: Tensor, context: Context) -> tuple[str, ...]:
+    count = int(sparse.sum())
+    if not count:
+        return ()
+    what = "photos" if context.groups.are_single else "groups of images"
+    return (f"{count:,} units fire on fewer than {MIN_GROUPS} {what}: they are `sparse` and have no concept",)

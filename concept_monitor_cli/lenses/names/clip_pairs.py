@@ -26,26 +26,29 @@ _DENSE = 0.25
 
 
 def pair_labels(
+    order: Tensor,
     scores: Tensor,
-    live: Tensor,
+    named: Tensor,
     context: Context,
     score: Callable[[Tensor], Tensor],
     *,
     candidates: int,
     keep: int,
 ) -> dict[str, NDArray[Any]]:
-    """The best pairs of every live unit, as columns of the table `pairs`.
+    """The best pairs of every named unit, as columns of the table `pairs`.
 
     Args:
-        scores: `(C, M)` of the single concepts.
-        live: `(C,)`.
+        order: `(U, M)`, what sorts the single concepts of the named units; the first are paired.
+        scores: `(U, M)`, their scores.
+        named: `(C,)` bool.
         context: concepts and encoder.
-        score: embeddings `(n, D)` of the texts of pairs -> scores `(live units, n)`.
+        score: embeddings `(n, D)` of the texts of pairs -> scores `(U, n)`.
         candidates: how many of a unit's best single concepts are paired.
         keep: how many pairs to keep.
     """
     words = context.concepts.concepts
-    singles, best_single = top_rows(scores[live.to(scores.device)], min(candidates, len(words)))
+    singles, _ = top_rows(order, min(candidates, len(words)))
+    best_single = scores.gather(1, singles[:, :1])
     pairs = distinct_pairs(singles, len(words))
     best = BestPairs(singles, len(words), keep)
     with context.progress.task("scoring pairs of concepts", len(pairs), "pairs") as advance:
@@ -57,7 +60,7 @@ def pair_labels(
     names = np.asarray(words, dtype=object)
     first, second = (names[best.pairs[given][:, side].numpy()] for side in (0, 1))
     return {
-        "unit": live.nonzero()[:, 0].numpy()[row],
+        "unit": named.nonzero()[:, 0].numpy()[row],
         "rank": rank + 1,
         "concept": np.array([_text(a, b) for a, b in zip(first, second, strict=True)], dtype=object),
         "first": first,

@@ -1,0 +1,108 @@
+"""On which images does a unit fire? Units that are silent on most of them.
+
+After a ReLU a unit is at its lowest activation, zero, on many images: those say nothing about it. Which of
+them fill the end of its list of top images would be decided by the order of the images. So only images above
+the lowest activation count, where that is shared by images of more than one group; a unit whose lowest
+activation is that of one image (or its copies) fires everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from concept_monitor_cli.functional._blocks import spans
+from concept_monitor_cli.functional.groups import ImageGroups
+
+#: A unit that fires on images of fewer groups is not named; see docs/calibration.md.
+MIN_GROUPS = 5
+#: Sizes of sets of top images. A unit is looked at through as many of its images as the largest of these that
+#: it has, so that few null distributions serve all units.
+SIZES = (5, 6, 7, 8, 10, 12, 14, 17, 20, 24, 28, 34, 40, 50, 60, 70, 85, 100)
+
+
+@dataclass(frozen=True)
+class Firing:
+    """How much each unit fires.
+
+    Attributes:
+        images: `(C,)` int64, on how many images.
+        groups: `(C,)` int64, on images of how many groups.
+    """
+
+    images: Tensor
+    groups: Tensor
+
+    def sparse(self, n_groups: int) -> Tensor:
+        """`(C,)` bool, units that fire on too few groups of images to be named.
+
+        Args:
+            n_groups: `G`; in a set of fewer than `MIN_GROUPS` a unit must fire on all of them.
+        """
+        return self.groups < min(MIN_GROUPS, n_groups)
+
+
+@torch.no_grad()
+def firing(Q: Tensor, groups: ImageGroups | None = None) -> Firing:
+    """How many images, and groups of them, each unit fires on.
+
+    Args:
+        Q: `(N, C)` pooled activations; NaN does not fire.
+        groups: of the images; every image for itself by default.
+
+    Example:
+        >>> firing(torch.tensor([[0.0, 1.0], [0.0, 2.0], [3.0, 3.0]])).images.tolist()
+        [1, 3]
+    """
+    groups = ImageGroups.single(Q.shape[0]) if groups is None else groups
+    of = torch.from_numpy(groups.of).to(Q.device)
+    images, counts = [], []
+    for part in spans(Q.shape[1], 512):
+        values = Q[:, part].nan_to_num(nan=-torch.inf)
+        lowest = values.masked_fill(values == -torch.inf, torch.inf).amin(0)
+        at_lowest = values == lowest
+        shared = _groups_of(at_lowest, of, groups.n_groups) > 1
+        fires = (values > lowest) | (at_lowest & ~shared)
+        images.append(fires.sum(0))
+        counts.append(_groups_of(fires, of, groups.n_groups))
+    return Firing(torch.cat(images), torch.cat(counts))
+
+
+def _groups_of(chosen: Tensor, of: Tensor, n_groups: int) -> Tensor:
+    """Of how many groups the chosen images are, `(C,)`."""
+    found = torch.zeros(n_groups, chosen.shape[1], dtype=torch.int32, device=chosen.device)
+    found.index_add_(0, of, chosen.int())
+    return (found > 0).sum(0)
+
+
+def set_sizes(images: Tensor, top_k: int, together: int, *, sizes: Sequence[int] = SIZES) -> Tensor:
+    """Through how many of its top images each unit is looked at.
+
+    Args:
+        images: `(C,)`, on how many images each of the units that are to be named fires.
+        top_k: no more than these.
+        together: a prior needs at least so many units that fire on as many images. Units without that many
+            beside them are looked at through fewer; all of them through as many as the least of them has,
+            where the layer has fewer units.
+        sizes: to choose from, ascending; `top_k` is one of them too.
+
+    Returns:
+        `(C,)` int64, each one of `sizes` or `top_k`, or for a unit with less than the smallest, its images.
+
+    Example:
+        >>> set_sizes(torch.tensor([600, 90, 9, 600]), 100, 1).tolist()
+        [100, 85, 8, 100]
+        >>> set_sizes(torch.tensor([600, 90, 9, 600]), 100, 3).tolist()
+        [85, 85, 8, 85]
+    """
+    given = torch.tensor([*[size for size in sizes if size < top_k], top_k])
+    most = images.cpu().clamp(max=top_k)
+    place = torch.searchsorted(given, most, right=True) - 1
+    chosen = torch.where(place >= 0, given[place.clamp_min(0)], most)
+    if len(chosen) == 0:
+        return chosen
+    ranked = chosen.sort(descending=True).values
+    return chosen.clamp_max(int(ranked[min(together, len(ranked)) - 1]))

@@ -1,0 +1,122 @@
+"""The one table of similarities: what each needs, and its constants.
+
+Similarities are of two kinds. Those of *ranks* see only which images excite a unit most: evidence over those
+images, minus a prior over the layer. Those of *values* compare the activations of all images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional.similarity import pmi
+from concept_monitor_cli.functional.similarity.cosine import cos, cos_cubed
+from concept_monitor_cli.functional.similarity.pmi import Evidence
+from concept_monitor_cli.functional.similarity.reorder import rank_reorder
+
+#: By default one in so many images counts as a unit's top image, and at least so many images do.
+IMAGES_PER_TOP_IMAGE, LEAST_TOP_K = 30, 10
+#: Errors below this are none.
+SMALLEST_ERROR = 1e-6
+
+
+@dataclass(frozen=True)
+class RankSimilarity:
+    """A similarity of the top images alone.
+
+    Attributes:
+        name: as on the command line.
+        evidence: `(P, top images, a=...) -> E`.
+        terms: `(s, place) -> ` what an image adds to the evidence, from its softmax and its rank as a share
+            of the number of images (1 from the last one on).
+        top_k: how many images of a unit count, in a large probing set.
+        a: temperature of the softmax over concepts.
+        lam: weight of the prior.
+    """
+
+    name: str
+    evidence: Callable[..., Evidence]
+    terms: Callable[[Tensor, Tensor], Tensor]
+    top_k: int
+    a: float
+    lam: float
+
+    def images(self, n_images: int, top_k: int | None = None) -> int:
+        """How many top images of a unit count in a set of `n_images`; `top_k` is the user's choice.
+
+        The published constants were chosen for 60,000 images. In a small set so many are no longer the unit's
+        own, so no more than a share of the images counts, measured on photos (docs/calibration.md).
+        """
+        if top_k is not None:
+            return min(top_k, n_images)
+        return min(n_images, self.top_k, max(LEAST_TOP_K, n_images // IMAGES_PER_TOP_IMAGE))
+
+
+@dataclass(frozen=True)
+class ValueSimilarity:
+    """A similarity of the activations themselves.
+
+    Attributes:
+        name: as on the command line.
+        function: `(P, Q) -> (C, M)`.
+        permutations: of the layer in a null distribution; each costs a scoring of the whole layer.
+        compared: what is compared with chance, rising with the score. A cosine itself; of an error, which
+            ends at 0, the logarithm, or a perfect unit would be no more standard deviations from chance than
+            a good one.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    permutations: int
+    compared: Callable[[Tensor], Tensor] = torch.Tensor.clone
+
+
+def _log_error(scores: Tensor) -> Tensor:
+    return scores.neg().clamp_min(SMALLEST_ERROR).log().neg()
+
+
+def _soft_terms(s: Tensor, place: Tensor) -> Tensor:
+    belongs = pmi.P_START - place * (pmi.P_START - pmi.P_END)
+    return torch.log(1 + belongs * (s - 1) + pmi.MIN_PROB)
+
+
+def _hard_terms(s: Tensor, place: Tensor) -> Tensor:
+    return torch.log(s + pmi.MIN_PROB)
+
+
+SIMILARITIES: dict[str, RankSimilarity | ValueSimilarity] = {
+    each.name: each
+    for each in (
+        RankSimilarity(
+            "soft-wpmi",
+            pmi.soft_wpmi_evidence,
+            _soft_terms,
+            pmi.SOFT_WPMI_TOP_K,
+            pmi.SOFT_WPMI_A,
+            pmi.SOFT_WPMI_LAM,
+        ),
+        RankSimilarity("wpmi", pmi.wpmi_evidence, _hard_terms, pmi.WPMI_TOP_K, pmi.WPMI_A, pmi.WPMI_LAM),
+        ValueSimilarity("cos", cos, 20),
+        ValueSimilarity("cos-cubed", cos_cubed, 20),
+        ValueSimilarity("rank-reorder", rank_reorder, 20, _log_error),
+    )
+}
+
+
+def similarity_named(name: str) -> RankSimilarity | ValueSimilarity:
+    """The similarity of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in SIMILARITIES:
+        raise InputError(
+            f"there is no similarity {name!r}",
+            where="--similarity",
+            hint=f"choose from {', '.join(SIMILARITIES)}",
+        )
+    return SIMILARITIES[name]

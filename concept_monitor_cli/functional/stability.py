@@ -1,0 +1,202 @@
+"""Would other images have given a unit another concept? The bootstrap over groups of images, made cheap.
+
+Only the best concepts of a unit compete, and what an image adds for a concept is computed once, as the unit
+sees it in the whole set: its place among the unit's top images, the prior of the layer, centres and the order
+of the images stay those of the whole set. A draw then weighs the images anew, which is a product of matrices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from concept_monitor_cli.functional._blocks import spans
+from concept_monitor_cli.functional.similarity.activations import ConceptActivations
+from concept_monitor_cli.functional.similarity.registry import RankSimilarity, ValueSimilarity
+from concept_monitor_cli.functional.similarity.reorder import MIN_MEAN, POWER, SCALE_POWER, TOP_FRACTION
+from concept_monitor_cli.functional.topk import top_images
+
+#: Concepts of a unit that compete, and the share of the draws that a concept set must make up.
+CANDIDATES = 20
+SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How often each candidate is first.
+
+    Attributes:
+        shares: `(C, S)` float64, the share of the draws in which each of a unit's candidates is first.
+    """
+
+    shares: Tensor
+
+    @property
+    def first(self) -> Tensor:
+        """`(C,)`, the share of the draws in which the printed concept, the first candidate, stays first."""
+        return self.shares[:, 0]
+
+    def sets(self, share: float = SHARE) -> list[list[int]]:
+        """For each unit the fewest candidates that make up that share of the draws, most frequent first."""
+        order = torch.sort(self.shares, dim=1, descending=True, stable=True)
+        needed = (order.values.cumsum(1) < share - 1e-9).sum(1) + 1
+        return [
+            candidates[:count]
+            for candidates, count in zip(order.indices.tolist(), needed.tolist(), strict=True)
+        ]
+
+
+def shares_of_first(scores: Tensor) -> Tensor:
+    """How often each candidate is first; of level ones the earlier candidate.
+
+    Args:
+        scores: `(R, C, S)`.
+
+    Returns:
+        `(C, S)` float64.
+    """
+    draws, units, candidates = scores.shape
+    highest = (scores == scores.amax(2, keepdim=True)).int().argmax(2)  # the first of the highest
+    found = torch.zeros(units, candidates, dtype=torch.float64)
+    found.scatter_add_(1, highest.T.cpu(), torch.ones(units, draws, dtype=torch.float64))
+    return found / draws
+
+
+@torch.no_grad()
+def rank_stability(
+    similarity: RankSimilarity,
+    activations: ConceptActivations,
+    top: Tensor,
+    fires: Tensor,
+    size: int,
+    candidates: Tensor,
+    order: Tensor,
+    counts: Tensor,
+    spread: Tensor | None = None,
+) -> Stability:
+    """For similarities of ranks: every draw adds up what the top images that it has say.
+
+    An image that is drawn twice takes two of the `size` places; in those of one that is not drawn, others
+    move up.
+    A unit that fires on fewer images than `size` in a draw is scaled to it.
+
+    Args:
+        similarity: of the registry.
+        activations: `P`, from embeddings or a matrix.
+        top: `(L, C)`, top images of every unit, `L` beyond `size`, so that draws find enough.
+        fires: `(C,)`, on how many images each unit fires; those after them in `top` do not count.
+        size: of the set of top images.
+        candidates: `(C, S)`, concepts, the printed one first.
+        order: `(C, S)`, what sorts them in the whole set.
+        counts: `(R, N)`, how often each image is drawn.
+        spread: `(C, S)`, units of evidence in which `order` is; 1 by default.
+    """
+    length, units = top.shape
+    scores = torch.empty(len(counts), units, candidates.shape[1])
+    place = (torch.arange(length, device=top.device) / size).clamp_max(1)[None, :, None]
+    drawn = counts.to(top.device)
+    log_z = activations.log_normaliser(similarity.a)
+    inside = torch.arange(length, device=top.device)[:, None] < fires.to(top.device)[None]  # (L, C)
+    for part in spans(units, 64):
+        images = top[:, part].T  # (u, L)
+        values = _gathered(activations, images, candidates[part])  # (u, L, S)
+        softmax = (similarity.a * values - log_z[images][:, :, None]).exp()
+        terms = similarity.terms(softmax.double(), place.double())
+        whole = terms[:, :size].mul(inside[:size, part].T[:, :, None]).sum(1)  # (u, S)
+        scale = torch.ones_like(whole) if spread is None else spread[part].to(whole).clamp_min(1e-9)
+        offset = whole - order[part].to(whole) * scale
+        taken = drawn[:, images] * inside[:, part].T  # (R, u, L)
+        before = taken.cumsum(2) - taken
+        weight = (size - before).clamp_min(0).minimum(taken).double()
+        total = torch.einsum("rul,uls->rus", weight, terms)
+        filled = weight.sum(2, keepdim=True)
+        scores[:, part] = ((total * (size / filled.clamp_min(1)) - offset) / scale).float().cpu()
+    return Stability(shares_of_first(scores))
+
+
+@torch.no_grad()
+def value_stability(
+    similarity: ValueSimilarity,
+    activations: ConceptActivations,
+    Q: Tensor,
+    candidates: Tensor,
+    counts: Tensor,
+) -> Stability:
+    """For similarities of values: weighted cosines, or weighted errors of the order.
+
+    Args:
+        similarity: of the registry.
+        activations: `P`.
+        Q: `(N, C)`.
+        candidates: `(C, S)`, concepts, the printed one first.
+        counts: `(R, N)`, how often each image is drawn.
+    """
+    drawn = counts.to(Q.device, torch.float32)
+    parts: list[Tensor] = []
+    for part in spans(Q.shape[1], 16):
+        concepts, column = torch.unique(candidates[part], return_inverse=True)
+        block = _columns(activations, concepts)
+        if similarity.name == "rank-reorder":
+            parts.append(_reordered(block, Q[:, part], column, drawn))
+        else:
+            parts.append(
+                _weighted_cosines(block, Q[:, part], column, drawn, cubed=similarity.name == "cos-cubed")
+            )
+    return Stability(shares_of_first(torch.cat(parts, 1)))
+
+
+def _weighted_cosines(P: Tensor, Q: Tensor, column: Tensor, drawn: Tensor, *, cubed: bool) -> Tensor:
+    """`(R, u, S)`; a unit's own norm is the same for all concepts of a draw and left out."""
+    if cubed:
+        P, Q = (P - P.mean(0)) ** 3, (Q - Q.mean(0)) ** 3
+    norms = (drawn @ P**2).sqrt().clamp_min(1e-12)  # (R, concepts)
+    result = torch.empty(len(drawn), *column.shape, device=Q.device)
+    for unit in range(Q.shape[1]):
+        own = column[unit]
+        result[:, unit] = ((drawn * Q[:, unit]) @ P[:, own]) / norms[:, own]
+    return result
+
+
+def _reordered(P: Tensor, Q: Tensor, column: Tensor, drawn: Tensor) -> Tensor:
+    """`(R, u, S)`: minus the weighted error of each concept's order, as in `rank_reorder`."""
+    images, values = top_images(Q, max(1, int(Q.shape[0] * TOP_FRACTION)))
+    result = torch.empty(len(drawn), *column.shape, device=Q.device)
+    for unit in range(Q.shape[1]):
+        own, q = images[:, unit], values[:, unit].double()
+        shown = P[own][:, column[unit]].double()  # (n, S)
+        rank = shown.argsort(0).argsort(0)
+        span = (q[0] - q[-1]).clamp_min(1e-30)
+        error = ((q.sort().values[rank] - q[:, None]) / span).abs() ** POWER
+        weight = drawn[:, own].double()
+        total = weight.sum(1, keepdim=True).clamp_min(1)
+        mean = ((weight @ shown) / total).clamp_min(MIN_MEAN)
+        result[:, unit] = (-(weight @ error) / total / mean**SCALE_POWER).float()
+    return result
+
+
+def _columns(activations: ConceptActivations, concepts: Tensor) -> Tensor:
+    """`P` of some concepts, `(N, n)`."""
+    if activations.embeddings is not None:
+        images, texts = activations.embeddings
+        return images @ texts[concepts.to(texts.device)].T
+    return activations.block(slice(0, activations.n_concepts))[:, concepts]
+
+
+def _gathered(activations: ConceptActivations, images: Tensor, concepts: Tensor) -> Tensor:
+    """`P` of some images and concepts of each unit: `(u, L)`, `(u, S)` -> `(u, L, S)`."""
+    if activations.embeddings is not None:
+        shown, texts = activations.embeddings
+        return torch.bmm(shown[images], texts[concepts.to(texts.device)].transpose(1, 2))
+    whole = activations.block(slice(0, activations.n_concepts))
+    return torch.stack([whole[own][:, words] for own, words in zip(images, concepts, strict=True)])
+
+
+def concept_sets(stability: Stability, candidates: Tensor, names: Sequence[str]) -> list[str]:
+    """The concepts that make up nine tenths of a unit's draws, `; ` between them."""
+    return [
+        "; ".join(names[int(own[place])] for place in places)
+        for own, places in zip(candidates.cpu(), stability.sets(), strict=True)
+    ]

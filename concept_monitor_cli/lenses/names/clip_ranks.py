@@ -1,0 +1,234 @@
+"""CLIP-Dissect by the top images alone: `wpmi` and `soft-wpmi`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from concept_monitor_cli.functional.calibration import (
+    DRAWS,
+    best_beyond_chance,
+    beyond_chance,
+    evidence_of,
+    label_evidence,
+    p_values,
+    random_top_images,
+)
+from concept_monitor_cli.functional.firing import firing, set_sizes
+from concept_monitor_cli.functional.pairs import joined
+from concept_monitor_cli.functional.similarity.activations import ConceptActivations
+from concept_monitor_cli.functional.similarity.pmi import Evidence
+from concept_monitor_cli.functional.similarity.registry import RankSimilarity
+from concept_monitor_cli.functional.stability import Stability, rank_stability
+from concept_monitor_cli.functional.topk import dead_units, top_images, top_rows
+from concept_monitor_cli.lenses.names.clip_named import Named, candidates_of, joined_stability
+
+if TYPE_CHECKING:
+    from concept_monitor_cli.store import Entry, Writer
+    from concept_monitor_cli.study.context import Context
+
+#: A layer of fewer units has no prior worth the name; see docs/calibration.md.
+FEW_UNITS = 8
+
+
+@dataclass(frozen=True)
+class _Sized:
+    """Units that are looked at through equally many top images, in the company of all that fire on as many.
+
+    Attributes:
+        size: of the sets of top images.
+        company: rows of the layer's units that fire on `size` images.
+        own: `(company,)` bool, those that are looked at through this size.
+    """
+
+    size: int
+    company: Tensor
+    own: Tensor
+
+    @property
+    def rows(self) -> Tensor:
+        """Rows of the layer's units that are looked at through this size."""
+        return self.company[self.own]
+
+
+class RankedLayer:
+    """The named units of a layer, by their top images.
+
+    Args:
+        similarity: of the registry.
+        pooled: `(N, U)`, activations of the units that are to be named.
+        context: images, concepts, groups.
+        top_k: `K`, no more than `N`.
+    """
+
+    def __init__(self, similarity: RankSimilarity, pooled: Tensor, context: Context, top_k: int) -> None:
+        self.similarity, self.context = similarity, context
+        self.units = pooled.shape[1]
+        self.top_k = top_k
+        self.fires = firing(pooled, context.groups).images.cpu()
+        # A draw reaches further down than K where the first images were drawn less often than once.
+        self.top = top_images(pooled, top_k + 10 * math.ceil(math.sqrt(top_k)))[0]
+        self.few = self.units < FEW_UNITS
+        sizes = set_sizes(self.fires, top_k, 1 if self.few else FEW_UNITS)
+        self.sized = [self._company(sizes, size) for size in sorted(set(sizes.tolist()), reverse=True)]
+
+    def _company(self, sizes: Tensor, size: int) -> _Sized:
+        company = (self.fires >= size).nonzero()[:, 0]
+        return _Sized(size, company, sizes[company] == size)
+
+    def name(self, untrained: Sequence[Entry]) -> Named:
+        """Scores, order, p-values and effect.
+
+        Args:
+            untrained: recordings of networks with random weights, which labels must beat.
+        """
+        concepts = self.context.activations.n_concepts
+        device = self.top.device
+        scores = torch.empty(self.units, concepts, device=device)
+        order = torch.empty_like(scores)
+        p = torch.full((self.units,), torch.nan, dtype=torch.float64)
+        effect = torch.full((self.units,), torch.nan)
+        draws = 0
+        for part in self.sized:
+            layer = self._evidence(self.context.activations, part)
+            random = self.random_sets(part.size)
+            null = self._untrained(untrained, part.size) or random
+            own, rows = part.own.to(device), part.rows
+            if self.few:
+                scores[rows] = order[rows] = beyond_chance(layer, random)[own]
+                chance = (
+                    beyond_chance(null, random).amax(1) if null is not random else best_beyond_chance(null)
+                )
+                found = order[rows].amax(1)
+            else:
+                scores[rows] = layer.scores(self.similarity.lam)[own]
+                order[rows] = layer.order(self.similarity.lam)[own]
+                _, chance = label_evidence(layer, null, lam=self.similarity.lam)
+                # Of the concepts that are printed, read from the order that sorts the table.
+                labels = top_rows(layer.order(self.similarity.lam), 1)[0][:, 0]
+                found = evidence_of(layer, null, labels)[own]
+            p[rows] = p_values(found.cpu(), chance.cpu())
+            labels = top_rows(order[rows], 1)[0][:, 0]
+            effect[rows] = evidence_of(Evidence(layer.values[own], 0.0), random, labels).cpu()
+            draws = max(draws, len(chance))
+        return Named(scores, order, p, effect, draws, self.notes())
+
+    def scored(self) -> tuple[Tensor, Tensor]:
+        """Scores and order alone, `(U, M)` each, as `name` has them."""
+        scores = torch.empty(self.units, self.context.activations.n_concepts, device=self.top.device)
+        order = torch.empty_like(scores)
+        for part in self.sized:
+            layer = self._evidence(self.context.activations, part)
+            own, rows = part.own.to(self.top.device), part.rows
+            if self.few:
+                scores[rows] = order[rows] = beyond_chance(layer, self.random_sets(part.size))[own]
+            else:
+                scores[rows] = layer.scores(self.similarity.lam)[own]
+                order[rows] = layer.order(self.similarity.lam)[own]
+        return scores, order
+
+    def notes(self) -> tuple[str, ...]:
+        """What was done otherwise than usual."""
+        notes = []
+        if self.few:
+            notes.append(
+                f"a layer with fewer than {FEW_UNITS} live units has no prior: its units are named by what "
+                "speaks for a concept beyond random sets of images, and scores are in standard deviations of "
+                "that"
+            )
+        fewer = sum(len(part.rows) for part in self.sized if part.size < self.top_k)
+        if fewer:
+            notes.append(
+                f"{fewer} units fire on fewer than {self.top_k} images, and are named by those on which they "
+                "fire"
+            )
+        return tuple(notes)
+
+    def pair_scores(self, texts: Tensor) -> Tensor:
+        """Scores of further concepts, as if each alone joined the concept set: `(U, n)`."""
+        joining = joined(self.context.activations, texts, self.similarity.a)
+        scores = torch.empty(self.units, len(texts), device=self.top.device)
+        for part in self.sized:
+            layer = self._evidence(joining, part)
+            if self.few:
+                scores[part.rows] = beyond_chance(layer, self._random(joining, part.size))[part.own]
+            else:
+                scores[part.rows] = layer.scores(self.similarity.lam)[part.own.to(self.top.device)]
+        return scores
+
+    def stability(self, order: Tensor, counts: Tensor) -> tuple[Tensor, Stability]:
+        """The concepts that compete, `(U, S)`, and how often each is first in bootstrap draws."""
+        candidates, values = candidates_of(order)
+        spread = torch.ones_like(values)
+        parts = []
+        for part in self.sized:
+            rows = part.rows
+            if self.few:  # the order is in standard deviations, draws are counted in evidence
+                random = self.random_sets(part.size).values
+                spread[rows] = random.std(0, correction=0)[candidates[rows]]
+            parts.append(
+                (
+                    rows,
+                    rank_stability(
+                        self.similarity,
+                        self.context.activations,
+                        self.top[:, rows],
+                        self.fires[rows],
+                        part.size,
+                        candidates[rows],
+                        values[rows],
+                        counts,
+                        spread=spread[rows],
+                    ),
+                )
+            )
+        return candidates, joined_stability(parts, self.units)
+
+    def random_sets(self, size: int) -> Evidence:
+        """Evidence of random sets of images: the same for all layers, epochs and runs, so it is kept."""
+        context, similarity = self.context, self.similarity
+        key = context.store.key(
+            "null",
+            **context.digests,
+            similarity=similarity.name,
+            top_k=size,
+            a=similarity.a,
+            seed=context.seed,
+            draws=DRAWS,
+        )
+
+        def make(writer: Writer) -> None:
+            evidence = self._random(context.activations, size)
+            writer.put("values", evidence.values.cpu().numpy())
+            writer.meta["constant"] = evidence.constant
+
+        with context.store.get_or_make(key, make) as entry:
+            return Evidence(torch.from_numpy(entry.read("values")).to(context.device), entry.meta["constant"])
+
+    def _random(self, activations: ConceptActivations, size: int) -> Evidence:
+        context = self.context
+        sets = random_top_images(context.groups, size, DRAWS, seed=context.seed, device=context.device)
+        return self.similarity.evidence(activations, sets, a=self.similarity.a)
+
+    def _untrained(self, untrained: Sequence[Entry], size: int) -> Evidence | None:
+        """Evidence of the units of untrained networks that fire on `size` images."""
+        parts = []
+        for entry in untrained:
+            pooled = torch.from_numpy(entry.read("pooled")).to(self.context.device)
+            fires = firing(pooled, self.context.groups)
+            enough = (
+                (fires.images >= size) & ~fires.sparse(self.context.groups.n_groups) & ~dead_units(pooled)
+            )
+            if bool(enough.any()):
+                top = top_images(pooled[:, enough], size)[0]
+                parts.append(self.similarity.evidence(self.context.activations, top, a=self.similarity.a))
+        return Evidence(torch.cat([part.values for part in parts]), parts[0].constant) if parts else None
+
+    def _evidence(self, activations: ConceptActivations, part: _Sized) -> Evidence:
+        top = self.top[: part.size, part.company]
+        return self.similarity.evidence(activations, top, a=self.similarity.a)

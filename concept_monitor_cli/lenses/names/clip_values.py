@@ -1,0 +1,107 @@
+"""CLIP-Dissect by the activations of all images: `cos`, `cos-cubed` and `rank-reorder`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from concept_monitor_cli.functional.calibration import p_values, pooled_p_values, shuffled, standardised
+from concept_monitor_cli.functional.firing import firing
+from concept_monitor_cli.functional.similarity.activations import ConceptActivations
+from concept_monitor_cli.functional.similarity.registry import ValueSimilarity
+from concept_monitor_cli.functional.stability import Stability, value_stability
+from concept_monitor_cli.functional.topk import dead_units, top_rows
+from concept_monitor_cli.lenses.names.clip_named import Named, candidates_of
+
+if TYPE_CHECKING:
+    from concept_monitor_cli.store import Entry, Writer
+    from concept_monitor_cli.study.context import Context
+
+#: Null scores of a layer, all units together: a small layer is permuted more often.
+NULL_SCORES = 500
+
+
+class ValuedLayer:
+    """The named units of a layer, by their activations.
+
+    Args:
+        similarity: of the registry.
+        pooled: `(N, U)`, activations of the units that are to be named.
+        context: images, concepts, groups.
+    """
+
+    def __init__(self, similarity: ValueSimilarity, pooled: Tensor, context: Context) -> None:
+        self.similarity, self.pooled, self.context = similarity, pooled, context
+
+    def name(self, untrained: Sequence[Entry]) -> Named:
+        """Scores, p-values and effect; see `RankedLayer.name`."""
+        scores, best, null, own = self._scored(self.pooled)
+        effect = standardised(best, own).float()
+        if untrained:
+            chance = torch.cat([self._untrained_excess(entry) for entry in untrained])
+            return Named(scores, scores, p_values(standardised(best, null), chance), effect, len(chance))
+        return Named(scores, scores, pooled_p_values(best, null), effect, null.numel())
+
+    def scored(self) -> tuple[Tensor, Tensor]:
+        """Scores and order alone, `(U, M)` each, which are the same."""
+        scores = self.similarity.function(self.context.activations, self.pooled)
+        return scores, scores
+
+    def pair_scores(self, texts: Tensor) -> Tensor:
+        """Scores of further concepts, `(U, n)`."""
+        images = self.context.image_embeddings
+        return self.similarity.function(ConceptActivations.from_embeddings(images, texts), self.pooled)
+
+    def stability(self, order: Tensor, counts: Tensor) -> tuple[Tensor, Stability]:
+        """See `RankedLayer.stability`."""
+        candidates, _ = candidates_of(order)
+        return candidates, value_stability(
+            self.similarity, self.context.activations, self.pooled, candidates, counts
+        )
+
+    def _scored(self, pooled: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Scores and chance.
+
+        Returns:
+            scores `(U, M)`; of the best ones, what is compared with chance, `(U,)`; the same with the groups
+            of images permuted for every unit, of the best concept and of the printed one, `(B, U)` each.
+        """
+        function, context, compared = self.similarity.function, self.context, self.similarity.compared
+        scores = function(context.activations, pooled)
+        labels, best = top_rows(scores, 1)
+        rounds = max(self.similarity.permutations, -(-NULL_SCORES // pooled.shape[1]))
+        null, own = [], []
+        for number in range(rounds):
+            mixed = shuffled(pooled, groups=context.groups, seed=context.seed * 100_003 + number)
+            drawn = function(context.activations, mixed)
+            null.append(compared(drawn.amax(1)).float().cpu())
+            own.append(compared(drawn.gather(1, labels)[:, 0]).float().cpu())
+        return scores, compared(best[:, 0]).float().cpu(), torch.stack(null), torch.stack(own)
+
+    def _untrained_excess(self, entry: Entry) -> Tensor:
+        """How far the units of an untrained network are beyond their own chance; kept."""
+        context = self.context
+        key = context.store.key(
+            "null",
+            **context.digests,
+            similarity=self.similarity.name,
+            permutations=self.similarity.permutations,
+            recording=entry.key.digest,
+            seed=context.seed,
+        )
+
+        def make(writer: Writer) -> None:
+            pooled = torch.from_numpy(entry.read("pooled")).to(context.device)
+            sparse = firing(pooled, context.groups).sparse(context.groups.n_groups)
+            named = ~sparse & ~dead_units(pooled)
+            if not bool(named.any()):
+                writer.put("excess", torch.empty(0, dtype=torch.float64).numpy())
+                return
+            _, best, null, _ = self._scored(pooled[:, named])
+            writer.put("excess", standardised(best, null).numpy())
+
+        with context.store.get_or_make(key, make) as kept:
+            return torch.from_numpy(kept.read("excess"))
