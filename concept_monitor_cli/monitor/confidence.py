@@ -29,6 +29,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from concept_monitor_cli.functional.groups import ImageGroups
 from concept_monitor_cli.functional.resampling import RESAMPLES, image_counts, resampled_top_images
 from concept_monitor_cli.functional.similarity import ConceptActivations, Evidence
 from concept_monitor_cli.functional.similarity.registry import ValueSimilarity, similarity_named
@@ -193,6 +194,7 @@ def agreement(
     old: Tensor,
     new: Tensor,
     *,
+    groups: ImageGroups | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> NDArray[np.float64]:
@@ -204,6 +206,7 @@ def agreement(
         units: `(n,)`, rows of the layer.
         old: `(n,)`, columns of the rescorers' concepts.
         new: `(n,)`, likewise.
+        groups: of the images, which are drawn as a whole; every image for itself by default.
         resamples: how many.
         seed: of the resamples.
 
@@ -214,7 +217,7 @@ def agreement(
     batch = min(before.batch, after.batch)
     for start in range(0, resamples, batch):
         numbers = range(start, min(resamples, start + batch))
-        counts = image_counts(before.n_images, numbers, seed=seed)
+        counts = image_counts(before.n_images if groups is None else groups, numbers, seed=seed)
         changed = beats(before, counts, units, old, new) & beats(after, counts, units, new, old)
         agreeing += changed.sum(0)
     share: NDArray[np.float64] = agreeing.double().numpy() / resamples

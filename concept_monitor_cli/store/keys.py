@@ -27,7 +27,7 @@ KINDS: dict[str, int] = {
     "null": 2,
     "findings": 4,
     "resampling": 2,
-    "matching": 1,
+    "matching": 2,
     "presence": 1,
     "redundancy": 1,
     "self_similarity": 1,

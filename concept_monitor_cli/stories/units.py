@@ -287,6 +287,7 @@ def _held(
             units=cells.tolist(),
             old=concepts_old.tolist(),
             new=concepts_new.tolist(),
+            groups=opened.context.groups_digest,
             resamples=options.resamples,
             seed=options.seed,
         )
@@ -299,6 +300,7 @@ def _held(
                 torch.from_numpy(cells),
                 torch.from_numpy(one),
                 torch.from_numpy(two),
+                groups=opened.context.groups,
                 resamples=options.resamples,
                 seed=options.seed,
             )
