@@ -42,12 +42,14 @@ class TableSchema:
     def frame(self, rows: pd.DataFrame | dict[str, object]) -> pd.DataFrame:
         """`rows` with exactly these columns, these types, in this order, sorted.
 
+        Columns of `added` that they lack are empty.
+
         Raises:
             KeyError: a column is missing (a bug of the caller).
         """
         import pandas as pd
 
-        frame = pd.DataFrame(rows)
+        frame = self.with_added(pd.DataFrame(rows))
         missing = [column for column in self.columns if column not in frame]
         if missing:
             raise KeyError(f"table {self.name} lacks the columns {missing}")
