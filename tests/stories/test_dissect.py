@@ -36,7 +36,7 @@ def test_tables_hold_what_the_mathematics_says(bench: Bench, cmon) -> None:
     kind, digest = recording.split("/")
     with h5py.File(bench.root / "cache" / kind / digest[:2] / f"{digest}.h5") as file:
         Q = torch.from_numpy(file["pooled"][:])
-    expected = soft_wpmi(P, Q)
+    expected = soft_wpmi(P, Q, top_k=10)
     table = pd.read_csv(bench.root / "out/tables/epoch_0005/layer3.clip-dissect.csv", keep_default_na=False)
     assert list(table.columns) == list(TABLES["concepts"].columns)
     best = table[table["rank"] == 1].sort_values("unit")
@@ -331,7 +331,7 @@ def test_dead_units_have_no_concept(bench: Bench, cmon) -> None:
 
 def test_probe_smaller_than_the_top_images_is_said(bench: Bench, cmon) -> None:
     answer = cmon(*bench.dissect())
-    assert "40 images, so soft-wpmi looks at 40 instead of 100" in answer.err
+    assert "40 images, so soft-wpmi looks at 10 instead of 100 top images" in answer.err
 
 
 def test_shares_of_two_processes_make_the_whole(bench: Bench, cmon) -> None:

@@ -18,8 +18,9 @@ from concept_monitor_cli.functional.similarity.cosine import cos, cos_cubed
 from concept_monitor_cli.functional.similarity.pmi import Evidence
 from concept_monitor_cli.functional.similarity.reorder import rank_reorder
 
-#: By default one in so many images counts as a unit's top image, and at least so many images do.
-IMAGES_PER_TOP_IMAGE, LEAST_TOP_K = 30, 10
+#: From so many images on, the published number of top images counts; of fewer images a number in proportion,
+#: but at least `LEAST_TOP_K`.
+FULL_SET, LEAST_TOP_K = 3000, 10
 #: Errors below this are none.
 SMALLEST_ERROR = 1e-6
 
@@ -53,7 +54,7 @@ class RankSimilarity:
         """
         if top_k is not None:
             return min(top_k, n_images)
-        return min(n_images, self.top_k, max(LEAST_TOP_K, n_images // IMAGES_PER_TOP_IMAGE))
+        return min(n_images, self.top_k, max(LEAST_TOP_K, self.top_k * n_images // FULL_SET))
 
 
 @dataclass(frozen=True)
