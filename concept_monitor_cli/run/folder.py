@@ -4,7 +4,7 @@
     tables/epoch_0005/checkpoint.json         one checkpoint: name, epoch, status
     tables/epoch_0005/LAYER.DETECTOR.csv      one table per checkpoint, layer and detector
     tables/epoch_0005/LAYER.DETECTOR.json     what that table was made from
-    tables/untrained/LAYER.DETECTOR.csv       the same of a network with random weights, where floors are
+    untrained/LAYER.DETECTOR.csv              the same of a network with random weights, where floors are
     wanted tables/concepts.parquet                   all tables stacked
 
 Several processes may work on one run at once. Every file appears whole or not at all and belongs to one
@@ -295,7 +295,7 @@ class RunFolder:
         """Remove a run that is there. A folder without `run.json` is no run, and keeps what lies in it."""
         if not self.run_file.is_file():
             return
-        for folder in (self.tables, self.plots, self.root / "scores"):
+        for folder in (self.tables, self.plots, self.root / "scores", self.root / UNTRAINED):
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self.run_file, self.root / "report.html", self.root / "alerts.jsonl"):
             file.unlink(missing_ok=True)
@@ -340,7 +340,8 @@ class RunFolder:
 
     def table_path(self, folder: str, layer: str, detector: str) -> Path:
         """Where the CSV of one checkpoint, layer and detector belongs."""
-        return self.tables / folder / f"{_file_name(layer)}.{detector}.csv"
+        parent = self.root if folder == UNTRAINED else self.tables
+        return parent / folder / f"{_file_name(layer)}.{detector}.csv"
 
     def scores_path(self, folder: str, layer: str, detector: str) -> Path:
         """Where the score matrix of one checkpoint, layer and detector belongs."""

@@ -45,7 +45,7 @@ def test_every_number_has_what_it_is_compared_with(training: Path, cache: Path) 
     assert (whole["spread_floor_halves"] < 0.3 * whole["spread"]).all()
     said = json.loads((training / "run.json").read_text())["held_out"]
     assert [row["value"] for row in said] == pytest.approx(whole["held_out"].tolist(), abs=1e-6)
-    assert (training / "tables/untrained/1.clip-dissect.csv").is_file()
+    assert (training / "untrained/1.clip-dissect.csv").is_file()
 
 
 def test_a_collapse_is_seen_said_and_warned_of(collapse: Path, cache: Path) -> None:
@@ -83,7 +83,7 @@ def test_units_that_do_the_same_as_before_have_not_changed(collapse: Path, cache
 def test_runs_of_earlier_versions_are_read(collapse: Path, cache: Path, tmp_path: Path) -> None:
     old = tmp_path / "old"
     shutil.copytree(collapse, old)
-    shutil.rmtree(old / "tables/untrained")
+    shutil.rmtree(old / "untrained")
     for path in old.glob("tables/epoch_*/*.clip-dissect.json"):
         record = json.loads(path.read_text())
         del record["redundancy"], record["held_out"]
