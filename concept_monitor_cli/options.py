@@ -311,7 +311,8 @@ class DissectOptions(CommonOptions):
         mean: per channel, in units of 0..1.
         std: per channel, in units of 0..1.
         interpolation: Pillow's filter for resizing.
-        pooling: from a map to a number; `auto` is the mean for maps and the class token for transformers.
+        pooling: from a map to a number; `auto` is the mean for maps and what the network's head reads of
+            tokens.
         trust_pickle: load checkpoints that need arbitrary code to run. Only for files of your own.
         compile: `torch.compile` the network.
 
@@ -338,6 +339,8 @@ class DissectOptions(CommonOptions):
             does not hang on a single image (`supported`), or the one with the highest IoU (`iou`).
         length: most concepts in a formula.
         beam: formulas kept at each length of a formula.
+        floors: also name the units of the same network with random weights, once for all checkpoints: what
+            spread and drift are compared with.
         plot_formats: file types of the plots. (The option is `--plot-format`.)
     """
 
@@ -380,6 +383,7 @@ class DissectOptions(CommonOptions):
     label_rule: LabelRule = "supported"
     length: int = 3
     beam: int = 10
+    floors: bool = True
     plot_formats: tuple[PlotFormat, ...] = ("png",)
 
     @property
@@ -399,8 +403,8 @@ class WatchOptions(DissectOptions):
         interval: seconds between two looks at the folder.
         idle: stop after so many seconds without a new checkpoint; `None` never.
         until_epoch: stop once this epoch, or a later one, is done; `None` never.
-        spread_drop: units clump: their spread has fallen below its highest by this share.
-        distinct_drop: concepts collapse: the number of different ones has fallen by this share.
+        effective_drop: units clump: their effective number has fallen below its highest by this share.
+        redundant_rise: units collapse: the share of redundant ones is this much above its lowest.
         dead_rise: units die: their share is this much above its lowest.
         patience: so many epochs one after the other with fewer interpretable units.
         on_alert: a command to run for each warning; `None` for none.
@@ -409,8 +413,8 @@ class WatchOptions(DissectOptions):
     interval: float = 10.0
     idle: float | None = None
     until_epoch: int | None = None
-    spread_drop: float = 0.2
-    distinct_drop: float = 0.25
+    effective_drop: float = 0.15
+    redundant_rise: float = 0.2
     dead_rise: float = 0.05
     patience: int = 3
     on_alert: str | None = None

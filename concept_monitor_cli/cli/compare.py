@@ -123,7 +123,9 @@ def _sentences(row: dict[str, Any]) -> list[str]:
     if row["matched"] is not None:
         said = f"{row['matched']} units matched"
         if row["correlation"] is not None:
-            said += f" (median correlation {row['correlation']:.2f})"
+            chance = row["correlation_chance"]
+            beside = "" if chance is None else f", by chance {chance:.2f}"
+            said += f" (median correlation {row['correlation']:.2f}{beside})"
         lines.append(f"{said}, {row['same']} of them with the same concept")
         if row["alone_a"] or row["alone_b"]:
             lines.append(f"without a twin: {row['alone_a']} units of A, {row['alone_b']} of B")

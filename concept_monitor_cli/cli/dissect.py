@@ -206,7 +206,7 @@ def dissect(
             parser=one_of(Pooling),
             rich_help_panel=NETWORK,
             help="From a map to a number: mean, max, cls (class token) or tokens (mean of the patch tokens). "
-            "auto: cls for transformers with a class token, else mean.",
+            "auto: what the network's own head reads, else mean.",
         ),
     ] = _DEFAULT.pooling,
     trust_pickle: TrustPickle = _DEFAULT.trust_pickle,
@@ -404,6 +404,15 @@ def dissect(
             help="Formulas kept at each length.",
         ),
     ] = _DEFAULT.beam,
+    floors: Annotated[
+        bool,
+        typer.Option(
+            "--floors/--no-floors",
+            rich_help_panel=_METHOD,
+            help="Also dissect the network with random weights, once for all checkpoints: what spread "
+            "and drift are compared with.",
+        ),
+    ] = _DEFAULT.floors,
     device: Device = _DEFAULT.device,
     precision: Precision = _DEFAULT.precision,
     batch_size: BatchSize = _DEFAULT.batch_size,
@@ -462,13 +471,14 @@ def dissect(
 
     from rich.text import Text
 
-    from concept_monitor_cli.cli.show_run import agreement_lines, run_tables
+    from concept_monitor_cli.cli.show_run import agreement_lines, held_out_lines, run_tables
     from concept_monitor_cli.monitor.agreement import latest
     from concept_monitor_cli.monitor.summary import summarise
     from concept_monitor_cli.run import RunFolder
 
     run = RunFolder.open(options.out)
-    summaries = summarise(run.concepts(layers=options.layers_in_tables))
+    records = [record for _, record in run.table_records()]
+    summaries = summarise(run.concepts(layers=options.layers_in_tables), records)
     compared = latest(run.agreement(), options.layers_in_tables)
     console.result(
         {
@@ -481,6 +491,7 @@ def dissect(
     if not console.json:
         console.print(*run_tables(summaries), *map(Text, agreement_lines(compared)))
         console.print(f"Tables and run.json are in {options.out}.")
+        console.print(*map(Text, held_out_lines(summaries)))
     return PART_DONE if result.failed else DONE
 
 
@@ -497,6 +508,8 @@ def _lines(plan: Plan) -> Iterator[str]:
     if plan.untrained_passes:
         size = readable_size(plan.untrained_bytes)
         yield f"untrained networks: {_passes(plan.untrained_passes)}; {size} to keep"
+    if plan.floor_passes:
+        yield f"random weights, for floors: {_passes(plan.floor_passes)} (--no-floors leaves it out)"
     if plan.decode:
         yield f"{plan.decode:,} images to decode; {readable_size(plan.decode_bytes)} to keep"
     if plan.embed:

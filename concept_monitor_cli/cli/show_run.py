@@ -43,6 +43,23 @@ def agreement_lines(rows: pd.DataFrame) -> list[str]:
     return lines
 
 
+def held_out_lines(summaries: Sequence[LayerSummary]) -> list[str]:
+    """How well labels hold on images that had no part in choosing them, at the last epoch of each layer."""
+    last = {(one.layer, one.detector): one for one in summaries}
+    return [held_out_line(one) for one in last.values() if one.held_out_word]
+
+
+def held_out_line(one: LayerSummary) -> str:
+    """The same of one layer at one epoch, in a sentence."""
+    where = f"{one.layer} ({one.detector}), epoch {one.epoch}, held out"
+    if one.held_out is None or one.held_out_chance is None:
+        return f"{where}: not known, too few units or images to say whether labels predict activations"
+    return (
+        f"{where}: labels of one half of the images predict the activations on the other "
+        f"{one.held_out_word}: {one.held_out:.3f}, by chance {one.held_out_chance:.3f}"
+    )
+
+
 def _layer_table(epochs: list[LayerSummary]) -> Table:
     from rich import box
     from rich.table import Table
@@ -56,7 +73,9 @@ def _layer_table(epochs: list[LayerSummary]) -> Table:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
-    for heading in ("epoch", "interpretable", "concepts", "changed"):
+    luck = any(epoch.changed_by_luck is not None and epoch.changed is not None for epoch in epochs)
+    # Labels that differ from those of the epoch before, and how many would by luck.
+    for heading in ("epoch", "interpretable", "concepts", "relabelled (by luck)" if luck else "relabelled"):
         table.add_column(heading, justify="right", no_wrap=True)
     # The only column that may be cut where the terminal is narrow: its cells end in an ellipsis.
     table.add_column("most certain (unit concept)")
@@ -67,9 +86,25 @@ def _layer_table(epochs: list[LayerSummary]) -> Table:
         share = f"{epoch.interpretable} ({epoch.interpretable / max(epoch.units, 1):.0%})"
         best = ", ".join(f"{unit} {concept}" for unit, concept, _ in epoch.best) or "-"
         changed = "-" if epoch.changed is None else str(epoch.changed)
+        if epoch.changed is not None and epoch.changed_by_luck is not None:
+            changed += f" ({epoch.changed_by_luck})"
         best_ones = Text(best, no_wrap=True, overflow="ellipsis")
         table.add_row(str(epoch.epoch), share, str(epoch.distinct), changed, best_ones)
     return table
+
+
+def p_text(value: float | None, floor: float | None) -> str:
+    """A p-value as it is shown. At the floor of its null distribution it is only known to be below.
+
+    Args:
+        value: the p-value; `None` where there is none.
+        floor: the smallest that the draws allow, `1 / (draws + 1)`; `None` where it is not known.
+    """
+    if value is None or math.isnan(value):
+        return ""
+    if floor is not None and value <= floor * (1 + 1e-6):
+        return f"< {floor:.1g}" if floor < 0.001 else f"< {floor:.2g}"
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
 
 
 def _chosen(epochs: list[LayerSummary]) -> list[LayerSummary | None]:

@@ -69,7 +69,8 @@ def stats(
 
     Writes tables/statistics.csv and plots: categories per layer at each epoch, and against the epoch. The
     spread says how far the units of a layer lie apart among the words: 0 where all are the same, towards 1
-    where they have nothing to do with each other.
+    where they have nothing to do with each other; a random network's and that of one unit seen through two
+    halves of the images stand beside it. How many different units there are is asked of their activations.
     """
     options = gather(StatsOptions, ctx)
 
@@ -84,11 +85,15 @@ def stats(
 
 
 def _show(console: Console, rows: list[dict[str, Any]]) -> None:
+    from rich.text import Text
+
     def place(row: dict[str, Any]) -> tuple[str, str]:
         return row["layer"], row["detector"]
 
     for (layer, detector), group in groupby(sorted(rows, key=place), key=place):
-        console.print(_table(layer, detector, list(group), console.rich().width))
+        own = list(group)
+        console.print(_table(layer, detector, own, console.rich().width))
+        console.print(*map(Text, _beside(layer, detector, own)))
 
 
 def _table(layer: str, detector: str, rows: list[dict[str, Any]], width: int) -> Table:
@@ -101,7 +106,7 @@ def _table(layer: str, detector: str, rows: list[dict[str, Any]], width: int) ->
     for row in rows:
         moments.setdefault(int(row["epoch"]), {})[row["category"]] = row
     units = max(now["all"]["units"] for now in moments.values())
-    names = ("epoch", "all", *categories, "concepts", "spread")
+    names = ("epoch", "all", *categories, "concepts", "effective", "spread")
     roomy = sum(len(name) + 3 for name in names) <= width
     table = Table(
         title=Text(f"{layer} ({detector}): interpretable units, of {units}", style="bold"),
@@ -126,6 +131,34 @@ def _table(layer: str, detector: str, rows: list[dict[str, Any]], width: int) ->
             str(whole["interpretable"]),
             *(str(now[category]["interpretable"]) for category in categories),
             str(whole["distinct_concepts"]),
+            "-" if whole["effective_units"] is None else f"{whole['effective_units']:.0f}",
             "-" if whole["spread"] is None else f"{whole['spread']:.3f}",
         )
     return table
+
+
+def _beside(layer: str, detector: str, rows: list[dict[str, Any]]) -> list[str]:
+    """What the numbers of the last epoch of a layer are to be compared with, each one sentence."""
+    last = max((row for row in rows if row["category"] == "all"), key=lambda row: row["epoch"])
+    where, said = f"{layer} ({detector}), epoch {last['epoch']}", []
+    if last["effective_units"] is not None:
+        chance = last["effective_units_chance"]
+        said.append(
+            f"{where}: the units count as {last['effective_units']:.1f} different ones (independent units: "
+            f"{chance:.1f}); {last['redundant']:.0%} are repeated by another (correlation above 0.9)"
+        )
+    floors = {
+        "a random network": last["spread_floor_random"],
+        "two halves of the images, one unit": last["spread_floor_halves"],
+    }
+    if last["spread"] is not None and any(value is not None for value in floors.values()):
+        beside = ", ".join(f"{name} {value:.3f}" for name, value in floors.items() if value is not None)
+        said.append(f"{where}: spread {last['spread']:.3f}, beside: {beside}")
+    if last["held_out"] is not None and last["held_out_chance"] is not None:
+        word = f" {last['held_out_word']}" if last.get("held_out_word") else ""
+        said.append(
+            f"{where}: labels of one half of the images predict the activations on the other{word}: "
+            f"{last['held_out']:.3f}, by chance {last['held_out_chance']:.3f}; "
+            f"{last['changed_by_halves']:.0%} of the units get another label from the other half"
+        )
+    return said

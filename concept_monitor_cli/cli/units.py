@@ -29,6 +29,7 @@ from concept_monitor_cli.cli.options import (
     joined,
     unit_list,
 )
+from concept_monitor_cli.cli.show_run import p_text
 from concept_monitor_cli.options import UnitsOptions
 
 if TYPE_CHECKING:
@@ -118,10 +119,10 @@ def _show(console: Console, result: UnitsResult, wanted: Sequence[int]) -> None:
 
     if wanted:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for name in ("layer", "unit", "epoch", "concept", "category", "score", "interpretable"):
+        for name in ("layer", "unit", "epoch", "concept", "category", "score", "p", "interpretable"):
             table.add_column(
                 name,
-                justify="right" if name in ("unit", "epoch", "score") else "left",
+                justify="right" if name in ("unit", "epoch", "score", "p") else "left",
                 no_wrap=name not in ("layer", "concept"),
             )
         for row in result.moments:
@@ -133,6 +134,7 @@ def _show(console: Console, result: UnitsResult, wanted: Sequence[int]) -> None:
                 Text(row["concept"] if live else "(dead)"),
                 Text(row["category"]),
                 f"{row['score']:.3f}" if live else "",
+                p_text(row["p_value"], row["p_floor"]),
                 "yes" if row["interpretable"] else "no",
             )
         console.print(table)
@@ -140,17 +142,22 @@ def _show(console: Console, result: UnitsResult, wanted: Sequence[int]) -> None:
             console.print(Text(_life(row)))
     else:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
-        names = ("layer", "units", "ever interpretable", "no longer", "changed", "changes", "confident")
+        names = ("layer", "units", "ever interpretable", "no longer", "changes", "relabelled", "own")
         for name in names:
             table.add_column(name, justify="left" if name == "layer" else "right", no_wrap=name == "layer")
         for row in result.layers:
             sure = row["confident_changes"]
             table.add_row(
                 Text(f"{row['layer']} ({row['detector']})"),
-                *(str(row[name]) for name in ("units", "born", "died", "changed", "changes")),
+                *(str(row[name]) for name in ("units", "born", "died")),
                 "-" if sure is None else str(sure),
+                *(str(row[name]) for name in ("label_changes", "changes")),
             )
         console.print(table)
+        console.print(
+            "changes: those that drawing the images again would not undo. relabelled: every other label, by "
+            "luck too. own: those of units whose activations changed as well."
+        )
     if result.classes:
         last = max(row["epoch"] for row in result.classes)
         for row in result.classes:
@@ -171,7 +178,14 @@ def _life(row: dict[str, Any]) -> str:
     said.append("never interpretable;" if row["born"] is None else f"interpretable from epoch {row['born']};")
     if row["died"] is not None:
         said.append(f"no longer from epoch {row['died']};")
-    changes = f"{row['changes']} change{'' if row['changes'] == 1 else 's'}"
+    count = row["label_changes"]
+    relabelled = f"relabelled {count} time{'' if count == 1 else 's'}, by luck too"
     sure = row["confident_changes"]
-    said.append(changes if sure is None else f"{changes}, {sure} with confidence")
+    said.append(
+        relabelled if sure is None else f"{sure} confident change{'' if sure == 1 else 's'} ({relabelled})"
+    )
+    if row["drift"] is not None:
+        floors = [("unrelated units", row["drift_floor_random"]), ("luck", row["drift_floor_halves"])]
+        beside = ", ".join(f"{name} {value:.2f}" for name, value in floors if value is not None)
+        said.append(f"; drift {row['drift']:.2f}" + (f" ({beside})" if beside else ""))
     return " ".join(said)

@@ -54,24 +54,24 @@ def _own(
             help="Stop when this epoch is done.",
         ),
     ] = None,
-    spread_drop: Annotated[
+    effective_drop: Annotated[
         float,
         typer.Option(
             metavar="SHARE",
             parser=share,
             rich_help_panel=_WARN,
-            help="Units clump: their spread fell by this share below its highest.",
+            help="Units clump: the effective number of different ones fell by this share below its highest.",
         ),
-    ] = _DEFAULT.spread_drop,
-    distinct_drop: Annotated[
+    ] = _DEFAULT.effective_drop,
+    redundant_rise: Annotated[
         float,
         typer.Option(
             metavar="SHARE",
             parser=share,
             rich_help_panel=_WARN,
-            help="Concepts collapse: so much fewer different ones than at the best epoch.",
+            help="Units collapse: so much more of them are repeated by another one than at the best epoch.",
         ),
-    ] = _DEFAULT.distinct_drop,
+    ] = _DEFAULT.redundant_rise,
     dead_rise: Annotated[
         float,
         typer.Option(
@@ -109,7 +109,7 @@ def watch(console: Console, ctx: typer.Context, **values: Any) -> int:
 
     All options of `cmon dissect` hold. Tables, statistics and report.html in --out are kept up to date (the
     page at most once a minute, and at the end). A warning is given, and kept in alerts.jsonl, when units
-    clump, concepts collapse, units die, or ever fewer units are interpretable.
+    clump, collapse (both by their activations), die, or ever fewer of them are interpretable.
     """
     if not values["layer"]:
         raise InputError("no layer is named", where="--layer", hint="name one as for `cmon dissect`")

@@ -20,6 +20,7 @@ from concept_monitor_cli.run.traits import Candidates, Evidence, LabelKind, Trai
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from concept_monitor_cli.lenses.halves import Halves
     from concept_monitor_cli.models.layers import LayerInfo
     from concept_monitor_cli.options import DissectOptions
     from concept_monitor_cli.probe import ProbeSet
@@ -204,6 +205,11 @@ class Detector(ABC):
         """What is true of all its findings."""
         return Traits(cls.labels, cls.evidence, cls.candidates, cls.summary, cls.paper)
 
+    @property
+    def relative(self) -> bool:
+        """Whether a unit's label depends on the other units of its layer."""
+        return False
+
     @classmethod
     @abstractmethod
     def from_options(cls, options: DissectOptions) -> Detector:
@@ -242,3 +248,12 @@ class Detector(ABC):
                 given, a label must beat these instead of chance.
             matrix: also return the scores of all concepts.
         """
+
+    def halves(self, entry: Entry, context: Context) -> Halves | None:
+        """What either half of the images says of the units; `None` where the detector cannot be asked.
+
+        Args:
+            entry: as for `find`.
+            context: as for `find`.
+        """
+        return None

@@ -7,7 +7,7 @@ By rank: 4-D outputs have space (channels first, or last as in Swin),
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
 import torch
@@ -21,7 +21,8 @@ Kind = Literal["channels-first", "channels-last", "tokens", "flat"]
 Pooling = Literal["auto", "mean", "max", "cls", "tokens"]
 """How a map becomes a number.
 
-`auto`: mean over space; for tokens the class token where there is one, else the mean of the patch tokens.
+`auto`: mean over space; for tokens what the network's own head reads: the class token where there is one,
+unless the network says that it pools the patch tokens (BEiT, EVA-02), then their mean or maximum.
 `mean`, `max`: over space or over the patch tokens. `cls`: the class token. `tokens`: the mean of the patch
 tokens. `cls` and `tokens` mean `auto` for layers without tokens.
 """
@@ -41,6 +42,8 @@ class Layout:
         kind: the order of the axes.
         prefix: tokens before the patch tokens (class, distillation, register tokens); 0 unless `tokens`.
         class_token: whether the first of them is a class token.
+        head: how the network's own head pools the tokens where it does not read the class token: `mean`,
+            `max`, or `attention`; empty where it reads that, or does not say.
         grid: height and width of the maps; None where there are none (tokens that form no square).
         note: what had to be assumed, one sentence; empty where nothing was.
     """
@@ -50,6 +53,7 @@ class Layout:
     class_token: bool = False
     grid: tuple[int, int] | None = None
     note: str = ""
+    head: str = ""
 
 
 def _square(count: int) -> tuple[int, int] | None:
@@ -84,14 +88,64 @@ def prefix_tokens(model: nn.Module, name: str = "") -> tuple[int | None, bool]:
         tokens = [t for t in (getattr(module, n, None) for n in names) if isinstance(t, Tensor)]
         count = getattr(module, "num_prefix_tokens", None)
         if isinstance(count, int):
-            return count, bool(tokens) and count > 0
+            # NaFlexViT keeps its class token in a module inside.
+            reads = getattr(module, "has_class_token", False) or getattr(module, "global_pool", "") == "token"
+            return count, count > 0 and bool(tokens or reads)
         if tokens:
             # Some keep class and distillation token in one parameter (1, 2, D).
             return (tokens[0].shape[-2] if tokens[0].ndim >= 2 else 1), True
     return None, False
 
 
+# What networks call the pooling of their head, where it is not the class token.
+_HEADS = {
+    "avg": "mean",
+    "mean": "mean",
+    "avgmax": "mean",
+    "max": "max",
+    "map": "attention",
+    "prr": "attention",
+}
+
+
+def head_pooling(model: nn.Module, name: str = "") -> str:
+    """How the head of a network of tokens pools them, where it ignores the class token.
+
+    timm says it in `global_pool` (`token`, `avg`, `max`, `map`, ...; MAE's code in a bool of that name),
+    open_clip in `pool_type` and `attn_pool`, transformers in `config.use_mean_pooling`. The nearest enclosing
+    module that says anything counts.
+
+    Args:
+        model: the network.
+        name: the layer whose tokens are meant.
+
+    Returns:
+        `mean`, `max`, `attention`; empty where the class token is read or nothing is said.
+    """
+    for module in _ancestors(model, name):
+        said = getattr(module, "global_pool", None)
+        if isinstance(said, bool):  # MAE
+            return "mean" if said else ""
+        if isinstance(said, str) and said:
+            return _HEADS.get(said, "")
+        said = getattr(module, "pool_type", None)
+        if isinstance(said, str):  # open_clip
+            attends = isinstance(getattr(module, "attn_pool", None), nn.Module)
+            return "attention" if attends else _HEADS.get(said, "")
+        said = getattr(getattr(module, "config", None), "use_mean_pooling", None)
+        if isinstance(said, bool):  # transformers: BEiT, Data2Vec
+            return "mean" if said else ""
+    return ""
+
+
 def _token_layout(count: int, model: nn.Module, name: str) -> Layout:
+    layout = _arrangement(count, model, name)
+    if not layout.class_token or count <= layout.prefix:  # nothing but the class token: it is all there is
+        return layout
+    return replace(layout, head=head_pooling(model, name))
+
+
+def _arrangement(count: int, model: nn.Module, name: str) -> Layout:
     prefix, has_class = prefix_tokens(model, name)
     if prefix is None:
         if _square(count):
@@ -241,11 +295,23 @@ def resolve_pooling(layout: Layout, pooling: Pooling, name: str = "") -> tuple[P
             else f"{name}: has no tokens, so the mean over space is taken, not {pooling!r}"
         )
         return "mean", said if layout.kind != "flat" else ""
+    if pooling == "auto" and layout.class_token and layout.head:
+        return _like_the_head(layout, name)
     if pooling in {"auto", "cls"}:
         if layout.class_token:
             return "cls", ""
         return "mean", f"{name}: has no class token, so the mean of the patch tokens is taken"
     return ("max" if pooling == "max" else "mean"), ""
+
+
+def _like_the_head(layout: Layout, name: str) -> tuple[Pooling, str]:
+    how: Pooling = "max" if layout.head == "max" else "mean"
+    taken = "maximum" if how == "max" else "mean"
+    if layout.head == "attention":
+        why = "the network's head pools the tokens by attention and singles out no class token"
+    else:
+        why = "the network's head pools the patch tokens and ignores the class token"
+    return how, f"{name}: {why}, so the {taken} of the patch tokens is taken (--pooling cls: the class token)"
 
 
 def pool(output: Tensor, layout: Layout, pooling: Pooling = "auto") -> Tensor:

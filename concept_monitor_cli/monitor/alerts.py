@@ -13,6 +13,10 @@ from concept_monitor_cli.monitor.statistics import ALL
 if TYPE_CHECKING:
     import pandas as pd
 
+_CONSEQUENCE = (
+    "soft-wpmi and wpmi name such units wrongly and differently, --similarity cos-cubed does not suffer"
+)
+
 Rule = Literal["clumping", "collapsing", "dying", "fading"]
 
 
@@ -21,14 +25,15 @@ class Rules:
     """When to warn.
 
     Attributes:
-        spread_drop: `clumping`: the spread of the units has fallen below its highest by this share.
-        distinct_drop: `collapsing`: the number of different concepts has fallen by this share.
+        effective_drop: `clumping`: the effective number of units, as a share of what independent units give,
+            has fallen below its highest by this share.
+        redundant_rise: `collapsing`: the share of redundant units is this much above its lowest.
         dead_rise: `dying`: the share of dead units is this much above its lowest.
         patience: `fading`: so many epochs one after the other, each with fewer interpretable units.
     """
 
-    spread_drop: float = 0.2
-    distinct_drop: float = 0.25
+    effective_drop: float = 0.15
+    redundant_rise: float = 0.2
     dead_rise: float = 0.05
     patience: int = 3
 
@@ -67,6 +72,10 @@ def alerts(statistics: pd.DataFrame, rules: Rules) -> list[Alert]:
     """Every warning that a run gives rise to, by epoch.
 
     A rule speaks at the epoch at which it begins to hold, and again only after it has not held in between.
+    Whether units clump and collapse is asked of their activations: labels cannot tell, since those that are
+        relative
+    to the layer grow more different while the units grow alike. A table without these numbers gives no such
+    warning.
 
     Args:
         statistics: rows of `statistics.csv`; those of whole layers are used.
@@ -78,6 +87,8 @@ def alerts(statistics: pd.DataFrame, rules: Rules) -> list[Alert]:
         rows = rows.sort_values("epoch")
         epochs = [int(epoch) for epoch in rows["epoch"]]
         dead = [part / max(all, 1) for part, all in zip(rows["dead"], rows["units"], strict=True)]
+        # As a share, so that units that die, which is a rule of its own, are no clump.
+        effective = (rows["effective_units"] / rows["effective_units_chance"]).tolist()
 
         def speak(
             rule: Rule,
@@ -92,13 +103,19 @@ def alerts(statistics: pd.DataFrame, rules: Rules) -> list[Alert]:
 
         speak(
             "clumping",
-            _fallen([float(value) for value in rows["spread"]], rules.spread_drop),
-            lambda value, before: f"units clump: their spread fell from {before:.3f} to {value:.3f}",
+            _fallen([float(value) for value in effective], rules.effective_drop),
+            lambda value, before: (
+                f"units clump: they count as {value:.0%} as many as independent units would, "
+                f"after {before:.0%}; {_CONSEQUENCE}"
+            ),
         )
         speak(
             "collapsing",
-            _fallen([float(value) for value in rows["distinct_concepts"]], rules.distinct_drop),
-            lambda value, before: f"concepts collapse: {value:.0f} different ones, after {before:.0f}",
+            _risen([float(value) for value in rows["redundant"]], rules.redundant_rise),
+            lambda value, before: (
+                f"units collapse: {value:.0%} of them are redundant, another unit repeats them, after "
+                f"{before:.0%}; {_CONSEQUENCE}"
+            ),
         )
         speak(
             "dying",

@@ -99,6 +99,40 @@ def match_units(correlation: Floats) -> tuple[NDArray[np.int64], Floats]:
     return twin, value
 
 
+def chance_correlation(
+    first: Rows,
+    second: Rows,
+    n_images: int,
+    usable: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    *,
+    seed: int = 0,
+) -> float:
+    """Median correlation of matched units where the images of one layer are permuted: what luck gives.
+
+    The best of many assignments is well above 0 for layers that have nothing to do with each other. One
+    permutation of all images keeps what the units of either layer have in common among themselves.
+
+    Args:
+        first: reads rows of the first layer's activations.
+        second: likewise.
+        n_images: `N`.
+        usable: units of either that can be matched.
+        seed: of the permutation.
+
+    Returns:
+        NaN where nothing can be matched.
+    """
+    order = np.random.default_rng(seed).permutation(n_images)
+    rows = np.concatenate(
+        [second(start, min(n_images, start + _BLOCK)) for start in range(0, n_images, _BLOCK)]
+    )
+    table = correlations(first, lambda start, stop: rows[order[start:stop]], n_images)
+    table[~usable[0]] = np.nan
+    table[:, ~usable[1]] = np.nan
+    value = match_units(table)[1]
+    return float(np.nanmedian(value)) if np.isfinite(value).any() else float("nan")
+
+
 @dataclass(frozen=True)
 class Final:
     """The labels of a layer at one epoch.

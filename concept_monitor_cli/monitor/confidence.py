@@ -29,11 +29,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from concept_monitor_cli.functional.groups import ImageGroups
 from concept_monitor_cli.functional.resampling import RESAMPLES, image_counts, resampled_top_images
 from concept_monitor_cli.functional.similarity import ConceptActivations, Evidence
 from concept_monitor_cli.functional.similarity.registry import ValueSimilarity, similarity_named
 from concept_monitor_cli.functional.topk import dead_units, top_images
 from concept_monitor_cli.monitor.history import History
+from concept_monitor_cli.monitor.own import SelfSimilarity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -192,6 +194,7 @@ def agreement(
     old: Tensor,
     new: Tensor,
     *,
+    groups: ImageGroups | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> NDArray[np.float64]:
@@ -203,6 +206,7 @@ def agreement(
         units: `(n,)`, rows of the layer.
         old: `(n,)`, columns of the rescorers' concepts.
         new: `(n,)`, likewise.
+        groups: of the images, which are drawn as a whole; every image for itself by default.
         resamples: how many.
         seed: of the resamples.
 
@@ -213,7 +217,7 @@ def agreement(
     batch = min(before.batch, after.batch)
     for start in range(0, resamples, batch):
         numbers = range(start, min(resamples, start + batch))
-        counts = image_counts(before.n_images, numbers, seed=seed)
+        counts = image_counts(before.n_images if groups is None else groups, numbers, seed=seed)
         changed = beats(before, counts, units, old, new) & beats(after, counts, units, new, old)
         agreeing += changed.sum(0)
     share: NDArray[np.float64] = agreeing.double().numpy() / resamples
@@ -273,16 +277,18 @@ def held_labels(history: History, compare: Compare, *, confidence: float = CONFI
     return Held(held, taken, sure, compared)
 
 
-def confident_changes(history: History, held: Held) -> pd.DataFrame:
+def confident_changes(history: History, held: Held, similarity: SelfSimilarity | None = None) -> pd.DataFrame:
     """A row for every change with confidence.
 
     Args:
         history: the labels.
         held: what the units hold (`held_labels` of that history).
+        similarity: of every unit with itself at two epochs, where known.
 
     Returns:
         the rows of `changes.csv`: at `epoch` the unit took `to_concept`; it held `from_concept`, and had it
-        last at `from_epoch`; `confidence` is the share of resamples that agree.
+        last at `from_epoch`; `confidence` is the share of resamples that agree, `self_similarity` the
+        correlation of its activations at the two epochs.
     """
     import pandas as pd
 
@@ -303,6 +309,11 @@ def confident_changes(history: History, held: Held) -> pd.DataFrame:
             "to_concept": after,
             "to_category": categories_after,
             "confidence": held.agreement[rows, columns],
+            "self_similarity": (
+                np.nan
+                if similarity is None
+                else [similarity(int(s), int(c))[r] for r, c, s in zip(rows, columns, since, strict=True)]
+            ),
         }
     )
 

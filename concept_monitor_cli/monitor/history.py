@@ -44,6 +44,8 @@ class History:
         scores: `(C, T)`, of the best concept; NaN where there is none.
         interpretable: `(C, T)`.
         traits: what is true of all that the detector says.
+        effects: `(C, T)`, how far the evidence for the best concept is beyond chance; NaN where there is
+            none, or the detector does not say.
     """
 
     layer: str
@@ -56,6 +58,14 @@ class History:
     scores: NDArray[np.float64]
     interpretable: NDArray[np.bool_]
     traits: Traits = ORDINARY
+    effects: NDArray[np.float64] | None = None
+
+    def certainty(self, column: int) -> NDArray[np.float64]:
+        """`(C,)`: what ranks the units at one epoch: effects, else scores, which saturate."""
+        effects = None if self.effects is None else self.effects[:, column]
+        if effects is None or not np.isfinite(effects).any():
+            return self.scores[:, column]
+        return np.where(np.isfinite(effects), effects, -np.inf)
 
     @property
     def live(self) -> NDArray[np.bool_]:
@@ -113,6 +123,9 @@ def histories(table: pd.DataFrame, traits: Mapping[str, Traits] | None = None) -
         labels[row[live], column[live]] = codes
         scores = np.full(shape, np.nan)
         scores[row, column] = rows["score"].to_numpy(dtype=float)
+        effects = np.full(shape, np.nan)
+        if "effect" in rows:
+            effects[row, column] = rows["effect"].to_numpy(dtype=float)
         interpretable = np.zeros(shape, dtype=bool)
         interpretable[row, column] = rows["interpretable"].to_numpy(dtype=bool)
         found.append(
@@ -127,6 +140,7 @@ def histories(table: pd.DataFrame, traits: Mapping[str, Traits] | None = None) -
                 scores=scores,
                 interpretable=interpretable & (labels >= 0),
                 traits=(traits or {}).get(detector, ORDINARY),
+                effects=effects,
             )
         )
     return found

@@ -16,11 +16,27 @@ if TYPE_CHECKING:
     from concept_monitor_cli.space import UnitVectors
 
 ALL = "all"
+#: Columns that are not counted from a concept table but stand beside it.
+KNOWN = (
+    "effective_units",
+    "redundant",
+    "effective_units_chance",
+    "redundant_chance",
+    "spread_floor_random",
+    "spread_floor_halves",
+    "changed_by_halves",
+    "held_out",
+    "held_out_chance",
+    "held_out_word",
+)
 _WHERE = ["epoch", "checkpoint", "layer", "detector"]
 
 
 def category_statistics(
-    table: pd.DataFrame, placed: UnitVectors | None = None, embedding: pd.DataFrame | None = None
+    table: pd.DataFrame,
+    placed: UnitVectors | None = None,
+    embedding: pd.DataFrame | None = None,
+    known: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Counts per epoch and category of the layers of one or several detectors.
 
@@ -31,6 +47,8 @@ def category_statistics(
         table: a concept table.
         placed: the same units in the space of words, for `spread`; without it that column is empty.
         embedding: rows of `embedding.csv`, for `anchor_distance`; without it that column is empty.
+        known: rows with `epoch`, `checkpoint`, `layer`, `detector`, `category` and some of the columns
+            `KNOWN`, which are taken over; those that it lacks are empty.
 
     Returns:
         the rows of `statistics.csv`:
@@ -42,19 +60,28 @@ def category_statistics(
         - `spread`: mean cosine distance over all pairs of these units in the space of words (eq. 1), of live
           units, interpretable or not; empty with fewer than two;
         - `anchor_distance`: mean cosine distance of these units to their nearest anchor;
-        - `dead`: units of the layer without any concept (only for `all`; 0 elsewhere).
+        - `dead`: units whose activation is the same on every image (only for `all`; 0 elsewhere);
+        - `effective_units`, `redundant`: how many different units the layer has by its activations, and the
+          share of them that another one repeats (`functional.redundancy`); `..._chance`: the same of
+          independent units (only for `all`);
+        - `spread_floor_random`: `spread` of the same layer with random weights; `spread_floor_halves`: mean
+          distance between the two places that one unit gets from two halves of the images;
+        - `changed_by_halves`: share of the units whose concept differs between these halves: changes by luck;
+        - `held_out`, `held_out_chance`: how well concepts found on one half predict the activations on the
+          other (`functional.held_out`), and what concepts of other units give; `held_out_word`: the
+          difference in a word.
     """
     import pandas as pd
 
     first = table[table["rank"] == 1].copy()
     first["category"] = first["category"].where(first["category"] != "", UNCATEGORISED)
-    dead = first["state"] != "live"
-    first["dead"] = dead
-    first["interpretable"] = first["interpretable"] & ~dead
+    first["dead"] = first["state"] == "dead"
+    first["live"] = first["state"] == "live"
+    first["interpretable"] = first["interpretable"] & first["live"]
     parts = []
     for _, rows in first.groupby(["layer", "detector"], sort=True):
         whole = _counts(rows.assign(category=ALL), rows)
-        live = rows[~rows["dead"]]
+        live = rows[rows["live"]]
         categories = category_order(live["category"])
         moments = rows[_WHERE].drop_duplicates()
         every = moments.merge(pd.DataFrame({"category": pd.Series(categories, dtype="str")}), how="cross")
@@ -68,7 +95,12 @@ def category_statistics(
     result = pd.concat(parts, ignore_index=True).drop(columns="_rank")
     keys = [*_WHERE, "category"]
     result = result.merge(_spreads(placed), how="left", on=keys)
-    return result.merge(_anchor_distances(first, embedding), how="left", on=keys)
+    result = result.merge(_anchor_distances(first, embedding), how="left", on=keys)
+    if known is not None:
+        columns = [name for name in KNOWN if name in known]
+        result = result.merge(known[[*keys, *columns]], how="left", on=keys)
+    result = result.assign(**{name: np.nan for name in KNOWN if name not in result})
+    return result.assign(held_out_word=result["held_out_word"].astype(object).fillna(""))
 
 
 def _counts(rows: pd.DataFrame, source: pd.DataFrame) -> pd.DataFrame:
@@ -107,7 +139,7 @@ def _anchor_distances(first: pd.DataFrame, embedding: pd.DataFrame | None) -> pd
         return pd.DataFrame(columns=[*keys, "anchor_distance"]).astype(
             {"anchor_distance": float, "epoch": "Int64"}
         )
-    live = first[~first["dead"]]
+    live = first[first["live"]]
     known = live[[*_WHERE, "unit", "category"]].merge(
         embedding[[*_WHERE, "unit", "anchor_distance"]], on=[*_WHERE, "unit"]
     )

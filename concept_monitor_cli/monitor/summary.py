@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from concept_monitor_cli.monitor.history import histories
+from concept_monitor_cli.run import TableRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import pandas as pd
 
 
@@ -23,9 +26,15 @@ class LayerSummary:
         dead: units that never change.
         interpretable: units whose best concept is more than chance.
         distinct: different concepts among the interpretable units.
-        changed: live units with another best concept than when they were live before; `None` at the first
-            epoch.
+        changed: live units with another best concept than when they were live before, whatever the reason;
+            `None` at the first epoch.
         best: `(unit, concept, score)` of the most certain interpretable units, best first.
+        held_out: how well concepts found on one half of the images predict the activations on the other,
+            between 0 and 1 (`functional.held_out`); `None` where it is not known.
+        held_out_chance: the same of other units' concepts.
+        held_out_word: the difference in a word.
+        changed_by_luck: how many units get another concept from one half of the images than from the other;
+            `None` where it is not known.
     """
 
     epoch: int
@@ -38,20 +47,28 @@ class LayerSummary:
     distinct: int
     changed: int | None
     best: tuple[tuple[int, str, float], ...]
+    held_out: float | None = None
+    held_out_chance: float | None = None
+    held_out_word: str = ""
+    changed_by_luck: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The summary as plain JSON values."""
         return asdict(self)
 
 
-def summarise(table: pd.DataFrame, *, most: int = 3) -> list[LayerSummary]:
+def summarise(
+    table: pd.DataFrame, records: Iterable[TableRecord] = (), *, most: int = 3
+) -> list[LayerSummary]:
     """Summaries in the order layer, detector, epoch.
 
     Args:
         table: a concept table of any epochs, layers and detectors.
+        records: of its tables, for what is said of held-out images.
         most: how many of the most certain units to name.
     """
     summaries = []
+    known = {(one.layer, one.detector, one.checkpoint, one.epoch): one.held_out for one in records}
     first = table[table["rank"] == 1]
     for history in histories(table):
         series = first[(first["layer"] == history.layer) & (first["detector"] == history.detector)]
@@ -61,7 +78,10 @@ def summarise(table: pd.DataFrame, *, most: int = 3) -> list[LayerSummary]:
         ):
             units = series[(series["epoch"] == epoch) & (series["checkpoint"] == checkpoint)]
             certain = units[units["interpretable"]]
-            ranked = certain.sort_values(["p_value", "score", "unit"], ascending=[True, False, True])
+            ranked = most_certain_first(certain)
+            held_out = known.get((history.layer, history.detector, checkpoint, epoch), {})
+            share = held_out.get("categories", {}).get("all", {}).get("changed")
+            live = int(history.live[:, number].sum())
             summaries.append(
                 LayerSummary(
                     epoch=epoch,
@@ -74,9 +94,22 @@ def summarise(table: pd.DataFrame, *, most: int = 3) -> list[LayerSummary]:
                     distinct=len(np.unique(history.labels[history.interpretable[:, number], number])),
                     changed=changed[number] if number else None,
                     best=_distinct_best(ranked, most),
+                    held_out=held_out.get("value"),
+                    held_out_chance=held_out.get("chance"),
+                    held_out_word=held_out.get("word", ""),
+                    changed_by_luck=None if share is None else round(share * live),
                 )
             )
     return summaries
+
+
+def most_certain_first(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of rank 1 by `effect`; where a detector or an earlier version gives none, by p-value and score."""
+    keys = ["effect", "p_value", "score", "unit"]
+    ways = [False, True, False, True]
+    if "effect" not in rows or rows["effect"].isna().all():
+        keys, ways = keys[1:], ways[1:]
+    return rows.sort_values(keys, ascending=ways, kind="stable")
 
 
 def _distinct_best(ranked: pd.DataFrame, most: int) -> tuple[tuple[int, str, float], ...]:

@@ -1,6 +1,14 @@
 """The run folder: what `dissect` writes and every other command reads."""
 
-from concept_monitor_cli.run.folder import CheckpointRecord, RunFolder, TableRecord
+from concept_monitor_cli.run.folder import UNTRAINED, CheckpointRecord, RunFolder, TableRecord
 from concept_monitor_cli.run.schema import SCHEMA_VERSION, TABLES, TableSchema
 
-__all__ = ["SCHEMA_VERSION", "TABLES", "CheckpointRecord", "RunFolder", "TableRecord", "TableSchema"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "TABLES",
+    "UNTRAINED",
+    "CheckpointRecord",
+    "RunFolder",
+    "TableRecord",
+    "TableSchema",
+]

@@ -4,7 +4,8 @@
     tables/epoch_0005/checkpoint.json         one checkpoint: name, epoch, status
     tables/epoch_0005/LAYER.DETECTOR.csv      one table per checkpoint, layer and detector
     tables/epoch_0005/LAYER.DETECTOR.json     what that table was made from
-    tables/concepts.parquet                   all tables stacked
+    untrained/LAYER.DETECTOR.csv              the same of a network with random weights, where floors are
+    wanted tables/concepts.parquet                   all tables stacked
 
 Several processes may work on one run at once. Every file appears whole or not at all and belongs to one
 piece of work, so nobody edits what another wrote. `run.json` and `concepts.parquet` are made from the
@@ -34,6 +35,8 @@ from concept_monitor_cli.store.locks import file_lock
 if TYPE_CHECKING:
     import pandas as pd
 
+#: The folder of the tables of networks with random weights, and what stands for a checkpoint in them.
+UNTRAINED = "untrained"
 #: Said of a run whose checkpoints state an accuracy of 1 and none that tells its unit.
 UNCLEAR_ACCURACY = "the checkpoints state an accuracy of 1, which may be 100 % or 1 %: left out"
 
@@ -67,7 +70,9 @@ class TableRecord:
     """What one table was made from, as the JSON file beside it holds it.
 
     `finding` is the content key of the result: everything it depends on. `recording` is where the store has
-    what the network said, as `KIND/DIGEST`.
+    what the network said, as `KIND/DIGEST`. `redundancy` says how alike the units are
+    (`functional.redundancy`), asked of their activations, `held_out` how well the labels of one half of the
+    images predict the activations on the other (`functional.held_out`); tables of earlier versions lack both.
     """
 
     checkpoint: str
@@ -79,6 +84,8 @@ class TableRecord:
     notes: tuple[str, ...] = ()
     calibration: dict[str, Any] = field(default_factory=dict)
     recording: str = ""
+    redundancy: dict[str, Any] = field(default_factory=dict)
+    held_out: dict[str, Any] = field(default_factory=dict)
 
 
 Record = TypeVar("Record", CheckpointRecord, TableRecord)
@@ -240,6 +247,17 @@ class RunFolder:
             return schema.read_csv(path)
         return schema.frame(pd.DataFrame(columns=list(schema.columns)))
 
+    def untrained_record(self, layer: str, detector: str) -> TableRecord | None:
+        """What the table of a layer with random weights was made from; `None` where there is none."""
+        path = self.table_path(UNTRAINED, layer, detector)
+        return _read(TableRecord, path.with_suffix(".json")) if path.is_file() else None
+
+    def untrained(self, layer: str, detector: str) -> pd.DataFrame | None:
+        """The concept table of a layer with random weights; `None` where there is none."""
+        if self.untrained_record(layer, detector) is None:
+            return None
+        return TABLES["concepts"].read_csv(self.table_path(UNTRAINED, layer, detector))
+
     # -- writing -------------------------------------------------------------------------------
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
@@ -277,7 +295,11 @@ class RunFolder:
         """Remove a run that is there. A folder without `run.json` is no run, and keeps what lies in it."""
         if not self.run_file.is_file():
             return
-        for folder in (self.tables, self.plots, self.root / "scores", self.root / "bases"):
+        for folder in (
+            self.tables,
+            self.plots,
+            *(self.root / name for name in (UNTRAINED, "scores", "bases")),
+        ):
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self.run_file, self.root / "report.html", self.root / "alerts.jsonl"):
             file.unlink(missing_ok=True)
@@ -322,7 +344,8 @@ class RunFolder:
 
     def table_path(self, folder: str, layer: str, detector: str) -> Path:
         """Where the CSV of one checkpoint, layer and detector belongs."""
-        return self.tables / folder / f"{_file_name(layer)}.{detector}.csv"
+        parent = self.root if folder == UNTRAINED else self.tables
+        return parent / folder / f"{_file_name(layer)}.{detector}.csv"
 
     def scores_path(self, folder: str, layer: str, detector: str) -> Path:
         """Where the score matrix of one checkpoint, layer and detector belongs."""
@@ -435,6 +458,17 @@ class RunFolder:
         content["notices"] = list(dict.fromkeys([*earlier_notices, *told]))
         content["layers"] = sorted({record.layer for record in records})
         content["detectors"] = sorted({record.detector for record in records})
+        content["held_out"] = [
+            {
+                "layer": record.layer,
+                "detector": record.detector,
+                "epoch": record.epoch,
+                "checkpoint": record.checkpoint,
+                **{name: record.held_out[name] for name in ("units", "value", "chance", "word")},
+            }
+            for record in records
+            if record.held_out
+        ]
         self.root.mkdir(parents=True, exist_ok=True)
         write_text_atomic(self.run_file, _json(content))
 

@@ -60,12 +60,14 @@ class TableSchema:
     def frame(self, rows: pd.DataFrame | dict[str, object]) -> pd.DataFrame:
         """`rows` with exactly these columns, these types, in this order, sorted.
 
+        Columns of `added` that they lack are empty.
+
         Raises:
             KeyError: a column is missing (a bug of the caller).
         """
         import pandas as pd
 
-        frame = pd.DataFrame(rows)
+        frame = self.with_added(pd.DataFrame(rows))
         missing = [column for column in self.columns if column not in frame]
         if missing:
             raise KeyError(f"table {self.name} lacks the columns {missing}")
@@ -223,9 +225,31 @@ TABLES: dict[str, TableSchema] = {
             "anchor_distance": "float",
             "dead": "int",
             "checkpoint": "str",
+            "effective_units": "float",
+            "redundant": "float",
+            "effective_units_chance": "float",
+            "redundant_chance": "float",
+            "spread_floor_random": "float",
+            "spread_floor_halves": "float",
+            "changed_by_halves": "float",
+            "held_out": "float",
+            "held_out_chance": "float",
+            "held_out_word": "str",
         },
         # Categories keep the order they are written in: `all` first, then from low to high level.
         ("epoch", "checkpoint", "layer", "detector"),
+        added=(
+            "effective_units",
+            "redundant",
+            "effective_units_chance",
+            "redundant_chance",
+            "spread_floor_random",
+            "spread_floor_halves",
+            "changed_by_halves",
+            "held_out",
+            "held_out_chance",
+            "held_out_word",
+        ),
     ),
     "units": TableSchema(
         "units",
@@ -243,8 +267,26 @@ TABLES: dict[str, TableSchema] = {
             "final_category": "str",
             "path_length": "float",
             "confident_changes": "int",
+            "self_similarity": "float",
+            "label_changes": "int",
+            "drift_floor_random": "float",
+            "drift_floor_halves": "float",
         },
         ("layer", "detector", "unit"),
+        added=("self_similarity", "label_changes", "drift_floor_random", "drift_floor_halves"),
+    ),
+    # A unit beside itself at the epoch before, by its activations.
+    "self_similarity": TableSchema(
+        "self_similarity",
+        {
+            "epoch": "int",
+            "checkpoint": "str",
+            "layer": "str",
+            "unit": "int",
+            "detector": "str",
+            "self_similarity": "float",
+        },
+        ("epoch", "checkpoint", "layer", "detector", "unit"),
     ),
     # Every change of concept that is more than luck.
     "changes": TableSchema(
@@ -261,8 +303,10 @@ TABLES: dict[str, TableSchema] = {
             "to_concept": "str",
             "to_category": "str",
             "confidence": "float",
+            "self_similarity": "float",
         },
         ("epoch", "layer", "detector", "unit"),
+        added=("self_similarity",),
     ),
     "pruning": TableSchema(
         "pruning",

@@ -31,6 +31,11 @@ class UnitVectors:
     units: pd.DataFrame
     vectors: NDArray[np.float32]
 
+    def at(self, epoch: int) -> UnitVectors:
+        """Those of one epoch."""
+        here = np.flatnonzero(self.units["epoch"].to_numpy(dtype=np.int64) == epoch)
+        return UnitVectors(self.units.iloc[here].reset_index(drop=True), self.vectors[here])
+
 
 def concept_words(table: pd.DataFrame) -> list[str]:
     """The distinct concepts of a concept table, sorted."""

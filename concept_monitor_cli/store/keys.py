@@ -14,7 +14,7 @@ from typing import TypeAlias
 JSONValue: TypeAlias = "bool | int | float | str | Sequence[JSONValue] | Mapping[str, JSONValue] | None"
 
 KINDS: dict[str, int] = {
-    "layers": 1,
+    "layers": 2,
     "probe_block": 1,
     "image_groups": 1,
     "pixels": 1,
@@ -25,9 +25,12 @@ KINDS: dict[str, int] = {
     "null": 2,
     "findings": 4,
     "resampling": 2,
-    "matching": 1,
+    "matching": 2,
     "presence": 1,
     "basis": 1,
+    "redundancy": 1,
+    "self_similarity": 1,
+    "halves": 1,
 }
 """Kind of value -> version of the code that makes it. Raise the version when that code's results change:
 entries of the old version are then not found any more, and `prune` may remove them."""

@@ -12,6 +12,7 @@ import numpy as np
 from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.monitor.comparison import (
     Final,
+    chance_correlation,
     check_classes,
     class_counts,
     class_key,
@@ -106,12 +107,13 @@ def compare(options: CompareOptions, progress: Progress = SILENT) -> CompareResu
             finals = Final.of(pair.first), Final.of(pair.second)
             layer, detector = pair.first.layer, pair.first.detector
             counts.append(concept_counts(layer, detector, *finals))
-            table = None
+            table, chance = None, None
             if matchable:
-                table = _match(first, second, pair, finals, progress)
-                if table is not None:
+                found = _match(first, second, pair, finals, progress)
+                if found is not None:
+                    table, chance = found
                     matched.append(table)
-            result.layers.append(_layer_summary(pair, counts[-1], table))
+            result.layers.append(_layer_summary(pair, counts[-1], table, chance))
             advance(1)
     folder.write_csv("comparison", pd.concat(counts, ignore_index=True))
     if matched:
@@ -161,8 +163,11 @@ def _names(first: OpenRun, second: OpenRun) -> tuple[str, str]:
 
 def _match(
     first: OpenRun, second: OpenRun, pair: _Pair, finals: tuple[Final, Final], progress: Progress
-) -> pd.DataFrame | None:
-    """The matched units of one layer; None, said why, where activations are not at hand."""
+) -> tuple[pd.DataFrame, float] | None:
+    """The matched units of one layer, and the correlation of matched units by chance.
+
+    None, said why, where activations are not at hand.
+    """
     layer, detector = pair.first.layer, pair.first.detector
     records = first.record(pair.first, -1), second.record(pair.second, -1)
     if not all(record.recording.startswith(_POOLED) for record in records):
@@ -182,22 +187,33 @@ def _match(
                 n_images,
             )
             # Dead units have correlations with nobody, also where rounding says otherwise.
-            table[~a.read("live").astype(bool)] = np.nan
-            table[:, ~b.read("live").astype(bool)] = np.nan
+            usable = a.read("live").astype(bool), b.read("live").astype(bool)
+            table[~usable[0]] = np.nan
+            table[:, ~usable[1]] = np.nan
+            chance = chance_correlation(
+                lambda start, stop: a.rows("pooled", start, stop),
+                lambda start, stop: b.rows("pooled", start, stop),
+                n_images,
+                usable,
+            )
         twin, value = match_units(table)
+        writer.put("chance", np.array(chance))
         writer.put("twin", twin)
         writer.put("correlation", value)
 
     try:
         with first.store.get_or_make(key, make) as entry:
             twin, value = entry.read("twin"), entry.read("correlation")
+            chance = float(entry.read("chance"))
     except InputError as error:
         progress.warning(f"units of {layer} ({detector}) are not matched: {error.what}")
         return None
-    return matches(layer, detector, *finals, twin, value)
+    return matches(layer, detector, *finals, twin, value), chance
 
 
-def _layer_summary(pair: _Pair, counts: pd.DataFrame, table: pd.DataFrame | None) -> dict[str, Any]:
+def _layer_summary(
+    pair: _Pair, counts: pd.DataFrame, table: pd.DataFrame | None, chance: float | None
+) -> dict[str, Any]:
     only_a = counts[counts["units_b"] == 0].sort_values("units_a", ascending=False, kind="stable")
     only_b = counts[counts["units_a"] == 0].sort_values("units_b", ascending=False, kind="stable")
     summary: dict[str, Any] = {
@@ -219,6 +235,7 @@ def _layer_summary(pair: _Pair, counts: pd.DataFrame, table: pd.DataFrame | None
         "alone_a": None,
         "alone_b": None,
         "correlation": None,
+        "correlation_chance": None if chance is None or np.isnan(chance) else chance,
     }
     if table is not None:
         both = table["unit_a"].notna() & table["unit_b"].notna()

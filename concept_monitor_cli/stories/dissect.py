@@ -21,13 +21,15 @@ from concept_monitor_cli.ahead import one_ahead
 from concept_monitor_cli.checkpoints import Checkpoint, sparsity
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.lenses import Detector, Findings, make_detectors
+from concept_monitor_cli.lenses.halves import MOST_UNITS, Halves, held_out_record
+from concept_monitor_cli.lenses.responses import layer_redundancy, redundancy_note, redundancy_record
 from concept_monitor_cli.models.layers import LayerInfo
 from concept_monitor_cli.monitor.agreement import agreement
 from concept_monitor_cli.options import DissectOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.record import RecordInfo
-from concept_monitor_cli.run import CheckpointRecord, RunFolder, TableRecord
-from concept_monitor_cli.store import Key, atomic_write, remove_leftovers
+from concept_monitor_cli.run import UNTRAINED, CheckpointRecord, RunFolder, TableRecord
+from concept_monitor_cli.store import Key, Writer, atomic_write, remove_leftovers
 from concept_monitor_cli.study import (
     Architecture,
     LostEntryError,
@@ -68,6 +70,7 @@ class DissectResult:
         done: names of the checkpoints that are complete.
         failed: name -> why, of those that are not.
         forward_passes: how often a network was run over all images, untrained ones too.
+        floor_passes: how often a network with random weights was run for floors; not in `forward_passes`.
         forward_seconds: time inside the networks.
         images: number of probing images.
     """
@@ -76,6 +79,7 @@ class DissectResult:
     done: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     forward_passes: int = 0
+    floor_passes: int = 0
     forward_seconds: float = 0.0
     images: int = 0
 
@@ -89,12 +93,15 @@ class Piece:
         seen: what it reads.
         finding: where the store has what the detector concluded.
         untrained: the same layer with random weights, where a label must beat those.
+        random: the same layer with random weights and where the store has what the detector concludes from
+            it, where floors are wanted.
     """
 
     detector: Detector
     seen: Seen
     finding: Key
     untrained: tuple[Seen, ...] = ()
+    random: tuple[Seen, Key] | None = None
 
     @property
     def layer(self) -> LayerInfo:
@@ -284,6 +291,7 @@ def _dissect_checkpoint(
             _keep_bases(run, pieces)
             for piece in pieces:
                 _conclude_and_write(study, run, file, piece)
+                _write_random(study, run, piece)
             break
         except LostEntryError:
             if attempt == ATTEMPTS:
@@ -307,6 +315,10 @@ def _keep_bases(run: RunFolder, pieces: Sequence[Piece]) -> None:
 
 def _conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Piece) -> None:
     findings = _conclude(study, run, file, piece)
+    alike = layer_redundancy(study.context, piece.seen.key, lambda: study.recorded(piece.seen.key))
+    said = redundancy_note(alike, layer=piece.layer.name, relative=piece.detector.relative)
+    notes = (*findings.notes, *([said] if said else []))
+    halves = _halves(study, piece)
     record_of = TableRecord(
         checkpoint=file.name,
         epoch=file.epoch,
@@ -314,9 +326,13 @@ def _conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Pi
         detector=piece.detector.name,
         finding=piece.finding.digest,
         units=piece.layer.units,
-        notes=findings.notes,
+        notes=notes,
         calibration=dict(findings.calibration),
         recording=f"{piece.seen.key.kind}/{piece.seen.key.digest}",
+        redundancy=redundancy_record(alike),
+        held_out={}
+        if halves is None
+        else held_out_record(halves, findings.categories[:, 0], alike.effective),
     )
     place: dict[str, Any] = {
         "epoch": file.epoch,
@@ -329,8 +345,58 @@ def _conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Pi
         rows = findings.more_rows(table, **place)
         run.write_more(file.folder, *piece.table, schemas[table], rows)
     run.write_table(file.folder, record_of, findings.rows(**place))
-    for note in findings.notes:
+    for note in notes:
         study.notice(note)
+
+
+def _halves(study: Study, piece: Piece) -> Halves | None:
+    """What either half of the images says; kept in the store."""
+    key = study.store.key(
+        "halves",
+        recording=piece.seen.key.digest,
+        detector=piece.detector.name,
+        settings=piece.detector.settings(),
+        halved=study.context.groups_digest,
+        seed=study.options.seed,
+        units=MOST_UNITS,
+        **({"code": piece.detector.code} if piece.detector.code else {}),
+        **piece.detector.depends_on(study.context),
+    )
+
+    def make(writer: Writer) -> None:
+        with study.recorded(piece.seen.key) as entry:
+            found = piece.detector.halves(entry, study.context)
+        writer.meta["asked"] = found is not None
+        if found is not None:
+            found.save(writer)
+
+    with study.store.get_or_make(key, make) as kept:
+        return Halves.load(kept) if kept.meta["asked"] else None
+
+
+def _write_random(study: Study, run: RunFolder, piece: Piece) -> None:
+    """The concept table of the layer with random weights, once for all checkpoints of a run.
+
+    Several processes may write it: each writes the same.
+    """
+    if piece.random is None:
+        return
+    recorded, finding = piece.random
+    before = run.untrained_record(*piece.table)
+    if before is not None and before.finding == finding.digest:
+        return
+    findings = _conclude(study, run, None, replace(piece, seen=recorded, finding=finding))
+    record_of = TableRecord(
+        checkpoint=UNTRAINED,
+        epoch=0,
+        layer=piece.layer.name,
+        detector=piece.detector.name,
+        finding=finding.digest,
+        units=piece.layer.units,
+        recording=f"{recorded.key.kind}/{recorded.key.digest}",
+    )
+    rows = findings.rows(epoch=0, checkpoint=UNTRAINED, layer=piece.layer.name, detector=piece.detector.name)
+    run.write_table(UNTRAINED, record_of, rows)
 
 
 def _write_failed(run: RunFolder, unusable: list[tuple[StudyFile, InputError]]) -> None:
@@ -358,7 +424,22 @@ def _write_failed(run: RunFolder, unusable: list[tuple[StudyFile, InputError]]) 
 def pieces_of(study: Study, architecture: Architecture, checkpoint: Checkpoint) -> list[Piece]:
     """Every layer with every detector, with the keys under which the store may have it already."""
     pieces = []
-    detectors = make_detectors(study.options)
+    options, detectors = study.options, make_detectors(study.options)
+
+    def finding(detector: Detector, own: Seen, untrained: Sequence[Seen]) -> Key:
+        return study.store.key(
+            "findings",
+            recording=own.key.digest,
+            detector=detector.name,
+            settings=detector.settings(),
+            null=options.null,
+            fdr=options.fdr,
+            seed=options.seed,
+            **({"untrained": [each.key.digest for each in untrained]} if untrained else {}),
+            **({"code": detector.code} if detector.code else {}),
+            **detector.depends_on(study.context),
+        )
+
     for look in looks_of(study, architecture):
         weights = architecture.weights_digest(checkpoint, look.tapped.name)
         for detector in detectors:
@@ -368,20 +449,22 @@ def pieces_of(study: Study, architecture: Architecture, checkpoint: Checkpoint) 
                 seen(study, architecture, look, request, weights=untrained_weights(seed))
                 for seed in untrained_seeds(study, look.layer)
             )
-            finding = study.store.key(
-                "findings",
-                recording=own.key.digest,
-                detector=detector.name,
-                settings=detector.settings(),
-                null=study.options.null,
-                fdr=study.options.fdr,
-                seed=study.options.seed,
-                **({"untrained": [each.key.digest for each in untrained]} if untrained else {}),
-                **({"code": detector.code} if detector.code else {}),
-                **detector.depends_on(study.context),
+            random = seen(study, architecture, look, request, weights=untrained_weights(first_seed(study)))
+            pieces.append(
+                Piece(
+                    detector,
+                    own,
+                    finding(detector, own, untrained),
+                    untrained,
+                    (random, finding(detector, random, untrained)) if options.floors else None,
+                )
             )
-            pieces.append(Piece(detector, own, finding, untrained))
     return pieces
+
+
+def first_seed(study: Study) -> int:
+    """The seed of the first random network: that of floors, and the first of a null distribution."""
+    return UNTRAINED_SEED + 1000 * study.options.seed
 
 
 def untrained_seeds(study: Study, layer: LayerInfo) -> list[int]:
@@ -389,7 +472,7 @@ def untrained_seeds(study: Study, layer: LayerInfo) -> list[int]:
     if study.options.null != "untrained":
         return []
     networks = max(MIN_UNTRAINED, -(-UNTRAINED_UNITS // layer.units))
-    return [UNTRAINED_SEED + 1000 * study.options.seed + number for number in range(networks)]
+    return [first_seed(study) + number for number in range(networks)]
 
 
 def untrained_by_seed(study: Study, pieces: Sequence[Piece]) -> dict[int, list[Seen]]:
@@ -421,46 +504,68 @@ def _record_pieces(
         make = partial(architecture.source.build, study.device, seed=seed)
         record_missing(study, architecture, wanted, make, visited)
 
+    def visited_for_floors(info: RecordInfo) -> None:
+        result.floor_passes += 1
+        result.forward_seconds += info.seconds_forward
+
+    make = partial(architecture.source.build, study.device, seed=first_seed(study))
+    wanted = [piece.seen for piece in random_pieces(study, pieces)]
+    record_missing(study, architecture, wanted, make, visited_for_floors)
+
+
+def random_pieces(study: Study, pieces: Sequence[Piece]) -> list[Piece]:
+    """The pieces of the network with random weights that are wanted for floors and not concluded yet."""
+    return [
+        replace(piece, seen=piece.random[0], finding=piece.random[1])
+        for piece in pieces
+        if piece.random is not None and not study.store.proved(piece.random[1])
+    ]
+
 
 def unknown_pieces(study: Study, pieces: Sequence[Piece]) -> list[Piece]:
     """Those that a detector must conclude; score matrices are not stored, so where they are wanted, all."""
     return [piece for piece in pieces if study.options.save_scores or not study.store.proved(piece.finding)]
 
 
-def _conclude(study: Study, run: RunFolder, file: StudyFile, piece: Piece) -> Findings:
+def _conclude(study: Study, run: RunFolder, file: StudyFile | None, piece: Piece) -> Findings:
     """What the detector says: from the store where it was said before.
+
+    Args:
+        study: the inputs.
+        run: where matrices of scores go, if they are wanted.
+        file: the checkpoint; `None` for random weights, whose scores are not kept.
+        piece: of it.
 
     Raises:
         LostEntryError: a recording is not in the store any more.
     """
-    known = _known(study, piece)
+    matrix = study.options.save_scores and file is not None
+    known = None if matrix else _known(study, piece)
     if known is not None:
         return known
     # Asked again under the lock: another process may have concluded meanwhile.
     with study.store.lock(piece.finding):
-        known = _known(study, piece)
+        known = None if matrix else _known(study, piece)
         if known is not None:
             return known
         with ExitStack() as entries:
             entry = entries.enter_context(study.recorded(piece.seen.key))
             untrained = [entries.enter_context(study.recorded(each.key)) for each in piece.untrained]
-            findings = piece.detector.find(
-                entry, study.context, untrained=untrained, matrix=study.options.save_scores
-            )
+            findings = piece.detector.find(entry, study.context, untrained=untrained, matrix=matrix)
             findings = replace(findings, notes=(*entry.meta["notes"], *findings.notes))
         if not study.store.has(piece.finding):
             with study.store.writer(piece.finding) as writer:
                 findings.save(writer)
             writer.entry.close()
-    if findings.matrix is not None:
+    if findings.matrix is not None and file is not None:
         path = run.scores_path(file.folder, piece.layer.name, piece.detector.name)
         write_scores(path, findings.matrix, findings.matrix_concepts or study.context.concepts.concepts)
     return findings
 
 
 def _known(study: Study, piece: Piece) -> Findings | None:
-    """What was concluded before. Score matrices are not stored, so where they are wanted nothing is known."""
-    known = None if study.options.save_scores else study.store.get(piece.finding)
+    """What was concluded before, without the matrix of scores, which is not stored."""
+    known = study.store.get(piece.finding)
     if known is None:
         return None
     with known:

@@ -119,8 +119,11 @@ class OpenRun:
     @cached_property
     def _vectors(self) -> tuple[list[str], np.ndarray[Any, np.dtype[np.float32]]]:
         """The words of the run and their embeddings, each word once."""
+        tables = [self.table, *(table for table in self._untrained.values() if table is not None)]
         placed = [name for name, traits in self.traits.items() if traits.in_word_space]
-        words = concept_words(self.table[self.table["detector"].isin(placed)])
+        words = sorted(
+            {word for table in tables for word in concept_words(table[table["detector"].isin(placed)])}
+        )
         if not words:
             return [], np.zeros((0, 1), dtype=np.float32)
         encoder, templates = run_encoder(self.run, self.options, self.progress)
@@ -133,10 +136,42 @@ class OpenRun:
 
         None for detectors whose labels are no concepts, and for a run without an encoder.
         """
-        if not history.traits.in_word_space or not history.live.any() or self.info["encoder"] is None:
+        if not history.live.any():
+            return None
+        return self._placed(self.rows(history), history.detector)
+
+    def _placed(self, rows: pd.DataFrame, detector: str) -> UnitVectors | None:
+        if not self.traits[detector].in_word_space or self.info["encoder"] is None:
             return None
         words, vectors = self._vectors
-        return unit_vectors(self.rows(history), words, vectors)
+        return unit_vectors(rows, words, vectors)
+
+    # -- what stands beside the numbers ------------------------------------------------------
+
+    @cached_property
+    def _untrained(self) -> dict[tuple[str, str], pd.DataFrame | None]:
+        places = {(history.layer, history.detector) for history in self.histories}
+        return {place: self.run.untrained(*place) for place in places}
+
+    def untrained(self, history: History) -> pd.DataFrame | None:
+        """The concept table of the layer with random weights; `None` where the run has none."""
+        return self._untrained[history.layer, history.detector]
+
+    def untrained_placed(self, history: History) -> UnitVectors | None:
+        """The live units of the layer with random weights in the space of words; as `placed`."""
+        rows = self.untrained(history)
+        if rows is None or not ((rows["state"] == "live") & (rows["concept"] != "")).any():
+            return None
+        return self._placed(rows, history.detector)
+
+    def records(self, history: History) -> list[TableRecord]:
+        """What the tables of a layer were made from, in the order of the epochs; those that are there."""
+        keys = zip(history.checkpoints, history.epochs.tolist(), strict=True)
+        found = (
+            self._records.get((history.layer, history.detector, checkpoint, epoch))
+            for checkpoint, epoch in keys
+        )
+        return [record for record in found if record is not None]
 
     # -- images and recordings ---------------------------------------------------------------
 
@@ -259,6 +294,11 @@ class OpenRun:
             int(history.epochs[column]),
         )
         return self._records[key]
+
+    def is_recorded(self, history: History, column: int) -> bool:
+        """Whether the store still has a layer's activations at one epoch."""
+        kind, _, digest = self.record(history, column).recording.partition("/")
+        return bool(digest) and self.store.has(Key(kind, digest, {}))
 
     def recording(self, history: History, column: int) -> Entry:
         """What the store has of a layer's activations at one epoch; the caller closes it.

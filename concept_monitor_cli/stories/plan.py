@@ -17,6 +17,7 @@ from concept_monitor_cli.stories.dissect import (
     check_place,
     open_study,
     pieces_of,
+    random_pieces,
     unknown_pieces,
     untrained_by_seed,
 )
@@ -59,7 +60,8 @@ class Plan:
         checkpoints: what would be done for each.
         failed: name -> why, of checkpoints that cannot be dissected.
         untrained_passes: forward passes of networks with random weights, which all checkpoints share.
-        untrained_bytes: to keep of those.
+        untrained_bytes: to keep of those, and of the passes for floors.
+        floor_passes: forward passes of a network with random weights for floors; not in `forward_passes`.
         decode: images to be decoded.
         decode_bytes: to keep of their pixels.
         embed: images to go through the encoder.
@@ -74,6 +76,7 @@ class Plan:
     failed: dict[str, str] = field(default_factory=dict)
     untrained_passes: int = 0
     untrained_bytes: int = 0
+    floor_passes: int = 0
     decode: int = 0
     decode_bytes: int = 0
     embed: int = 0
@@ -157,6 +160,11 @@ def _plan_checkpoint(
         found.untrained_passes += cost.passes
         found.untrained_bytes += cost.bytes
         found.spool = max(found.spool, cost.spool)
+    random = [piece.seen for piece in random_pieces(study, pieces)]
+    cost = _together(study, architecture, _not_recorded(study, random, recorded))
+    found.floor_passes += cost.passes
+    found.untrained_bytes += cost.bytes
+    found.spool = max(found.spool, cost.spool)
     encoder, pixels = study.encoder, study.context.pixels
     if encoder is not None and pixels is not None and any(piece.detector.needs_encoder for piece in unknown):
         found.embed = images_to_embed(study.store, encoder, pixels)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from concept_monitor_cli.monitor.floors import halves_columns, random_columns, redundancy_columns, together
+from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.monitor.statistics import ALL, category_statistics
 from concept_monitor_cli.options import StatsOptions
 from concept_monitor_cli.progress import SILENT, Progress
@@ -83,10 +85,32 @@ def statistics_of(opened: OpenRun) -> pd.DataFrame:
     if path.is_file():
         embedding = TABLES["embedding"].read_csv(path)
     parts = [
-        category_statistics(opened.rows(history), opened.placed(history), embedding)
+        category_statistics(opened.rows(history), opened.placed(history), embedding, beside(opened, history))
         for history in opened.histories
     ]
     return pd.concat(parts, ignore_index=True)
+
+
+def beside(opened: OpenRun, history: History) -> pd.DataFrame:
+    """What stands beside the counts of a layer: redundancy, floors, labels on held-out images."""
+    records = [
+        {
+            "epoch": record.epoch,
+            "checkpoint": record.checkpoint,
+            "layer": record.layer,
+            "detector": record.detector,
+            "redundancy": record.redundancy,
+            "held_out": record.held_out,
+        }
+        for record in opened.records(history)
+    ]
+    rows = opened.rows(history)
+    first = rows[rows["rank"] == 1]
+    parts = [redundancy_columns(records), halves_columns(records)]
+    random = opened.untrained(history)
+    if random is not None:
+        parts.append(random_columns(first, category_statistics(random, opened.untrained_placed(history))))
+    return together(parts)
 
 
 def warn_of_differences(first: OpenRun, second: OpenRun, progress: Progress) -> None:

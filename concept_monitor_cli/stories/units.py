@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from concept_monitor_cli.functional.self_similarity import UNCHANGED, paired_correlations
+from concept_monitor_cli.lenses.responses import Responses
 from concept_monitor_cli.monitor.comparison import check_classes, class_counts
 from concept_monitor_cli.monitor.confidence import (
     Held,
@@ -20,8 +22,11 @@ from concept_monitor_cli.monitor.confidence import (
     confident_changes,
     held_labels,
 )
+from concept_monitor_cli.monitor.floors import p_floor
 from concept_monitor_cli.monitor.history import History
-from concept_monitor_cli.monitor.lives import unit_lives
+from concept_monitor_cli.monitor.lives import mean_distance, unit_lives
+from concept_monitor_cli.monitor.own import Own, SelfSimilarity, own_changes
+from concept_monitor_cli.monitor.statistics import ALL
 from concept_monitor_cli.options import UnitsOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.record.requests import Masks
@@ -88,16 +93,30 @@ def units(options: UnitsOptions, progress: Progress = SILENT) -> UnitsResult:
     for word in check_classes(options.classes, opened.table["concept"]):
         progress.notice(f"no unit has a concept called {word!r} at any epoch")
     result = UnitsResult(options.out)
-    lives, changes = [], []
+    lives, changes, itself = [], [], []
     for history in opened.histories:
-        held = _held(opened, history, options, progress)
+        similarity = self_similarity(opened, history, progress)
+        own = None if similarity is None else own_changes(history, similarity)
+        held = _held(opened, history, options, progress, similarity)
         if held is not None:
-            changes.append(confident_changes(history, held))
-        life = unit_lives(history, opened.placed(history), None if held is None else held.taken)
+            changes.append(confident_changes(history, held, similarity))
+        if own is not None:
+            itself.append(_itself(own))
+        life = unit_lives(
+            history,
+            opened.placed(history),
+            None if held is None else held.taken,
+            own=own,
+            drift_floors=drift_floors(opened, history),
+        )
         lives.append(life)
         result.layers.append(_layer_summary(history, life))
     table = TABLES["units"].frame(pd.concat(lives, ignore_index=True))
     opened.run.write_csv("units", table)
+    if itself:
+        opened.run.write_csv("self_similarity", pd.concat(itself, ignore_index=True))
+    else:
+        (opened.run.tables / "self_similarity.csv").unlink(missing_ok=True)
     if changes:
         opened.run.write_csv("changes", pd.concat(changes, ignore_index=True))
     else:
@@ -105,7 +124,7 @@ def units(options: UnitsOptions, progress: Progress = SILENT) -> UnitsResult:
         (opened.run.tables / "changes.csv").unlink(missing_ok=True)
     chosen = table[table["unit"].isin(options.units)] if options.units else table
     result.units = plain_rows(chosen)
-    result.moments = _moments(opened.table, options.units)
+    result.moments = _moments(opened, options.units)
     result.plots = _draw(opened, options)
     if options.classes:
         counts = pd.concat([class_counts(history, options.classes) for history in opened.histories])
@@ -126,21 +145,113 @@ def _layer_summary(history: History, life: pd.DataFrame) -> dict[str, Any]:
         "died": int(life["died"].notna().sum()),
         "changed": int((life["changes"] > 0).sum()),
         "changes": int(life["changes"].sum()),
+        "label_changes": int(life["label_changes"].sum()),
         "confident_changes": None if confident.isna().any() else int(confident.sum()),
         "stable_from_first": int((life["stable_from"] == int(history.epochs[0])).sum()),
     }
 
 
-def _moments(table: pd.DataFrame, wanted: Sequence[int]) -> list[dict[str, Any]]:
+def _moments(opened: OpenRun, wanted: Sequence[int]) -> list[dict[str, Any]]:
+    table = opened.table
     columns = ["layer", "detector", "unit", "epoch", "concept", "category", "score", "p_value"]
     rows = table[table["unit"].isin(wanted) & (table["rank"] == 1)].sort_values(columns[:4])
-    return plain_rows(rows[[*columns, "interpretable", "state"]])
+    more = [name for name in ("effect", "stability", "concept_set") if name in rows]
+    moments = plain_rows(rows[[*columns, "interpretable", "state", *more]])
+    floors = {
+        (record.layer, record.detector, record.epoch): p_floor(record.calibration)
+        for history in opened.histories
+        for record in opened.records(history)
+    }
+    for moment in moments:
+        moment["p_floor"] = floors.get((moment["layer"], moment["detector"], moment["epoch"]))
+    return moments
+
+
+# -- a unit beside itself and beside luck -------------------------------------------------------
+
+
+def self_similarity(opened: OpenRun, history: History, progress: Progress) -> SelfSimilarity | None:
+    """Compares every unit with itself at two epochs; `None`, said why, where the activations are gone."""
+    columns = range(len(history.epochs))
+    records = {record.epoch: record.recording for record in opened.records(history)}
+    lacking = [column for column in columns if not opened.is_recorded(history, column)]
+    if lacking:
+        progress.notice(
+            f"units of {history.layer} ({history.detector}) are not compared with themselves: the "
+            f"activations at epoch {history.epochs[lacking[0]]} are not in the cache. All changes of label "
+            "count as their own"
+        )
+        return None
+
+    def similarity(earlier: int, later: int) -> NDArray[np.float64]:
+        key = opened.store.key(
+            "self_similarity",
+            first=records[int(history.epochs[earlier])],
+            second=records[int(history.epochs[later])],
+        )
+
+        def make(writer: Writer) -> None:
+            with opened.recording(history, earlier) as a, opened.recording(history, later) as b:
+                first, second = Responses(a), Responses(b)
+                found = paired_correlations(first.rows, second.rows, first.n_images)
+            found[~(first.live & second.live)] = np.nan
+            writer.put("correlation", found)
+
+        with opened.store.get_or_make(key, make) as entry:
+            correlation: NDArray[np.float64] = entry.read("correlation")
+        return correlation[history.units]
+
+    return similarity
+
+
+def _itself(own: Own) -> pd.DataFrame:
+    """The rows of `self_similarity.csv`: every unit at every epoch but the first."""
+    import pandas as pd
+
+    history = own.history
+    return pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "epoch": history.epochs[column],
+                    "checkpoint": history.checkpoints[column],
+                    "layer": history.layer,
+                    "unit": history.units,
+                    "detector": history.detector,
+                    "self_similarity": own.self_similarity[:, column],
+                }
+            )
+            for column in range(1, len(history.epochs))
+        ]
+        or [pd.DataFrame(columns=list(TABLES["self_similarity"].columns))],
+        ignore_index=True,
+    )
+
+
+def drift_floors(opened: OpenRun, history: History) -> tuple[float, float]:
+    """What a network with random weights and what two halves of the images give for the drift of a unit."""
+    last = int(history.epochs[-1])
+    placed, random = opened.placed(history), opened.untrained_placed(history)
+    by_random = by_halves = float("nan")
+    if placed is not None and random is not None:
+        by_random = mean_distance(placed.at(last), random)
+    for record in opened.records(history):
+        if record.epoch == last and record.held_out:
+            luck = record.held_out["categories"][ALL]["distance"]
+            by_halves = float("nan") if luck is None else luck
+    return by_random, by_halves
 
 
 # -- confidence --------------------------------------------------------------------------------
 
 
-def _held(opened: OpenRun, history: History, options: UnitsOptions, progress: Progress) -> Held | None:
+def _held(
+    opened: OpenRun,
+    history: History,
+    options: UnitsOptions,
+    progress: Progress,
+    similarity: SelfSimilarity | None,
+) -> Held | None:
     """The concepts that units hold with confidence; None, said why, where that cannot be known."""
     if not options.resamples:
         return None
@@ -174,6 +285,7 @@ def _held(opened: OpenRun, history: History, options: UnitsOptions, progress: Pr
             units=cells.tolist(),
             old=concepts_old.tolist(),
             new=concepts_new.tolist(),
+            groups=opened.context.groups_digest,
             resamples=options.resamples,
             seed=options.seed,
         )
@@ -186,6 +298,7 @@ def _held(opened: OpenRun, history: History, options: UnitsOptions, progress: Pr
                 torch.from_numpy(cells),
                 torch.from_numpy(one),
                 torch.from_numpy(two),
+                groups=opened.context.groups,
                 resamples=options.resamples,
                 seed=options.seed,
             )
@@ -199,6 +312,9 @@ def _held(opened: OpenRun, history: History, options: UnitsOptions, progress: Pr
 
         def counted(*args: Any) -> NDArray[np.float64]:
             share = compare(*args)
+            if similarity is not None:
+                # A unit that does the same as before has not changed, whatever it is called.
+                share = np.where(similarity(args[0], args[1])[args[2]] >= UNCHANGED, 0.0, share)
             advance(int(args[1]) - reached[0])
             reached[0] = int(args[1])
             return share
@@ -253,9 +369,10 @@ def _shown(opened: OpenRun, history: History, most: int) -> list[int]:
 
 
 def most_certain(history: History, column: int, count: int) -> list[int]:
-    """The interpretable units with the best scores at one epoch, each concept once; level ones by number."""
+    """The interpretable units with the largest effects at one epoch, each concept once; ties by number."""
     rows = np.flatnonzero(history.interpretable[:, column])
-    rows = rows[np.lexsort((history.units[rows], -history.scores[rows, column]))]
+    keys = (history.units[rows], -history.scores[rows, column], -history.certainty(column)[rows])
+    rows = rows[np.lexsort(keys)]
     _, first = np.unique(history.labels[rows, column], return_index=True)
     return [int(unit) for unit in history.units[rows[np.sort(first)[:count]]]]
 

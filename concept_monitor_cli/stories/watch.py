@@ -264,7 +264,7 @@ def _warn(
     opened = OpenRun(options.out, reading, progress)
     statistics = statistics_of(opened)
     run.write_csv("statistics", statistics)
-    rules = Rules(options.spread_drop, options.distinct_drop, options.dead_rise, options.patience)
+    rules = Rules(options.effective_drop, options.redundant_rise, options.dead_rise, options.patience)
     path = options.out / "alerts.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -13,7 +13,7 @@ from concept_monitor_cli.concepts import ConceptSet
 from concept_monitor_cli.encoders import Encoder, embed_images, embed_texts
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.evaluation.simulation import ACTIVE_SHARE
-from concept_monitor_cli.functional.groups import ImageGroups
+from concept_monitor_cli.functional.groups import ImageGroups, halves
 from concept_monitor_cli.functional.similarity.activations import ConceptActivations
 from concept_monitor_cli.probe import LabelledImages, Pixels, ProbeSet
 from concept_monitor_cli.probe.groups import NamedGroups, copies, named_groups
@@ -139,6 +139,24 @@ class Context:
             embed_words=None if self.encoder is None else self.embed_words,
             share=share,
         )
+
+    @cached_property
+    def halves(self) -> tuple[tuple[Tensor, Context], tuple[Tensor, Context]]:
+        """Two halves of the groups of images: which images, ascending, and the context of these alone."""
+        first = torch.from_numpy(halves(self.groups, seed=self.seed)).to(self.device)
+        one, other = (torch.nonzero(half)[:, 0] for half in (first, ~first))
+        return (one, self._on_images(one)), (other, self._on_images(other))
+
+    def _on_images(self, rows: Tensor) -> Context:
+        some = replace(self, probe=self.probe.subset(rows.tolist()), pixels=None, fingerprints=None)
+        images = self.image_embeddings[rows]
+        some.__dict__.update(
+            image_embeddings=images,
+            text_embeddings=self.text_embeddings,
+            activations=ConceptActivations.from_embeddings(images, self.text_embeddings),
+            groups=ImageGroups.read(self.groups.of[rows.cpu().numpy()]),
+        )
+        return some
 
     def embed_words(self, words: Sequence[str], progress: Progress | None = None) -> Tensor:
         """Text embeddings of any words, `len(words) x D`, float32, rows of unit length.

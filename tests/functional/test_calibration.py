@@ -245,6 +245,13 @@ def test_benjamini_hochberg_agrees_with_its_twin_and_scipy(q: float) -> None:
         assert called.tolist() == (stats.false_discovery_control(p.numpy()) <= q).tolist()
 
 
+def test_benjamini_hochberg_calls_p_values_at_the_bound_itself() -> None:
+    # Numbers that a float holds exactly: p_(j) = q j / C for every j.
+    p = torch.tensor([0.125, 0.25, 0.375, 0.5], dtype=torch.float64)
+    assert benjamini_hochberg(p, 0.5).tolist() == [True] * 4
+    assert benjamini_hochberg(torch.tensor([0.25, 1.0]), 0.5).tolist() == [True, False]
+
+
 def test_p_values_count_ties_against_the_unit() -> None:
     null = torch.tensor([1.0, 2.0, 2.0, 3.0])
     assert p_values(torch.tensor([2.0, 3.0, 3.5, 0.0]), null).tolist() == [4 / 5, 2 / 5, 1 / 5, 1.0]

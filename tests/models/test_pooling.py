@@ -12,6 +12,7 @@ from concept_monitor_cli.models.layers import describe_layers
 from concept_monitor_cli.models.pooling import (
     Layout,
     detect_layout,
+    head_pooling,
     pool,
     prefix_tokens,
     resolve_pooling,
@@ -217,3 +218,107 @@ def test_units() -> None:
     assert units((7, 7, 5), Layout("channels-last")) == 5
     assert units((50, 5), Layout("tokens")) == 5
     assert units((5,), Layout("flat")) == 5
+
+
+_TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 32, "patch_size": 8}
+_OWN = {
+    "xcit": {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 32},
+    "convit": {**_TINY, "embed_dim": 8, "depth": 3, "local_up_to_layer": 1},
+    "coat": {"img_size": 64, "serial_depths": (1, 1, 1, 1)},
+    "crossvit": {},
+    "naflexvit": {"embed_dim": 32, "depth": 2, "num_heads": 2, "class_token": True},
+    "pit": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "head", "how"),
+    [
+        ("beit_base_patch16_224", "blocks.1", None, "mean"),
+        ("beit_base_patch16_224", "blocks.1", "token", "cls"),
+        ("beitv2_base_patch16_224", "blocks.1", None, "mean"),
+        ("eva02_tiny_patch14_224", "blocks.1", None, "mean"),
+        ("eva02_tiny_patch14_224", "blocks.1", "token", "cls"),
+        ("deit3_small_patch16_224", "blocks.1", None, "cls"),
+        ("deit3_small_patch16_224", "blocks.1", "avg", "mean"),
+        ("deit_tiny_distilled_patch16_224", "blocks.1", None, "cls"),
+        ("vit_relpos_base_patch16_clsgap_224", "blocks.1", None, "mean"),
+        ("vit_tiny_patch16_224", "blocks.1", None, "cls"),
+        ("vit_tiny_patch16_224", "blocks.1", "avg", "mean"),
+        ("vit_tiny_patch16_224", "blocks.1", "avgmax", "mean"),
+        ("vit_tiny_patch16_224", "blocks.1", "max", "max"),
+        ("vit_tiny_patch16_224", "blocks.1", "map", "mean"),
+        ("convit_tiny", "blocks.2", None, "cls"),
+        ("convit_tiny", "blocks.2", "avg", "mean"),
+        ("xcit_nano_12_p16_224", "cls_attn_blocks.1", None, "cls"),
+        ("xcit_nano_12_p16_224", "cls_attn_blocks.1", "avg", "mean"),
+        ("coat_lite_tiny", "serial_blocks4.0", None, "cls"),
+        ("coat_lite_tiny", "serial_blocks4.0", "avg", "mean"),
+        ("crossvit_9_240", "blocks.2.blocks.0", None, "cls"),
+        ("crossvit_9_240", "blocks.2.blocks.0", "avg", "mean"),
+        ("naflexvit_base_patch16_gap", "blocks.1", "token", "cls"),
+        ("naflexvit_base_patch16_gap", "blocks.1", None, "mean"),
+        ("pit_ti_224", "transformers.2.blocks.0", None, "cls"),
+    ],
+)
+def test_the_class_token_is_read_where_the_network_reads_it(
+    name: str, layer: str, head: str | None, how: str
+) -> None:
+    kwargs = dict(_OWN.get(name.split("_")[0], _TINY))
+    torch.manual_seed(0)
+    model = timm.create_model(
+        name, num_classes=5, **kwargs, **({} if head is None else {"global_pool": head})
+    ).eval()
+    size = kwargs.get("img_size") or model.pretrained_cfg["input_size"][1]
+    layout = describe_layers(model, [layer], size)[layer].layout
+    pooling, said = resolve_pooling(layout, "auto", layer)
+    assert pooling == how
+    assert resolve_pooling(layout, "cls", layer)[0] == ("cls" if layout.class_token else "mean")
+
+    # The network itself is the judge: with another class token at its last block, does it answer the same?
+    def overwrite(module: nn.Module, inputs: object, output: object) -> object:
+        tokens = output[0] if isinstance(output, (tuple, list)) else output
+        other = torch.cat([7 * torch.randn_like(tokens[:, :1]), tokens[:, 1:]], 1)
+        return type(output)([other, *output[1:]]) if isinstance(output, (tuple, list)) else other
+
+    x = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        before = model(x)
+        handle = dict(model.named_modules())[layer].register_forward_hook(overwrite)
+        after = model(x)
+        handle.remove()
+    if layout.class_token:
+        ignored = torch.allclose(before, after, atol=1e-5)
+        assert ignored == (how != "cls")
+        assert bool(said) == ignored
+        assert not said or "class token" in said
+
+
+def test_pooling_follows_what_other_libraries_say_of_their_head() -> None:
+    class Tower(nn.Module):
+        def __init__(self, **said: object) -> None:
+            super().__init__()
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, 8))
+            self.block = nn.Identity()
+            for key, value in said.items():
+                setattr(self, key, value)
+
+    def read(**said: object) -> str:
+        layout = detect_layout((17, 8), model=Tower(**said), name="block")
+        return resolve_pooling(layout, "auto")[0]
+
+    assert read() == "cls"
+    assert (read(global_pool=True), read(global_pool=False)) == ("mean", "cls")  # MAE's own code
+    assert (read(pool_type="avg"), read(pool_type="tok")) == ("mean", "cls")  # open_clip
+    assert read(pool_type="tok", attn_pool=nn.Identity()) == "mean"
+    config = type("Config", (), {"use_mean_pooling": True})()
+    assert read(config=config) == "mean"  # transformers: BEiT
+    assert head_pooling(Tower(global_pool="unheard of"), "block") == ""
+
+
+def test_a_layer_of_nothing_but_the_class_token_is_read_whatever_the_head_does() -> None:
+    model = timm.create_model(
+        "cait_xxs24_224", img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, global_pool="avg"
+    )
+    layout = describe_layers(model, ["blocks_token_only.1"], 32)["blocks_token_only.1"].layout
+    assert resolve_pooling(layout, "auto") == ("cls", "")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional.groups import ImageGroups
 from concept_monitor_cli.functional.resampling import image_counts, resampled_top_images
 from concept_monitor_cli.functional.similarity import cos, soft_wpmi
 from concept_monitor_cli.functional.topk import top_images
@@ -199,3 +200,40 @@ def test_a_unit_holds_its_concept_until_another_takes_its_place(
     columns = ["epoch", "unit", "from_concept", "from_epoch", "to_concept", "confidence"]
     assert changes[columns].to_numpy().tolist() == [[3, 0, "a", 1, "b", 1.0], [3, 2, "a", 0, "b", 1.0]]
     assert set(changes["layer"]) == {history.layer}
+
+
+class _Fixed:
+    """A rescorer whose concept 0 scores `first` and whose concept 1 scores 0, in every resample."""
+
+    n_images, batch = 10, 7
+
+    def __init__(self, first: float) -> None:
+        self.first = first
+
+    def scores(self, counts: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([self.first, 0.0]).double().expand(len(counts), 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"), [(1.0, -1.0, 1.0), (-1.0, -1.0, 0.0), (1.0, 1.0, 0.0), (0.0, -1.0, 0.0)]
+)
+def test_a_change_is_asked_of_both_epochs(before: float, after: float, expected: float) -> None:
+    """From concept 0 to 1: the old one must have won before, and the new one must win now."""
+    unit, old, new = torch.tensor([0]), torch.tensor([0]), torch.tensor([1])
+    share = agreement(_Fixed(before), _Fixed(after), unit, old, new, resamples=20)
+    assert share.tolist() == [expected]
+
+
+def test_copies_of_an_image_are_drawn_together() -> None:
+    class Counting(_Fixed):
+        def scores(self, counts: torch.Tensor) -> torch.Tensor:
+            seen.append(counts)
+            return super().scores(counts)
+
+    seen: list[torch.Tensor] = []
+    groups = ImageGroups.read([0, 0, 1, 1, 2, 2, 3, 3, 4, 4])
+    unit = torch.tensor([0])
+    agreement(Counting(1.0), _Fixed(-1.0), unit, unit, unit + 1, groups=groups, resamples=20)
+    drawn = torch.cat(seen)
+    assert torch.equal(drawn[:, ::2], drawn[:, 1::2])
+    assert drawn.amax() > 1

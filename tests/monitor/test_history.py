@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from concept_monitor_cli.monitor.history import category_order, histories, natural
 
@@ -40,3 +41,28 @@ def test_layers_and_categories_in_the_order_of_readers(concept_table: Callable[.
     assert category_order(["scene", "", "zoo", "color", "art"]) == [
         *("color", "scene", "art", "zoo", "uncategorised")
     ]
+
+
+def test_a_live_unit_that_meets_no_label_has_no_concept(concept_table: Callable[..., pd.DataFrame]) -> None:
+    told = {
+        0: [("dog", "object", 0.5, True)],
+        1: [("", "", float("nan"), False)],
+        2: [("dog", "object", 0.5, True)],
+    }
+    table = concept_table(told)
+    assert (table["state"] == "live").all()
+    (history,) = histories(table)
+    assert history.labels.tolist() == [[0, -1, 0]]
+    assert history.live.tolist() == [[True, False, True]]
+    assert not history.changed.any()
+    assert [name.concept for name in history.names] == ["dog"]
+
+
+def test_units_are_ranked_by_effect_and_by_score_where_there_is_none(
+    concept_table: Callable[..., pd.DataFrame],
+) -> None:
+    table = concept_table({0: [("a", "", 0.9, True), ("b", "", 0.9, True), None]})
+    (plain,) = histories(table.drop(columns="effect"))
+    assert plain.certainty(0)[:2].tolist() == pytest.approx([0.9, 0.9])
+    (ranked,) = histories(table.assign(effect=[2.0, 7.0, float("nan")]))
+    assert ranked.certainty(0).tolist() == [2.0, 7.0, float("-inf")]

@@ -187,8 +187,8 @@ def test_it_opens_offline_and_shows_the_numbers(known: Path, visit: Callable[...
     page = opened.open(known)
     assert page.title() == "run – Concept Monitor"
     assert texts(page.locator(".card")) == [
-        "layer1 1 of 1 · 100 % 1 concept · 0 changed",
-        "layer2 3 of 4 · 75 % 2 concepts · 0 changed · 1 dead",
+        "layer1 1 of 1 · 100 % 1 concept · 0 relabelled",
+        "layer2 3 of 4 · 75 % 2 concepts · 0 relabelled · 1 dead",
     ]
     assert "resnet18 (torchvision)" in page.inner_text("#lead")
     assert page.inner_text("#epoch-name") == "9\nepoch_9.pth"
@@ -348,7 +348,7 @@ def test_table_sorts_and_filters(known: Path, visit: Callable[..., Opened]) -> N
 def test_other_quantities_can_be_charted(known: Path, visit: Callable[..., Opened]) -> None:
     page = visit().open(known)
     names = texts(page.locator("#metrics button"))
-    assert names == ["Categories", "Distinct concepts", "Changed", "Dead", "To anchors"]
+    assert names == ["Categories", "Distinct concepts", "Relabelled", "Dead", "To anchors"]
     for name in names[1:]:
         page.click(f"#metrics button:has-text('{name}')")
         until(page, f"document.querySelector('#metrics [aria-pressed=true]').textContent === '{name}'")

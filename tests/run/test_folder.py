@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.run import TABLES, CheckpointRecord, RunFolder, TableRecord
 from concept_monitor_cli.run.folder import UNCLEAR_ACCURACY
 
@@ -32,6 +32,9 @@ def rows(
         "p_value": [0.001, 0.5, float("nan")],
         "interpretable": [True, False, False],
         "state": ["live", "live", "dead"],
+        "effect": [4.5, 0.25, float("nan")],
+        "stability": [1.0, 0.5, float("nan")],
+        "concept_set": ["null", "NA; null", ""],
     }
 
 
@@ -132,6 +135,32 @@ def test_who_has_nothing_to_add_leaves_run_json_as_it_is_but_for_the_pieces(tmp_
     assert [item["status"] for item in after.pop("checkpoints")] == ["done", "failed"]
     assert before.pop("checkpoints")
     assert after == before
+
+
+def test_what_comes_in_while_a_run_is_combined_is_not_left_out(tmp_path: Path) -> None:
+    """Another process writes its table after the tables were read, and does not live to combine them."""
+    run = RunFolder(tmp_path)
+    add(run, 0)
+    looks: list[list[int]] = []
+
+    def derive(table: pd.DataFrame) -> None:
+        looks.append(sorted(set(table["epoch"])))
+        if len(looks) == 1:
+            add(run, 1)
+
+    run.combine(INFO, derive=derive)
+    assert looks == [[0], [0, 1]]
+    assert set(run.concepts()["epoch"]) == {0, 1}
+    assert len(run.info()["checkpoints"]) == 2
+
+
+def test_no_record_declares_a_table_finished_that_could_not_be_written(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    path = run.table_path("epoch_0000", "layer4", "clip-dissect")
+    path.mkdir(parents=True)  # nothing can be written in its place
+    with pytest.raises((OSError, CmonError)):
+        add(run, 0)
+    assert not path.with_suffix(".json").exists()
 
 
 def test_other_settings_are_refused_and_new_detectors_are_not(tmp_path: Path) -> None:

@@ -97,3 +97,19 @@ def test_a_zombie_counts_as_dead(tmp_path):
     assert len(remove_leftovers(tmp_path)) == 1
     process.wait()
     process.stdout.close()
+
+
+def test_content_is_on_the_disk_before_the_name_and_the_name_before_the_end(tmp_path, monkeypatch):
+    """A power cut must leave the old file or the new one: flush the content, rename, flush the folder."""
+    target, events, fsync = tmp_path / "file", [], os.fsync
+
+    def flushed(handle):
+        stat = os.fstat(handle)
+        events.append((stat.st_ino, stat.st_size if target.parent.stat().st_ino != stat.st_ino else None))
+        events.append(target.exists())
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    write_bytes_atomic(target, b"content")
+    content, folder = (target.stat().st_ino, 7), (tmp_path.stat().st_ino, None)
+    assert events == [content, False, folder, True]

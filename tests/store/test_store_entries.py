@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -177,6 +178,20 @@ def test_get_or_make_makes_once(tmp_store):
         assert same(tmp_store.get_or_make(key, make), arrays)
     assert len(made) == 1
     assert list((tmp_store.root / "locks").iterdir()) == []
+
+
+def test_an_entry_is_on_the_disk_before_it_has_its_name(tmp_store, monkeypatch):
+    """A power cut must leave no entry, or a whole one: flush the content, rename, flush the folder."""
+    key, arrays = numbers(tmp_store)
+    path, events, fsync = tmp_store.path(key), [], os.fsync
+
+    def flushed(handle):
+        events.append((os.fstat(handle).st_ino, path.exists()))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    tmp_store.put(key, arrays).close()
+    assert events == [(path.stat().st_ino, False), (path.parent.stat().st_ino, True)]
 
 
 _STREAM = """

@@ -18,6 +18,7 @@ from concept_monitor_cli.functional.similarity.registry import RankSimilarity, s
 from concept_monitor_cli.functional.stability import concept_sets
 from concept_monitor_cli.functional.topk import top_rows
 from concept_monitor_cli.lenses.base import Detector, Findings
+from concept_monitor_cli.lenses.halves import Halves, Side, name_on_halves
 from concept_monitor_cli.lenses.names.clip_named import Named
 from concept_monitor_cli.lenses.names.clip_pairs import PAIRS, pair_labels
 from concept_monitor_cli.lenses.names.clip_ranks import FEW_UNITS, RankedLayer
@@ -80,6 +81,11 @@ class ClipDissect(Detector):
             top_k=options.top_k,
             stability=options.stability,
         )
+
+    @property
+    def relative(self) -> bool:
+        """See `Detector`: the prior of a concept is taken over the layer."""
+        return isinstance(self.similarity, RankSimilarity)
 
     def settings(self) -> dict[str, Any]:
         """See `Detector`. `top_k` is null where the number of images decides (`RankSimilarity.images`)."""
@@ -144,6 +150,14 @@ class ClipDissect(Detector):
             matrix=rows.spread(found.scores.cpu().numpy(), np.nan) if matrix else None,
             more=self._pairs(layer, found, named, context),
         )
+
+    def halves(self, entry: Entry, context: Context) -> Halves | None:
+        """See `Detector`."""
+
+        def score(side: Side) -> tuple[Tensor, Tensor]:
+            return self._layer(side.activations, side.context).scored()
+
+        return name_on_halves(entry, context, score)
 
     def _layer(self, pooled: Tensor, context: Context) -> RankedLayer | ValuedLayer:
         if isinstance(self.similarity, RankSimilarity):

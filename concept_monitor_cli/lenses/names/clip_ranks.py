@@ -118,6 +118,20 @@ class RankedLayer:
             draws = max(draws, len(chance))
         return Named(scores, order, p, effect, draws, self.notes())
 
+    def scored(self) -> tuple[Tensor, Tensor]:
+        """Scores and order alone, `(U, M)` each, as `name` has them."""
+        scores = torch.empty(self.units, self.context.activations.n_concepts, device=self.top.device)
+        order = torch.empty_like(scores)
+        for part in self.sized:
+            layer = self._evidence(self.context.activations, part)
+            own, rows = part.own.to(self.top.device), part.rows
+            if self.few:
+                scores[rows] = order[rows] = beyond_chance(layer, self.random_sets(part.size))[own]
+            else:
+                scores[rows] = layer.scores(self.similarity.lam)[own]
+                order[rows] = layer.order(self.similarity.lam)[own]
+        return scores, order
+
     def notes(self) -> tuple[str, ...]:
         """What was done otherwise than usual."""
         notes = []

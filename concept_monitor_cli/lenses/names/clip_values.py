@@ -46,6 +46,11 @@ class ValuedLayer:
             return Named(scores, scores, p_values(standardised(best, null), chance), effect, len(chance))
         return Named(scores, scores, pooled_p_values(best, null), effect, null.numel())
 
+    def scored(self) -> tuple[Tensor, Tensor]:
+        """Scores and order alone, `(U, M)` each, which are the same."""
+        scores = self.similarity.function(self.context.activations, self.pooled)
+        return scores, scores
+
     def pair_scores(self, texts: Tensor) -> Tensor:
         """Scores of further concepts, `(U, n)`."""
         images = self.context.image_embeddings

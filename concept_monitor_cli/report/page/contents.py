@@ -142,6 +142,8 @@ def series_json(
     score = np.full((ranks, *shape), np.nan)
     score[rank, at[0], at[1]] = rows["score"].to_numpy(dtype=float)
     first = rank == 0
+    effect = np.full(shape, np.nan)
+    effect[at[0][first], at[1][first]] = rows["effect"].to_numpy(dtype=float)[first]
     p_value = np.full(shape, np.nan)
     p_value[at[0][first], at[1][first]] = rows["p_value"].to_numpy(dtype=float)[first]
     flags = np.zeros(shape, dtype=np.int64)
@@ -158,10 +160,14 @@ def series_json(
         "concept": integers(concept),
         "score": floats(score),
         "p": floats(p_value, log=True),
+        "effect": floats(effect),
         "flags": integers(flags),
         "place": _place_json(history, tables, shape),
         "lives": _lives_json(history, tables),
-        "statistics": _statistics_json(history, tables, vocabulary.categories),
+        "statistics": {
+            **_statistics_json(history, tables, vocabulary.categories),
+            **_beside_json(history, notes.get((history.layer, history.detector), {})),
+        },
         **notes.get((history.layer, history.detector), {}),
     }
 
@@ -198,16 +204,27 @@ def _place_json(history: History, tables: Tables, shape: tuple[int, int]) -> dic
 def _lives_json(history: History, tables: Tables) -> dict[str, Any]:
     """What `units.csv` says. -1 stands for "never"."""
     lives = unit_lives(history)
+    keys = ["unit", "final_concept", "final_category", "first_epoch", "label_changes"]
+    extra = ["drift", "path_length", "confident_changes"]
+    floors = ["drift_floor_random", "drift_floor_halves"]
+    known = None
+    if tables.units is not None:
+        own = _of(tables.units, history)
+        # Of runs of earlier versions all changes of label counted.
+        own = own.assign(label_changes=own["label_changes"].fillna(own["changes"]))
+        kept = ["stable_from", "changes", *extra, *floors]
+        known = lives[keys].merge(own[[*keys, *kept]], how="left", on=keys)
+        agree = known["changes"].notna()
+        for name in ("stable_from", "changes"):
+            lives[name] = lives[name].where(~agree, known[name])
     result: dict[str, Any] = {
         # One more than the value, so that 0 can stand for none.
         name: integers(lives[name].fillna(-1).to_numpy(dtype=np.int64) + 1)
         for name in ("first_epoch", "stable_from", "changes", "born", "died")
     }
-    if tables.units is None:
+    if known is None:
         return result
-    keys = ["unit", "final_concept", "final_category", "first_epoch", "changes"]
-    extra = ["drift", "path_length", "confident_changes"]
-    known = lives[keys].merge(_of(tables.units, history)[[*keys, *extra]], how="left", on=keys)
+    result["floors"] = {name: _number(known[name].max()) for name in floors}
     if known[extra].notna().any().any():
         result["drift"] = floats(known["drift"])
         result["path"] = floats(known["path_length"])
@@ -220,14 +237,19 @@ def _statistics_json(history: History, tables: Tables, categories: Sequence[str]
     rows = category_statistics(_of(tables.concepts, history), None, tables.embedding)
     whole = rows[rows["category"] == ALL].set_index("epoch").loc[history.epochs]
     changed = history.changed.sum(axis=0).tolist()
-    spread: list[float | None] = [None] * len(history.epochs)
+    spreads: dict[str, list[float | None]] = {
+        name: [None] * len(history.epochs) for name in ("spread", "spread_floor_random")
+    }
     if tables.statistics is not None:
         known = _of(tables.statistics, history)
         known = known[known["category"] == ALL]
-        made = dict(zip(known["epoch"], zip(known["units"], known["spread"], strict=True), strict=True))
-        now = zip(history.epochs.tolist(), whole["units"], strict=True)
-        # Another number of units at an epoch: made from another state of the run.
-        spread = [_number(made[e][1]) if e in made and made[e][0] == units else None for e, units in now]
+        for name in spreads:
+            made = dict(zip(known["epoch"], zip(known["units"], known[name], strict=True), strict=True))
+            now = zip(history.epochs.tolist(), whole["units"], strict=True)
+            # Another number of units at an epoch: made from another state of the run.
+            spreads[name] = [
+                _number(made[e][1]) if e in made and made[e][0] == units else None for e, units in now
+            ]
     interpretable = (
         rows[rows["category"] != ALL]
         .pivot_table(index="epoch", columns="category", values="interpretable", aggfunc="sum")
@@ -240,9 +262,31 @@ def _statistics_json(history: History, tables: Tables, categories: Sequence[str]
         "interpretable": whole["interpretable"].astype(int).tolist(),
         "distinct": whole["distinct_concepts"].astype(int).tolist(),
         "changed": [None, *changed[1:]],
-        "spread": spread,
+        **spreads,
         "anchor_distance": [_number(value) for value in whole["anchor_distance"]],
         "categories": interpretable.astype(int).T.to_numpy().tolist(),
+    }
+
+
+def _beside_json(history: History, notes: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What the records of the tables say of redundancy and held-out images, a value per epoch."""
+    at = [str(epoch) for epoch in history.epochs.tolist()]
+    alike = [notes.get("redundancy", {}).get(epoch, {}) for epoch in at]
+    held = [notes.get("heldOut", {}).get(epoch, {}) for epoch in at]
+    means = [each.get("categories", {}).get(ALL, {}) for each in held]
+    live = history.live.sum(axis=0).tolist()
+    return {
+        "effective": [each.get("effective_units") for each in alike],
+        "effective_chance": [each.get("effective_units_chance") for each in alike],
+        "redundant": [each.get("redundant") for each in alike],
+        "held_out": [each.get("value") for each in held],
+        "held_out_chance": [each.get("chance") for each in held],
+        "held_out_word": [each.get("word", "") for each in held],
+        "spread_floor_halves": [each.get("distance") for each in means],
+        "changed_by_luck": [
+            None if number == 0 or each.get("changed") is None else round(each["changed"] * units)
+            for number, (each, units) in enumerate(zip(means, live, strict=True))
+        ],
     }
 
 
@@ -265,9 +309,13 @@ def record_notes(run: RunFolder) -> dict[tuple[str, str], dict[str, Any]]:
     """What the records of the tables say: sentences for the reader, and the calibration at every epoch."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for _, record in run.table_records():
-        notes = found.setdefault((record.layer, record.detector), {"notes": [], "calibration": {}})
+        notes = found.setdefault(
+            (record.layer, record.detector), {"notes": [], "calibration": {}, "redundancy": {}, "heldOut": {}}
+        )
         notes["notes"] += [note for note in record.notes if note not in notes["notes"]]
         notes["calibration"][str(record.epoch)] = record.calibration
+        notes["redundancy"][str(record.epoch)] = record.redundancy
+        notes["heldOut"][str(record.epoch)] = record.held_out
     return found
 
 

@@ -3,11 +3,24 @@
 const METRICS = [
   ["categories", "Categories", "Interpretable units by the category of their concept."],
   ["distinct", "Distinct concepts", "Different concepts among the interpretable units."],
-  ["changed", "Changed", "Units with another concept than when they were last alive."],
+  ["changed", "Relabelled", "Units with another concept than when they were last alive, whatever the reason; dashed: what two halves of the images give by luck."],
   ["dead", "Dead", "Units whose activation is the same on every image."],
-  ["spread", "Spread", "Mean cosine distance between all pairs of live units in concept space."],
+  ["effective", "Different units", "Effective number of different units, by their activations; dashed: independent units on as many images."],
+  ["held_out", "Held out", "How well labels of one half of the images predict the activations on the other; dashed: labels of other units."],
+  ["spread", "Spread", "Mean cosine distance between all pairs of live units in concept space; dashed: a random network, and one unit through two halves of the images."],
   ["anchor_distance", "To anchors", "Mean cosine distance of live units to their nearest anchor."],
 ];
+
+// What a number is to be compared with, drawn as dashed lines.
+const FLOORS = {
+  changed: ["changed_by_luck"],
+  effective: ["effective_chance"],
+  held_out: ["held_out_chance"],
+  spread: ["spread_floor_random", "spread_floor_halves"],
+};
+
+// Numbers between 0 and 1 or 2, whose axes are the same for all layers.
+const DISTANCES = ["held_out", "spread", "anchor_distance"];
 
 function availableMetrics() {
   return METRICS.filter(([name]) => name === "categories" || SERIES.some((series) =>
@@ -77,8 +90,10 @@ function showCards() {
     small.textContent = `of ${whole.format(s.units[t])} · ${percent(s.interpretable[t], s.units[t])}`;
     more.textContent = [
       count(s.distinct[t], "concept"),
-      s.changed[t] === null ? null : `${whole.format(s.changed[t])} changed`,
+      s.changed[t] === null ? null : `${whole.format(s.changed[t])} relabelled${s.changed_by_luck[t] === null ? "" : ` (by luck ${whole.format(s.changed_by_luck[t])})`}`,
       s.dead[t] ? `${whole.format(s.dead[t])} dead` : null,
+      s.effective[t] === null ? null : `as different as ${number(s.effective[t])} units`,
+      s.held_out[t] === null ? null : `held out: ${plain(s.held_out_word[t])}, ${number(s.held_out[t])} (chance ${number(s.held_out_chance[t])})`,
     ].filter(Boolean).join(" · ");
   }
   $("overview-hint").textContent = `Units whose best concept fits better than chance allows, at epoch ${state.epoch}; `
@@ -103,8 +118,8 @@ function buildCharts() {
   const all = shownSeries();
   const line = state.metric !== "categories";
   // Counts have an axis of their own in each layer: layers differ in size. Distances share one.
-  const shared = ["spread", "anchor_distance"].includes(state.metric)
-    ? Math.max(...all.flatMap((series) => series.statistics[state.metric].map((v) => v ?? 0))) : null;
+  const shared = DISTANCES.includes(state.metric)
+    ? Math.max(...all.flatMap((series) => [state.metric, ...(FLOORS[state.metric] || [])].flatMap((name) => series.statistics[name].map((v) => v ?? 0)))) : null;
   fill($("chart-grid"), ...all.map((series) => {
     const values = line ? series.statistics[state.metric] : series.statistics.interpretable;
     const figure = el("figure", { class: "chart" },
@@ -130,8 +145,9 @@ function drawChart(figure, series, values, line, shared) {
   const width = Math.max(220, area.clientWidth || 300);
   const { height, left, right, top, bottom } = CHART;
   const inner = { width: width - left - right, height: height - top - bottom };
-  const counts = !["spread", "anchor_distance"].includes(state.metric);
-  const most = shared ?? Math.max(counts ? 1 : 1e-9, ...values.map((value) => value ?? 0));
+  const counts = !DISTANCES.includes(state.metric);
+  const floors = line ? (FLOORS[state.metric] || []).map((name) => series.statistics[name]) : [];
+  const most = shared ?? Math.max(counts ? 1 : 1e-9, ...[values, ...floors].flat().map((value) => value ?? 0));
   const marks = ticks(most, counts);
   const highest = Math.max(most, marks[marks.length - 1]) * 1.04;
   const n = series.epochs.length;
@@ -151,6 +167,12 @@ function drawChart(figure, series, values, line, shared) {
       picture.append(svg("text", { x: x(t), y: height - 8, class: "tick", "text-anchor": "middle", text: String(epoch) }));
     }
   });
+  for (const floor of floors) {
+    let path = "";
+    floor.forEach((value, t) => { if (value !== null) path += `${t && floor[t - 1] !== null ? "L" : "M"}${x(t).toFixed(1)},${y(value).toFixed(1)}`; });
+    if (n === 1 && floor[0] !== null) path = `M${left},${y(floor[0]).toFixed(1)}L${width - right},${y(floor[0]).toFixed(1)}`;
+    if (path) picture.append(svg("path", { d: path, class: "line", "stroke-dasharray": "4 4", opacity: 0.6 }));
+  }
   if (line) {
     const known = values.map((value, t) => (value === null ? null : [x(t), y(value)]));
     let path = "";

@@ -66,6 +66,7 @@ class Series {
   get concepts() { return this.once("concepts", () => integers(this.raw.concept)); }
   get scores() { return this.once("scores", () => new Numbers(this.raw.score)); }
   get ps() { return this.once("ps", () => new Numbers(this.raw.p)); }
+  get effects() { return this.once("effects", () => new Numbers(this.raw.effect)); }
   get flags() { return this.once("flags", () => integers(this.raw.flags)); }
 
   get place() {
@@ -81,6 +82,7 @@ class Series {
     return this.once("lives", () => {
       const lives = {};
       for (const [name, packed] of Object.entries(this.raw.lives)) {
+        if (name === "floors") continue;
         lives[name] = "low" in packed ? new Numbers(packed) : integers(packed);
       }
       return lives;
@@ -120,6 +122,20 @@ class Series {
   }
 
   p(t, row) { return this.ps.at(t * this.size + row); }
+  effect(t, row) { return this.effects.at(t * this.size + row); }
+
+  // The smallest p-value that the draws of the null distribution allow; 0 where it is not known.
+  floor(t) {
+    const made = (this.raw.calibration || {})[this.epochs[t]];
+    return made && made.draws ? 1 / (made.draws + 1) : 0;
+  }
+
+  // What ranks units: the effect; where a detector gives none, the score.
+  certainty(t, row) {
+    if (this.ranked === undefined) this.ranked = Array.from({ length: this.epochs.length * this.size }, (_, i) => this.effects.at(i)).some(Number.isFinite);
+    return this.ranked ? this.effect(t, row) : this.score(t, row);
+  }
+
   flag(t, row, bit) { return (this.flags[t * this.size + row] & bit) !== 0; }
 
   // Since which epoch the unit has its concept without a break (epochs at which it is dead are passed over).
@@ -275,8 +291,10 @@ function number(value, digits = 3) {
   return value.toFixed(Math.abs(value) >= 100 ? 1 : digits).replace("-", "−");
 }
 
-function pValue(value) {
+function pValue(value, floor = 0) {
   if (!Number.isFinite(value)) return "–";
+  // Packed numbers are rounded.
+  if (floor && value <= floor * 1.001) return `< ${Number(floor.toPrecision(1))}`;
   if (value >= 0.001) return value.toFixed(3);
   // A power of ten is easier to read than 0.000125.
   const [first, power] = value.toExponential(1).split("e");

@@ -382,7 +382,7 @@ function showFound() {
   }
   const rows = [];
   for (let row = 0; row < series.size; row++) if (search.unit(series, t, row)) rows.push(row);
-  rows.sort((a, b) => (series.score(t, b) || -1e9) - (series.score(t, a) || -1e9));
+  rows.sort((a, b) => (series.certainty(t, b) || -1e9) - (series.certainty(t, a) || -1e9));
   const more = rows.length - MOST_LISTED;
   $("found-hint").textContent = rows.length
     ? `${count(rows.length, "unit")} in ${plain(series.layer)} at epoch ${state.epoch}` : `None in ${plain(series.layer)} at epoch ${state.epoch}.`;

@@ -95,19 +95,20 @@ function unitColumns() {
     { name: "concept", title: "Concept", class: "wide", value: (r) => (r.series.label(r.t, r.row) < 0 ? null : r.series.label(r.t, r.row)), cell: (r) => conceptOf(r.series, r.t, r.row) },
     { name: "category", title: "Category", class: "extra", value: (r) => (r.series.label(r.t, r.row) < 0 ? null : LABEL_CATEGORY[r.series.label(r.t, r.row)]), cell: (r) => words(categoryOf(r.series.label(r.t, r.row))) },
     { name: "score", title: "Score", class: "number", descending: true, value: (r) => r.series.score(r.t, r.row), cell: (r) => words(number(r.series.score(r.t, r.row))) },
-    { name: "p", title: "p", class: "number extra", hint: "How often chance gives a concept that fits as well", value: (r) => r.series.p(r.t, r.row), cell: (r) => words(pValue(r.series.p(r.t, r.row))) },
+    { name: "effect", title: "Effect", class: "number extra", descending: true, hint: "Evidence for its concept above chance, in standard deviations of chance; it ranks the units", value: (r) => r.series.certainty(r.t, r.row), cell: (r) => words(number(r.series.effect(r.t, r.row))) },
+    { name: "p", title: "p", class: "number extra", hint: "How often chance gives a concept that fits as well", value: (r) => r.series.p(r.t, r.row), cell: (r) => words(pValue(r.series.p(r.t, r.row), r.series.floor(r.t))) },
     DATA.epochs.length > 1 && {
       name: "since", title: "Since", class: "number extra", hint: "Epoch since which it has had this concept",
       value: (r) => { const i = r.series.since(r.t, r.row); return i < 0 ? null : r.series.epochs[i]; },
       cell: (r) => { const i = r.series.since(r.t, r.row); return words(i < 0 ? "–" : String(r.series.epochs[i])); },
     },
-    DATA.epochs.length > 1 && { name: "changes", title: "Changes", class: "number extra", descending: true, hint: "Changes of concept up to this epoch", value: (r) => r.series.changes(r.t, r.row), cell: (r) => words(String(r.series.changes(r.t, r.row))) },
+    DATA.epochs.length > 1 && { name: "changes", title: "Relabelled", class: "number extra", descending: true, hint: "Changes of label up to this epoch, by luck too", value: (r) => r.series.changes(r.t, r.row), cell: (r) => words(String(r.series.changes(r.t, r.row))) },
     has("confident") && {
       name: "confident", title: "Sure", class: "number extra", descending: true, hint: "Changes that drawing the probing images again would not undo, over all epochs",
       value: (r) => ((r.series.lives.confident || [])[r.row] || 0) - 1, cell: (r) => { const v = (r.series.lives.confident || [])[r.row]; return words(v ? String(v - 1) : "–"); },
     },
     has("drift") && {
-      name: "drift", title: "Drift", class: "number extra", descending: true, hint: "Distance from its first to its last place in concept space",
+      name: "drift", title: "Drift", class: "number extra", descending: true, hint: "Distance from its first to its last place in concept space; the unit's page has what unrelated units and luck give",
       value: (r) => (r.series.lives.drift ? r.series.lives.drift.at(r.row) : NaN), cell: (r) => words(r.series.lives.drift ? number(r.series.lives.drift.at(r.row)) : "–"),
     },
     DATA.images.sheets > 0 && {
@@ -167,7 +168,7 @@ let longTable = null;
 
 function buildTable() {
   const units = state.kind === "units";
-  const sort = longTable && longTable.kind === state.kind ? longTable : { sort: units ? "score" : "units", descending: true };
+  const sort = longTable && longTable.kind === state.kind ? longTable : { sort: units ? "effect" : "units", descending: true };
   longTable = new LongTable($("table"), units ? unitColumns() : conceptColumns(), {
     height: units && DATA.images.sheets > 0 ? 46 : 38,
     label: units ? "Units" : "Concepts",
@@ -176,7 +177,7 @@ function buildTable() {
     open: (r) => (units ? openUnit(r.series.number, r.row) : findConcept(r.label)),
   });
   longTable.kind = state.kind;
-  if (!longTable.columns.some((column) => column.name === longTable.sort && column.value)) longTable.sort = units ? "score" : "units";
+  if (!longTable.columns.some((column) => column.name === longTable.sort && column.value)) longTable.sort = units ? "effect" : "units";
   $("only-field").hidden = !units;
   $("all-layers-field").hidden = !units || shownSeries().length < 2;
   longTable.mount();

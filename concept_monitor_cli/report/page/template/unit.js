@@ -54,6 +54,14 @@ function showUnit() {
   body.scrollTop = top;
 }
 
+// What the drift of a unit is to be compared with.
+function driftFloors(series) {
+  const floors = series.raw.lives.floors || {};
+  const said = [["unrelated units", floors.drift_floor_random], ["luck", floors.drift_floor_halves]]
+    .filter(([, value]) => Number.isFinite(value)).map(([name, value]) => `${name} ${number(value)}`);
+  return said.length ? ` (${said.join(", ")})` : "";
+}
+
 function unitNow(series, t, row) {
   const part = el("section", {}, el("h3", { text: `Epoch ${state.epoch}` }));
   if (t < 0 || !series.flag(t, row, PRESENT)) {
@@ -67,7 +75,7 @@ function unitNow(series, t, row) {
   const p = series.p(t, row);
   part.append(el("p", { class: "hint", text: (series.flag(t, row, INTERPRETABLE)
     ? "Interpretable: its best concept fits better than chance allows" : "Not interpretable: chance gives a concept that fits as well")
-    + (Number.isFinite(p) ? ` (p = ${pValue(p)}).` : ".") }));
+    + (Number.isFinite(p) ? ` (p = ${pValue(p, series.floor(t))}).` : ".") }));
   const shown = [];
   for (let rank = 0; rank < series.ranks; rank++) {
     const label = series.label(t, row, rank);
@@ -118,7 +126,7 @@ function unitLife(series, row) {
   if (epoch("stable_from") >= 0) facts.push(["Final concept, unbroken", `from epoch ${epoch("stable_from")}`]);
   facts.push(["Changes of concept", String(epoch("changes"))]);
   if (lives.confident && lives.confident[row]) facts.push(["… that are no luck", String(lives.confident[row] - 1)]);
-  if (lives.drift && Number.isFinite(lives.drift.at(row))) facts.push(["Drift", number(lives.drift.at(row))]);
+  if (lives.drift && Number.isFinite(lives.drift.at(row))) facts.push(["Drift", `${number(lives.drift.at(row))}${driftFloors(series)}`]);
   const most = Math.max(...series.epochs.map((_, t) => series.score(t, row) || 0), 1e-9);
   let before = -1;
   const items = series.epochs.map((value, t) => {

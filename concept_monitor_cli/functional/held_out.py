@@ -1,0 +1,132 @@
+"""Do concepts found on one half of the images predict the activations on the other half?
+
+A calibrated label says that the images on which a unit is active have something to do with a concept. It does
+not
+say how much: that is asked of images that had no part in choosing the label.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional.evaluation.simulation import ACTIVE_SHARE, active_images, ranked
+
+Word = Literal["well", "somewhat", "weakly", "no better than chance", "not known"]
+
+# Gain over chance in probability from which a word holds. A share of 0.5 is a coin's, 1 is perfect.
+_WORDS: tuple[tuple[float, Word], ...] = ((0.2, "well"), (0.1, "somewhat"), (0.03, "weakly"))
+# Standard errors by which the mean must be above chance to be called better at all.
+_ERRORS = 2.0
+
+
+@torch.no_grad()
+def held_out_auc(
+    activations: Tensor, presence: Tensor, labels: Tensor, *, share: float = ACTIVE_SHARE
+) -> tuple[Tensor, Tensor]:
+    """How well the concept of each unit tells the images on which it is active from the others, and chance.
+
+        own[k]    = P( presence of k's concept on an active image of k > on another image ), ties counting
+        half chance[k] = the same with the concepts of the other units, on average over those with another
+        concept
+
+    A unit is active on the images of its top `share` of activations.
+
+    Args:
+        activations: `(n, C)` on images that had no part in choosing the concepts.
+        presence: `(n, L)`, how much of each concept is on each image, in any unit.
+        labels: `(C,)`, the column of `presence` that is each unit's concept; -1 for none.
+        share: of the images.
+
+    Returns:
+        own and chance, `(C,)` float64 each; NaN for a unit without a concept, or that is the same on all
+        images, and chance where all units have one concept.
+
+    Example:
+        >>> activations = torch.tensor([[9.0, 0.0], [0.0, 9.0], [0.0, 0.0]])
+        >>> presence = torch.tensor([[0.8, 0.1], [0.2, 0.7], [0.1, 0.3]])
+        >>> own, chance = held_out_auc(activations, presence, torch.tensor([0, 1]), share=0.3)
+        >>> own.tolist(), chance.tolist()
+        ([1.0, 1.0], [0.0, 0.5])
+    """
+    n, units = activations.shape
+    if presence.ndim != 2 or presence.shape[0] != n or labels.shape != (units,) or n < 1:
+        raise InputError(
+            f"activations {tuple(activations.shape)}, presence {tuple(presence.shape)} and labels "
+            f"{tuple(labels.shape)}: need (n, C), (n, L) and (C,)"
+        )
+    named = labels >= 0
+    alive = activations.amax(0) > activations.amin(0)
+    usable = named & alive
+    on = active_images(activations, share).double()
+    on = torch.where(usable & activations.isfinite().all(0), on, torch.nan)
+    hits = on.sum(0)
+    area = (_average_ranks(presence).T @ on - hits * (hits + 1) / 2) / (hits * (n - hits))  # (L, C)
+    own = area.gather(0, labels.clamp_min(0)[None])[0]
+    # Weighted by how many other units have each concept.
+    counts = torch.bincount(labels[usable], minlength=presence.shape[1]).double()
+    weights = counts[:, None].expand_as(area).clone()
+    weights.scatter_(0, labels.clamp_min(0)[None], 0.0)
+    chance = (weights * area).sum(0) / weights.sum(0)
+    return own, torch.where(weights.sum(0) > 0, chance, torch.nan)
+
+
+def _average_ranks(values: Tensor) -> Tensor:
+    """Rank of each number in its column from 1, the mean rank for ties; `(n, L)` float64."""
+    n = len(values)
+    # Numbers at least as large, and at least as small, of every number.
+    as_large, as_small = (
+        torch.empty(values.shape, dtype=torch.float64, device=values.device).scatter_(
+            0, ranking.order, ranking.last.double() + 1
+        )
+        for ranking in (ranked(values), ranked(values.neg()))
+    )
+    return (as_small - as_large + n + 1) / 2
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How well the concepts of a layer predict held-out activations.
+
+    Attributes:
+        units: that could be asked.
+        value: mean of `own` over them; NaN without any.
+        chance: mean of `chance`.
+        word: the difference in a word.
+    """
+
+    units: int
+    value: float
+    chance: float
+    word: Word
+
+
+def held_out_summary(own: Tensor, chance: Tensor, *, effective: float) -> HeldOut:
+    """One line for a layer.
+
+    Args:
+        own: `(C,)`, of every unit; NaN where it is not known.
+        chance: `(C,)`, likewise.
+        effective: effective number of units: units that do the same are no independent evidence.
+    """
+    known = own.isfinite() & chance.isfinite()
+    count = int(known.sum())
+    if not count:
+        return HeldOut(0, math.nan, math.nan, "not known")
+    gain = (own - chance)[known].double()
+    value, by_chance = float(own[known].mean()), float(chance[known].mean())
+    if count < 2 or not effective >= 2:
+        return HeldOut(count, value, by_chance, "not known")
+    error = float(gain.std()) / math.sqrt(min(count, effective))
+    mean = float(gain.mean())
+    if mean < _ERRORS * error:
+        return HeldOut(count, value, by_chance, "no better than chance")
+    for least, word in _WORDS:
+        if mean >= least:
+            return HeldOut(count, value, by_chance, word)
+    return HeldOut(count, value, by_chance, "no better than chance")

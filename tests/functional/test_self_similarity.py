@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional.self_similarity import UNCHANGED, paired_correlations
+
+
+def correlate(a: np.ndarray, b: np.ndarray, block: int = 4096) -> np.ndarray:
+    return paired_correlations(lambda i, j: a[i:j], lambda i, j: b[i:j], len(a), block=block)
+
+
+@pytest.mark.parametrize("block", [1, 7, 4096])
+def test_equal_to_the_literal_twin_whatever_the_blocks(block: int) -> None:
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(50, 6)).astype(np.float32)
+    b = (0.5 * a + rng.normal(size=a.shape)).astype(np.float32)
+    a[:, 2], b[:, 3] = 4.1, np.nan
+    found = correlate(a, b, block)
+    for unit in range(6):
+        x, y = a[:, unit].astype(float), b[:, unit].astype(float)
+        if unit in (2, 3):
+            assert np.isnan(found[unit])
+            continue
+        mean = [sum(v) / len(v) for v in (x, y)]
+        cross = sum((p - mean[0]) * (q - mean[1]) for p, q in zip(x, y, strict=True))
+        norms = [sum((p - m) ** 2 for p in v) ** 0.5 for v, m in zip((x, y), mean, strict=True)]
+        assert found[unit] == pytest.approx(cross / norms[0] / norms[1], abs=1e-9)
+
+
+def test_the_same_scaled_and_noisy_units() -> None:
+    rng = np.random.default_rng(1)
+    a = rng.normal(size=(2000, 3)).astype(np.float32)
+    assert correlate(a, a).tolist() == pytest.approx([1, 1, 1])
+    assert (correlate(a, 3 * a + 100) >= UNCHANGED).all()
+    # Noise of 2 % of the spread leaves a unit what it is, noise of 10 % does not.
+    noise = rng.normal(size=a.shape).astype(np.float32)
+    assert (correlate(a, a + 0.02 * noise) >= UNCHANGED).all()
+    assert (correlate(a, a + 0.1 * noise) < UNCHANGED).all()
+    assert np.abs(correlate(a, noise)).max() < 0.1
+
+
+def test_layers_of_other_sizes_are_refused() -> None:
+    with pytest.raises(InputError):
+        correlate(np.zeros((4, 3), np.float32), np.zeros((4, 2), np.float32))
+    with pytest.raises(InputError):
+        correlate(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.float32))
