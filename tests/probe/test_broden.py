@@ -7,11 +7,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from natural_order import load_probe
 from PIL import Image
 from probe_help import INDEX, MAPS, coded, map_of, picture, save, tiny_broden, write_csv
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.probe import load_probe
 from concept_monitor_cli.probe.broden import read_labels
 
 

@@ -12,11 +12,11 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
+from natural_order import load_probe
 from PIL import Image
 from probe_help import Told, picture, png, save
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.probe import load_probe
 from concept_monitor_cli.probe.files import natural_key
 
 

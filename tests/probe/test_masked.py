@@ -6,11 +6,11 @@ import json
 
 import numpy as np
 import pytest
+from natural_order import load_probe
 from PIL import Image
 from probe_help import Told, coded, picture, save, tiny_index_masks, tiny_panoptic
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.probe import load_probe
 
 SIDE = 112
 

@@ -7,11 +7,12 @@ import sys
 
 import numpy as np
 import pytest
+from natural_order import load_probe
 from PIL import Image
 from probe_help import Told, picture, png, tiny_broden
 
 from concept_monitor_cli.errors import CmonError, InputError
-from concept_monitor_cli.probe import Geometry, decode_probe, load_probe, pixels
+from concept_monitor_cli.probe import Geometry, decode_probe, pixels
 from concept_monitor_cli.probe.decode import shape_image
 from concept_monitor_cli.probe.images import FileImages
 from concept_monitor_cli.store import Store

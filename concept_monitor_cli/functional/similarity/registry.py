@@ -22,7 +22,7 @@ from concept_monitor_cli.functional.similarity.reorder import rank_reorder
 #: but at least `LEAST_TOP_K`.
 FULL_SET, LEAST_TOP_K = 3000, 10
 #: Errors below this are none.
-SMALLEST_ERROR = 1e-6
+SMALLEST_ERROR = 1e-3
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from concept_monitor_cli.functional.firing import firing
 from concept_monitor_cli.functional.similarity.activations import ConceptActivations
 from concept_monitor_cli.functional.similarity.registry import ValueSimilarity
 from concept_monitor_cli.functional.stability import Stability, value_stability
-from concept_monitor_cli.functional.topk import dead_units, top_rows
+from concept_monitor_cli.functional.topk import dead_units
 from concept_monitor_cli.lenses.names.clip_named import Named, candidates_of
 
 if TYPE_CHECKING:
@@ -38,8 +38,9 @@ class ValuedLayer:
 
     def name(self, untrained: Sequence[Entry]) -> Named:
         """Scores, p-values and effect; see `RankedLayer.name`."""
-        scores, best, null, own = self._scored(self.pooled)
-        effect = standardised(best, own).float()
+        scores, best, null = self._scored(self.pooled)
+        # Of the best concept, as the p-value: any concept may be the best by luck.
+        effect = standardised(best, null).float()
         if untrained:
             chance = torch.cat([self._untrained_excess(entry) for entry in untrained])
             return Named(scores, scores, p_values(standardised(best, null), chance), effect, len(chance))
@@ -57,24 +58,23 @@ class ValuedLayer:
             self.similarity, self.context.activations, self.pooled, candidates, counts
         )
 
-    def _scored(self, pooled: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _scored(self, pooled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores and chance.
 
         Returns:
             scores `(U, M)`; of the best ones, what is compared with chance, `(U,)`; the same with the groups
-            of images permuted for every unit, of the best concept and of the printed one, `(B, U)` each.
+            of images permuted for every unit, `(B, U)`.
         """
         function, context, compared = self.similarity.function, self.context, self.similarity.compared
         scores = function(context.activations, pooled)
-        labels, best = top_rows(scores, 1)
+        best = compared(scores.amax(1)).float().cpu()
         rounds = max(self.similarity.permutations, -(-NULL_SCORES // pooled.shape[1]))
-        null, own = [], []
+        null = []
         for number in range(rounds):
             mixed = shuffled(pooled, groups=context.groups, seed=context.seed * 100_003 + number)
             drawn = function(context.activations, mixed)
             null.append(compared(drawn.amax(1)).float().cpu())
-            own.append(compared(drawn.gather(1, labels)[:, 0]).float().cpu())
-        return scores, compared(best[:, 0]).float().cpu(), torch.stack(null), torch.stack(own)
+        return scores, best, torch.stack(null)
 
     def _untrained_excess(self, entry: Entry) -> Tensor:
         """How far the units of an untrained network are beyond their own chance; kept."""
@@ -95,7 +95,7 @@ class ValuedLayer:
             if not bool(named.any()):
                 writer.put("excess", torch.empty(0, dtype=torch.float64).numpy())
                 return
-            _, best, null, _ = self._scored(pooled[:, named])
+            _, best, null = self._scored(pooled[:, named])
             writer.put("excess", standardised(best, null).numpy())
 
         with context.store.get_or_make(key, make) as kept:
