@@ -244,6 +244,8 @@ class DissectOptions(CommonOptions):
 
         probe: probing images in one of their forms; `None` for `builtin`.
         probe_limit: at most so many images, drawn with `seed`.
+        grey_range: of images with more than 8 bits, the grey that is shown black and the one that is shown
+            white; `None`: the set's own range.
         concepts: concept set in one of its forms; `None` for the default that belongs to the probe.
         encoder: image-text encoder; `None` for the default that belongs to the probe.
         encoder_weights: a local checkpoint for `encoder`.
@@ -282,6 +284,7 @@ class DissectOptions(CommonOptions):
 
     probe: str | None = None
     probe_limit: int | None = None
+    grey_range: tuple[float, float] | None = None
     concepts: str | None = None
     encoder: str | None = None
     encoder_weights: Path | None = None

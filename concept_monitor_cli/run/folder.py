@@ -110,7 +110,9 @@ def _read(kind: type[Record], path: Path) -> Record | None:
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    # Paths may hold bytes that are no text; JSON spells their surrogates out, and reading gives them back.
+    return "".join(f"\\u{ord(char):04x}" if "\ud800" <= char <= "\udfff" else char for char in text)
 
 
 class RunFolder:

@@ -57,6 +57,7 @@ T = TypeVar("T")
 BUILTIN = "builtin"
 BUILTIN_WORDS = frozenset(word for word, _ in VOCABULARY)
 DEFAULT_ENCODER = "ViT-B-16/openai"
+FEW_IMAGES = 500
 
 
 class UnusableCheckpointError(InputError):
@@ -266,7 +267,8 @@ class Study:
             limit=options.probe_limit,
             seed=options.seed,
             cache_dir=home,
-            progress=self.progress,
+            grey_range=options.grey_range,
+            progress=_Noting(self),
         )
 
     @cached_property
@@ -477,6 +479,16 @@ class Study:
             progress=self.progress,
         )
 
+    def warn_of_few_images(self) -> None:
+        """Say what suffers where there are few probing images."""
+        count = len(self.context.probe)
+        if count < FEW_IMAGES and self.options.probe not in (None, BUILTIN):
+            self.progress.warning(
+                f"{count:,} probing images are few: most concepts are in none of them, a unit's label hangs "
+                f"on one or two photos, and chance is known only coarsely. Take {FEW_IMAGES} or more, better "
+                "some thousands"
+            )
+
     # -- what run.json says ----------------------------------------------------------------------
 
     def settings(self, architecture: Architecture) -> dict[str, Any]:
@@ -543,6 +555,16 @@ class Study:
         }
 
 
+class _Noting:
+    """The progress of a study, which keeps notices for `run.json`."""
+
+    def __init__(self, study: Study) -> None:
+        self.notice = study.notice
+        self.warning = study.progress.warning
+        self.detail = study.progress.detail
+        self.task = study.progress.task
+
+
 def _triple(values: tuple[float, float, float]) -> str:
     return " ".join(f"{value:.3g}" for value in values)
 
@@ -553,6 +575,8 @@ def _absolute_spec(spec: str) -> str:
     path = Path(rest).expanduser()
     if Path(spec).expanduser().exists():
         return str(Path(spec).expanduser().resolve())
+    if any(sign in spec for sign in "*?["):  # a pattern
+        return str(Path.cwd() / Path(spec).expanduser())
     return f"{scheme}{colon}{path.resolve()}" if scheme and path.exists() else spec
 
 
