@@ -101,7 +101,7 @@ def meaning(facts: Sequence[MaskFacts], classes: ClassList, where: str) -> Meani
     for value in sorted(value for value in pixels if value not in indices):
         share = pixels[value] / total
         border = value in inner and inner[value] <= _BORDER * pixels[value]
-        if not (value in _USUAL_VOID or share <= RARE or border):
+        if (_is_next(value, classes) and not border) or not (value in _USUAL_VOID or share <= RARE or border):
             return Meaning(indices, tuple(notes), _unlisted(value, facts, pixels, classes, where))
         indices[value] = UNLABELLED
         why = "a border" if border else "rare" if share <= RARE else "what is usual for void"
@@ -122,6 +122,11 @@ def meaning(facts: Sequence[MaskFacts], classes: ClassList, where: str) -> Meani
             ),
         )
     return Meaning(indices, _few(notes))
+
+
+def _is_next(value: int, classes: ClassList) -> bool:
+    """Whether a number would belong to the next line of a list without numbers: the list may be short."""
+    return not classes.numbered and not classes.colours and value == len(classes.numbers)
 
 
 def _few(notes: Sequence[str]) -> tuple[str, ...]:
@@ -202,7 +207,7 @@ def _unlisted(
     masks = sum(value in each.pixels for each in facts)
     lines = len(classes.numbers)
     hint = "list it, or leave its line blank: unlabelled"
-    if not classes.numbered and not classes.colours and value == lines:
+    if _is_next(value, classes):
         hint = (
             f"the list is one line short: it has {lines} lines, for 0 to {lines - 1}. If 0 means unlabelled, "
             "put a blank line first"

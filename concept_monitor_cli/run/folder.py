@@ -214,7 +214,8 @@ class RunFolder:
         path = self.tables / "concepts.parquet"
         if not path.is_file():
             raise InputError("this run has no tables yet", where=self.root, hint="run `cmon dissect` first")
-        frame = pd.read_parquet(path)
+        with path.open("rb") as file:  # pyarrow refuses paths that are no text
+            frame = pd.read_parquet(file)
         for column, wanted in (
             ("layer", list(layers)),
             ("detector", [detector] if detector else []),
@@ -404,8 +405,8 @@ class RunFolder:
         if not frames:
             return None
         stacked = schema.frame(pd.concat(frames, ignore_index=True))
-        with atomic_write(self.tables / "concepts.parquet") as temporary:
-            stacked.to_parquet(temporary, index=False, compression="zstd")
+        with atomic_write(self.tables / "concepts.parquet") as temporary, temporary.open("wb") as file:
+            stacked.to_parquet(file, index=False, compression="zstd")
         return stacked
 
     def _write_run(self, info: Mapping[str, Any]) -> None:

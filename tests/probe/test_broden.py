@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from PIL import Image
-from probe_help import INDEX, MAPS, coded, map_of, picture, save, tiny_broden, write_csv
+from probe_help import INDEX, MAPS, Told, coded, map_of, picture, save, tiny_broden, write_csv
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.probe import load_probe
@@ -193,7 +193,14 @@ def test_missing_images_are_named_and_counted(tmp_path):
 def test_missing_masks_are_named_and_counted(tmp_path):
     tiny_broden(tmp_path)
     (tmp_path / "images" / "set" / "a_part_2.png").unlink()
-    with pytest.raises(InputError, match=r"1 of 5 masks are missing, the first is .*a_part_2\.png"):
+    told = Told()
+    probe = load_probe(str(tmp_path), progress=told)
+    assert probe.ids == ("set/b.png", "set/c.png")
+    assert [(each.id, each.reason) for each in probe.skipped] == [("set/a.png", "a mask is missing")]
+    assert "1 images left out, the first: set/a.png (a mask is missing)" in told.warnings[0]
+    for name in ("a_part_1.png", "a_color.png"):
+        (tmp_path / "images" / "set" / name).unlink()
+    with pytest.raises(InputError, match=r"3 of 5 masks are missing, the first is .*a_color\.png"):
         load_probe(str(tmp_path))
 
 
