@@ -13,7 +13,7 @@ from typing import Any
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.probe.annotations import Label
 
-_LISTS = (
+CLASS_LISTS = (
     "classes.csv",
     "classes.txt",
     "codes.txt",
@@ -98,7 +98,7 @@ def find_classes(*folders: Path) -> ClassList | None:
         InputError: malformed.
     """
     for folder in folders:
-        for name in _LISTS:
+        for name in CLASS_LISTS:
             if (folder / name).is_file() and (found := read_classes(folder / name)) is not None:
                 return found
     return None
@@ -142,7 +142,7 @@ def known_classes(masks: str, names: Iterable[str]) -> ClassList | None:
     """
     stems = [name.rpartition(".")[0] for name in list(names)[:50]]
     folder = masks.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    if folder.startswith("SegmentationClass"):
+    if folder in ("SegmentationClass", "SegmentationClassAug"):
         return _of_names(_VOC, "Pascal VOC's classes")
     if folder == "trimaps":
         pets: list[Listed] = [(1, "pet", "object"), (2, "background", ""), (3, "not classified", "")]

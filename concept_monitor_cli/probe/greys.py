@@ -116,11 +116,12 @@ def _own_scale(
 def own_scale(values: npt.NDArray[np.float64]) -> tuple[GreyRange, str]:
     """The scale of these greys, and how it was found.
 
-    The smallest usual depth (0..1, or 8, 10, 12, 14, 16 bits) that holds nearly all of them and is at least
-    half filled by them; else from nearly the smallest to nearly the largest of them.
+    The smallest usual range (0..1, 0..255, of whole numbers also 10, 12, 14, 16 bits) that holds nearly all
+    of them and is at least half filled by them; else from nearly the smallest to nearly the largest of them.
     """
     low, high = (float(value) for value in np.percentile(values, _PERCENT))
-    for depth in _DEPTHS:
+    whole = bool((values == np.rint(values)).all())
+    for depth in _DEPTHS if whole else _DEPTHS[:2]:
         if depth[0] <= low and high <= depth[1]:
             if high - low >= (depth[1] - depth[0]) / 2:
                 return depth, f"the set's greys reach from {low:g} to {high:g}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.probe import broden
-from concept_monitor_cli.probe.classes import find_classes, known_classes
+from concept_monitor_cli.probe.classes import CLASS_LISTS, find_classes, known_classes
 from concept_monitor_cli.probe.files import Listing, list_files, list_images
 from concept_monitor_cli.probe.labelmaps import find_label_maps
 from concept_monitor_cli.probe.masked import MASK_ENDINGS, IndexMasks, MaskedImage
@@ -226,23 +226,39 @@ def _image_keys(photo: str) -> list[str]:
 
 
 def masked_below(folder: Path, listing: Listing) -> list[Path]:
-    """Data sets with masks one or two levels below a folder, as far as their folders' names tell."""
+    """Data sets with masks one or two levels below a folder, as far as the names there tell."""
     names = {inner.casefold() for inner in listing.folders}
-    wanted_images = {name.casefold() for name in _IMAGE_FOLDERS}
-    wanted_masks = {name.casefold() for name in _MASK_FOLDERS}
-    indices = {name.rpartition("/")[0] for name in listing.others if name.endswith("/index.csv")}
-    found = []
-    for inner in listing.folders:
-        if inner.count("/") > 1:
-            continue
+    indices = {_folder(name) for name in listing.others if name.endswith("/index.csv")}
+    lists = {_folder(name) for name in listing.others if name.rpartition("/")[2] in CLASS_LISTS}
+    panoptic = {
+        _folder(name).removesuffix("/annotations") for name in listing.others if _PANOPTIC.search(name)
+    }
+
+    def is_data_set(inner: str) -> bool:
         path, low = folder / inner, inner.casefold()
-        if (inner in indices and broden.is_broden(path)) or (
-            any(f"{low}/{name}" in names for name in wanted_images)
-            and any(f"{low}/{name}" in names for name in wanted_masks)
-            and mask_folders(path)
-        ):
-            found.append(path)
+        if inner in panoptic or (inner in indices and broden.is_broden(path)):
+            return True
+        if inner in lists and _has_masks(path, f"{inner}/", listing.images):
+            return True
+        images = any(f"{low}/{name.casefold()}" in names for name in _IMAGE_FOLDERS)
+        masks = any(f"{low}/{name.casefold()}" in names for name in _MASK_FOLDERS)
+        return images and masks and bool(mask_folders(path))
+
+    found = [folder / inner for inner in listing.folders if inner.count("/") <= 1 and is_data_set(inner)]
     return [path for path in found if not any(other in path.parents for other in found)]
+
+
+_PANOPTIC = re.compile(r"/[^/]*panoptic[^/]*\.json$", re.IGNORECASE)
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _has_masks(folder: Path, prefix: str, images: Sequence[str]) -> bool:
+    """Whether there are masks beside a class list."""
+    names = [name.removeprefix(prefix) for name in images if name.startswith(prefix)]
+    return bool(mask_folders(folder) or label_maps_in(folder, names))
 
 
 def label_maps_in(folder: Path, names: Sequence[str]) -> set[str]:

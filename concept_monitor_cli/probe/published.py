@@ -84,12 +84,10 @@ def open_mat(path: Path) -> ImageSource:
         InputError: no such array, or a file of MATLAB 7.3.
     """
     with path.open("rb") as file:
-        if file.read(8) == b"\x89HDF\r\n\x1a\n" or b"MATLAB 7.3" in file.read(120):
-            raise InputError(
-                "a MATLAB 7.3 file",
-                where=path,
-                hint="save its images as .npy, uint8 (N, H, W, 3), and give that",
-            )
+        head = file.read(128)
+    if head.startswith((b"\x89HDF\r\n\x1a\n", b"MATLAB 7.3")):
+        hint = "save its images as .npy, uint8 (N, H, W, 3), and give that"
+        raise InputError("a MATLAB 7.3 file", where=path, hint=hint)
     try:
         named = {name: shape for name, shape, _ in scipy.io.whosmat(path)}
         shape = named.get("X", ())

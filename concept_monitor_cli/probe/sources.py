@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import glob
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -116,7 +118,7 @@ def _open_glob(pattern: str, progress: Progress) -> Opened:
     packed = [path for path in files if path.name.lower().endswith(ENDINGS)]
     name = Path(pattern).parent.name or "images"
     if images:
-        top = Path(pattern.partition("*")[0].partition("?")[0].partition("[")[0]).parent
+        top = Path(os.path.dirname(re.split(r"[*?\[]", pattern)[0]))  # noqa: PTH120, "a/" is the folder a
         ids = [path.relative_to(top).as_posix() for path in images]
         foreign = [str(path) for path in files if path.name.lower().endswith(FOREIGN)]
         maps = find_label_maps(ids, lambda each: (top / each).read_bytes())
@@ -240,7 +242,8 @@ def _open_masked(
     progress.detail(f"{len(classes.labels)} classes: {classes.source}")
     if found.missing:
         said = f"{folder}: {len(found.missing):,} images without a mask are left out"
-        if len(found.missing) > len(found.images):  # as in Pascal VOC, where most have none
+        published = found.masks.folder.name.startswith("SegmentationClass")  # where most have none
+        if published or len(found.missing) > len(found.images):
             progress.notice(said)
         else:
             missing = [Skipped(each, "it has no mask") for each in found.missing]
