@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,11 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.probe.annotations import LabelSource
 from concept_monitor_cli.probe.decode import quiet_pillow
 from concept_monitor_cli.probe.masked import IndexMasks
+from concept_monitor_cli.probe.survey import MaskFacts
 from concept_monitor_cli.progress import Progress
+from concept_monitor_cli.store import Key, Store, make_key
+from concept_monitor_cli.store.keys import JSONValue
 
 T = TypeVar("T")
 
@@ -35,7 +40,12 @@ class Checked:
     problem: InputError | None = None
 
 
-def check_masks(labels: LabelSource | IndexMasks, rows: Sequence[int], progress: Progress) -> Checked:
+def check_masks(
+    labels: LabelSource | IndexMasks,
+    images: Mapping[int, str],
+    progress: Progress,
+    store: Store | None = None,
+) -> Checked:
     """Look at the masks of these images.
 
     Images whose mask is damaged, missing or of another frame are left out, as unreadable photos are. Where
@@ -43,33 +53,86 @@ def check_masks(labels: LabelSource | IndexMasks, rows: Sequence[int], progress:
 
     Args:
         labels: of all images.
-        rows: those images that are there.
+        images: number -> digest of those images that are there.
         progress: is told what was assumed.
+        store: keeps what was found; `None`: it is found anew each time.
     """
-    if isinstance(labels, IndexMasks):
-        facts = _over(labels.facts, rows, progress)
-        errors = {row: each for row, each in zip(rows, facts, strict=True) if isinstance(each, InputError)}
+    rows = list(images)
+    key = None if store is None else _key(labels, images)
+    known = None if store is None or key is None else _known(store, key)
+    if known is not None:
+        bad, facts = known
     else:
-        source = labels
-
-        def readable(row: int) -> None:
-            source.read(row)
-
-        read = _over(readable, rows, progress)
-        errors = {row: each for row, each in zip(rows, read, strict=True) if isinstance(each, InputError)}
-    if errors and 2 * len(errors) >= len(rows):
-        first = next(iter(errors.values()))
-        share = "" if len(errors) == len(rows) else f"{len(errors):,} of {len(rows):,} masks: "
-        return Checked(None, {}, InputError(share + first.what, where=first.where, hint=first.hint))
-    bad = {row: _reason(error) for row, error in errors.items()}
+        found = _over(labels.facts if isinstance(labels, IndexMasks) else _reader(labels), rows, progress)
+        errors = {row: each for row, each in zip(rows, found, strict=True) if isinstance(each, InputError)}
+        if errors and 2 * len(errors) >= len(rows):
+            first = next(iter(errors.values()))
+            share = "" if len(errors) == len(rows) else f"{len(errors):,} of {len(rows):,} masks: "
+            return Checked(None, {}, InputError(share + first.what, where=first.where, hint=first.hint))
+        bad = {row: _reason(error) for row, error in errors.items()}
+        facts = [each for each in found if isinstance(each, MaskFacts)]
+        if store is not None and key is not None and not store.look_only:
+            _keep(store, key, bad, facts)
     if not isinstance(labels, IndexMasks):
         return Checked(labels, bad)
-    settled, found = labels.settled([each for each in facts if not isinstance(each, InputError)])
-    for note in found.notes:
+    settled, meaning = labels.settled(facts)
+    for note in meaning.notes:
         progress.notice(note)
-    if found.problem is not None:
-        return Checked(None, {}, found.problem)
+    if meaning.problem is not None:
+        return Checked(None, {}, meaning.problem)
     return Checked(settled, bad)
+
+
+def _reader(labels: LabelSource) -> Callable[[int], None]:
+    def read(row: int) -> None:
+        labels.read(row)
+
+    return read
+
+
+def _key(labels: LabelSource | IndexMasks, images: Mapping[int, str]) -> Key | None:
+    """What the findings depend on: images, masks and class list. `None` where a mask cannot be read."""
+    digest = hashlib.sha256()
+
+    def one(row: int) -> bytes:
+        return hashlib.sha256(labels.content(row)).digest()
+
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for part in pool.map(one, images):
+                digest.update(part)
+    except InputError:
+        return None
+    named = (
+        repr(labels.classes) if isinstance(labels, IndexMasks) else repr((labels.labels, labels.mask_size))
+    )
+    names = hashlib.sha256(named.encode("utf-8", "surrogateescape")).hexdigest()
+    parts: dict[str, JSONValue] = {"images": list(images.values()), "rows": list(images)}
+    return make_key("mask_check", {**parts, "masks": digest.hexdigest(), "labels": names})
+
+
+def _known(store: Store, key: Key) -> tuple[dict[int, str], list[MaskFacts]] | None:
+    entry = store.get(key)
+    if entry is None:
+        return None
+    with entry:
+        facts = [
+            MaskFacts(
+                {int(number): int(count) for number, count in pixels},
+                {int(number): int(count) for number, count in inner},
+            )
+            for pixels, inner in entry.meta["facts"]
+        ]
+        return {int(row): str(reason) for row, reason in entry.meta["bad"]}, facts
+
+
+def _keep(store: Store, key: Key, bad: Mapping[int, str], facts: Sequence[MaskFacts]) -> None:
+    meta = {
+        "bad": sorted(bad.items()),
+        "facts": [[sorted(each.pixels.items()), sorted(each.inner.items())] for each in facts],
+    }
+    with contextlib.suppress(CmonError):  # a cache that cannot be written to costs time, no more
+        store.put(key, {}, meta).close()
 
 
 def _reason(error: InputError) -> str:

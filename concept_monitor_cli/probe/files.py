@@ -64,7 +64,7 @@ def list_files(folder: Path, extensions: Iterable[str]) -> list[str]:
         prefix + name
         for prefix, names in _walk(folder)
         for name in names
-        if name.lower().endswith(wanted) and (folder / (prefix + name)).is_file()
+        if name.lower().endswith(wanted) and os.path.isfile(f"{folder}/{prefix}{name}")  # noqa: PTH113
     ]
     return sorted(found, key=natural_key)
 
@@ -102,7 +102,7 @@ def list_folder(folder: Path) -> Listing:
         for name in names:
             lower = name.lower()
             if lower.endswith(EXTENSIONS):
-                if (folder / (prefix + name)).is_file():
+                if os.path.isfile(f"{folder}/{prefix}{name}"):  # noqa: PTH113, several times faster than Path
                     found.images.append(prefix + name)
             elif lower.endswith(FOREIGN):
                 found.foreign.append(prefix + name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from concept_monitor_cli.concepts import ConceptSet
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.probe.annotations import Annotations, LabelSource
 from concept_monitor_cli.probe.checks import Checked, check_masks
+from concept_monitor_cli.probe.decode import quiet_pillow
 from concept_monitor_cli.probe.greys import GreyRange, may_be_deep, scale_greys
 from concept_monitor_cli.probe.images import EncodedImages, ImageSource, content_digest
 from concept_monitor_cli.probe.masked import IndexMasks
@@ -19,6 +21,7 @@ from concept_monitor_cli.probe.probe_set import ProbeSet
 from concept_monitor_cli.probe.skipped import Skipped, warn_of
 from concept_monitor_cli.probe.sources import Opened, open_source
 from concept_monitor_cli.progress import SILENT, Progress
+from concept_monitor_cli.store import Store
 
 _EMPTY = content_digest(b"")
 
@@ -30,6 +33,7 @@ def load_probe(
     seed: int = 0,
     cache_dir: str | Path | None = None,
     grey_range: GreyRange | None = None,
+    store: Store | None = None,
     progress: Progress = SILENT,
 ) -> ProbeSet:
     """Open a probing set. Reads every image's bytes, for its digest, and decodes none.
@@ -62,6 +66,7 @@ def load_probe(
         cache_dir: where the built-in set is rendered to; default: the user's cache folder.
         grey_range: which greys of images with more than 8 bits are shown black and white; `None`: the set's
             own range (`own_scale`).
+        store: keeps what was found in the masks; `None`: they are looked at each time.
         progress: is told of the reading and of what was left out.
 
     Raises:
@@ -80,13 +85,14 @@ def load_probe(
     if not rows:
         reason = f"{skipped[0].id}: {skipped[0].reason}" if skipped else None
         raise InputError("no image can be read", where=spec, hint=reason)
-    masks = _checked(opened, rows, progress)
+    masks = _checked(opened, {row: digests[row] for row in rows}, progress, store)
     rows = [row for row in rows if row not in masks.bad]
     bad = [Skipped(opened.source.ids[row], reason) for row, reason in masks.bad.items()]
     warn_of(bad, "images are left out for their masks", progress)
     source = opened.source
     if isinstance(source, EncodedImages):
-        source, digests = scale_greys(source, digests, deep, grey_range, progress)
+        with quiet_pillow():
+            source, digests = scale_greys(source, digests, deep, grey_range, progress)
     labels = masks.labels
     return ProbeSet(
         name=opened.name,
@@ -101,13 +107,13 @@ def load_probe(
     )
 
 
-def _checked(opened: Opened, rows: list[int], progress: Progress) -> Checked:
+def _checked(opened: Opened, images: Mapping[int, str], progress: Progress, store: Store | None) -> Checked:
     """The masks of these images, those that cannot be used, and what is wrong with all of them."""
     if opened.labels is None:
         return Checked(None, {}, opened.problem)
     if opened.trusted and not isinstance(opened.labels, IndexMasks):
         return Checked(opened.labels)
-    masks = check_masks(opened.labels, rows, progress)
+    masks = check_masks(opened.labels, images, progress, store)
     if masks.problem is not None:
         hint = "" if masks.problem.hint is None else f" ({masks.problem.hint})"
         progress.warning(f"the masks of {opened.name} are not used: {masks.problem.what}{hint}")

@@ -115,6 +115,10 @@ class IndexMasks:
         """
         return mask_facts(index_numbers(self.images[index], self.classes.colours), self.classes)
 
+    def content(self, index: int) -> bytes:
+        """All that `facts` depends on, besides the class list and the image, for a digest."""
+        return read_mask_file(self.images[index].mask)
+
     def settled(self, facts: Sequence[MaskFacts]) -> tuple[MaskLabels, Meaning]:
         """The masks with the meaning that the numbers have in all of them."""
         found = meaning(facts, self.classes, str(self.folder))

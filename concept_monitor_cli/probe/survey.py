@@ -63,7 +63,7 @@ class Meaning:
 
 def mask_facts(numbers: npt.NDArray[np.int64], classes: ClassList) -> MaskFacts:
     """What is in a mask of these numbers, `(h, w)`."""
-    values, counts = np.unique(numbers, return_counts=True)
+    values, counts = _counted(numbers)
     known = set(classes.numbers)
     inner: dict[int, int] = {}
     strange = [value for value in values.tolist() if value not in known]
@@ -73,6 +73,16 @@ def mask_facts(numbers: npt.NDArray[np.int64], classes: ClassList) -> MaskFacts:
             core = ndimage.minimum_filter((numbers == value).view(np.uint8), 2 * width + 1, mode="nearest")
             inner[value] = int(core.sum())
     return MaskFacts(dict(zip(values.tolist(), counts.tolist(), strict=True)), inner)
+
+
+def _counted(numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The numbers that occur, and how often."""
+    if numbers.min() < 0 or numbers.max() > 65535:
+        values, often = np.unique(numbers, return_counts=True)
+        return values, often
+    counts = np.bincount(numbers.ravel())  # several times faster than sorting
+    values = np.flatnonzero(counts)
+    return values, counts[values]
 
 
 def meaning(facts: Sequence[MaskFacts], classes: ClassList, where: str) -> Meaning:

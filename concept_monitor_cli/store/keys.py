@@ -16,6 +16,7 @@ JSONValue: TypeAlias = "bool | int | float | str | Sequence[JSONValue] | Mapping
 KINDS: dict[str, int] = {
     "layers": 1,
     "probe_block": 1,
+    "mask_check": 1,
     "pixels": 1,
     "image_embeddings": 1,
     "text_embeddings": 1,

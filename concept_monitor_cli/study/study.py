@@ -268,6 +268,7 @@ class Study:
             seed=options.seed,
             cache_dir=home,
             grey_range=options.grey_range,
+            store=self.store,
             progress=_Noting(self),
         )
 

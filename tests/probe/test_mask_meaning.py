@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
-from probe_help import Told, picture, save
+from probe_help import Told, picture, save, tiny_broden, tiny_panoptic
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.probe import load_probe
+from concept_monitor_cli.probe import load_probe, masked
 from concept_monitor_cli.probe.classes import read_classes
+from concept_monitor_cli.store import Store
 
 W, H = 40, 32
 
@@ -280,3 +281,39 @@ def test_class_lists_that_are_no_json(tmp_path, text):
     (tmp_path / "classes.json").write_text(text)
     with pytest.raises(InputError, match="class list"):
         read_classes(tmp_path / "classes.json")
+
+
+# -- what was found is kept ----------------------------------------------------------------------------------
+
+
+def test_masks_are_decoded_once_for_one_store(tmp_path, monkeypatch):
+    folder = _folder(tmp_path / "set", [_regions([0, 255])] * 5, "background\nlesion\n")
+    save(folder / "masks" / "1.png", np.zeros((W, H), np.uint8))
+    store = Store(tmp_path / "store")
+    first = load_probe(str(folder), store=store)
+    decoded: list[object] = []
+    monkeypatch.setattr(masked, "open_mask", lambda *a, **k: decoded.append(a))
+    told = Told()
+    again = load_probe(str(folder), store=store, progress=told)
+    assert decoded == []
+    assert (again.ids, again.skipped) == (first.ids, first.skipped)
+    assert "255 is taken for 'lesion'" in told.notices[0]
+    monkeypatch.undo()
+    assert _covered(again) == _covered(first) == {"lesion": 0.5}
+    for change in (
+        lambda: (folder / "classes.txt").write_text("background\nother\n"),
+        lambda: save(folder / "masks" / "0.png", np.zeros((W, H), np.uint8)),
+        lambda: save(folder / "images" / "2.jpg", picture(H, W)),
+    ):
+        change()
+        fresh, kept = load_probe(str(folder)), load_probe(str(folder), store=store)
+        assert (fresh.ids, fresh.skipped) == (kept.ids, kept.skipped)
+        assert fresh.masks_problem is None or kept.masks_problem.what == fresh.masks_problem.what
+
+
+def test_panoptic_and_broden_are_kept_too(tmp_path):
+    store = Store(tmp_path / "store")
+    for make in (tiny_panoptic, tiny_broden):
+        folder = make(tmp_path / make.__name__)
+        probes = [load_probe(str(folder), store=kept) for kept in (None, store, store)]
+        assert len({probe.annotations.digest for probe in probes}) == 1
