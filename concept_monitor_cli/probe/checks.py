@@ -18,7 +18,6 @@ from concept_monitor_cli.probe.masked import IndexMasks
 from concept_monitor_cli.probe.survey import MaskFacts
 from concept_monitor_cli.progress import Progress
 from concept_monitor_cli.store import Key, Store, make_key
-from concept_monitor_cli.store.keys import JSONValue
 
 T = TypeVar("T")
 
@@ -103,12 +102,9 @@ def _key(labels: LabelSource | IndexMasks, images: Mapping[int, str]) -> Key | N
                 digest.update(part)
     except InputError:
         return None
-    named = (
-        repr(labels.classes) if isinstance(labels, IndexMasks) else repr((labels.labels, labels.mask_size))
-    )
-    names = hashlib.sha256(named.encode("utf-8", "surrogateescape")).hexdigest()
-    parts: dict[str, JSONValue] = {"images": list(images.values()), "rows": list(images)}
-    return make_key("mask_check", {**parts, "masks": digest.hexdigest(), "labels": names})
+    what = (labels.classes,) if isinstance(labels, IndexMasks) else (labels.labels, labels.mask_size)
+    digest.update(repr((what, list(images.items()))).encode("utf-8", "surrogateescape"))
+    return make_key("mask_check", {"masks": digest.hexdigest()})
 
 
 def _known(store: Store, key: Key) -> tuple[dict[int, str], list[MaskFacts]] | None:
