@@ -82,12 +82,17 @@ def scale_greys(
         if given is not None:
             progress.notice("--grey-range changes nothing: no image has greys of more than 8 bits")
         return images, dict(digests)
-    scale, said = (given, "as given") if given is not None else _own_scale(images, digests, deep)
+    scale: GreyRange | None = given
+    if scale is not None:
+        said = "as --grey-range says"
+    else:
+        scale, how = _own_scale(images, digests, deep)
+        said = f"{how}; --grey-range LOW,HIGH says otherwise"
     if scale is None:
         return images, dict(digests)
     progress.notice(
         f"greys of {len(deep):,} images have more than 8 bits: {scale[0]:g} is shown black, {scale[1]:g} "
-        f"white ({said}; --grey-range LOW,HIGH says otherwise)"
+        f"white ({said})"
     )
     scaled = ScaledImages(images, deep, scale)
     # Their content depends on the scale now.

@@ -56,7 +56,7 @@ def test_ct_values_below_zero(tmp_path):
     assert "4 images have more than 8 bits" in told.notices[0]
     pixels, told = _pixels(tmp_path, grey_range=(-1024.0, 2036.0))
     np.testing.assert_allclose(pixels, GREYS, atol=1)
-    assert "-1024 is shown black, 2036 white (as given" in told.notices[0]
+    assert "-1024 is shown black, 2036 white (as --grey-range says)" in told.notices[0]
 
 
 @pytest.mark.parametrize("top", [1, 255, 3000.5])
