@@ -175,9 +175,14 @@ def check_files(folder: Path, rows: Sequence[Row]) -> tuple[list[Row], list[Skip
     gone = missing_files([images / row.image for row in rows], what="image", where=where)
     masks = [(row.image, images / name) for row in rows for names in row.masks.values() for name in names]
     no_mask = missing_files([path for _, path in masks], what="mask", where=where)
-    lacking = {image for image, path in masks if path in no_mask}
+    lacking = {image: path.name for image, path in masks if path in no_mask}
     skipped = [
-        Skipped(row.image, "the image is missing" if images / row.image in gone else "a mask is missing")
+        Skipped(
+            row.image,
+            "the image is missing"
+            if images / row.image in gone
+            else f"a mask is missing: {lacking[row.image]}",
+        )
         for row in rows
         if images / row.image in gone or row.image in lacking
     ]

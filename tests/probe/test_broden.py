@@ -196,8 +196,10 @@ def test_missing_masks_are_named_and_counted(tmp_path):
     told = Told()
     probe = load_probe(str(tmp_path), progress=told)
     assert probe.ids == ("set/b.png", "set/c.png")
-    assert [(each.id, each.reason) for each in probe.skipped] == [("set/a.png", "a mask is missing")]
-    assert "1 images left out, the first: set/a.png (a mask is missing)" in told.warnings[0]
+    assert [(each.id, each.reason) for each in probe.skipped] == [
+        ("set/a.png", "a mask is missing: a_part_2.png")
+    ]
+    assert "1 images left out, the first: set/a.png (a mask is missing: a_part_2.png)" in told.warnings[0]
     for name in ("a_part_1.png", "a_color.png"):
         (tmp_path / "images" / "set" / name).unlink()
     with pytest.raises(InputError, match=r"3 of 5 masks are missing, the first is .*a_color\.png"):
