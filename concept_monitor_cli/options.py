@@ -318,6 +318,8 @@ class DissectOptions(CommonOptions):
 
         probe: probing images in one of their forms; `None` for `builtin`.
         probe_limit: at most so many images, drawn by their content with `seed`.
+        grey_range: of images with more than 8 bits, the grey that is shown black and the one that is shown
+            white; `None`: the set's own range.
         groups: images that count as one: `parent` for those of one folder, or a CSV file with the columns
             `image` and `group`; `None` to find copies.
         concepts: concept set in one of its forms; `None` for the default that belongs to the probe.
@@ -365,6 +367,7 @@ class DissectOptions(CommonOptions):
     probe: str | None = None
     probe_limit: int | None = None
     groups: str | None = None
+    grey_range: tuple[float, float] | None = None
     concepts: str | None = None
     encoder: str | None = None
     encoder_weights: Path | None = None

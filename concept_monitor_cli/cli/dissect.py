@@ -22,6 +22,7 @@ from concept_monitor_cli.cli.options import (
     Checkpoints,
     Device,
     DryRun,
+    GreyRange,
     InputSize,
     Model,
     Out,
@@ -36,6 +37,7 @@ from concept_monitor_cli.cli.options import (
     detectors_help,
     from_zero,
     gather,
+    grey_range,
     number,
     one_of,
     parsed,
@@ -224,8 +226,8 @@ def dissect(
             parser=spec,
             rich_help_panel=_PROBE,
             show_default="builtin",
-            help="An image folder, a Broden directory, cifar10:DIR, cifar100:DIR, a .npz or .h5 of images, "
-            "or builtin.",
+            help="A folder of images, with or without masks, a Broden directory, cifar10:DIR, cifar100:DIR, "
+            "an archive or array of images, a pattern, or builtin.",
         ),
     ] = None,
     probe_limit: Annotated[
@@ -236,6 +238,16 @@ def dissect(
             rich_help_panel=_PROBE,
             show_default="all",
             help="At most so many images, drawn at random (--seed).",
+        ),
+    ] = None,
+    grey_range: Annotated[
+        GreyRange | None,
+        typer.Option(
+            metavar="LOW,HIGH",
+            parser=grey_range,
+            rich_help_panel=_PROBE,
+            show_default="the set's own range",
+            help="Greys shown black and white, for images of more than 8 bits (X-rays, CT).",
         ),
     ] = None,
     groups: Annotated[

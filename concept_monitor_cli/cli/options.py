@@ -175,6 +175,21 @@ def rgb(value: Any) -> library.Triple:
     return numbers[0], numbers[1], numbers[2]
 
 
+GreyRange = NewType("GreyRange", tuple[float, float])
+
+
+def grey_range(value: Any) -> tuple[float, float]:
+    """Two numbers, the smaller one first: `-1000,400`."""
+    try:
+        parts = value if isinstance(value, list | tuple) else str(value).split(",")
+        numbers = [float(part) for part in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 2 or not -1e300 < numbers[0] < numbers[1] < 1e300:
+        raise BadValue(f"{value!r} is not two numbers, the smaller first", "write black,white: 0,4095")
+    return numbers[0], numbers[1]
+
+
 def comma_list(
     words: Any = None, *, separator: str = ",", check: Callable[[str], Any] | None = None
 ) -> Callable[..., list[str]]:

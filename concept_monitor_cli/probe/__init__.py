@@ -5,7 +5,8 @@ from concept_monitor_cli.probe.annotations import Annotations, ImageLabels, Labe
 from concept_monitor_cli.probe.labelled import LabelledImages
 from concept_monitor_cli.probe.load import load_probe
 from concept_monitor_cli.probe.pixels import Pixels, ToDecode, decode_probe, plan_probe
-from concept_monitor_cli.probe.probe_set import ProbeSet, Skipped
+from concept_monitor_cli.probe.probe_set import ProbeSet
+from concept_monitor_cli.probe.skipped import Skipped
 
 __all__ = [
     "Annotations",

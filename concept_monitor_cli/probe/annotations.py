@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
-
-from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.probe.decode import UnreadableImageError, check_size
 
 LabelMap = npt.NDArray[np.int32]
 
@@ -170,81 +164,3 @@ class Annotations:
             for part in pool.map(one, self._rows, chunksize=64):
                 digest.update(part)
         return digest.hexdigest()
-
-
-def read_mask_file(path: Path) -> bytes:
-    """The bytes of a mask file.
-
-    Raises:
-        InputError: it is missing or cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise InputError("a mask is missing", where=path, hint="unpack the data set again") from None
-    except OSError as error:
-        raise InputError(f"a mask cannot be read: {error.strerror}", where=path) from error
-
-
-def open_mask(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
-    """A mask's PNG, unpacked. `size`: the height and width that it must have.
-
-    Raises:
-        InputError: missing, damaged, no PNG, or of another size.
-    """
-    data = read_mask_file(path)
-    try:
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-            check_size(image)
-            if size is not None and (image.height, image.width) != size:
-                raise InputError(
-                    f"a mask is {image.height} x {image.width} (height x width), not {size[0]} x {size[1]}",
-                    where=path,
-                )
-            image.load()
-            return image
-    except InputError:
-        raise
-    except (UnreadableImageError, Image.DecompressionBombError) as error:
-        raise InputError(f"a mask is too large: {error}", where=path) from error
-    except Exception as error:  # decoders raise nearly anything on damaged files
-        raise InputError(f"a mask cannot be read: {error}", where=path) from error
-
-
-def rgb_numbers(image: Image.Image, path: Path) -> npt.NDArray[np.int64]:
-    """Numbers coded as `R + 256 G + 65536 B`, `(h, w)`; a grey PNG holds the numbers themselves."""
-    if image.mode in ("L", "I;16", "I", "1"):
-        return np.asarray(image).astype(np.int64)
-    if image.mode not in ("RGB", "RGBA", "P"):
-        raise InputError(f"a mask has pixels of type {image.mode}, not RGB", where=path)
-    channels = np.asarray(image.convert("RGB")).astype(np.int64)
-    numbers: npt.NDArray[np.int64] = channels[..., 0] + 256 * channels[..., 1] + 65536 * channels[..., 2]
-    return numbers
-
-
-def nearest_rows(values: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
-    """A map brought to `size`: the pixel under each new pixel's centre. Labels cannot be averaged."""
-    height, width = values.shape
-    rows = ((np.arange(size[0]) + 0.5) * height / size[0]).astype(np.int64)
-    columns = ((np.arange(size[1]) + 0.5) * width / size[1]).astype(np.int64)
-    small: npt.NDArray[Any] = values[rows[:, None], columns]
-    return small
-
-
-def require_same_frame(mask: tuple[int, int], image: tuple[int, int], path: Path) -> None:
-    """Check that a mask covers the same frame as its image: the same size, or that scaled.
-
-    Args:
-        mask: its height and width.
-        image: its height and width.
-        path: the mask's file.
-
-    Raises:
-        InputError: it does not.
-    """
-    # Scaled sizes are rounded to whole pixels: allow for one on either side.
-    slack = max(image) + max(mask)
-    if mask != image and abs(mask[0] * image[1] - mask[1] * image[0]) > slack:
-        raise InputError(
-            f"a mask is {mask[0]} x {mask[1]} (height x width), its image {image[0]} x {image[1]}", where=path
-        )

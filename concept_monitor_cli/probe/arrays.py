@@ -53,7 +53,7 @@ def open_hdf5(path: Path, key: str | None) -> ImageSource:
             raise InputError(
                 f"no dataset {name!r} of its own", where=path, hint=f"it has: {', '.join(names)}"
             )
-        _require_images(dataset.shape, dataset.dtype, name, path)
+        require_images(dataset.shape, dataset.dtype, name, path)
         return ArrayImages(_Hdf5Rows(dataset))
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise InputError(f"not a readable HDF5 file: {error}", where=path) from error
@@ -72,7 +72,12 @@ def _choose(key: str | None, names: Sequence[str], path: Path) -> str:
     raise InputError(what, where=path, hint=hint)
 
 
-def _require_images(shape: tuple[int, ...], dtype: np.dtype[Any], name: str, path: Path) -> None:
+def require_images(shape: tuple[int, ...], dtype: np.dtype[Any], name: str, path: Path) -> None:
+    """Check that an array holds images.
+
+    Raises:
+        InputError: it does not.
+    """
     fits = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))
     if dtype != np.uint8 or not fits:
         raise InputError(
@@ -102,7 +107,7 @@ class _NpyRows:
         if read_header is None:
             raise ValueError(f"array format {version}")
         shape, by_column, dtype = read_header(self._stream)
-        _require_images(shape, dtype, member[:-4], path)
+        require_images(shape, dtype, member[:-4], path)
         if by_column:
             raise InputError(
                 "the array is stored column by column", where=path, hint="np.ascontiguousarray it"

@@ -11,15 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.probe.annotations import (
-    ImageLabels,
-    Label,
-    LabelMap,
-    open_mask,
-    read_mask_file,
-    rgb_numbers,
-)
-from concept_monitor_cli.probe.files import inside, require_files
+from concept_monitor_cli.probe.annotations import ImageLabels, Label, LabelMap
+from concept_monitor_cli.probe.files import inside, missing_files
+from concept_monitor_cli.probe.maskfiles import open_mask, read_mask_file, rgb_numbers
+from concept_monitor_cli.probe.skipped import Skipped
 
 _FIXED = ("image", "split", "ih", "iw", "sh", "sw")
 _IN_CATEGORY = re.compile(r"([^();]+)(?:\(([0-9]{1,12})\))?")
@@ -169,17 +164,30 @@ def read_index(folder: Path, labels: Sequence[Label]) -> tuple[list[Row], tuple[
     return rows, size
 
 
-def check_files(folder: Path, rows: Sequence[Row]) -> None:
-    """Check that images and masks are there.
+def check_files(folder: Path, rows: Sequence[Row]) -> tuple[list[Row], list[Skipped]]:
+    """The images that are there with all their masks, and the others.
 
     Raises:
-        InputError: some are not; names the first and says how many.
+        InputError: half of the images or masks, or more, are not there; names the first and says how many.
     """
     images = folder / "images"
     where = folder / "index.csv"
-    require_files([images / row.image for row in rows], what="image", where=where)
-    masks = [images / name for row in rows for names in row.masks.values() for name in names]
-    require_files(masks, what="mask", where=where)
+    gone = missing_files([images / row.image for row in rows], what="image", where=where)
+    masks = [(row.image, images / name) for row in rows for names in row.masks.values() for name in names]
+    no_mask = missing_files([path for _, path in masks], what="mask", where=where)
+    lacking = {image: path.name for image, path in masks if path in no_mask}
+    skipped = [
+        Skipped(
+            row.image,
+            "the image is missing"
+            if images / row.image in gone
+            else f"a mask is missing: {lacking[row.image]}",
+        )
+        for row in rows
+        if images / row.image in gone or row.image in lacking
+    ]
+    left = {each.id for each in skipped}
+    return [row for row in rows if row.image not in left], skipped
 
 
 def read_labels(folder: Path) -> tuple[Label, ...]:

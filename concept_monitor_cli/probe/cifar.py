@@ -77,6 +77,13 @@ def _has_batches(folder: Path, classes: int) -> bool:
     return any((folder / name).is_file() for name in names)
 
 
+def has_cifar(folder: Path, classes: int) -> bool:
+    """Whether a folder holds the batch files of CIFAR as handed out."""
+    if classes == 100 and not any((folder / name).is_file() for name in ("meta", "fine_label_names.txt")):
+        return False  # other folders hold a file `train` too
+    return _has_batches(folder, classes)
+
+
 def _tree(folder: Path) -> ImageSource:
     names = list_images(folder)
     if not names:

@@ -23,6 +23,28 @@ EXTENSIONS = (
 )
 """File names with these endings count as images (any case)."""
 
+FOREIGN = (
+    *(".heic", ".heif", ".hif", ".heics", ".jxl", ".jxr", ".avifs", ".jpx", ".jpf", ".j2k", ".j2c", ".bpg"),
+    *(".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".raw", ".psd", ".xcf", ".svg", ".eps"),
+    *(
+        ".exr",
+        ".hdr",
+        ".tga",
+        ".pcx",
+        ".ico",
+        ".icns",
+        ".qoi",
+        ".pfm",
+        ".dds",
+        ".sgi",
+        ".ras",
+        ".xbm",
+        ".xpm",
+    ),
+    *(".dcm", ".dicom", ".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".czi", ".lif", ".ndpi", ".svs", ".mrxs"),
+)
+"""File names with these endings are images too, of formats that are not read (any case)."""
+
 # Only formats that Pillow reads by itself: EPS, for one, would start Ghostscript on a stranger's file.
 _FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 
@@ -57,16 +79,21 @@ class UnreadableImageError(Exception):
     """These bytes are no image that can be read. The text is the reason, in a few words."""
 
 
-def decode_image(data: bytes) -> Image.Image:
+def decode_image(data: bytes, greys: tuple[float, float] | None = None) -> Image.Image:
     """RGB pixels of an image file, upright.
 
     What torchvision's loader (`convert("RGB")`) gives, except where that is plainly wrong:
 
     - transparent pixels show white, not the colour that happens to be stored under them;
-    - 16-bit greys are scaled to 8 bits (`convert` cuts them off at 255: nearly all white);
+    - greys of more than 8 bits are scaled to 8 bits (`convert` cuts them off at 255: nearly all white);
     - the camera's orientation (EXIF) is applied.
 
     Of moving pictures, the first frame. Colour profiles are not applied (torchvision does not either).
+
+    Args:
+        data: the file's bytes.
+        greys: which greys of more than 8 bits are black and white; `None`: what can be said of one image,
+            integers are of the smallest usual depth (8, 10, 12, 14, 16 bits) that holds them, floats 0..1.
 
     Raises:
         UnreadableImageError: empty, cut off, damaged, not an image, or larger than Pillow's safety limit
@@ -78,7 +105,7 @@ def decode_image(data: bytes) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=formats()) as image:
             check_size(image)
             image.load()
-            return _rgb(_upright(image))
+            return _rgb(_upright(image), greys)
     except UnreadableImageError:
         raise
     except MemoryError:  # says something about this machine, not about the file
@@ -157,11 +184,46 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def is_deep(mode: str) -> bool:
+    """Whether a Pillow mode holds greys of more than 8 bits."""
+    return mode.startswith("I") or mode == "F"
+
+
+def deep_mode(data: bytes) -> str | None:
+    """Pillow's mode of an image file with greys of more than 8 bits; `None` for others. Decodes nothing."""
+    try:
+        with Image.open(io.BytesIO(data), formats=formats()) as image:
+            return image.mode if is_deep(image.mode) else None
+    except MemoryError:
+        raise
+    except Exception:  # it will be named as unreadable when it is decoded
+        return None
+
+
+def deep_greys(data: bytes) -> npt.NDArray[Any]:
+    """The values of an image file with greys of more than 8 bits as they are stored, `(h, w)`.
+
+    Raises:
+        UnreadableImageError: damaged, or larger than Pillow's safety limit.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=formats()) as image:
+            check_size(image)
+            return np.asarray(image)
+    except (UnreadableImageError, MemoryError):
+        raise
+    except Exception as error:  # decoders raise nearly anything on damaged files
+        raise UnreadableImageError(f"damaged: {error}") from error
+
+
+def _rgb(image: Image.Image, greys: tuple[float, float] | None) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if is_deep(image.mode):
+        stored = np.asarray(image)
+        return Image.fromarray(_eight_bits(stored) if greys is None else _scaled(stored, *greys)).convert(
+            "RGB"
+        )
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         colours = image.convert("RGBA")
         if colours.getchannel("A").getextrema() == (255, 255):
@@ -171,8 +233,17 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _scaled(grey: npt.NDArray[Any], low: float, high: float) -> Pixels8:
+    """Greys from `low` (black) to `high` (white)."""
+    values = grey.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise UnreadableImageError("greys that are no numbers")
+    scaled: Pixels8 = np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    return scaled
+
+
 def _eight_bits(grey: npt.NDArray[Any]) -> Pixels8:
-    """Greys of more than 8 bits: integers are taken as 16-bit, floats as 0..1."""
+    """Greys of more than 8 bits: integers of the smallest depth that holds them, floats as 0..1."""
     low, high = grey.min(), grey.max()
     if grey.dtype.kind == "f":
         if not (low >= 0 and high <= 1):
@@ -181,5 +252,6 @@ def _eight_bits(grey: npt.NDArray[Any]) -> Pixels8:
         return rounded
     if low < 0 or high > 65535:
         raise UnreadableImageError("32-bit greys")
-    scaled: Pixels8 = ((grey.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    top = next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if high < 2**bits)
+    scaled: Pixels8 = ((grey.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
     return scaled

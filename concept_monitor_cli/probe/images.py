@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -35,7 +36,21 @@ class ImageSource(Protocol):
         """
 
 
-class FileImages:
+class EncodedImages(ABC):
+    """Images as the bytes of image files, wherever these lie."""
+
+    ids: tuple[str, ...]
+
+    @abstractmethod
+    def read(self, index: int) -> bytes:
+        """The file's bytes."""
+
+    def decode(self, data: bytes) -> Image.Image:
+        """See `decode_image`."""
+        return decode_image(data)
+
+
+class FileImages(EncodedImages):
     """Images in files.
 
     Args:
@@ -51,9 +66,23 @@ class FileImages:
         """The file's bytes."""
         return self.paths[index].read_bytes()
 
-    def decode(self, data: bytes) -> Image.Image:
-        """See `decode_image`."""
-        return decode_image(data)
+
+class SomeImages(EncodedImages):
+    """Some of the images of another source.
+
+    Args:
+        images: the other.
+        rows: their numbers in it.
+    """
+
+    def __init__(self, images: EncodedImages, rows: Sequence[int]) -> None:
+        self._images = images
+        self._rows = tuple(rows)
+        self.ids = tuple(images.ids[row] for row in rows)
+
+    def read(self, index: int) -> bytes:
+        """The file's bytes."""
+        return self._images.read(self._rows[index])
 
 
 class ArrayRows(Protocol):

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from concept_monitor_cli.concepts import ConceptSet
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.probe import broden, masked
 from concept_monitor_cli.probe.annotations import Annotations, LabelSource
-from concept_monitor_cli.probe.arrays import open_hdf5, open_npz
-from concept_monitor_cli.probe.cifar import open_cifar
-from concept_monitor_cli.probe.files import list_images
-from concept_monitor_cli.probe.images import FileImages, ImageSource, content_digest
+from concept_monitor_cli.probe.checks import Checked, check_masks
+from concept_monitor_cli.probe.decode import quiet_pillow
+from concept_monitor_cli.probe.greys import GreyRange, may_be_deep, scale_greys
+from concept_monitor_cli.probe.images import EncodedImages, ImageSource, content_digest
+from concept_monitor_cli.probe.masked import IndexMasks
 from concept_monitor_cli.probe.order import by_content
-from concept_monitor_cli.probe.probe_set import ProbeSet, Skipped
+from concept_monitor_cli.probe.probe_set import ProbeSet
+from concept_monitor_cli.probe.skipped import Skipped, warn_of
+from concept_monitor_cli.probe.sources import Opened, open_source
 from concept_monitor_cli.progress import SILENT, Progress
+from concept_monitor_cli.store import Store
 
 _EMPTY = content_digest(b"")
-
-
-@dataclass(frozen=True)
-class _Opened:
-    name: str
-    source: ImageSource
-    labels: LabelSource | None = None
 
 
 def load_probe(
@@ -35,6 +31,8 @@ def load_probe(
     limit: int | None = None,
     seed: int = 0,
     cache_dir: str | Path | None = None,
+    grey_range: GreyRange | None = None,
+    store: Store | None = None,
     progress: Progress = SILENT,
 ) -> ProbeSet:
     """Open a probing set. Reads every image's bytes, for its digest, and decodes none.
@@ -43,25 +41,34 @@ def load_probe(
 
     - `builtin`: the renderings that this program makes by itself, with masks.
     - `cifar10:DIR`, `cifar100:DIR`: CIFAR's training images (`DIR/test`: the test images), see `open_cifar`.
-    - an `.npz` or `.h5` file with uint8 images `(N, H, W, 3)` or `(N, H, W)`: the array `images`, else the
-      only one, else `FILE:NAME`.
+    - an `.npy`, `.npz` or `.h5` file with uint8 images `(N, H, W, 3)` or `(N, H, W)`: of the last two the
+      array `images`, else the only one, else `FILE:NAME`.
+    - MNIST's, STL-10's and SVHN's files, or the folder of them (`published`).
+    - a zip or tar archive, WebDataset's shards, a Parquet or Arrow table, or a folder of them (`containers`).
     - a Broden directory: `index.csv` and `images/`. With masks.
     - a COCO panoptic folder, or its JSON file (`read_panoptic`). With masks.
-    - a folder with `images/` and `masks/` (ADE20K's `annotations/`, CamVid's `labels/`, Pascal VOC's
-      `JPEGImages/` and `SegmentationClass/`) and a class list (`read_classes`). With masks.
+    - a folder with `images/` and `masks/` or the like (`layouts`) and a class list (`read_classes`). With
+      masks.
+    - a folder above one of these that holds nothing else.
     - any other folder: all images in it and in the folders inside, in natural order. Hidden files are left
-      out, symbolic links followed. Names of folders are not taken as concepts.
+      out, symbolic links followed. Files that look like label maps are left out, or used as masks where
+      there is a class list. Names of folders are not taken as concepts.
+    - one image, or a pattern (`photos/*.jpg`).
 
     Images come in an order of their content, so that no result depends on what files are called or how they
     are sorted; `rows` of the result has their numbers in the natural order of the source.
 
-    Empty files and files that cannot be opened are left out and named in `skipped`.
+    Empty files, files that cannot be opened and images whose mask cannot be used are left out and named in
+    `skipped`. Masks are looked at once, all of them (`check_masks`).
 
     Args:
         spec: see above.
         limit: take so many images, drawn by their content with `seed`, whatever they are called.
         seed: of that draw.
         cache_dir: where the built-in set is rendered to; default: the user's cache folder.
+        grey_range: which greys of images with more than 8 bits are shown black and white; `None`: the set's
+            own range (`own_scale`).
+        store: keeps what was found in the masks; `None`: they are looked at each time.
         progress: is told of the reading and of what was left out.
 
     Raises:
@@ -69,100 +76,47 @@ def load_probe(
     """
     if limit is not None and limit < 1:
         raise InputError(f"{limit} probing images", where="--probe-limit", hint="give a positive number")
-    opened = _open(spec, cache_dir, progress)
-    digests, skipped = _digests(opened.source, list(range(len(opened.source.ids))), progress)
-    rows = by_content(digests, opened.labels, limit=limit, seed=seed)
-    if skipped:
-        progress.warning(
-            f"{len(skipped):,} images left out, the first: {skipped[0].id} ({skipped[0].reason})"
-        )
+    opened = open_source(spec, cache_dir, progress)
+    digests, skipped, deep = _digests(opened.source, list(range(len(opened.source.ids))), progress)
+    warn_of(skipped, "images left out", progress)
+    rows = sorted(digests)
     if not rows:
-        raise InputError("no image can be read", where=spec, hint=f"{skipped[0].id}: {skipped[0].reason}")
-    labels = opened.labels
+        reason = f"{skipped[0].id}: {skipped[0].reason}" if skipped else None
+        raise InputError("no image can be read", where=spec, hint=reason)
+    masks = _checked(opened, {row: digests[row] for row in rows}, progress, store)
+    rows = [row for row in rows if row not in masks.bad]
+    bad = [Skipped(opened.source.ids[row], reason) for row, reason in masks.bad.items()]
+    warn_of(bad, "images are left out for their masks", progress)
+    source = opened.source
+    if isinstance(source, EncodedImages):
+        with quiet_pillow():
+            source, digests = scale_greys(source, digests, deep, grey_range, progress)
+    labels = masks.labels
+    rows = by_content({row: digests[row] for row in rows}, labels, limit=limit, seed=seed)
     return ProbeSet(
         name=opened.name,
         ids=tuple(opened.source.ids[row] for row in rows),
         digests=tuple(digests[row] for row in rows),
         concepts=None if labels is None else _concepts(opened.name, labels),
         annotations=None if labels is None else Annotations(labels, rows),
-        skipped=tuple(skipped),
-        source=opened.source,
+        skipped=(*opened.left_out, *skipped, *bad),
+        source=source,
         rows=tuple(rows),
+        masks_problem=masks.problem,
     )
 
 
-def _open(spec: str, cache_dir: str | Path | None, progress: Progress) -> _Opened:
-    if spec == "builtin":
-        return _open_builtin(cache_dir)
-    for classes in (10, 100):
-        prefix = f"cifar{classes}:"
-        if spec.startswith(prefix):
-            return _Opened(*open_cifar(classes, spec[len(prefix) :]))
-    path = Path(spec).expanduser()
-    if path.is_dir():
-        return _open_folder(path, progress)
-    if path.is_file() and path.suffix.lower() == ".json":
-        return _open_panoptic(path)
-    file, key = _array_file(spec)
-    if file is not None:
-        opener = open_npz if file.suffix.lower() == ".npz" else open_hdf5
-        return _Opened(file.stem, opener(file, key))
-    if path.exists():
-        raise InputError("not a probing set", where=spec, hint="give a folder, an .npz or an .h5 file")
-    raise InputError("no such probing set", where=spec, hint="see the forms of --probe: cmon dissect --help")
-
-
-def _array_file(spec: str) -> tuple[Path | None, str | None]:
-    """`FILE` or `FILE:NAME`, where that file is an array file that exists."""
-    for text, key in ((spec, None), (spec.rpartition(":")[0], spec.rpartition(":")[2])):
-        path = Path(text).expanduser()
-        if text and path.suffix.lower() in (".npz", ".h5", ".hdf5") and path.is_file():
-            return path, key
-    return None, None
-
-
-def _open_folder(folder: Path, progress: Progress) -> _Opened:
-    name = folder.resolve().name
-    if broden.is_broden(folder):
-        return _open_broden(folder, name)
-    panoptic = masked.panoptic_json(folder)
-    if panoptic is not None:
-        return _open_panoptic(panoptic)
-    places = masked.mask_folders(folder)
-    if places is not None:
-        images, labels, without = masked.read_index_masks(folder, *places)
-        if without:
-            progress.notice(f"{folder}: {without:,} images without a mask are left out")
-        return _Opened(name, FileImages(*masked.as_plain(images)), labels)
-    names = list_images(folder)
-    if not names:
-        raise InputError(
-            "no images in the folder", where=folder, hint="JPEG, PNG and others, by their endings"
-        )
-    return _Opened(name, FileImages([folder / each for each in names], names))
-
-
-def _open_broden(folder: Path, name: str) -> _Opened:
-    labels = broden.read_labels(folder)
-    rows, size = broden.read_index(folder, labels)
-    broden.check_files(folder, rows)
-    images = FileImages([folder / "images" / row.image for row in rows], [row.image for row in rows])
-    return _Opened(name, images, broden.BrodenLabels(folder, rows, labels, size))
-
-
-def _open_panoptic(path: Path) -> _Opened:
-    images, labels = masked.read_panoptic(path)
-    return _Opened(path.stem, FileImages(*masked.as_plain(images)), labels)
-
-
-def _open_builtin(cache_dir: str | Path | None) -> _Opened:
-    from concept_monitor_cli.builtin import builtin_probe_directory
-
-    if cache_dir is None:
-        import platformdirs
-
-        cache_dir = platformdirs.user_cache_path("cmon", appauthor=False)
-    return _open_broden(builtin_probe_directory(Path(cache_dir)), "builtin")
+def _checked(opened: Opened, images: Mapping[int, str], progress: Progress, store: Store | None) -> Checked:
+    """The masks of these images, those that cannot be used, and what is wrong with all of them."""
+    if opened.labels is None:
+        return Checked(None, {}, opened.problem)
+    if opened.trusted and not isinstance(opened.labels, IndexMasks):
+        return Checked(opened.labels)
+    masks = check_masks(opened.labels, images, progress, store)
+    if masks.problem is not None:
+        hint = "" if masks.problem.hint is None else f" ({masks.problem.hint})"
+        progress.warning(f"the masks of {opened.name} are not used: {masks.problem.what}{hint}")
+    return masks
 
 
 def _concepts(name: str, labels: LabelSource) -> ConceptSet:
@@ -173,18 +127,23 @@ def _concepts(name: str, labels: LabelSource) -> ConceptSet:
 
 def _digests(
     source: ImageSource, rows: list[int], progress: Progress
-) -> tuple[dict[int, str], list[Skipped]]:
-    def digests(piece: list[int]) -> list[str | OSError]:
-        results: list[str | OSError] = []
+) -> tuple[dict[int, str], list[Skipped], list[int]]:
+    """Digests of the images, those that cannot be opened, and numbers of those that may have deep greys."""
+    files = isinstance(source, EncodedImages)
+
+    def digests(piece: list[int]) -> list[tuple[str, bool] | OSError]:
+        results: list[tuple[str, bool] | OSError] = []
         for row in piece:
             try:
-                results.append(content_digest(source.read(row)))
+                data = source.read(row)
+                results.append((content_digest(data), files and may_be_deep(data)))
             except OSError as error:  # one bad file must not cost the others
                 results.append(error)
         return results
 
     found: dict[int, str] = {}
     skipped: list[Skipped] = []
+    deep: list[int] = []
     threads = min(8, 2 * (os.cpu_count() or 1))  # more than cores: on network disks it is waiting, mostly
     with progress.task("reading images", len(rows)) as advance, ThreadPoolExecutor(threads) as pool:
         # In pieces: handing single small files from thread to thread costs more than reading them.
@@ -193,9 +152,13 @@ def _digests(
             for row, result in zip(piece, results, strict=True):
                 if isinstance(result, OSError):
                     skipped.append(Skipped(source.ids[row], result.strerror or str(result)))
-                elif result == _EMPTY:
+                    continue
+                digest, may_be = result
+                if digest == _EMPTY:
                     skipped.append(Skipped(source.ids[row], "empty file"))
-                else:
-                    found[row] = result
+                    continue
+                found[row] = digest
+                if may_be:
+                    deep.append(row)
             advance(len(piece))
-    return found, skipped
+    return found, skipped, deep

@@ -19,7 +19,8 @@ from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.models.geometry import Geometry
 from concept_monitor_cli.probe.decode import Pixels8, UnreadableImageError, quiet_pillow, shape_image
 from concept_monitor_cli.probe.images import content_digest
-from concept_monitor_cli.probe.probe_set import ProbeSet, Skipped
+from concept_monitor_cli.probe.probe_set import ProbeSet
+from concept_monitor_cli.probe.skipped import Skipped, warn_of
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.store import Entry, Key, Store, make_key
 
@@ -207,12 +208,7 @@ def decode_probe(
                     advance(block.stop - block.start)
     known = [reasons for reasons in unreadable if reasons is not None]
     readable, pixels = _without(store, probe, blocks, known, wanted, workers)
-    skipped = readable.skipped[len(probe.skipped) :]
-    if skipped:
-        first = skipped[0]
-        progress.warning(
-            f"{len(skipped):,} images cannot be read and are left out, the first: {first.id} ({first.reason})"
-        )
+    warn_of(readable.skipped[len(probe.skipped) :], "images cannot be read and are left out", progress)
     return readable, [pixels[geometry] for geometry in geometries]
 
 

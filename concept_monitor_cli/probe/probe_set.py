@@ -16,14 +16,7 @@ from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.probe.annotations import Annotations
 from concept_monitor_cli.probe.decode import UnreadableImageError, quiet_pillow
 from concept_monitor_cli.probe.images import ImageSource
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """An image that was left out, and why."""
-
-    id: str
-    reason: str
+from concept_monitor_cli.probe.skipped import Skipped
 
 
 @dataclass(frozen=True)
@@ -39,6 +32,7 @@ class ProbeSet:
         skipped: what was left out so far, and why.
         source: where the images come from.
         rows: for each image, its number in `source`, which has them in the natural order of the files.
+        masks_problem: why the masks that lie there are not used; `None` where they are, or there are none.
     """
 
     name: str
@@ -49,6 +43,7 @@ class ProbeSet:
     skipped: tuple[Skipped, ...]
     source: ImageSource
     rows: tuple[int, ...]
+    masks_problem: InputError | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -91,4 +86,5 @@ class ProbeSet:
             skipped=(*self.skipped, *skipped),
             source=self.source,
             rows=tuple(self.rows[index] for index in indices),
+            masks_problem=self.masks_problem,
         )

@@ -117,7 +117,9 @@ def _read(kind: type[Record], path: Path) -> Record | None:
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    # Paths may hold bytes that are no text; JSON spells their surrogates out, and reading gives them back.
+    return "".join(f"\\u{ord(char):04x}" if "\ud800" <= char <= "\udfff" else char for char in text)
 
 
 class RunFolder:
@@ -219,7 +221,8 @@ class RunFolder:
         path = self.tables / "concepts.parquet"
         if not path.is_file():
             raise InputError("this run has no tables yet", where=self.root, hint="run `cmon dissect` first")
-        frame = TABLES["concepts"].with_added(pd.read_parquet(path))
+        with path.open("rb") as file:  # pyarrow refuses paths that are no text
+            frame = TABLES["concepts"].with_added(pd.read_parquet(file))
         for column, wanted in (
             ("layer", list(layers)),
             ("detector", [detector] if detector else []),
@@ -435,8 +438,8 @@ class RunFolder:
         if not frames:
             return None
         stacked = schema.frame(pd.concat(frames, ignore_index=True))
-        with atomic_write(self.tables / "concepts.parquet") as temporary:
-            stacked.to_parquet(temporary, index=False, compression="zstd")
+        with atomic_write(self.tables / "concepts.parquet") as temporary, temporary.open("wb") as file:
+            stacked.to_parquet(file, index=False, compression="zstd")
         return stacked
 
     def _write_run(self, info: Mapping[str, Any]) -> None:

@@ -205,6 +205,7 @@ def dissect_study(
     _combine(study, run, architecture, finished=True)
     if architecture is not None:
         result.images = len(study.context.probe)
+        study.warn_of_few_images()
     elif errors and study.shard_count == 1:
         raise errors[0]
     elif not errors and study.shard_count > 1:

@@ -28,7 +28,7 @@ from concept_monitor_cli.stories.embed import run_encoder
 from concept_monitor_cli.study import Context, Study
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import pandas as pd
 
@@ -56,6 +56,12 @@ class WithoutNotices:
     ) -> AbstractContextManager[Callable[[int], None]]:
         """Passed on."""
         return self._progress.task(description, total, unit)
+
+
+def grey_range_of(made: Mapping[str, Any]) -> tuple[float, float] | None:
+    """`--grey-range` of a run by the options that it was made with; older runs had none."""
+    given = made.get("grey_range")
+    return None if given is None else (float(given[0]), float(given[1]))
 
 
 class OpenRun:
@@ -184,6 +190,7 @@ class OpenRun:
                 layers=(),
                 probe=self.info["probe"]["spec"],
                 probe_limit=made["probe_limit"],
+                grey_range=grey_range_of(made),
                 concepts=self.info["concepts"]["spec"],
                 seed=made["seed"],
                 device=self.options.device,

@@ -120,6 +120,7 @@ def plan(options: DissectOptions, progress: Progress = SILENT) -> Plan:
         raise errors[0]
     if last is not None:
         found.images = len(study.context.probe)
+        study.warn_of_few_images()
         found.decode, found.decode_bytes = study.to_decode.images, study.to_decode.bytes
     steps = found.checkpoints
     found.forward_passes = found.untrained_passes + sum(step.forward_passes for step in steps)

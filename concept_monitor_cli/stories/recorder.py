@@ -21,7 +21,7 @@ from concept_monitor_cli.probe import decode_probe
 from concept_monitor_cli.record.requests import Activations
 from concept_monitor_cli.run import CheckpointRecord
 from concept_monitor_cli.store import Key
-from concept_monitor_cli.stories.opened import OpenRun, WithoutNotices
+from concept_monitor_cli.stories.opened import OpenRun, WithoutNotices, grey_range_of
 from concept_monitor_cli.study import Context, Study, StudyFile
 from concept_monitor_cli.study.seen import recordings
 
@@ -67,6 +67,7 @@ class Recorder:
                 trust_pickle=options.trust_pickle,
                 probe=self._probe or info["probe"]["spec"],
                 probe_limit=None if self._probe else made["probe_limit"],
+                grey_range=grey_range_of(made),
                 concepts=info["concepts"]["spec"],
                 device=options.device,
                 batch_size=options.batch_size,

@@ -89,6 +89,8 @@ def _absolute_spec(spec: str) -> str:
     path = Path(rest).expanduser()
     if Path(spec).expanduser().exists():
         return str(Path(spec).expanduser().resolve())
+    if any(sign in spec for sign in "*?["):  # a pattern
+        return str(Path.cwd() / Path(spec).expanduser())
     return f"{scheme}{colon}{path.resolve()}" if scheme and path.exists() else spec
 
 

@@ -57,6 +57,7 @@ T = TypeVar("T")
 BUILTIN = "builtin"
 BUILTIN_WORDS = frozenset(word for word, _ in VOCABULARY)
 DEFAULT_ENCODER = "ViT-B-16/openai"
+FEW_IMAGES = 500
 
 
 class UnusableCheckpointError(InputError):
@@ -319,7 +320,9 @@ class Study:
             limit=options.probe_limit,
             seed=options.seed,
             cache_dir=home,
-            progress=self.progress,
+            grey_range=options.grey_range,
+            store=self.store,
+            progress=_Noting(self),
         )
 
     @cached_property
@@ -549,6 +552,26 @@ class Study:
                 f"{images:,} images, of which {images - groups:,} are copies of others or nearly so: "
                 f"{groups:,} groups count as one photo each. Name groups of your own with --groups"
             )
+
+    def warn_of_few_images(self) -> None:
+        """Say what suffers where there are few probing images."""
+        count = len(self.context.probe)
+        if count < FEW_IMAGES and self.options.probe not in (None, BUILTIN):
+            self.progress.warning(
+                f"{count:,} probing images are few: most concepts are in none of them, a unit's label hangs "
+                f"on one or two photos, and chance is known only coarsely. Take {FEW_IMAGES} or more, better "
+                "some thousands"
+            )
+
+
+class _Noting:
+    """The progress of a study, which keeps notices for `run.json`."""
+
+    def __init__(self, study: Study) -> None:
+        self.notice = study.notice
+        self.warning = study.progress.warning
+        self.detail = study.progress.detail
+        self.task = study.progress.task
 
 
 def _triple(values: tuple[float, float, float]) -> str:

@@ -117,8 +117,8 @@ def test_panoptic_files_that_are_no_such_json(tmp_path, text):
 
 def test_segments_that_are_not_listed(tmp_path):
     probe = load_probe(_panoptic_with(tmp_path, lambda d: d["annotations"][0]["segments_info"].pop()))
-    with pytest.raises(InputError, match="segment 258"):
-        probe.annotations.image(0)
+    assert probe.annotations is None
+    assert "segment 258" in probe.masks_problem.what
 
 
 def test_panoptic_masks_of_another_frame(tmp_path):
@@ -139,7 +139,8 @@ def test_index_masks(tmp_path):
     assert probe.concepts.categories == ("object", "object")
     for index in range(2):
         assert _coverage(probe, index) == {"road": pytest.approx(0.25, abs=0.02), "sky": 0.5}
-    assert told.notices == []
+    (void,) = told.notices
+    assert "number 255, which classes.txt does not name, is taken as unlabelled: 0.3%" in void
 
 
 @pytest.mark.parametrize("scale", [0.5, 2, 3])
@@ -159,9 +160,12 @@ def test_masks_of_another_frame_are_not(tmp_path):
 
 
 def test_numbers_that_are_not_listed(tmp_path):
-    probe = load_probe(str(tiny_index_masks(tmp_path, classes="background\nroad\n")))
-    with pytest.raises(InputError, match="label number 3"):
-        probe.annotations.image(0)
+    told = Told()
+    probe = load_probe(str(tiny_index_masks(tmp_path, classes="background\nroad\n")), progress=told)
+    assert len(probe) == 2
+    assert (probe.annotations, probe.concepts, probe.has_masks) == (None, None, False)
+    assert "2 of 2 masks hold label number 3 (50% of all pixels)" in probe.masks_problem.what
+    assert "label number 3" in told.warnings[0]
 
 
 def test_colour_coded_masks_are_refused(tmp_path):
@@ -226,15 +230,17 @@ def test_a_class_table_with_categories(tmp_path):
 
 
 def test_images_without_a_mask_are_counted(tmp_path):
+    told = Told()
     save(tiny_index_masks(tmp_path) / "images" / "more.jpg", picture())
-    with pytest.raises(InputError, match=r"1 of 3 images .* the first: more\.jpg"):
-        load_probe(str(tmp_path))
+    probe = load_probe(str(tmp_path), progress=told)
+    assert len(probe) == 2
+    assert [(each.id, each.reason) for each in probe.skipped] == [("more.jpg", "it has no mask")]
+    assert "1 images without a mask are left out, the first: more.jpg" in told.warnings[0]
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("classes.txt", None, "without a class list"),
         ("classes.txt", "\nbackground\nVOID\n", "names no class"),
         ("classes.csv", "a,b\n1,2\n", "needs the columns"),
         ("classes.csv", "index,name\none,x\n", "malformed class list"),
@@ -246,8 +252,7 @@ def test_images_without_a_mask_are_counted(tmp_path):
 )
 def test_malformed_class_lists(tmp_path, name, text, message):
     (tiny_index_masks(tmp_path) / "classes.txt").unlink()
-    if text is not None:
-        (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=message):
         load_probe(str(tmp_path))
 

@@ -116,6 +116,10 @@ class MaskDetector(Detector):
             InputError: the probing set has no masks, or too few images to know what chance gives; a layer has
                 no space.
         """
+        if probe.annotations is None and probe.masks_problem is not None:
+            problem = probe.masks_problem
+            what = f"{self.name} needs masks: {problem.what}"
+            raise InputError(what, where=problem.where, hint=problem.hint)
         if probe.annotations is None:
             raise InputError(
                 f"{self.name} needs masks of labels, and the probing set {probe.name} has none",
