@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from concept_monitor_cli.concepts.concept_set import tidy
+from concept_monitor_cli.concepts.tidy import tidy
 from concept_monitor_cli.encoders.base import Encoder, EncoderRequest, refuse_files, register_encoder
 from concept_monitor_cli.encoders.digests import file_digest
 from concept_monitor_cli.errors import InputError

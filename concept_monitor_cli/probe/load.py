@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from concept_monitor_cli.probe.arrays import open_hdf5, open_npz
 from concept_monitor_cli.probe.cifar import open_cifar
 from concept_monitor_cli.probe.files import list_images
 from concept_monitor_cli.probe.images import FileImages, ImageSource, content_digest
+from concept_monitor_cli.probe.plain import in_plain_words
 from concept_monitor_cli.probe.probe_set import ProbeSet, Skipped
 from concept_monitor_cli.progress import SILENT, Progress
 
@@ -80,12 +82,12 @@ def load_probe(
         )
     if not rows:
         raise InputError("no image can be read", where=spec, hint=f"{skipped[0].id}: {skipped[0].reason}")
-    labels = opened.labels
+    labels, codes = (None, {}) if opened.labels is None else in_plain_words(opened.labels)
     return ProbeSet(
         name=opened.name,
         ids=tuple(opened.source.ids[row] for row in rows),
         digests=tuple(digests[row] for row in rows),
-        concepts=None if labels is None else _concepts(opened.name, labels),
+        concepts=None if labels is None else _concepts(opened.name, labels, codes),
         annotations=None if labels is None else Annotations(labels, rows),
         skipped=tuple(skipped),
         source=opened.source,
@@ -167,9 +169,12 @@ def _open_builtin(cache_dir: str | Path | None) -> _Opened:
     return _open_broden(builtin_probe_directory(Path(cache_dir)), "builtin")
 
 
-def _concepts(name: str, labels: LabelSource) -> ConceptSet:
+def _concepts(name: str, labels: LabelSource, codes: Mapping[tuple[str, str], str]) -> ConceptSet:
     return ConceptSet.clean(
-        name, [label.name for label in labels.labels], [label.category for label in labels.labels]
+        name,
+        [label.name for label in labels.labels],
+        [label.category for label in labels.labels],
+        codes=[codes.get((label.name, label.category), label.name) for label in labels.labels],
     )
 
 

@@ -25,6 +25,7 @@ from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.lenses import Detector, Findings
 from concept_monitor_cli.models.layers import LayerInfo
 from concept_monitor_cli.monitor.agreement import agreement
+from concept_monitor_cli.monitor.crowded import crowded
 from concept_monitor_cli.options import DissectOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.record import record
@@ -294,6 +295,15 @@ def recordings(study: Study, file: StudyFile) -> dict[str, Key]:
 
 def _conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Piece) -> None:
     findings = _conclude(study, run, file, piece)
+    place: dict[str, Any] = {
+        "epoch": file.epoch,
+        "checkpoint": file.name,
+        "layer": piece.layer.name,
+        "detector": piece.detector.name,
+    }
+    rows = findings.rows(**place)
+    one_concept = crowded(rows, layer=piece.layer.name, detector=piece.detector.name, epoch=file.epoch)
+    notes = (*findings.notes, one_concept) if one_concept else findings.notes
     record_of = TableRecord(
         checkpoint=file.name,
         epoch=file.epoch,
@@ -301,22 +311,16 @@ def _conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Pi
         detector=piece.detector.name,
         finding=piece.finding.digest,
         units=piece.layer.units,
-        notes=findings.notes,
+        notes=notes,
         calibration=dict(findings.calibration),
         recording=f"{piece.recording.kind}/{piece.recording.digest}",
     )
-    place: dict[str, Any] = {
-        "epoch": file.epoch,
-        "checkpoint": file.name,
-        "layer": piece.layer.name,
-        "detector": piece.detector.name,
-    }
     for table in findings.more:
         run.write_more(
             file.folder, piece.layer.name, piece.detector.name, table, findings.more_rows(table, **place)
         )
-    run.write_table(file.folder, record_of, findings.rows(**place))
-    for note in findings.notes:
+    run.write_table(file.folder, record_of, {**rows, "concept_code": study.codes_of(rows)})
+    for note in notes:
         study.notice(note)
 
 

@@ -306,6 +306,12 @@ class Study:
             self.notice(note)
         return concepts
 
+    def codes_of(self, rows: Mapping[str, Any]) -> list[str]:
+        """What the word list or data set calls the concept of each row of a table; `""` where the same."""
+        own = self.listed_probe.concepts
+        codes = {**({} if own is None else own.code_of), **self.concepts.code_of}
+        return [codes.get(pair, "") for pair in zip(rows["concept"], rows["category"], strict=True)]
+
     def recorded(self, key: Key) -> Entry:
         """A recording that must be there by now.
 
