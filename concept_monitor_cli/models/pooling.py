@@ -43,6 +43,7 @@ class Layout:
         class_token: whether the first of them is a class token.
         grid: height and width of the maps; None where there are none (tokens that form no square).
         note: what had to be assumed, one sentence; empty where nothing was.
+        batch_second: whether the output is (tokens, B, C): torch's `batch_first=False`.
     """
 
     kind: Kind
@@ -50,6 +51,7 @@ class Layout:
     class_token: bool = False
     grid: tuple[int, int] | None = None
     note: str = ""
+    batch_second: bool = False
 
 
 def _square(count: int) -> tuple[int, int] | None:
@@ -248,6 +250,11 @@ def resolve_pooling(layout: Layout, pooling: Pooling, name: str = "") -> tuple[P
     return ("max" if pooling == "max" else "mean"), ""
 
 
+def batch_first(output: Tensor, layout: Layout) -> Tensor:
+    """The output with its images on the first axis; a view."""
+    return output.transpose(0, 1) if layout.batch_second else output
+
+
 def pool(output: Tensor, layout: Layout, pooling: Pooling = "auto") -> Tensor:
     """One number per image and unit.
 
@@ -260,6 +267,7 @@ def pool(output: Tensor, layout: Layout, pooling: Pooling = "auto") -> Tensor:
         (B, C) float32, never a view of `output`.
     """
     how, _ = resolve_pooling(layout, pooling)
+    output = batch_first(output, layout)
     if layout.kind == "flat":
         return output.to(torch.float32, copy=True)
     if layout.kind == "tokens":
@@ -287,7 +295,7 @@ def spatial_maps(output: Tensor, layout: Layout) -> Tensor:
     """
     if layout.grid is None:
         raise InputError("the layer's tokens form no square, so it has no activation maps")
-    output = output.float()
+    output = batch_first(output, layout).float()
     if layout.kind == "channels-first":
         return output
     if layout.kind == "channels-last":

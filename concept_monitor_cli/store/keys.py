@@ -14,7 +14,7 @@ from typing import TypeAlias
 JSONValue: TypeAlias = "bool | int | float | str | Sequence[JSONValue] | Mapping[str, JSONValue] | None"
 
 KINDS: dict[str, int] = {
-    "layers": 1,
+    "layers": 2,
     "probe_block": 1,
     "pixels": 1,
     "image_embeddings": 1,

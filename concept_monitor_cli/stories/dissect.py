@@ -30,6 +30,7 @@ from concept_monitor_cli.options import DissectOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.record import record
 from concept_monitor_cli.record.requests import Recording
+from concept_monitor_cli.record.soundness import units_without_numbers
 from concept_monitor_cli.run import CheckpointRecord, RunFolder, TableRecord
 from concept_monitor_cli.store import Key, atomic_write, remove_leftovers
 from concept_monitor_cli.study import (
@@ -235,6 +236,7 @@ def _dissect_checkpoint(
     """Record, conclude, write."""
     checkpoint = load()
     architecture = study.architecture(checkpoint)
+    require_numbers(study, architecture, checkpoint, file)
     pieces = pieces_of(study, architecture, checkpoint)
     if begin is not None:
         begin(run)
@@ -325,7 +327,7 @@ def _conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Pi
 
 
 def load_usable(study: Study, file: StudyFile, *, stop: Event | None = None) -> Checkpoint:
-    """A checkpoint with weights that are numbers.
+    """A checkpoint with its weights.
 
     Args:
         study: says whether pickles are trusted.
@@ -333,14 +335,41 @@ def load_usable(study: Study, file: StudyFile, *, stop: Event | None = None) -> 
         stop: see `load_checkpoint`.
 
     Raises:
-        UnusableCheckpointError: it cannot be read, or holds NaN.
+        UnusableCheckpointError: it cannot be read.
     """
     try:
-        checkpoint = load_checkpoint(file.path, trust_pickle=study.options.trust_pickle, stop=stop)
-        checkpoint.require_finite()
+        return load_checkpoint(file.path, trust_pickle=study.options.trust_pickle, stop=stop)
     except InputError as error:
         raise UnusableCheckpointError(error.what, where=error.where, hint=error.hint) from error
-    return checkpoint
+
+
+def require_numbers(
+    study: Study, architecture: Architecture, checkpoint: Checkpoint, file: StudyFile
+) -> None:
+    """Refuse a checkpoint whose NaN or infinite weights reach every unit of a layer; say which units else.
+
+    Raises:
+        UnusableCheckpointError: a layer has no unit left, or the weights do not fit.
+    """
+    if not checkpoint.nonfinite:
+        return
+    model = restored(study, architecture, checkpoint)
+    size = architecture.preprocessing.geometry.size
+    for layer, units in units_without_numbers(model, architecture.layers, size).items():
+        info = next(info for info in architecture.layers if info.name == layer)
+        if len(units) == info.units:
+            try:
+                checkpoint.require_finite()
+            except InputError as error:
+                raise UnusableCheckpointError(
+                    f"{error.what}; they reach every unit of {layer}", where=error.where, hint=error.hint
+                ) from error
+        if units:
+            shown = ", ".join(map(str, units[:5])) + (" ..." if len(units) > 5 else "")
+            study.warning(
+                f"{file.name}, {layer}: {len(units)} of {info.units} units give no number, as weights are NaN "
+                f"or infinite ({checkpoint.nonfinite[0]}); they count as dead: {shown}"
+            )
 
 
 def _write_failed(run: RunFolder, unusable: list[tuple[StudyFile, InputError]]) -> None:

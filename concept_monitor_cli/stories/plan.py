@@ -18,6 +18,7 @@ from concept_monitor_cli.stories.dissect import (
     check_place,
     load_usable,
     pieces_of,
+    require_numbers,
     restored,
     unknown_pieces,
     untrained_seeds,
@@ -131,6 +132,7 @@ def _plan_checkpoint(
 ) -> Architecture:
     checkpoint = load_usable(study, file)
     architecture = study.architecture(checkpoint)
+    require_numbers(study, architecture, checkpoint, file)
     pieces = pieces_of(study, architecture, checkpoint)
     if not study.options.overwrite:
         if study.to_decode.sure:
