@@ -70,7 +70,8 @@ def embed_images(
         ValueError: pixels of another size than the encoder's.
     """
     if isinstance(encoder, PrecomputedEncoder):
-        return encoder.images(len(pixels))
+        ids = getattr(pixels, "ids", None)
+        return encoder.images(len(pixels), None if ids is None else tuple(ids))
     if not isinstance(pixels, PixelBlocks):
         raise TypeError("this encoder needs decoded pixels")
     assert encoder.preprocessing is not None

@@ -223,7 +223,7 @@ def write_tables(
         if kind == "csv":
             write_text_atomic(path, schema.to_csv(frame))
         else:
-            with atomic_write(path) as temporary:
-                schema.frame(frame).to_parquet(temporary, index=False, compression="zstd")
+            with atomic_write(path) as temporary, temporary.open("wb") as file:
+                schema.frame(frame).to_parquet(file, index=False, compression="zstd")
         written.append(path)
     return written

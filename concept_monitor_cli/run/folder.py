@@ -110,7 +110,11 @@ def _read(kind: type[Record], path: Path) -> Record | None:
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        # A path whose bytes are no UTF-8: escaped, `\udce9` for the byte e9, as Python gives it back.
+        text = json.dumps(value, indent=2, sort_keys=True)
+    return text + "\n"
 
 
 class RunFolder:
@@ -212,7 +216,8 @@ class RunFolder:
         path = self.tables / "concepts.parquet"
         if not path.is_file():
             raise InputError("this run has no tables yet", where=self.root, hint="run `cmon dissect` first")
-        frame = pd.read_parquet(path)
+        with path.open("rb") as file:  # opened here: a path may hold bytes that pyarrow cannot open
+            frame = pd.read_parquet(file)
         for column, wanted in (
             ("layer", list(layers)),
             ("detector", [detector] if detector else []),
@@ -402,8 +407,8 @@ class RunFolder:
         if not frames:
             return None
         stacked = schema.frame(pd.concat(frames, ignore_index=True))
-        with atomic_write(self.tables / "concepts.parquet") as temporary:
-            stacked.to_parquet(temporary, index=False, compression="zstd")
+        with atomic_write(self.tables / "concepts.parquet") as temporary, temporary.open("wb") as file:
+            stacked.to_parquet(file, index=False, compression="zstd")
         return stacked
 
     def _write_run(self, info: Mapping[str, Any]) -> None:

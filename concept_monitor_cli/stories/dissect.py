@@ -367,8 +367,8 @@ def require_numbers(
         if units:
             shown = ", ".join(map(str, units[:5])) + (" ..." if len(units) > 5 else "")
             study.warning(
-                f"{file.name}, {layer}: {len(units)} of {info.units} units give no number, as weights are NaN "
-                f"or infinite ({checkpoint.nonfinite[0]}); they count as dead: {shown}"
+                f"{file.name}, {layer}: {len(units)} of {info.units} units give no number, as weights "
+                f"are NaN or infinite ({checkpoint.nonfinite[0]}); they count as dead: {shown}"
             )
 
 

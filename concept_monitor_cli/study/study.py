@@ -28,8 +28,9 @@ from concept_monitor_cli.checkpoints import (
     load_checkpoint,
     order_by_epoch,
 )
+from concept_monitor_cli.checkpoints.paths import printable
 from concept_monitor_cli.concepts import ConceptSet, load_concepts
-from concept_monitor_cli.encoders import Encoder, load_encoder
+from concept_monitor_cli.encoders import Encoder, PrecomputedEncoder, load_encoder
 from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.lenses import Context, Detector, make_detector
 from concept_monitor_cli.models.build import ModelSource, resolve_model
@@ -183,7 +184,7 @@ class Study:
             except InputError as error:
                 if len(found) == 1:
                     raise
-                unreadable.append(Unreadable(file.name, error))
+                unreadable.append(Unreadable(printable(file.name), error))
         self.unreadable = unreadable
         if not dated:
             raise unreadable[0].error
@@ -195,7 +196,7 @@ class Study:
         epochs = {item.epoch for item in order.kept if item.epoch is not None}
         chosen = epochs if options.epochs is None else set(options.epochs.select(epochs))
         files = [
-            StudyFile(item.file.name, item.file.path, item.epoch, f"epoch_{item.epoch:04d}")
+            StudyFile(printable(item.file.name), item.file.path, item.epoch, f"epoch_{item.epoch:04d}")
             for item in order.kept
             if item.epoch is not None and item.epoch in chosen
         ]
@@ -357,7 +358,7 @@ class Study:
             raise UnusableCheckpointError(
                 f"the network takes images of {source.in_chans} channels, the probing images have 3",
                 where=source.label,
-                hint="give --model file.py:factory with a network that takes RGB and makes its channels of it",
+                hint="give --model file.py:factory that takes RGB and makes these channels of it",
             )
         self.notice(source.describe())
         model = source.build(device="meta")
@@ -493,6 +494,8 @@ class Study:
     def _context(self, probe: ProbeSet, pixels: Pixels | None) -> Context:
         options = self.options
         self._check_words()
+        if self._embeds and isinstance(self.encoder, PrecomputedEncoder):
+            self.notice(self.encoder.order(probe.ids)[0])
         return Context(
             store=self.store,
             probe=probe,
