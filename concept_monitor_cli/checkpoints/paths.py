@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def is_utf8(path: str | os.PathLike[str]) -> bool:
-    """Whether a path can be written as UTF-8. On Linux it may hold any bytes (`fot\\xe9` of a Latin-1 system)."""
+    """Whether a path can be written as UTF-8. On Linux it may hold any bytes (Latin-1, say)."""
     try:
         os.fspath(path).encode("utf-8")
     except UnicodeEncodeError:
@@ -34,7 +34,7 @@ def in_utf8(path: Path) -> Path:
         return path
     raw = os.fsencode(path.absolute())
     # The folder is linked, so that a checkpoint's other files lie beside it there too.
-    folder = _links() / hashlib.sha256(os.path.dirname(raw)).hexdigest()[:16]
+    folder = _links() / hashlib.sha256(os.fsencode(path.absolute().parent)).hexdigest()[:16]
     if not folder.is_symlink():
         folder.symlink_to(path.absolute().parent)
     if is_utf8(path.name):

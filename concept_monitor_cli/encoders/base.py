@@ -10,6 +10,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 
+from concept_monitor_cli.checkpoints.paths import in_utf8
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.models.geometry import Preprocessing
 from concept_monitor_cli.progress import SILENT, Progress
@@ -140,6 +141,7 @@ def load_encoder(
             )
         if path is not None and not path.is_file():
             raise InputError("there is no such file", where=f"{option} {path}")
+    files = [None if path is None else in_utf8(path) for path in files]
     request = EncoderRequest(spec, files[0], files[1], torch.device(device), precision, progress)
     return _OPENERS.get(scheme, _OPENERS[_DEFAULT])(request)
 

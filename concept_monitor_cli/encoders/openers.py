@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from concept_monitor_cli.checkpoints.paths import in_utf8
 from concept_monitor_cli.encoders import hub
 from concept_monitor_cli.encoders.base import Encoder, EncoderRequest, refuse_files, register_encoder
 from concept_monitor_cli.encoders.clip import ClipEncoder, ClipFiles, import_open_clip
@@ -121,7 +122,7 @@ def open_folder(request: EncoderRequest, folder: Path) -> Encoder:
         InputError: none of these.
     """
     refuse_files(request, "the folder has its own config and weights")
-    place = model_folder(folder)
+    place = in_utf8(model_folder(folder))
     label = request.spec
     if (place / HUB_CONFIG).is_file():
         model, cfg = _read_config(place / HUB_CONFIG)
