@@ -61,7 +61,7 @@ def open_named(request: EncoderRequest) -> Encoder:
                 where=f"--encoder {request.spec}",
                 hint=f"--encoder NAME --encoder-weights {text}, such as --encoder ViT-B-16",
             )
-        if text.count("/") == 1 and not text.startswith((".", "/", "~")):
+        if text.count("/") == 1 and not text.startswith((".", "/", "~")) and not _misspelt(text):
             return _open_hub(request, text)
     name, tag = known or (text.partition("/")[0], text.partition("/")[2])
     config_file = request.config
@@ -83,6 +83,12 @@ def open_named(request: EncoderRequest) -> Encoder:
     return _encoder(
         request, request.spec, name, model, request.weights, _preprocessing(model, cfg, request.spec, source)
     )
+
+
+def _misspelt(text: str) -> bool:
+    """Whether the first part of `A/B` is nearly a model of open_clip, and so no organisation of the hub."""
+    models = import_open_clip().list_models()
+    return bool(get_close_matches(text.partition("/")[0], models, n=1, cutoff=0.8))
 
 
 def _known_name(text: str, request: EncoderRequest) -> tuple[str, str] | None:

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-# Numbers that OpenAI's archives carry beside the weights.
-_NO_WEIGHTS = frozenset(("input_resolution", "context_length", "vocab_size"))
+# What archives carry beside the weights: OpenAI's numbers, the mask of causal attention.
+_NO_WEIGHTS = frozenset(("input_resolution", "context_length", "vocab_size", "attn_mask"))
 
 _DTYPES: dict[str, torch.dtype] = {
     "FloatStorage": torch.float32, "HalfStorage": torch.float16, "DoubleStorage": torch.float64,
