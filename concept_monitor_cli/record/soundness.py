@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from concept_monitor_cli.models.layers import LayerInfo, evaluation
 from concept_monitor_cli.models.pooling import pool
-from concept_monitor_cli.models.taps import tap
+from concept_monitor_cli.models.taps import Tap, tap
 
 _IMAGES = 2
 
@@ -29,6 +29,7 @@ def units_without_numbers(model: nn.Module, layers: Sequence[LayerInfo], size: i
     parameter = next(model.parameters(), noise)
     noise = noise.to(parameter.device, parameter.dtype)
     calls = {layer.name: layer.calls for layer in layers}
+    read: Tap[Tensor]
     with evaluation(model), tap(model, list(calls), calls=calls) as read:
         outputs = read(noise)
     found = {}
