@@ -131,7 +131,13 @@ def _plain(
         name = f"{match[2]} {match[1]}"
     if match := _STUFF.fullmatch(name):
         head, rest = match[1], match[2]
-        name = f"window {rest}" if rest == "blind" else head if rest[:5] in _OTHERS else f"{rest} {head}"
+        if rest[:5] not in _OTHERS:
+            name = f"window {rest}" if rest == "blind" else f"{rest} {head}"
+        elif (
+            head not in known
+            and sum(other.startswith(f"{head}-") and _is_other(other) for other in known) < 2
+        ):
+            name = head  # alone, it needs no `other`
     if match := _NUMBERED.fullmatch(name):
         base = match[1].lower()
         if base.rpartition("_")[2] in _NUMBERED_PARTS or base in known or _several(base, known, bases):
@@ -147,6 +153,11 @@ def _plain(
 
 
 _OTHERS = ("other", "stuff", "merge")
+
+
+def _is_other(name: str) -> bool:
+    match = _STUFF.fullmatch(name)
+    return match is not None and match[2][:5] in _OTHERS
 
 
 def _several(base: str, known: Collection[str], bases: Collection[str]) -> bool:
