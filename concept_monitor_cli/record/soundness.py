@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from concept_monitor_cli.models.layers import LayerInfo, evaluation
 from concept_monitor_cli.models.pooling import pool
-from concept_monitor_cli.models.taps import Tap, tap
+from concept_monitor_cli.models.taps import tap
 
 _IMAGES = 2
 
@@ -29,11 +29,13 @@ def units_without_numbers(model: nn.Module, layers: Sequence[LayerInfo], size: i
     parameter = next(model.parameters(), noise)
     noise = noise.to(parameter.device, parameter.dtype)
     calls = {layer.name: layer.calls for layer in layers}
-    read: Tap[Tensor]
-    with evaluation(model), tap(model, list(calls), calls=calls) as read:
+    layouts = {layer.name: layer.layout for layer in layers}
+
+    def capture(name: str, output: Tensor) -> Tensor:
+        return pool(output, layouts[name], "mean")
+
+    with evaluation(model), tap(model, list(calls), capture=capture, calls=calls) as read:
         outputs = read(noise)
-    found = {}
-    for layer in layers:
-        pooled = pool(outputs[layer.name], layer.layout, "mean")
-        found[layer.name] = (~pooled.isfinite()).all(0).nonzero().flatten().tolist()
-    return found
+    return {
+        name: (~pooled.isfinite()).all(0).nonzero().flatten().tolist() for name, pooled in outputs.items()
+    }
