@@ -25,6 +25,7 @@ from concept_monitor_cli.checkpoints.digest import combined_digest, tensor_diges
 from concept_monitor_cli.checkpoints.find import stem
 from concept_monitor_cli.checkpoints.formats import PendingTensor, read_file
 from concept_monitor_cli.checkpoints.names import epoch_in_name
+from concept_monitor_cli.checkpoints.paths import in_utf8
 from concept_monitor_cli.checkpoints.prefixes import strip_prefixes
 from concept_monitor_cli.checkpoints.pruning import fold_masks
 from concept_monitor_cli.errors import InputError
@@ -140,7 +141,7 @@ def load_checkpoint(
         CancelledError: `stop` was set.
         InputError: cut off, empty, of a foreign format, without weights, or asking for code to be run.
     """
-    path = Path(path)
+    path = in_utf8(Path(path))
     content, text = read_file(path, trust_pickle=trust_pickle, mmap=mmap)
     weights, others = find_weights(content)
     if weights is None:

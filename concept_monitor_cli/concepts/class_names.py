@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from concept_monitor_cli.concepts.concept_set import tidy
+from concept_monitor_cli.concepts.tidy import tidy
 from concept_monitor_cli.errors import InputError
 
 #: Sets of class names that need no file.

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
-import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 
-from concept_monitor_cli.concepts.concept_set import CATEGORIES, ConceptSet, tidy
+from concept_monitor_cli.concepts.concept_set import ConceptSet
+from concept_monitor_cli.concepts.listing import read_listing
+from concept_monitor_cli.concepts.reading import concept_set, read_text
+from concept_monitor_cli.concepts.structured import read_structured
+from concept_monitor_cli.concepts.table import read_table
 from concept_monitor_cli.errors import InputError
-
-MAX_LENGTH = 200
-"""Characters of one concept. A longer line is a paragraph, or no word list: CLIP reads 77 tokens."""
-
-# Format characters that nobody sees and that make two equal words differ: zero-width space, soft hyphen,
-# marks of writing direction, stray byte order marks. The joiners U+200C and U+200D carry meaning and stay.
-_INVISIBLE = frozenset("\u00ad\u200b\u200e\u200f\u2060\ufeff") | {
-    chr(c) for c in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
-}
 
 # ImageNet is a list of objects; these ten of its classes (alp, cliff, coral reef, geyser, lakeshore,
 # promontory, sandbar, beach, valley, volcano) are places.
@@ -34,12 +27,11 @@ def load_concepts(spec: str | Path, *, probe_concepts: ConceptSet | None = None)
     Args:
         spec: `broden` (the probe set's own labels), `imagenet` (open_clip's 1,000 clean class names),
             `common` (our list of some 1,000 visual words in six categories), `builtin` (the renderer's
-            vocabulary), or a file: `.csv`/`.tsv` with a header `concept[,category]`, anything else one
-            concept a line.
+            vocabulary), or a file (`read_concepts`).
         probe_concepts: the labels of the probe set, for `broden`.
 
     Raises:
-        InputError: no such file or name, no text, no concept in it, a line too long, a malformed table,
+        InputError: no such file or name, no text, no concept in it, a name that is no word, a malformed file,
             or `broden` with a probe set that has no labels.
     """
     text = str(spec)
@@ -61,61 +53,37 @@ def load_concepts(spec: str | Path, *, probe_concepts: ConceptSet | None = None)
         raise InputError("there is no such concept file or list", where=text, hint=hint)
     if not path.is_file():
         raise InputError("the concept file is not a file", where=path)
-    if path.suffix.lower() in (".csv", ".tsv"):
-        return read_concept_table(path)
-    return read_concept_lines(path)
+    return read_concepts(path)
 
 
-def read_concept_lines(path: Path) -> ConceptSet:
-    """One concept a line, UTF-8 with or without a byte order mark, any line ends. Categories stay unknown."""
-    lines = _lines(_decode(path))
-    concepts, notes = _checked(enumerate(lines, start=1), path)
-    return _nonempty(ConceptSet.clean(path.name, concepts, notes=notes), path)
+def read_concepts(path: Path) -> ConceptSet:
+    """The words of a file.
 
+    By its ending: `.csv` and `.tsv` are tables, `.json`, `.jsonl`, `.yaml`, `.yml` and `.py` what they say;
+    anything else is one word a line, or one of these where its content shows that. Everything that was done
+    to a line (numbers, codes, quotation marks, comments left out, underscores made blanks) stands in `notes`.
 
-def read_concept_table(path: Path) -> ConceptSet:
-    """A table with a header that names a column `concept` and perhaps one `category`; others are left out.
-
-    The separator is a comma, or a semicolon or tab where the header has one and no comma.
+    Raises:
+        InputError: not readable, malformed, or with a line that is no word.
     """
-    lines = _lines(_decode(path))
-    while lines and not lines[0].strip():
-        lines.pop(0)
-    if not lines:
-        raise InputError("the concept file is empty", where=path)
-    separator = next((s for s in ",;\t" if s in lines[0]), ",")
-    try:
-        rows = list(csv.reader(io.StringIO("\n".join(lines)), delimiter=separator, strict=True))
-    except csv.Error as error:
-        raise InputError(f"the concept table cannot be read: {error}", where=path) from error
-    header = [tidy(cell).lower() for cell in rows[0]]
-    if "concept" not in header:
+    text = read_text(path)
+    suffix = path.suffix.lower()
+    if not text.strip() and suffix not in (".csv", ".tsv"):
         raise InputError(
-            f"the concept table has no column `concept` (its header is {', '.join(rows[0])!r})",
+            "the concept file holds no concept",
             where=path,
-            hint="begin it with the line `concept,category`, or call it .txt where it is one concept a line",
+            hint="write one word a line, or --concepts common",
         )
-    column = header.index("concept")
-    kind_column = header.index("category") if "category" in header else None
-    names: list[tuple[int, str]] = []
-    kinds: list[str] = []
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) > len(header):
-            raise InputError(
-                f"row {number} has {len(row)} cells, the header {len(header)}",
-                where=path,
-                hint='put a concept with a separator in it into quotes: "red, white and blue",color',
-            )
-        names.append((number, row[column] if column < len(row) else ""))
-        kind = row[kind_column] if kind_column is not None and kind_column < len(row) else ""
-        kinds.append("color" if tidy(kind).lower() == "colour" else kind)
-    concepts, notes = _checked(names, path)
-    result = ConceptSet.clean(path.name, concepts, kinds, notes=notes)
-    others = sorted({kind for kind in result.categories if kind and kind not in CATEGORIES})
-    if others:
-        note = f"{path.name}: categories other than {', '.join(CATEGORIES)}: {', '.join(others)}"
-        result = ConceptSet(result.name, result.concepts, result.categories, (*result.notes, note))
-    return _nonempty(result, path)
+    if suffix in (".csv", ".tsv"):
+        words = read_table(path, text, "\t" if suffix == ".tsv" and "\t" in text else None)
+    elif suffix in _STRUCTURED:
+        words = read_structured(path, text, suffix)
+    else:
+        words = read_listing(path, text)
+    return concept_set(words)
+
+
+_STRUCTURED = frozenset((".json", ".jsonl", ".ndjson", ".yaml", ".yml", ".py"))
 
 
 def _imagenet() -> ConceptSet:
@@ -140,81 +108,3 @@ def _builtin() -> ConceptSet:
 
 
 _NAMED: dict[str, Callable[[], ConceptSet]] = {"imagenet": _imagenet, "common": _common, "builtin": _builtin}
-
-
-def _decode(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"the concept file cannot be read: {error.strerror}", where=path) from error
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise InputError(
-            "the concept file is UTF-16, not UTF-8",
-            where=path,
-            hint=f"iconv -f UTF-16 -t UTF-8 {path.name} > concepts.txt",
-        )
-    if b"\0" in data:
-        raise InputError("the concept file is not a text file (it holds zero bytes)", where=path)
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"the concept file is not UTF-8 (line {line})",
-            where=path,
-            hint=f"iconv -f LATIN1 -t UTF-8 {path.name} > concepts.txt, where it is Latin-1",
-        ) from error
-
-
-def _lines(text: str) -> list[str]:
-    # Not str.splitlines: it also cuts at form feeds and U+2028, which would shift line numbers.
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    return lines[:-1] if lines[-1] == "" else lines
-
-
-def _checked(numbered: Iterable[tuple[int, str]], path: Path) -> tuple[list[str], list[str]]:
-    concepts: list[str] = []
-    cleaned: list[int] = []
-    for number, raw in numbered:
-        # White space of every kind becomes a blank in `tidy`, so it is no control character here.
-        concept = "".join(
-            c for c in raw if c.isspace() or not (unicodedata.category(c) == "Cc" or c in _INVISIBLE)
-        )
-        if concept != raw:
-            cleaned.append(number)
-        if len(tidy(concept)) > MAX_LENGTH:
-            raise InputError(
-                f"line {number} has {len(tidy(concept))} characters: too long for a concept ({MAX_LENGTH})",
-                where=path,
-                hint="a concept file holds one word or short phrase a line",
-            )
-        concepts.append(concept)
-    notes = []
-    if cleaned:
-        lines = f"{len(cleaned)} line{'' if len(cleaned) == 1 else 's'}"
-        notes.append(
-            f"{path.name}: control or invisible characters removed in {lines}, the first is line {cleaned[0]}"
-        )
-    return concepts, notes
-
-
-def _nonempty(concepts: ConceptSet, path: Path) -> ConceptSet:
-    if not len(concepts):
-        raise InputError(
-            "the concept file holds no concept",
-            where=path,
-            hint="write one word a line, or --concepts common",
-        )
-    seen: dict[str, str] = {}
-    alike: list[tuple[str, str]] = []
-    for name in dict.fromkeys(concepts.concepts):
-        first = seen.setdefault(name.lower(), name)
-        if first != name:
-            alike.append((first, name))
-    if not alike:
-        return concepts
-    note = (
-        f"{path.name}: {len(alike)} name{'' if len(alike) == 1 else 's'} differ only in case, such as "
-        f"{alike[0][0]!r} and {alike[0][1]!r}: most encoders read them as one"
-    )
-    return ConceptSet(concepts.name, concepts.concepts, concepts.categories, (*concepts.notes, note))

@@ -18,6 +18,9 @@ from concept_monitor_cli.encoders.embed import (
 )
 from concept_monitor_cli.encoders.precomputed import PrecomputedEncoder
 
+# Makes the kinds of encoders known.
+from concept_monitor_cli.encoders import openers  # isort: skip  # noqa: F401
+
 __all__ = [
     "ClipEncoder",
     "ClipFiles",

@@ -10,6 +10,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 
+from concept_monitor_cli.checkpoints.paths import in_utf8
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.models.geometry import Preprocessing
 from concept_monitor_cli.progress import SILENT, Progress
@@ -104,8 +105,8 @@ def load_encoder(
     """An encoder by what the user wrote. The network is built when the first thing has to be embedded.
 
     Args:
-        spec: `NAME/PRETRAINED` of open_clip, `hf-hub:org/model`, `NAME` with `weights`,
-            `embeddings:FILE.h5`, or `builtin`.
+        spec: `NAME/PRETRAINED` of open_clip, `NAME` with `weights`, a folder of an encoder,
+            `hf-hub:org/model`, `embeddings:FILE.h5`, or `builtin`.
         weights: a local checkpoint for `NAME` or `NAME/PRETRAINED` (then the tag says how it was trained).
         config: open_clip's model config for `weights`; by default that of open_clip under `NAME`, else
             `NAME.json` or `open_clip_config.json` beside the weights.
@@ -123,7 +124,7 @@ def load_encoder(
     if precision not in ("fp32", "bf16", "fp16"):
         raise InputError(f"unknown precision {precision!r}", where="--precision", hint="fp32, bf16 or fp16")
     scheme = spec.split(":", 1)[0]
-    if ":" in spec and scheme not in _OPENERS:
+    if ":" in spec and scheme not in _OPENERS and not Path(spec).expanduser().is_dir():
         close = get_close_matches(scheme, list_encoders(), n=1)
         raise InputError(
             f"unknown kind of encoder {scheme + ':'!r}",
@@ -132,8 +133,15 @@ def load_encoder(
         )
     files = [None if p is None else Path(p).expanduser() for p in (weights, config)]
     for option, path in zip(("--encoder-weights", "--encoder-config"), files, strict=True):
+        if path is not None and path.is_dir():
+            raise InputError(
+                f"{option} is a folder, not a file",
+                where=path,
+                hint=f"--encoder {path}, where it is the folder of an encoder; or name the file in it",
+            )
         if path is not None and not path.is_file():
             raise InputError("there is no such file", where=f"{option} {path}")
+    files = [None if path is None else in_utf8(path) for path in files]
     request = EncoderRequest(spec, files[0], files[1], torch.device(device), precision, progress)
     return _OPENERS.get(scheme, _OPENERS[_DEFAULT])(request)
 

@@ -71,9 +71,12 @@ def embed_images(
         ValueError: pixels of another size than the encoder's.
     """
     if isinstance(encoder, PrecomputedEncoder):
-        images = encoder.images(len(pixels))
+        ids = getattr(pixels, "ids", None)
+        images = encoder.images(len(pixels), None if ids is None else tuple(ids))
+        if encoder.by_name or not isinstance(pixels, ProbeSet):
+            return images
         # The file has the images in the natural order of the probing set's files, which is not its own order.
-        return images[pixels.natural_places] if isinstance(pixels, ProbeSet) else images
+        return images[pixels.natural_places]
     if not isinstance(pixels, PixelBlocks):
         raise TypeError("this encoder needs decoded pixels")
     assert encoder.preprocessing is not None

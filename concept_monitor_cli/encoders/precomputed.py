@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +13,26 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from concept_monitor_cli.concepts.concept_set import tidy
+from concept_monitor_cli.concepts import plain_names
+from concept_monitor_cli.concepts.tidy import tidy
 from concept_monitor_cli.encoders.base import Encoder, EncoderRequest, refuse_files, register_encoder
 from concept_monitor_cli.encoders.digests import file_digest
+from concept_monitor_cli.encoders.image_names import ImageNames
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.models.geometry import Preprocessing
 from concept_monitor_cli.probe.hdf5 import own_dataset
 
 _NAMED = 5
+# Datasets that name the images; the first that is there counts.
+_NAMES = ("ids", "paths", "filenames", "files", "image_ids", "image_paths")
 
 
 class PrecomputedEncoder:
     """The embeddings of one probe set and one list of words: `images` `N x D`, `texts` `M x D`, `concepts`.
 
-    Rows need not be normalised. Images are told by position: row `i` is image `i` of the probe set, in the
-    order of `ProbeSet.ids`. Words are told by name.
+    Rows need not be normalised. Where the file has a dataset of image names (`ids`, `paths`, `filenames`,
+    `files`, `image_ids` or `image_paths`), rows belong to images by name; else row `i` is image `i` of the
+    probe set, in the order of `ProbeSet.ids`. Words are told by name.
     """
 
     preprocessing: Preprocessing | None = None
@@ -46,7 +53,11 @@ class PrecomputedEncoder:
                     )
                 self._images = _unit_rows(found["images"], "images", where)
                 texts = _unit_rows(found["texts"], "texts", where)
-                concepts = _strings(found["concepts"], where)
+                concepts = _strings(found["concepts"], "concepts", where)
+                named_by = next((name for name in _NAMES if own_dataset(file, name, path) is not None), None)
+                names = (
+                    None if named_by is None else _names(own_dataset(file, named_by, path), named_by, where)
+                )
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise InputError(
                 f"the embeddings cannot be read as HDF5: {error}", where=where, hint=hint
@@ -58,25 +69,62 @@ class PrecomputedEncoder:
             )
         if len(concepts) != len(texts):
             raise InputError(f"{len(texts)} texts but {len(concepts)} concepts", where=where)
+        self._names = None if names is None else ImageNames(names, str(named_by), where, len(self._images))
         self._texts = texts
         self._rows: dict[str, int] = {}
         for row, concept in enumerate(concepts):
             if self._rows.setdefault(tidy(concept), row) != row:
                 raise InputError(f"the concept {concept!r} stands twice in the embeddings", where=where)
+        # As the words of a concept set are read: `great_white_shark` is the great white shark.
+        for row, plain in enumerate(plain_names(concepts)):
+            self._rows.setdefault(plain, row)
         self.digest = file_digest(path)
         self.dim = int(texts.shape[1])
 
-    def images(self, n_images: int) -> npt.NDArray[np.float32]:
-        """All image rows, `(N, D)`, normalised.
+    def order(self, ids: Sequence[str]) -> tuple[str, str]:
+        """How rows belong to the images of a probe set: a sentence for the user, and a digest of it for keys.
+
+        Args:
+            ids: of the probe set's images, in its order.
 
         Raises:
-            InputError: where the file has another number of rows than the probe set has images.
+            InputError: the file's names contradict the images, or the numbers of rows and images differ.
         """
+        self.images(len(ids), ids)
+        if self._names is None:
+            return (
+                f"{self.path.name} has no dataset of image names (`ids` or `paths`): row i is taken for the "
+                f"i-th probing image in natural order, {', '.join(ids[:3])} ...",
+                "",
+            )
+        rows = self._names.rows(ids)
+        return (
+            f"the embeddings are matched to the images by their `{self._names.dataset}`",
+            sha256(repr(rows).encode()).hexdigest(),
+        )
+
+    @property
+    def by_name(self) -> bool:
+        """Whether the file says which row is which image."""
+        return self._names is not None
+
+    def images(self, n_images: int, ids: Sequence[str] | None = None) -> npt.NDArray[np.float32]:
+        """All image rows, `(N, D)`, normalised, in the probe set's order.
+
+        Args:
+            n_images: of the probe set.
+            ids: their names; where they and those of the file are known, rows are matched by name.
+
+        Raises:
+            InputError: where the file has another number of rows than the probe set has images, or lacks one.
+        """
+        if self._names is not None and ids is not None:
+            return self._images[self._names.rows(ids)]
         if len(self._images) != n_images:
             raise InputError(
                 f"the embeddings have {len(self._images)} images, the probe set has {n_images}",
                 where=str(self.path),
-                hint="embed this probe set in its order, with the same --probe-limit and --seed",
+                hint="embed this probe set in its order, or write the images' names beside them as `ids`",
             )
         return self._images
 
@@ -135,10 +183,19 @@ def _unit_rows(dataset: Any, name: str, where: str) -> npt.NDArray[np.float32]:
     return unit
 
 
-def _strings(dataset: Any, where: str) -> list[str]:
+def _strings(dataset: Any, name: str, where: str) -> list[str]:
     if dataset.ndim != 1 or dataset.dtype.kind not in "OS":
-        raise InputError("`concepts` must be a list of strings", where=where)
+        raise InputError(f"`{name}` must be a list of strings", where=where)
     try:
         return [v.decode("utf-8") if isinstance(v, bytes) else str(v) for v in dataset[()]]
     except UnicodeDecodeError as error:
-        raise InputError("`concepts` is not UTF-8", where=where) from error
+        raise InputError(f"`{name}` is not UTF-8", where=where) from error
+
+
+def _names(dataset: Any, name: str, where: str) -> list[str]:
+    if dataset.ndim == 1 and dataset.dtype.kind in "iu":
+        return [str(int(number)) for number in dataset[()]]
+    if dataset.ndim == 1 and dataset.dtype.kind in "OS":
+        # File names may be no UTF-8; they then keep their bytes, as Python's paths do.
+        return [os.fsdecode(v) if isinstance(v, bytes) else str(v) for v in dataset[()]]
+    raise InputError(f"`{name}` must be a list of the images' names", where=where)

@@ -56,7 +56,7 @@ def weights_of_layers(model: nn.Module, layer_names: Sequence[str], input_size: 
 
     Args:
         model: the network, on any device.
-        layer_names: as in `model.named_modules()`.
+        layer_names: as in `model.named_modules()`, perhaps with the key of a tensor (`layer:0`).
         input_size: height and width of an image.
 
     Returns:
@@ -71,7 +71,9 @@ def weights_of_layers(model: nn.Module, layer_names: Sequence[str], input_size: 
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         return every
     try:
-        used = _used(meta_copy(model), {name: info.calls for name, info in infos.items()}, input_size)
+        channels = next(iter(infos.values())).channels
+        wanted = {name: info.calls for name, info in infos.items()}
+        used = _used(meta_copy(model), wanted, input_size, channels)
     except Exception:  # Whatever kept it from running: then nothing is known to be unused.
         return every
     # What is no parameter or buffer (a module's extra state) is kept: its meaning is the module's own.
@@ -84,7 +86,7 @@ def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
 
 
-def _used(model: nn.Module, wanted: Mapping[str, int], input_size: int) -> set[str]:
+def _used(model: nn.Module, wanted: Mapping[str, int], input_size: int, channels: int) -> set[str]:
     """Names of the tensors that had a part in layers called so many times; `model` is spoilt."""
     tensors = _tensors(model)
     for parameter in model.parameters():
@@ -116,7 +118,7 @@ def _used(model: nn.Module, wanted: Mapping[str, int], input_size: int) -> set[s
     for name, module in find_modules(model, list(wanted)).items():
         module.register_forward_hook(leave(name))
     touched = _Touched({id(tensor): tensor for _, tensor in tensors})
-    images = blank_images(model, 1, input_size)
+    images = blank_images(model, 1, input_size, channels)
     with evaluation(model), torch.enable_grad():
         try:
             with touched:

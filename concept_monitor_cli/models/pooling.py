@@ -46,6 +46,7 @@ class Layout:
             `max`, or `attention`; empty where it reads that, or does not say.
         grid: height and width of the maps; None where there are none (tokens that form no square).
         note: what had to be assumed, one sentence; empty where nothing was.
+        batch_second: whether the output is (tokens, B, C): torch's `batch_first=False`.
     """
 
     kind: Kind
@@ -54,6 +55,7 @@ class Layout:
     grid: tuple[int, int] | None = None
     note: str = ""
     head: str = ""
+    batch_second: bool = False
 
 
 def _square(count: int) -> tuple[int, int] | None:
@@ -314,6 +316,11 @@ def _like_the_head(layout: Layout, name: str) -> tuple[Pooling, str]:
     return how, f"{name}: {why}, so the {taken} of the patch tokens is taken (--pooling cls: the class token)"
 
 
+def batch_first(output: Tensor, layout: Layout) -> Tensor:
+    """The output with its images on the first axis; a view."""
+    return output.transpose(0, 1) if layout.batch_second else output
+
+
 def pool(output: Tensor, layout: Layout, pooling: Pooling = "auto") -> Tensor:
     """One number per image and unit.
 
@@ -326,6 +333,7 @@ def pool(output: Tensor, layout: Layout, pooling: Pooling = "auto") -> Tensor:
         (B, C) float32, never a view of `output`.
     """
     how, _ = resolve_pooling(layout, pooling)
+    output = batch_first(output, layout)
     if layout.kind == "flat":
         return output.to(torch.float32, copy=True)
     if layout.kind == "tokens":
@@ -353,7 +361,7 @@ def spatial_maps(output: Tensor, layout: Layout) -> Tensor:
     """
     if layout.grid is None:
         raise InputError("the layer's tokens form no square, so it has no activation maps")
-    output = output.float()
+    output = batch_first(output, layout).float()
     if layout.kind == "channels-first":
         return output
     if layout.kind == "channels-last":

@@ -225,3 +225,10 @@ def _triple(values: Any) -> Triple:
     # A network for grey images has one mean; our images have three equal channels.
     red, green, blue = values * 3 if len(values) == 1 else values
     return red, green, blue
+
+
+def grey(wanted: Preprocessing) -> Preprocessing:
+    """The preprocessing of a network that takes grey images: the averages of the three means and stds."""
+    mean, std = (sum(values) / len(values) for values in (wanted.mean, wanted.std))
+    source = f"{wanted.source}; the network takes one channel, so the images are made grey"
+    return Preprocessing(wanted.geometry, (mean,) * 3, (std,) * 3, source)

@@ -30,21 +30,48 @@ class _Stop(BaseException):
     """Ends a forward pass early; no `Exception`, so that a network's own `except Exception` lets it by."""
 
 
+def split_name(name: str) -> tuple[str, tuple[str, ...]]:
+    """A layer's name and which of its tensors is meant: `encoder:out:0` is (`encoder`, (`out`, `0`))."""
+    module, *keys = name.split(":")
+    return module, tuple(keys)
+
+
+def tensors_in(output: object) -> dict[str, Tensor]:
+    """The tensors of an output by the keys that name them (`0`, `out`, `out:1`); `""` for a tensor itself."""
+    if isinstance(output, Tensor):
+        return {"": output}
+    if isinstance(output, Mapping):
+        children = [(str(key), value) for key, value in output.items()]
+    elif isinstance(output, (tuple, list)):
+        children = [(str(place), value) for place, value in enumerate(output)]
+    else:
+        return {}
+    return {
+        f"{key}:{inner}" if inner else key: tensor
+        for key, value in children
+        for inner, tensor in tensors_in(value).items()
+    }
+
+
 def first_tensor(output: object, module: nn.Module, name: str) -> Tensor:
     """The tensor that a module's output is about.
 
-    A tensor is itself. A tuple, list or dictionary with one tensor is that tensor; with several it is the
-    first for attention and recurrent modules (output first, then weights or state), and the entry `out`,
-    `last_hidden_state` or `logits` for a dictionary.
+    A name with a key (`layer:0`, `layer:out`) says which of several it is. Without one, a tensor is itself. A
+    tuple, list or dictionary with one tensor is that tensor; with several it is the first for attention and
+    recurrent modules (output first, then weights or state), and the entry `out`, `last_hidden_state` or
+    `logits` for a dictionary.
 
     Args:
         output: what the module returned.
         module: the module.
-        name: its name, for the error.
+        name: its name.
 
     Raises:
-        InputError: where the output holds no tensor, or several of equal standing.
+        InputError: where the output holds no tensor, several of equal standing, or none of this key.
     """
+    keys = split_name(name)[1]
+    if keys:
+        return _named_tensor(output, module, name, ":".join(keys))
     if isinstance(output, Tensor):
         return output
     if isinstance(output, Mapping):
@@ -61,12 +88,31 @@ def first_tensor(output: object, module: nn.Module, name: str) -> Tensor:
         tensors = []
     if len(tensors) == 1:
         return tensors[0]
-    problem = f"{len(tensors)} tensors" if tensors else f"no tensor ({type(output).__name__})"
+    inside = tensors_in(output)
+    problem = f"{len(inside)} tensors" if inside else f"no tensor ({type(output).__name__})"
+    hint = "choose a layer inside or after it; `cmon layers` lists those that can be read"
     raise InputError(
         f"layer {name!r} ({type(module).__name__}) puts out {problem}, so what its units are is unclear",
         where=name,
-        hint="choose a layer inside or after it; `cmon layers` lists those that can be read",
+        hint=f"say which one: {_choices(name, inside)}" if inside else hint,
     )
+
+
+def _named_tensor(output: object, module: nn.Module, name: str, key: str) -> Tensor:
+    inside = tensors_in(output)
+    if key in inside:
+        return inside[key]
+    layer = split_name(name)[0]
+    raise InputError(
+        f"layer {layer!r} ({type(module).__name__}) puts out no tensor {key!r}",
+        where=name,
+        hint=f"say {_choices(layer, inside)}" if len(inside) > 1 else f"leave ':{key}' out",
+    )
+
+
+def _choices(layer: str, inside: Mapping[str, Tensor]) -> str:
+    some = [f"--layer {layer}:{key} ({' x '.join(map(str, t.shape[1:]))})" for key, t in inside.items()]
+    return ", ".join(some[:4]) + (" ..." if len(some) > 4 else "")
 
 
 def find_modules(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
@@ -74,16 +120,16 @@ def find_modules(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]
 
     Args:
         model: the network.
-        names: as in `model.named_modules()`.
+        names: as in `model.named_modules()`, perhaps with the key of a tensor (`layer:0`).
 
     Raises:
         InputError: naming the first that does not exist.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     for name in names:
-        if not name or name not in modules:
+        if not split_name(name)[0] or split_name(name)[0] not in modules:
             raise InputError(f"the network has no layer {name!r}", where=type(model).__name__)
-    return {name: modules[name] for name in names}
+    return {name: modules[split_name(name)[0]] for name in names}
 
 
 class Tap(Generic[T]):

@@ -16,6 +16,7 @@ from concept_monitor_cli.probe.greys import GreyRange, may_be_deep, scale_greys
 from concept_monitor_cli.probe.images import EncodedImages, ImageSource, content_digest
 from concept_monitor_cli.probe.masked import IndexMasks
 from concept_monitor_cli.probe.order import by_content
+from concept_monitor_cli.probe.plain import in_plain_words
 from concept_monitor_cli.probe.probe_set import ProbeSet
 from concept_monitor_cli.probe.skipped import Skipped, warn_of
 from concept_monitor_cli.probe.sources import Opened, open_source
@@ -91,13 +92,13 @@ def load_probe(
     if isinstance(source, EncodedImages):
         with quiet_pillow():
             source, digests = scale_greys(source, digests, deep, grey_range, progress)
-    labels = masks.labels
+    labels, codes = (None, {}) if masks.labels is None else in_plain_words(masks.labels)
     rows = by_content({row: digests[row] for row in rows}, labels, limit=limit, seed=seed)
     return ProbeSet(
         name=opened.name,
         ids=tuple(opened.source.ids[row] for row in rows),
         digests=tuple(digests[row] for row in rows),
-        concepts=None if labels is None else _concepts(opened.name, labels),
+        concepts=None if labels is None else _concepts(opened.name, labels, codes),
         annotations=None if labels is None else Annotations(labels, rows),
         skipped=(*opened.left_out, *skipped, *bad),
         source=source,
@@ -119,9 +120,12 @@ def _checked(opened: Opened, images: Mapping[int, str], progress: Progress, stor
     return masks
 
 
-def _concepts(name: str, labels: LabelSource) -> ConceptSet:
+def _concepts(name: str, labels: LabelSource, codes: Mapping[tuple[str, str], str]) -> ConceptSet:
     return ConceptSet.clean(
-        name, [label.name for label in labels.labels], [label.category for label in labels.labels]
+        name,
+        [label.name for label in labels.labels],
+        [label.category for label in labels.labels],
+        codes=[codes.get((label.name, label.category), label.name) for label in labels.labels],
     )
 
 

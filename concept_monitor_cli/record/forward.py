@@ -25,6 +25,9 @@ from concept_monitor_cli.record.consumers import Consumer
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+# ITU-R 601, as Pillow makes grey images of coloured ones.
+_LUMA = (0.299, 0.587, 0.114)
+
 Captured = tuple[Tensor, Tensor | None]
 
 
@@ -101,7 +104,7 @@ def _event() -> torch.cuda.Event:
 
 
 class _Normaliser:
-    """uint8 pixels to normalised floats (B, 3, S, S) in channels-last memory, on the device.
+    """uint8 pixels to normalised floats (B, 3, S, S), or grey (B, 1, S, S), in channels-last memory.
 
     Writes into one buffer again and again: fresh memory would cost more in page faults than the arithmetic
     does. The arithmetic runs over whole rows of pixels, with mean and std repeated, so that it vectorises:
@@ -109,7 +112,12 @@ class _Normaliser:
     """
 
     def __init__(
-        self, preprocessing: Preprocessing, batch: int, device: torch.device, dtype: torch.dtype
+        self,
+        preprocessing: Preprocessing,
+        batch: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        channels: int = 3,
     ) -> None:
         size = preprocessing.geometry.size
         mean = torch.tensor(preprocessing.mean, dtype=torch.float64)
@@ -118,12 +126,17 @@ class _Normaliser:
         self._shift = (-mean / std).repeat(size).to(device, torch.float32)
         self._buffer = torch.empty(batch, size, size * 3, device=device)
         self._dtype = dtype
+        # Mean and std of a grey network are the same for all three, so grey can be made after them.
+        self._luma = torch.tensor(_LUMA, device=device).view(1, 3, 1, 1) if channels == 1 else None
 
     def __call__(self, pixels: Tensor) -> Tensor:
         size = pixels.shape[1]
         rows = self._buffer[: len(pixels)]
         rows.copy_(pixels.view(len(pixels), size, size * 3)).mul_(self._scale).add_(self._shift)
-        return rows.view(len(pixels), size, size, 3).permute(0, 3, 1, 2).to(self._dtype)
+        images = rows.view(len(pixels), size, size, 3).permute(0, 3, 1, 2)
+        if self._luma is not None:
+            images = (images * self._luma).sum(1, keepdim=True)
+        return images.to(self._dtype)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -225,7 +238,8 @@ def record(
         model.to(device)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-        normalise = _Normaliser(preprocessing, min(batch_size, max(1, total)), device, dtype)
+        channels = next((info.channels for info in infos.values()), 3)
+        normalise = _Normaliser(preprocessing, min(batch_size, max(1, total)), device, dtype, channels)
         with (
             evaluation(model),
             _autocast(device, precision),

@@ -32,12 +32,14 @@ class TableSchema:
         columns: column name -> kind.
         order: columns by which the rows are sorted, so that equal content gives equal bytes.
         added: columns that tables of earlier versions lack; they are read as no value.
+        sometimes: columns of text that stand last, and only in tables that have a value there.
     """
 
     name: str
     columns: dict[str, Kind]
     order: tuple[str, ...]
     added: tuple[str, ...] = ()
+    sometimes: tuple[str, ...] = ()
 
     @classmethod
     def of_units(cls, name: str, columns: dict[str, Kind], order: tuple[str, ...] = ()) -> TableSchema:
@@ -71,8 +73,14 @@ class TableSchema:
         missing = [column for column in self.columns if column not in frame]
         if missing:
             raise KeyError(f"table {self.name} lacks the columns {missing}")
-        frame = frame[list(self.columns)].astype({c: _DTYPES[k] for c, k in self.columns.items()})
+        frame = self._typed(frame)
         return frame.sort_values(list(self.order), kind="stable", ignore_index=True)
+
+    def _typed(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The columns in their order, with their types; of `sometimes` those that have a value."""
+        extra = {c: frame[c].fillna("").astype(str) for c in self.sometimes if c in frame}
+        typed = frame[list(self.columns)].astype({c: _DTYPES[k] for c, k in self.columns.items()})
+        return typed.assign(**{c: values for c, values in extra.items() if (values != "").any()})
 
     def to_csv(self, rows: pd.DataFrame | dict[str, object]) -> str:
         """The table as CSV text; equal content gives equal text.
@@ -99,12 +107,12 @@ class TableSchema:
 
         numbers = [column for column, kind in self.columns.items() if kind in ("int", "float")]
         dtypes = {c: _DTYPES[k] for c, k in self.columns.items() if k != "bool"}
+        dtypes |= dict.fromkeys(self.sometimes, _DTYPES["str"])
         try:
             frame = pd.read_csv(
                 path, dtype=dtypes, keep_default_na=False, na_values={column: [""] for column in numbers}
             )
-            frame = self.with_added(frame)
-            return frame[list(self.columns)].astype({c: _DTYPES[k] for c, k in self.columns.items()})
+            return self._typed(self.with_added(frame))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"this file is not a {self.name} table: {error}",
@@ -134,6 +142,7 @@ _CONCEPTS = TableSchema(
     },
     ("epoch", "checkpoint", "layer", "detector", "unit", "rank"),
     added=("effect", "stability", "concept_set"),
+    sometimes=("concept_code",),
 )
 
 # Whose labels a row of an evaluation is about.

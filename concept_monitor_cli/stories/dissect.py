@@ -25,9 +25,11 @@ from concept_monitor_cli.lenses.halves import MOST_UNITS, Halves, held_out_recor
 from concept_monitor_cli.lenses.responses import layer_redundancy, redundancy_note, redundancy_record
 from concept_monitor_cli.models.layers import LayerInfo
 from concept_monitor_cli.monitor.agreement import agreement
+from concept_monitor_cli.monitor.crowded import crowded
 from concept_monitor_cli.options import DissectOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.record import RecordInfo
+from concept_monitor_cli.record.soundness import units_without_numbers
 from concept_monitor_cli.run import UNTRAINED, CheckpointRecord, RunFolder, TableRecord
 from concept_monitor_cli.store import Key, Writer, atomic_write, remove_leftovers
 from concept_monitor_cli.study import (
@@ -261,6 +263,7 @@ def _dissect_checkpoint(
     """Record, conclude, write."""
     checkpoint = load()
     architecture = study.architecture(checkpoint)
+    require_numbers(study, architecture, checkpoint, file)
     pieces = pieces_of(study, architecture, checkpoint)
     if begin is not None:
         begin(run)
@@ -317,8 +320,18 @@ def _keep_bases(run: RunFolder, pieces: Sequence[Piece]) -> None:
 def _conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Piece) -> None:
     findings = _conclude(study, run, file, piece)
     alike = layer_redundancy(study.context, piece.seen.key, lambda: study.recorded(piece.seen.key))
-    said = redundancy_note(alike, layer=piece.layer.name, relative=piece.detector.relative)
-    notes = (*findings.notes, *([said] if said else []))
+    place: dict[str, Any] = {
+        "epoch": file.epoch,
+        "checkpoint": file.name,
+        "layer": piece.layer.name,
+        "detector": piece.detector.name,
+    }
+    rows = findings.rows(**place)
+    said = (
+        redundancy_note(alike, layer=piece.layer.name, relative=piece.detector.relative),
+        crowded(rows, layer=piece.layer.name, detector=piece.detector.name, epoch=file.epoch),
+    )
+    notes = (*findings.notes, *(note for note in said if note))
     halves = _halves(study, piece)
     record_of = TableRecord(
         checkpoint=file.name,
@@ -335,17 +348,11 @@ def _conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Pi
         if halves is None
         else held_out_record(halves, findings.categories[:, 0], alike.effective),
     )
-    place: dict[str, Any] = {
-        "epoch": file.epoch,
-        "checkpoint": file.name,
-        "layer": piece.layer.name,
-        "detector": piece.detector.name,
-    }
     schemas = {schema.name: schema for schema in piece.detector.tables}
     for table in findings.more:
-        rows = findings.more_rows(table, **place)
-        run.write_more(file.folder, *piece.table, schemas[table], rows)
-    run.write_table(file.folder, record_of, findings.rows(**place))
+        more = findings.more_rows(table, **place)
+        run.write_more(file.folder, *piece.table, schemas[table], more)
+    run.write_table(file.folder, record_of, {**rows, "concept_code": study.codes_of(rows)})
     for note in notes:
         study.notice(note)
 
@@ -398,6 +405,35 @@ def _write_random(study: Study, run: RunFolder, piece: Piece) -> None:
     )
     rows = findings.rows(epoch=0, checkpoint=UNTRAINED, layer=piece.layer.name, detector=piece.detector.name)
     run.write_table(UNTRAINED, record_of, rows)
+
+
+def require_numbers(
+    study: Study, architecture: Architecture, checkpoint: Checkpoint, file: StudyFile
+) -> None:
+    """Refuse a checkpoint whose NaN or infinite weights reach every unit of a layer; say which units else.
+
+    Raises:
+        UnusableCheckpointError: a layer has no unit left, or the weights do not fit.
+    """
+    if not checkpoint.nonfinite:
+        return
+    model = restored(study, architecture, checkpoint)
+    size = architecture.preprocessing.geometry.size
+    for layer, units in units_without_numbers(model, architecture.layers, size).items():
+        info = next(info for info in architecture.layers if info.name == layer)
+        if len(units) == info.units:
+            try:
+                checkpoint.require_finite()
+            except InputError as error:
+                raise UnusableCheckpointError(
+                    f"{error.what}; they reach every unit of {layer}", where=error.where, hint=error.hint
+                ) from error
+        if units:
+            shown = ", ".join(map(str, units[:5])) + (" ..." if len(units) > 5 else "")
+            study.warning(
+                f"{file.name}, {layer}: {len(units)} of {info.units} units give no number, as weights "
+                f"are NaN or infinite ({checkpoint.nonfinite[0]}); they count as dead: {shown}"
+            )
 
 
 def _write_failed(run: RunFolder, unusable: list[tuple[StudyFile, InputError]]) -> None:

@@ -21,14 +21,14 @@ from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.report.embedding_figures import embedding_panels, trajectories
 from concept_monitor_cli.report.style import save
 from concept_monitor_cli.run import RunFolder
-from concept_monitor_cli.space import concept_words, parse_anchors, project, unit_vectors
+from concept_monitor_cli.space import concept_words, default_anchors, parse_anchors, project, unit_vectors
 from concept_monitor_cli.store import Store
 from concept_monitor_cli.study.context import NO_ENCODER
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Without anchors of the user's choice: the concepts that most units have at the last epoch.
+# So many anchors, where the user names none.
 _DEFAULT_ANCHORS = 8
 
 
@@ -170,10 +170,10 @@ def _table(run: RunFolder, options: EmbedOptions) -> pd.DataFrame:
 def _anchors(options: EmbedOptions, table: pd.DataFrame, progress: Progress) -> tuple[str, ...]:
     if options.sources.get("anchors", "default") != "default" or options.anchors:
         return parse_anchors(options.anchors)
-    last = table[(table["rank"] == 1) & (table["epoch"] == table["epoch"].max()) & (table["state"] == "live")]
-    counts = last.groupby("concept").size().sort_values(ascending=False, kind="stable")
-    anchors = tuple(str(word) for word in counts.index[:_DEFAULT_ANCHORS])
-    progress.notice(f"no --anchors given: the most common concepts of the last epoch, {', '.join(anchors)}")
+    anchors = default_anchors(table, _DEFAULT_ANCHORS)
+    progress.notice(
+        f"no --anchors given: concepts that many units of the last epoch have, {', '.join(anchors)}"
+    )
     return anchors
 
 

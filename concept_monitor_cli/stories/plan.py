@@ -18,6 +18,7 @@ from concept_monitor_cli.stories.dissect import (
     open_study,
     pieces_of,
     random_pieces,
+    require_numbers,
     unknown_pieces,
     untrained_by_seed,
 )
@@ -134,6 +135,7 @@ def _plan_checkpoint(
 ) -> Architecture:
     checkpoint = load_usable(study, file)
     architecture = study.architecture(checkpoint)
+    require_numbers(study, architecture, checkpoint, file)
     pieces = pieces_of(study, architecture, checkpoint)
     if not study.options.overwrite:
         if study.to_decode.sure:

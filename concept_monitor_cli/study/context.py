@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.concepts import ConceptSet
-from concept_monitor_cli.encoders import Encoder, embed_images, embed_texts
+from concept_monitor_cli.encoders import Encoder, PrecomputedEncoder, embed_images, embed_texts
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.evaluation.simulation import ACTIVE_SHARE
 from concept_monitor_cli.functional.groups import ImageGroups, halves
@@ -196,8 +196,12 @@ class Context:
     @property
     def digests(self) -> dict[str, str]:
         """Content of everything that scores against words depend on, for keys."""
+        images = self.pixels.digest if self.pixels is not None else self.probe.digest
+        if isinstance(self.encoder, PrecomputedEncoder):
+            # Which row belongs to which image is a matter of the images' names.
+            images += self.encoder.order(self.probe.ids)[1]
         return {
-            "images": self.pixels.digest if self.pixels is not None else self.probe.digest,
+            "images": images,
             "concepts": self.concepts.digest,
             "encoder": self.required_encoder.digest,
             "templates": "\n".join(self.templates),

@@ -235,7 +235,7 @@ def _reference_pooled(study: Study, architecture: Architecture, layer: LayerInfo
 
 
 def load_usable(study: Study, file: StudyFile, *, stop: Event | None = None) -> Checkpoint:
-    """A checkpoint with weights that are numbers.
+    """A checkpoint with its weights.
 
     Args:
         study: says whether pickles are trusted.
@@ -243,14 +243,12 @@ def load_usable(study: Study, file: StudyFile, *, stop: Event | None = None) -> 
         stop: see `load_checkpoint`.
 
     Raises:
-        UnusableCheckpointError: it cannot be read, or holds NaN.
+        UnusableCheckpointError: it cannot be read.
     """
     try:
-        checkpoint = load_checkpoint(file.path, trust_pickle=study.options.trust_pickle, stop=stop)
-        checkpoint.require_finite()
+        return load_checkpoint(file.path, trust_pickle=study.options.trust_pickle, stop=stop)
     except InputError as error:
         raise UnusableCheckpointError(error.what, where=error.where, hint=error.hint) from error
-    return checkpoint
 
 
 def restored(study: Study, architecture: Architecture, checkpoint: Checkpoint) -> nn.Module:

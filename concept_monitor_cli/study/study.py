@@ -25,14 +25,15 @@ from concept_monitor_cli.checkpoints import (
     load_checkpoint,
     order_by_epoch,
 )
+from concept_monitor_cli.checkpoints.paths import printable
 from concept_monitor_cli.concepts import ConceptSet, load_concepts
-from concept_monitor_cli.encoders import Encoder, load_encoder
+from concept_monitor_cli.encoders import Encoder, PrecomputedEncoder, load_encoder
 from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.models.build import ModelSource, resolve_model
 from concept_monitor_cli.models.dependencies import weights_of_layers
 from concept_monitor_cli.models.device import resolve_device
-from concept_monitor_cli.models.layers import LayerInfo, describe_layers, resolve_layers
-from concept_monitor_cli.models.preprocess import target_preprocessing
+from concept_monitor_cli.models.layers import LayerInfo, describe_layers, is_pattern, resolve_layers
+from concept_monitor_cli.models.preprocess import grey, target_preprocessing
 from concept_monitor_cli.options import DissectOptions, Shard, split_name
 from concept_monitor_cli.probe import (
     Geometry,
@@ -195,6 +196,12 @@ class Study:
             self.notices.append(message)
             self.progress.notice(message)
 
+    def warning(self, message: str) -> None:
+        """Warn the user of what was left out, and keep it for `run.json`. Once is enough."""
+        if message not in self.notices:
+            self.notices.append(message)
+            self.progress.warning(message)
+
     @cached_property
     def files(self) -> list[StudyFile]:
         """The checkpoints of this process, by epoch.
@@ -225,7 +232,7 @@ class Study:
             except InputError as error:
                 if len(found) == 1:
                     raise
-                unreadable.append(Unreadable(file.name, error))
+                unreadable.append(Unreadable(printable(file.name), error))
         self.unreadable = unreadable
         if not dated:
             raise unreadable[0].error
@@ -237,7 +244,7 @@ class Study:
         epochs = {item.epoch for item in order.kept if item.epoch is not None}
         chosen = epochs if options.epochs is None else set(options.epochs.select(epochs))
         return [
-            StudyFile(item.file.name, item.file.path, item.epoch, f"epoch_{item.epoch:04d}")
+            StudyFile(printable(item.file.name), item.file.path, item.epoch, f"epoch_{item.epoch:04d}")
             for item in order.kept
             if item.epoch is not None and item.epoch in chosen
         ]
@@ -362,6 +369,12 @@ class Study:
             self.notice(note)
         return concepts
 
+    def codes_of(self, rows: Mapping[str, Any]) -> list[str]:
+        """What the word list or data set calls the concept of each row of a table; `""` where the same."""
+        own = self.listed_probe.concepts
+        codes = {**({} if own is None else own.code_of), **self.concepts.code_of}
+        return [codes.get(pair, "") for pair in zip(rows["concept"], rows["category"], strict=True)]
+
     def recorded(self, key: Key) -> Entry:
         """A recording that must be there by now.
 
@@ -397,11 +410,11 @@ class Study:
             source = resolve_model(options.model, checkpoint.state_dict, said=checkpoint.arch)
         except InputError as error:
             raise UnusableCheckpointError(error.what, where=error.where, hint=error.hint) from error
-        if source.in_chans != 3:
+        if source.in_chans not in (1, 3):
             raise UnusableCheckpointError(
                 f"the network takes images of {source.in_chans} channels, the probing images have 3",
                 where=source.label,
-                hint="give --model file.py:factory with a network that takes RGB and converts it",
+                hint="give --model file.py:factory that takes RGB and makes these channels of it",
             )
         self.notice(source.describe())
         model = source.build(device="meta")
@@ -424,10 +437,13 @@ class Study:
                 wanted.std,
                 f"{wanted.source}; the whole frame is shown, so that masks line up",
             )
-        mean, std = _triple(wanted.mean), _triple(wanted.std)
-        self.notice(f"input: {wanted.geometry}, mean {mean}, std {std} - {wanted.source}")
         size = wanted.geometry.size
         layers, weights = self._traced(source, model, names, size)
+        self._say_left_out(names, layers)
+        if layers[0].channels == 1:
+            wanted = grey(wanted)
+        mean, std = _triple(wanted.mean), _triple(wanted.std)
+        self.notice(f"input: {wanted.geometry}, mean {mean}, std {std} - {wanted.source}")
         for lens in self.lenses:
             lens.check(self.listed_probe, layers)
         for name, needed in weights.items():
@@ -464,16 +480,24 @@ class Study:
                 layers = tuple(LayerInfo.from_json(values) for values in known.meta["layers"])
                 weights = known.meta["weights"].items()
                 return layers, {name: frozenset(needed) for name, needed in weights}
+        literal = {name.strip() for name in self.options.layers}
+        optional = {name for name in names if name not in literal}
         try:
-            found = describe_layers(model, names, size)
+            found = describe_layers(model, names, size, optional=optional)
         except InputError:
             raise
         except CmonError:
             # Not every network runs without real memory behind its tensors.
             model = source.build(device="cpu")
-            found = describe_layers(model, names, size)
-        layers = tuple(found[name] for name in names)
-        needed = {name: weights_of_layers(model, [name], size) for name in names}
+            found = describe_layers(model, names, size, optional=optional)
+        if not found:
+            raise InputError(
+                f"none of the {len(names)} layers of this pattern can be read",
+                where=f"--layer {', '.join(self.options.layers)}",
+                hint="`cmon layers` lists those that can",
+            )
+        layers = tuple(found[name] for name in names if name in found)
+        needed = {name: weights_of_layers(model, [name], size) for name in found}
         if not self.options.dry_run:
             meta = {
                 "layers": [layer.to_json() for layer in layers],
@@ -481,6 +505,14 @@ class Study:
             }
             self.store.put(key, {}, meta).close()
         return layers, needed
+
+    def _say_left_out(self, names: Sequence[str], layers: Sequence[LayerInfo]) -> None:
+        """Say which layers a pattern named, and which of them cannot be read."""
+        if any(is_pattern(name) for name in self.options.layers):
+            self.notice(f"layers: {', '.join(layer.name for layer in layers)}")
+        left = [name for name in names if name not in {layer.name for layer in layers}]
+        if left:
+            self.notice(f"{len(left)} layers of the pattern cannot be read and are left out: {left[0]} ...")
 
     def _decode(self, geometry: Geometry) -> Pixels:
         """The probing images for a network; for the encoder too, so that each file is decoded once."""
@@ -521,6 +553,8 @@ class Study:
     def _context(self, probe: ProbeSet, pixels: Mapping[Geometry, Pixels]) -> Context:
         options = self.options
         self._check_words()
+        if self._embeds and isinstance(self.encoder, PrecomputedEncoder):
+            self.notice(self.encoder.order(probe.ids)[0])
         eyes = self.encoder.preprocessing if self._embeds and self.encoder is not None else None
         context = Context(
             store=self.store,

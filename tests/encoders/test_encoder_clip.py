@@ -15,7 +15,7 @@ from encoder_helpers import TINY_CONFIG, TinyClip, open_clip
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from concept_monitor_cli.encoders import ClipEncoder, Encoder, clip, hub, list_encoders, load_encoder
+from concept_monitor_cli.encoders import ClipEncoder, Encoder, hub, list_encoders, load_encoder, openers
 from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.progress import Silent
 
@@ -228,7 +228,7 @@ def test_weights_that_cannot_be_used(
     (tmp_path / "no.pt").write_bytes(b"no checkpoint at all")
     assert "no checkpoint" in error_of(tmp_path / "no.pt").what
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "script.pt")
-    assert "TorchScript" in str(error_of(tmp_path / "script.pt").hint)
+    assert "Missing key" in error_of(tmp_path / "script.pt").what
     assert "must not be printed" not in capsys.readouterr().out
 
 
@@ -410,7 +410,7 @@ def test_every_listed_model_can_be_described(monkeypatch: pytest.MonkeyPatch, ti
     from open_clip.pretrained import get_pretrained_cfg
     from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
-    monkeypatch.setattr(clip, "find_spec", lambda name: object())  # as if transformers were installed
+    monkeypatch.setattr(openers, "find_spec", lambda name: object())  # as if transformers were installed
     seen = 0
     for name, tag in open_clip.list_pretrained():
         encoder = load_encoder(f"{name}/{tag}", weights=tiny_clip.weights)
@@ -429,7 +429,7 @@ def test_every_listed_model_can_be_described(monkeypatch: pytest.MonkeyPatch, ti
 def test_a_tokenizer_of_transformers_is_asked_for_in_time(
     monkeypatch: pytest.MonkeyPatch, tiny_clip: TinyClip
 ) -> None:
-    monkeypatch.setattr(clip, "find_spec", lambda name: None)
+    monkeypatch.setattr(openers, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="transformers") as error:
         load_encoder("ViT-B-16-SigLIP/webli", weights=tiny_clip.weights)
     assert error.value.hint == "pip install transformers sentencepiece"

@@ -138,7 +138,7 @@ class Folded(nn.Module):
 
 def test_layers_without_clear_units_are_left_out_and_named_when_asked_for() -> None:
     model = Odd()
-    assert [info.name for info in list_layers(model, 8)] == ["good"]
+    assert [info.name for info in list_layers(model, 8)] == ["pair:0", "pair:1", "good"]
     for name, message in [("pair", "2 tensors"), ("folded", "one row for each"), ("unused", "takes no part")]:
         with pytest.raises(InputError, match=message) as error:
             describe_layers(model, [name], 8)

@@ -30,7 +30,7 @@ def test_panoptic(tmp_path):
     assert [(label.name, label.category) for label in probe.annotations.labels] == [
         ("person", "thing"),
         ("wall", "stuff"),
-        ("wall-wood", "stuff"),
+        ("wood wall", "stuff"),
         ("sky", "stuff"),
     ]
     assert probe.annotations.mask_size == (SIDE, SIDE)
