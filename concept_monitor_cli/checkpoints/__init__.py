@@ -7,7 +7,14 @@ from concept_monitor_cli.checkpoints.order import LeftOut, Placed
 from concept_monitor_cli.checkpoints.prefixes import strip_prefixes
 from concept_monitor_cli.checkpoints.pruning import fold_masks, sparsity
 from concept_monitor_cli.checkpoints.recognition import Recognition, UnrecognisedError, recognise
-from concept_monitor_cli.checkpoints.resolve import NotRecognisedError, Reader, Resolved, Unusable, resolve
+from concept_monitor_cli.checkpoints.resolve import (
+    NoneUsableError,
+    NotRecognisedError,
+    Reader,
+    Resolved,
+    Unusable,
+    resolve,
+)
 
 __all__ = [
     "EXTENSIONS",
@@ -15,6 +22,7 @@ __all__ = [
     "CheckpointFile",
     "LeftOut",
     "NoWeightsError",
+    "NoneUsableError",
     "NotRecognisedError",
     "Placed",
     "Reader",

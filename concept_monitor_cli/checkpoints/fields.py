@@ -192,12 +192,12 @@ class _Pattern:
         return values[0] <= step + 1
 
     def _telling_series_apart(self, used: set[int | None]) -> frozenset[int]:
-        """Places of numbers that count trainings, not time: without them several names would tell the same."""
+        """Places of numbers that name a training: the same in all names, or several names tell the same without them."""
         rows = list(
             zip(*(self.columns[place] for place in sorted(p for p in used if p is not None)), strict=True)
         )
         rows = rows or [()] * len(self.names)
-        keep: set[int] = set()
+        keep = {place for place in range(len(self.columns)) if place not in used and not self._varies(place)}
         for place, column in enumerate(self.columns):
             if place in used or self.kinds[place] == "aside" or not 1 < len(set(column)) < len(self.names):
                 continue

@@ -10,7 +10,7 @@ from pathlib import Path
 from concept_monitor_cli.checkpoints.digest import fingerprint
 from concept_monitor_cli.checkpoints.fields import Open, by_pattern, tell
 from concept_monitor_cli.checkpoints.find import CheckpointFile, find_checkpoints, unique_names
-from concept_monitor_cli.checkpoints.kinds import Role, role
+from concept_monitor_cli.checkpoints.kinds import INDEX, Role, role
 from concept_monitor_cli.checkpoints.load import Checkpoint, NoWeightsError, load_checkpoint
 from concept_monitor_cli.checkpoints.names import Name, take_apart
 from concept_monitor_cli.checkpoints.order import (
@@ -23,11 +23,16 @@ from concept_monitor_cli.checkpoints.order import (
 )
 from concept_monitor_cli.checkpoints.series import choose_series
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.progress import SILENT, Progress
+from concept_monitor_cli.progress import Silent
 
 AUTO, BY_NAME = "auto", "name"
 _ORDERS = (AUTO, BY_NAME)
 PLACE = "{epoch}"
+
+
+class NotRecognisedError(InputError):
+    """The file holds weights, of a network that is not known."""
+
 
 Identify = Callable[[Checkpoint], str]
 """The name of the network that weights are of; raises `InputError` where they cannot be used."""
@@ -65,6 +70,18 @@ class Resolved:
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     question: InputError | None
+
+
+class NoneUsableError(InputError):
+    """There are files that look like checkpoints, and none can be used.
+
+    Attributes:
+        found: all of them.
+    """
+
+    def __init__(self, first: InputError, found: Resolved, path: Path) -> None:
+        super().__init__(first.what, where=first.where or path, hint=first.hint)
+        self.found = found
 
 
 @dataclass(frozen=True)
@@ -139,7 +156,6 @@ def resolve(
     series: str | None = None,
     complete: Callable[[Path], bool] | None = None,
     before: Collection[Path] = (),
-    progress: Progress = SILENT,
 ) -> Resolved:
     """The checkpoints of one training, in its order.
 
@@ -153,10 +169,10 @@ def resolve(
         series: which of several series to take, see `choose_series`.
         complete: says which files are written to the end; None: all.
         before: files that were taken already, of which the series stays.
-        progress: told of the reading, and of files that are no checkpoints.
 
     Raises:
-        InputError: there are no checkpoints, none can be used, or `order` or `series` fit none.
+        NoneUsableError: none can be used; says what is wrong with the first.
+        InputError: there are no checkpoints, or `order` or `series` fit none.
     """
     if order not in _ORDERS and order.count(PLACE) != 1:
         raise InputError(
@@ -164,13 +180,17 @@ def resolve(
             where="--order",
             hint=f"write auto, name, or a pattern of names like 'net_{PLACE}_*'",
         )
-    files = find_checkpoints(*specs, progress=progress)
+    heard = _Heard()
+    files = find_checkpoints(*specs, progress=heard)
     files = [file for file in files if complete is None or complete(file.path)]
     if not files:
         raise InputError("no checkpoint is complete yet", where=str(specs[0]))
-    usable, failed = _open_all(files, reader, progress)
+    usable, failed = _open_all(files, reader)
     if not usable:
-        raise failed[0].error
+        first = failed[0].error
+        raise NoneUsableError(
+            first, Resolved((), (), tuple(failed), tuple(heard.notices), (), None), failed[0].file.path
+        ) from first
     names = {id(file): take_apart(file.place) for file in files}
     clutter = _clutter(usable, failed, names)
     items, questions = _items(usable, names, order)
@@ -190,7 +210,7 @@ def resolve(
             *(LeftOut(c.file, _reason(c), grouped=True) for c in clutter),
         ),
         unusable=unusable,
-        notes=(*ordered.notes, *_said_of(clutter)),
+        notes=(*heard.notices, *_said_of(clutter), *ordered.notes),
         warnings=tuple(choice.warnings),
         question=None if order != AUTO else _question(questions, ordered, chosen),
     )
@@ -204,30 +224,42 @@ def _renamed(items: Sequence[Opened], others: Sequence[Path]) -> list[Opened]:
     ]
 
 
+class _Heard(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.notices: list[str] = []
+
+    def notice(self, message: str) -> None:
+        """Keep the message."""
+        self.notices.append(message)
+
+
 def _by_names(checkpoint: Checkpoint) -> str:
     """Stands for a network where nobody recognises it: the names of its weights."""
     return f"{len(checkpoint.state_dict)} tensors from {min(checkpoint.state_dict)} to {max(checkpoint.state_dict)}"
 
 
 def _state(path: Path) -> tuple[Path, int, int]:
+    """Changes with the content; of several files with that of any of them."""
     try:
-        found = path.stat()
-    except OSError:
+        parts = [path.stat()]
+        if path.is_dir() or path.name.endswith(INDEX):
+            parts += [part.stat() for part in (path if path.is_dir() else path.parent).iterdir()]
+    except OSError:  # removed while we looked
         return path, -1, -1
-    return path, found.st_size, found.st_mtime_ns
+    return path, sum(part.st_size for part in parts), max(part.st_mtime_ns for part in parts)
 
 
 def _open_all(
-    files: Sequence[CheckpointFile], reader: Reader, progress: Progress
+    files: Sequence[CheckpointFile], reader: Reader
 ) -> tuple[list[tuple[CheckpointFile, _Facts]], list[Unusable]]:
     usable, failed = [], []
-    with progress.task("opening checkpoints", len(files), "files") as advance:
-        for file in files:
-            try:
-                usable.append((file, reader.open(file)))
-            except InputError as error:
-                failed.append(Unusable(file, error))
-            advance(1)
+    for file in files:
+        try:
+            usable.append((file, reader.open(file)))
+        except InputError as error:
+            failed.append(Unusable(file, error))
     return usable, failed
 
 
@@ -248,10 +280,6 @@ def _clutter(
             or (isinstance(item.error, NotRecognisedError) and names[id(item.file)].text not in patterns)
         )
     ]
-
-
-class NotRecognisedError(InputError):
-    """The file holds weights, of a network that is not known."""
 
 
 def _reason(item: Unusable) -> str:

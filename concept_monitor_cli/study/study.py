@@ -22,11 +22,10 @@ from concept_monitor_cli import __version__
 from concept_monitor_cli.builtin import VOCABULARY, is_rendered
 from concept_monitor_cli.checkpoints import (
     Checkpoint,
-    Dated,
+    NoneUsableError,
+    Reader,
     combined_digest,
-    find_checkpoints,
-    load_checkpoint,
-    order_by_epoch,
+    resolve,
 )
 from concept_monitor_cli.concepts import ConceptSet, load_concepts
 from concept_monitor_cli.encoders import Encoder, load_encoder
@@ -49,8 +48,10 @@ from concept_monitor_cli.probe import (
     plan_probe,
 )
 from concept_monitor_cli.progress import Progress
+from concept_monitor_cli.run import RunFolder
 from concept_monitor_cli.store import Entry, Key, Store
 from concept_monitor_cli.study.share import slurm_share
+from concept_monitor_cli.training import reader_of
 
 T = TypeVar("T")
 
@@ -139,6 +140,7 @@ class Study:
     notices: list[str] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
     to_decode: ToDecode = field(default_factory=lambda: ToDecode(0, 0, True))
+    _before: set[Path] = field(default_factory=set)
     _scratch: tempfile.TemporaryDirectory[str] | None = None
     _architectures: dict[tuple[Any, ...], Architecture] = field(default_factory=dict)
 
@@ -146,7 +148,8 @@ class Study:
         """The same inputs with the checkpoints that are there by now; the others are not opened again."""
         study = Study(self.options, self.progress, complete, list(self.notices))
         study._architectures = self._architectures
-        kept = ("store", "device", "detectors", "listed_probe", "encoder", "concepts", "context")
+        study._before = {*self._before, *(file.path for file in self.__dict__.get("files", ()))}
+        kept = ("reader", "store", "device", "detectors", "listed_probe", "encoder", "concepts", "context")
         study.__dict__.update({name: self.__dict__[name] for name in kept if name in self.__dict__})
         return study
 
@@ -156,6 +159,12 @@ class Study:
             self.notices.append(message)
             self.progress.notice(message)
 
+    def warning(self, message: str) -> None:
+        """Warn the user, and keep it for `run.json`. Once is enough."""
+        if message not in self.notices:
+            self.notices.append(message)
+            self.progress.warning(message)
+
     @cached_property
     def files(self) -> list[StudyFile]:
         """The checkpoints of this process, by epoch. Opens each for its epoch, without reading the weights.
@@ -164,36 +173,54 @@ class Study:
             InputError: there are none, or none of the epochs asked for.
         """
         options = self.options
-        found = find_checkpoints(*options.checkpoints, progress=self.progress)
-        if self.complete is not None:
-            found = [file for file in found if self.complete(file.path)]
-            if not found:
-                raise InputError("no checkpoint is complete yet", where=options.checkpoints[0])
-        dated, unreadable = [], []
-        for file in found:
-            try:
-                opened = load_checkpoint(file.path, trust_pickle=options.trust_pickle, lazy=True)
-                dated.append(Dated.of(file, opened))
-            except InputError as error:
-                if len(found) == 1:
-                    raise
-                unreadable.append(Unreadable(file.name, error))
-        self.unreadable = unreadable
-        if not dated:
-            raise unreadable[0].error
-        order = order_by_epoch(dated)
-        for note in order.notes:
+        try:
+            found = resolve(
+                options.checkpoints,
+                self.reader,
+                order=options.order,
+                series=options.series,
+                complete=self.complete,
+                before=self._before,
+            )
+        except NoneUsableError as error:
+            raise UnusableCheckpointError(error.what, where=error.where, hint=error.hint) from error
+        self.unreadable = [Unreadable(item.file.name, item.error) for item in found.unusable]
+        for note in found.notes:
             self.notice(note)
-        for left in order.left_out:
-            self.notice(f"{left.file.name} is left out: it {left.reason}")
-        epochs = {item.epoch for item in order.kept if item.epoch is not None}
+        for warning in found.warnings:
+            self.warning(warning)
+        for left in found.left_out:
+            if not left.grouped:
+                self.notice(f"{left.file.name} is left out: it {left.reason}")
+        if found.question is not None:
+            raise found.question
+        epochs = {placed.epoch for placed in found.kept}
         chosen = epochs if options.epochs is None else set(options.epochs.select(epochs))
         files = [
-            StudyFile(item.file.name, item.file.path, item.epoch, f"epoch_{item.epoch:04d}")
-            for item in order.kept
-            if item.epoch is not None and item.epoch in chosen
+            StudyFile(placed.file.name, placed.file.path, placed.epoch, f"epoch_{placed.epoch:04d}")
+            for placed in found.kept
+            if placed.epoch in chosen
         ]
+        self._say_renumbered(files)
         return self._share(files)
+
+    @cached_property
+    def reader(self) -> Reader:
+        """Opens the checkpoints, each once."""
+        return reader_of(self.options.model, trust_pickle=self.options.trust_pickle)
+
+    def _say_renumbered(self, files: Sequence[StudyFile]) -> None:
+        """Warn of checkpoints that have another epoch by now than in the run: a file that came later changed it."""
+        if self.options.overwrite:
+            return
+        now = {str(file.path.resolve()): file.epoch for file in files}
+        for record in RunFolder(self.options.out).checkpoints():
+            epoch = now.get(record.path, record.epoch)
+            if epoch != record.epoch:
+                self.warning(
+                    f"{record.name} is epoch {epoch} beside the checkpoints that are there now; the run has its tables "
+                    f"as epoch {record.epoch}, and they stay: start the run anew with --overwrite"
+                )
 
     @property
     def own_unreadable(self) -> list[Unreadable]:
