@@ -42,5 +42,5 @@ class _Networks:
                 self._known[shapes] = error
         found = self._known[shapes]
         if isinstance(found, InputError):
-            raise NotRecognisedError(found.what, where=found.where, hint=found.hint)
+            raise NotRecognisedError(found.what, where=found.where or checkpoint.path, hint=found.hint)
         return found

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from concept_monitor_cli.checkpoints import find_checkpoints, load_checkpoint
+from concept_monitor_cli.checkpoints import NoWeightsError, find_checkpoints, load_checkpoint
 from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.monitor.alerts import Alert, Rules, alerts
 from concept_monitor_cli.options import CommonOptions, ReadingOptions, ReportOptions, Shard, WatchOptions
@@ -149,6 +149,8 @@ class Landing:
             return False
         try:
             load_checkpoint(path, trust_pickle=self._trust_pickle, lazy=True)
+        except NoWeightsError:  # whole, and no checkpoint: the study leaves it out and says so
+            pass
         except InputError as error:
             self._unreadable[path] = (state, error.what)
             return False
