@@ -1,4 +1,4 @@
-"""The checkpoints of a training, as every command sees them: one rule finds, opens, identifies and orders them."""
+"""Opens the checkpoints of a training in the same way for every command: each with the network it is of."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def holds_optimizer(content: object) -> bool:
 
 
 def find_time(content: object) -> tuple[Fraction | None, Fraction | None]:
-    """The epoch and the step that a loaded object says it is of, which may be fractions; None where it does not say."""
+    """The epoch and the step that a loaded object states, maybe fractions; None where it states none."""
     if not isinstance(content, Mapping):
         return None, None
     epoch, step = _number(content, _EPOCH_NAMES), _number(content, _STEP_NAMES)

@@ -71,7 +71,7 @@ _FEW_TENSORS, _FEW_BYTES = 12, 2**16
 
 
 def fingerprint(state_dict: Mapping[str, Tensor]) -> str:
-    """A digest of the names and shapes, and of the values of some small tensors: cheap where tensors lie on disk.
+    """A digest of the names, the shapes and some small tensors: cheap where tensors lie on disk.
 
     State dicts with different fingerprints are different; with equal ones they may be the same.
 

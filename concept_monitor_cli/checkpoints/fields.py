@@ -1,7 +1,7 @@
 """Which number in the names is the epoch? Judged over all names of a folder at once.
 
-Names that differ in their numbers only make a pattern, `net_*_*`. At each of its places stands a column of numbers:
-one that is the same everywhere tells nothing, one that differs from file to file may be the epoch.
+Names that differ in their numbers only make a pattern, `net_*_*`. At each of its places stands a column of
+numbers: one that is the same everywhere tells nothing, one that differs from file to file may be the epoch.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 
 from concept_monitor_cli.checkpoints.names import Kind, Name
 
@@ -65,8 +66,8 @@ def tell(names: Sequence[Name], evidence: Sequence[Fraction | None]) -> tuple[li
 
     Args:
         names: of the checkpoints of one architecture.
-        evidence: epochs or steps that the files themselves state: of several numbers in the names the one that
-            goes with them is the epoch.
+        evidence: epochs or steps that the files themselves state: of several numbers in the names the one
+            that goes with them is the epoch.
 
     Returns:
         For each name what it tells; and where it is open which number that is.
@@ -126,10 +127,10 @@ class _Pattern:
         return len(set(self.columns[place])) > 1
 
     def _by_word(self, kind: Kind) -> int | None:
-        """The place of the last number with such a word that differs from name to name, else of the last one."""
+        """The place of the last number with such a word, if possible of one that varies."""
         places = self._of(kind)
         varying = [place for place in places if self._varies(place)]
-        return (varying or places or [None])[-1]
+        return next(reversed(varying or places), None)
 
     def _number(self) -> int | None:
         """The place of the number without a telling word that looks most like an epoch."""
@@ -147,7 +148,7 @@ class _Pattern:
             return weak[0]
         # A word beats a bare number, a file's name that of its folder.
         by_word = [place for place in strong if self.kinds[place] == "checkpoint"]
-        return (by_word or strong or [None])[-1]
+        return next(reversed(by_word or strong), None)
 
     def _of_several(self, varying: list[int]) -> int | None:
         distinct = [place for place in varying if len(set(self.columns[place])) == len(self.names)]
@@ -182,17 +183,17 @@ class _Pattern:
     def _on_a_grid(self, place: int) -> bool:
         """Whether the values lie one, or several, equal steps apart."""
         values = sorted(set(self.columns[place]))
-        gaps = [later - earlier for earlier, later in zip(values, values[1:], strict=False)]
+        gaps = [later - earlier for earlier, later in pairwise(values)]
         return bool(gaps) and all((gap / min(gaps)).denominator == 1 for gap in gaps)
 
     def _starts_early(self, place: int) -> bool:
         """Whether the first value is about one step from zero: 5, 10, 15 and not 69, 71, 80."""
         values = sorted(set(self.columns[place]))
-        step = min(later - earlier for earlier, later in zip(values, values[1:], strict=False))
+        step = min(later - earlier for earlier, later in pairwise(values))
         return values[0] <= step + 1
 
     def _telling_series_apart(self, used: set[int | None]) -> frozenset[int]:
-        """Places of numbers that name a training: the same in all names, or several names tell the same without them."""
+        """Places of numbers that name a training: constant ones, and those without which names are alike."""
         rows = list(
             zip(*(self.columns[place] for place in sorted(p for p in used if p is not None)), strict=True)
         )
@@ -241,10 +242,10 @@ def _kind_of(kinds: list[Kind]) -> Kind:
         next((kind for kind in ("number", "weak") if kind in kinds), kinds[0])
         if len(set(kinds)) > 1
         else kinds[0]
-    )  # type: ignore[return-value]
+    )
 
 
 def _same_order(one: Sequence[Fraction], other: Sequence[Fraction]) -> bool:
     """Whether both rise together."""
     rows = sorted(zip(one, other, strict=True))
-    return all(a[0] < b[0] and a[1] < b[1] for a, b in zip(rows, rows[1:], strict=False))
+    return all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(rows))

@@ -72,12 +72,12 @@ class _Found:
 
 
 def find_checkpoints(*specs: str | Path, progress: Progress = SILENT) -> list[CheckpointFile]:
-    """The files that may be the checkpoints that the user means, in natural order (`epoch_9` before `epoch_10`).
+    """The files that may be the user's checkpoints, in natural order (`epoch_9` before `epoch_10`).
 
-    A folder stands for everything below it that looks like a checkpoint. Files of optimizers, schedulers, masks
-    and random states, hidden and temporary files are left out of folders and globs; a file given by its own
-    name is always taken. Of a file and links to it one is taken: the one whose name tells most, then the file.
-    Which of them belong to one training is for `resolve` to say.
+    A folder stands for everything below it that looks like a checkpoint. Files of optimizers, schedulers,
+    masks and random states, hidden and temporary files are left out of folders and globs; a file given by its
+    own name is always taken. Of a file and links to it one is taken: the one whose name tells most, then the
+    file. Which of them belong to one training is for `resolve` to say.
 
     Args:
         specs: folders, files, globs (`**` for any depth), folders of torch.distributed.checkpoint.
@@ -155,7 +155,7 @@ def _walk(folder: Path) -> Iterator[Path]:
     Links to folders are followed last, each folder once; hidden folders are not entered.
     """
     seen: set[str] = set()
-    waiting, linked = [folder], []
+    waiting, linked = [folder], list[Path]()
     while waiting or linked:
         current = waiting.pop() if waiting else linked.pop()
         real = os.path.realpath(current)
@@ -168,9 +168,7 @@ def _walk(folder: Path) -> Iterator[Path]:
             continue
         for entry in entries:
             path = current / entry.name
-            if not entry.is_dir():
-                yield path
-            elif is_dcp(path):
+            if not entry.is_dir() or is_dcp(path):
                 yield path
             elif not entry.name.startswith("."):
                 (linked if entry.is_symlink() else waiting).append(path)
@@ -238,7 +236,7 @@ def _without_links(paths: Iterable[Path]) -> list[Path]:
 
 
 def _tells_least(path: Path) -> tuple[bool, bool, bool]:
-    """Sorting key: a name of its own before `best` and `last`, one with a number before others, files before links."""
+    """Sorting key: other names before `best` and `last`, names with a number first, files before links."""
     name = stem(path)
     return role(name) == "copy", not re.search(r"\d", name), path.is_symlink()
 

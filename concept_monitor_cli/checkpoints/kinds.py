@@ -1,4 +1,4 @@
-"""What a file is, by its name and its first bytes: a checkpoint, something beside one, or another framework's."""
+"""What a file is, by its name and first bytes: a checkpoint, something beside one, or another framework's."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def is_dcp(path: Path) -> bool:
 
 
 def may_be_checkpoint(path: Path) -> bool:
-    """Whether a file has a checkpoint's extension, or another one that training code uses and the bytes of one."""
+    """Whether a file has a checkpoint's extension, or a more general one and a checkpoint's first bytes."""
     name = path.name.lower()
     if name.endswith((*EXTENSIONS, ".bin" + INDEX, ".safetensors" + INDEX)):
         return True

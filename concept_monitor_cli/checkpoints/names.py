@@ -12,9 +12,9 @@ from typing import Literal
 Kind = Literal["epoch", "stage", "step", "checkpoint", "number", "weak", "decimal", "time", "hash", "aside"]
 """What a number in a name is.
 
-`epoch`, `stage` (of pruning), `step` and `checkpoint` by the word beside it; `number`: it stands alone or beside a
-word like `model`; `weak`: glued to an unknown word, or long; `decimal`: with a decimal point and no word;
-`time`: a date or clock time; `hash`: hexadecimal digits; `aside`: a score.
+`epoch`, `stage` (of pruning), `step` and `checkpoint` by the word beside it; `number`: it stands alone or
+beside a word like `model`; `weak`: glued to an unknown word, or long; `decimal`: with a decimal point and no
+word; `time`: a date or clock time; `hash`: hexadecimal digits; `aside`: a score.
 """
 
 _EPOCH = re.compile(r".*epochs?|ep|epo|e", re.IGNORECASE)
@@ -43,7 +43,7 @@ _OTHER = re.compile(
     re.IGNORECASE,
 )
 
-_MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _CLOCK = r"[0-2]?\d[-:h.]?[0-5]\d(?:[-:m.]?[0-5]\d)?(?:[.,]\d+)?"
 _TIMES = (
     # 2023-01-05_12-30-00, 20230105T123000, 2023_01_05
@@ -147,10 +147,9 @@ def epoch_in_name(name: str) -> NamedEpoch | None:
     True
     """
     numbers = [number for number in take_apart(name).numbers if number.value.denominator == 1]
-    for kind in ("epoch", "step"):
-        for number in numbers:
-            if number.kind == kind:
-                return NamedEpoch(int(number.value), kind)  # type: ignore[arg-type]
+    epochs, steps = ([number for number in numbers if number.kind == kind] for kind in ("epoch", "step"))
+    if epochs or steps:
+        return NamedEpoch(int((epochs or steps)[0].value), "epoch" if epochs else "step")
     bare = [number for number in numbers if number.kind in ("checkpoint", "stage", "number")]
     return NamedEpoch(int(bare[-1].value), "number") if bare else None
 

@@ -1,15 +1,16 @@
 """Put the checkpoints of one training in order.
 
-Where the epochs are taken from is decided for all checkpoints together: from the names, from the entry `epoch` in the
-files, or from steps. These are never mixed, as they count differently.
+Where the epochs are taken from is decided for all checkpoints together: from the names, from the entry
+`epoch` in the files, or from steps. These are never mixed, as they count differently.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Literal, Protocol
 
 from concept_monitor_cli.checkpoints.fields import Told
@@ -19,10 +20,16 @@ from concept_monitor_cli.checkpoints.kinds import Role
 Source = Literal[
     "epoch", "stage", "number", "step", "name", "entry", "entry step", "time", "counted", "order"
 ]
-"""Where epochs come from: a word in the name, a stage, a bare number, a step or any of these in the name; the entry
-`epoch` or the step in the file; dates in the names; counted by epoch and step, or in the order of the names."""
+"""Where epochs come from.
 
-_MOST_DECIMALS = 4
+In the names: `epoch` and `step` by a word, `stage` of pruning, a bare `number`, any of these (`name`), a date
+(`time`).
+In the files: their `entry` or `entry step`. `counted`: by epoch and step; `order`: as the names sort.
+"""
+
+_STEPS: tuple[Source, ...] = ("step", "entry step")
+_PARTLY: tuple[Source, ...] = ("epoch", "entry", "entry step", "name")
+_FACTORS = (10, 100, 1000, 10_000)
 
 
 @dataclass(frozen=True)
@@ -99,8 +106,8 @@ class Order:
 def order_by_epoch(items: Sequence[Opened], weights: Weights) -> Order:
     """Put checkpoints of one training in order.
 
-    - Epochs come from one source, see `choose_source`. `best`, `last`, `final` and files without a number among
-      numbered ones are placed by their entry, corrected by what it is off by in the others.
+    - Epochs come from one source, see `choose_source`. `best`, `last`, `final` and files without a number
+      among numbered ones are placed by their entry, corrected by what it is off by in the others.
     - Several checkpoints within an epoch are told apart by their steps.
     - Of several with one epoch one is kept: one with finite weights and a number before others.
     - `last` with the weights of another checkpoint is no epoch of its own.
@@ -143,7 +150,7 @@ class _Column:
         return self.covers and len(self.values) > 1 and len(set(self.values)) == 1
 
     def offset(self, other: _Column) -> Fraction | None:
-        """What this one has more than the other, where both are there; None where that differs or is unknown."""
+        """How much higher than the other this one is throughout; None where that differs or is unknown."""
         pairs = zip(self.values, other.values, strict=True)
         found = {mine - theirs for mine, theirs in pairs if mine is not None and theirs is not None}
         return found.pop() if len(found) == 1 else None
@@ -151,9 +158,9 @@ class _Column:
     def rises_with(self, other: _Column, *, strictly: bool) -> bool:
         if not (self.covers and other.covers):
             return False
-        rows = sorted(zip(other.values, self.values, strict=True))  # type: ignore[type-var]
-        pairs = [(a[1], b[1]) for a, b in zip(rows, rows[1:], strict=False)]
-        return all(a < b if strictly else a <= b for a, b in pairs)  # type: ignore[operator]
+        pairs = zip(other.values, self.values, strict=True)
+        rows = sorted((theirs, mine) for theirs, mine in pairs if theirs is not None and mine is not None)
+        return all(a[1] < b[1] if strictly else a[1] <= b[1] for a, b in pairwise(rows))
 
 
 def value(item: Opened, source: Source) -> Fraction | None:
@@ -182,8 +189,9 @@ def column(items: Sequence[Opened], source: Source) -> _Column:
 def choose_source(items: Sequence[Opened]) -> Source:
     """Where the epochs of these checkpoints come from.
 
-    A word such as `epoch` in all names comes first, then stages of pruning, the entry `epoch`, steps, and bare numbers
-    in the names. The entry is not believed where it is the same everywhere, or off by one against names that differ.
+    A word such as `epoch` in all names comes first, then stages of pruning, the entry `epoch`, steps, and
+    bare numbers in the names. The entry is not believed where it is the same everywhere, or off by one
+    against names that differ.
     """
     epoch, entry, number = (column(items, source) for source in ("epoch", "entry", "name"))
     if epoch.covers:
@@ -204,9 +212,9 @@ def _within_epochs(items: Sequence[Opened], source: Source) -> Source:
     """Several checkpoints tell the same epoch: what tells them apart?"""
     if source != "entry" and column(items, "entry").distinct:
         return "entry"
-    for steps in ("step", "entry step"):
-        if column(items, steps).distinct:  # type: ignore[arg-type]
-            return steps  # type: ignore[return-value]
+    for steps in _STEPS:
+        if column(items, steps).distinct:
+            return steps
     pairs = [(value(item, source), _step(item)) for item in items]
     if all(step is not None for _, step in pairs) and len(set(pairs)) == len(pairs):
         return "counted"
@@ -221,16 +229,13 @@ def _without_epochs(items: Sequence[Opened]) -> Source:
     step, stated, name = (column(items, source) for source in ("step", "entry step", "name"))
     if stated.covers and (stated.distinct or not name.distinct):
         return "step" if step.distinct and stated.offset(step) in (0, 1, -1) else "entry step"
-    for column_, source in ((step, "step"), (column(items, "number"), "number"), (name, "name")):
-        if column_.covers:
-            return source  # type: ignore[return-value]
-    known: list[tuple[int, Source]] = [
-        (column(items, source).count, source)  # type: ignore[arg-type]
-        for source in ("epoch", "entry", "entry step", "name")
-    ]
-    most, best = max(known, key=lambda item: item[0])
-    if most:
-        return best
+    named: tuple[Source, ...] = ("step", "number", "name")
+    for source in named:
+        if column(items, source).covers:
+            return source
+    most = max(_PARTLY, key=lambda source: column(items, source).count)
+    if column(items, most).count:
+        return most
     return "time" if column(items, "time").distinct else "order"
 
 
@@ -311,7 +316,8 @@ class _Ordering:
         dropped = [item for item in self.base if last[item.told.stage] is not item]
         if dropped:
             self.notes.append(
-                f"{len(last)} stages are taken, each at its last epoch ({last[dropped[0].told.stage].file.name}); "
+                f"{len(last)} stages are taken, each at its last epoch "
+                f"({last[dropped[0].told.stage].file.name}); "
                 "for the epochs within a stage give its folder"
             )
         self.left_out += [LeftOut(item.file, "is not the last of its stage") for item in dropped]
@@ -363,13 +369,13 @@ class _Ordering:
         self._drop_repeated([(item, number) for number, item in kept.items()])
         by = self._correction(source, placed)
         for item in sorted(self.others, key=lambda item: (item.role == "copy", natural_key(item.file.place))):
-            number = self._number_beside(item, source, by, kept)
-            if number is None:
+            beside = self._number_beside(item, source, by, kept)
+            if beside is None:
                 self.left_out.append(LeftOut(item.file, self._untold(source, item)))
-            elif number in kept:
-                self._repeat(item, kept[number], number)
+            elif beside in kept:
+                self._repeat(item, kept[beside], beside)
             else:
-                kept[number] = item
+                kept[beside] = item
         scale = self._scale(list(kept))
         rows = sorted(kept.items())
         files = tuple(
@@ -439,14 +445,14 @@ class _Ordering:
         """What fractions of epochs are multiplied by to be whole; None: they are counted instead."""
         if all(number.denominator == 1 for number in numbers):
             return 1
-        for decimals in range(1, _MOST_DECIMALS + 1):
-            if all((number * 10**decimals).denominator == 1 for number in numbers):
+        for factor in _FACTORS:
+            if all((number * factor).denominator == 1 for number in numbers):
                 first = min(number for number in numbers if number.denominator != 1)
                 self.notes.append(
-                    f"there are fractions of epochs: all are multiplied by {10**decimals} "
-                    f"({_text(first)} is epoch {int(first * 10**decimals)})"
+                    f"there are fractions of epochs: all are multiplied by {factor} "
+                    f"({_text(first)} is epoch {int(first * factor)})"
                 )
-                return 10**decimals
+                return factor
         self.notes.append("there are fractions of epochs: the checkpoints are counted from 0 in their order")
         return None
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from concept_monitor_cli.checkpoints.digest import fingerprint
-from concept_monitor_cli.checkpoints.fields import Open, by_pattern, tell
+from concept_monitor_cli.checkpoints.fields import Open, Told, by_pattern, tell
 from concept_monitor_cli.checkpoints.find import CheckpointFile, find_checkpoints, unique_names
 from concept_monitor_cli.checkpoints.kinds import INDEX, Role, role
 from concept_monitor_cli.checkpoints.load import Checkpoint, NoWeightsError, load_checkpoint
@@ -164,8 +164,8 @@ def resolve(
     Args:
         specs: folders, files, globs, as for `find_checkpoints`.
         reader: opens the files.
-        order: `auto`; `name` for the natural order of names, counted from 0; or a pattern of names with `{epoch}`
-            where the epoch stands.
+        order: `auto`; `name` for the natural order of names, counted from 0; or a pattern of names with
+            `{epoch}` where the epoch stands.
         series: which of several series to take, see `choose_series`.
         complete: says which files are written to the end; None: all.
         before: files that were taken already, of which the series stays.
@@ -237,7 +237,8 @@ class _Heard(Silent):
 
 def _by_names(checkpoint: Checkpoint) -> str:
     """Stands for a network where nobody recognises it: the names of its weights."""
-    return f"{len(checkpoint.state_dict)} tensors from {min(checkpoint.state_dict)} to {max(checkpoint.state_dict)}"
+    names = sorted(checkpoint.state_dict)
+    return f"{len(names)} tensors from {names[0]} to {names[-1]}"
 
 
 def _state(path: Path) -> tuple[Path, int, int]:
@@ -298,7 +299,7 @@ def _items(
 ) -> tuple[list[Opened], list[tuple[Open, str]]]:
     """What each checkpoint tells, seen beside the others of its network; and what that leaves open."""
     questions: list[tuple[Open, str]] = []
-    told = {}
+    told: dict[int, Told] = {}
     for architecture in dict.fromkeys(facts.architecture for _, facts in usable):
         members = [(file, facts) for file, facts in usable if facts.architecture == architecture]
         evidence = [facts.epoch if facts.epoch is not None else facts.step for _, facts in members]
@@ -343,6 +344,6 @@ def _question(
             return InputError(
                 f"which number in the names is the epoch, {columns}?",
                 where=question.pattern,
-                hint=f"--order '{question.columns[0][0]}', or --order name to count them in the order of their names",
+                hint=f"--order '{question.columns[0][0]}', or --order name: counted as the names sort",
             )
     return None

@@ -1,7 +1,8 @@
 """Which of the checkpoints belong to one training?
 
-Checkpoints whose names differ in the epoch only are a series. Series of the same network that follow each other are one
-training; those that tell the same epochs with other weights, or run side by side, are several, and one is taken.
+Checkpoints whose names differ in the epoch only are a series. Series of the same network that follow each
+other are one training; those that tell the same epochs with other weights, or run side by side, are several,
+and one is taken.
 """
 
 from __future__ import annotations
@@ -65,13 +66,14 @@ def choose_series(
 ) -> Choice:
     """Take the checkpoints of one training.
 
-    The longest series is taken; of series about as long, one that is no average, teacher or critic, then the first by
-    name.
+    The longest series is taken; of series about as long, one that is no average, teacher or critic, then the
+    first by name.
 
     Args:
         items: the checkpoints that can be used, in natural order.
         weights: tells equal weights.
-        wanted: name of a series, a pattern for it or a part of it, as `cmon checkpoints` shows it; None for the rule.
+        wanted: name of a series, a pattern for it or a part of it, as `cmon checkpoints` shows it; None for
+            the rule.
         before: files that were taken already: their series stays the one that is taken.
 
     Raises:

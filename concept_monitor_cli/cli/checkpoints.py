@@ -66,8 +66,8 @@ def list_checkpoints(
 ) -> int:
     """List checkpoints with their epoch, architecture, size, and how the weights were wrapped.
 
-    Files, epochs and their order are those that `cmon dissect` takes. Files that cannot be used are named with the
-    reason; the exit code is 3 then, or 2 where none can be used.
+    Files, epochs and their order are those that `cmon dissect` takes. Files that cannot be used are named
+    with the reason; the exit code is 3 then, or 2 where none can be used.
     """
     from concept_monitor_cli.checkpoints import NoneUsableError, resolve
     from concept_monitor_cli.training import reader_of

@@ -276,8 +276,8 @@ Order = Annotated[
         metavar="RULE",
         parser=spec,
         rich_help_panel=CHECKPOINTS,
-        help="Of the checkpoints. auto: by epoch; name: as their names sort, counted from 0; or a pattern that says "
-        "where the epoch stands: 'net_{epoch}_*'.",
+        help="Of the checkpoints. auto: by epoch; name: as their names sort, from 0 on; or a pattern that "
+        "says where the epoch stands: 'net_{epoch}_*'.",
     ),
 ]
 Series = Annotated[
@@ -288,7 +288,7 @@ Series = Annotated[
         parser=spec,
         rich_help_panel=CHECKPOINTS,
         show_default="the longest",
-        help="Which checkpoints, where there are those of several networks or trainings: a name or a part of it.",
+        help="Which checkpoints, where several networks or trainings are there: a name or a part of it.",
     ),
 ]
 Model = Annotated[

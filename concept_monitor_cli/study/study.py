@@ -210,7 +210,7 @@ class Study:
         return reader_of(self.options.model, trust_pickle=self.options.trust_pickle)
 
     def _say_renumbered(self, files: Sequence[StudyFile]) -> None:
-        """Warn of checkpoints that have another epoch by now than in the run: a file that came later changed it."""
+        """Warn of checkpoints whose epoch is another one than in the run, because other files came."""
         if self.options.overwrite:
             return
         now = {str(file.path.resolve()): file.epoch for file in files}
@@ -218,8 +218,8 @@ class Study:
             epoch = now.get(record.path, record.epoch)
             if epoch != record.epoch:
                 self.warning(
-                    f"{record.name} is epoch {epoch} beside the checkpoints that are there now; the run has its tables "
-                    f"as epoch {record.epoch}, and they stay: start the run anew with --overwrite"
+                    f"{record.name} is epoch {epoch} beside the checkpoints that are there now, and epoch "
+                    f"{record.epoch} in the run, whose tables stay: start the run anew with --overwrite"
                 )
 
     @property

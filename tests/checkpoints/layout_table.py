@@ -1,7 +1,7 @@
 """Layouts of checkpoint folders as training code writes them, and the epochs that are read from them.
 
-A layout maps file names to what the file holds: `W(seed, **entries)` is a checkpoint with the weights of a small
-network, bare where there are no entries. Files of equal seeds hold equal weights.
+A layout maps file names to what the file holds: `W(seed, **entries)` is a checkpoint with the weights of a
+small network, bare where there are no entries. Files of equal seeds hold equal weights.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def write(folder: Path, layout: Layout) -> None:
             torch.save(content, path)
 
 
-# What was read right before the whole set of names was looked at, and must stay so: no file, order or epoch changes.
+# What was read right before the whole set of names was looked at, and must stay so: no file, order or epoch
+# changes.
 STABLE: dict[str, tuple[Layout, Expected]] = {
     "plain": (
         {f"epoch_{e}.pth": w(e) for e in (1, 2, 10)},
