@@ -142,7 +142,7 @@ class _Pattern:
             return varying[0]
         weak = [place for place in self._of("weak") if self._varies(place)]
         weak = weak or [
-            place for place in self._of("decimal") if self._varies(place) and self._on_a_grid(place)
+            place for place in self._of("decimal") if self._varies(place) and self._are_parts(place)
         ]
         if len(weak) == 1:
             return weak[0]
@@ -191,6 +191,12 @@ class _Pattern:
         values = sorted(set(self.columns[place]))
         step = min(later - earlier for earlier, later in pairwise(values))
         return values[0] <= step + 1
+
+    def _are_parts(self, place: int) -> bool:
+        """Whether decimal numbers are fractions of epochs (0.25, 0.5, 0.75), and not scores."""
+        values = sorted(set(self.columns[place]))
+        step = min(later - earlier for earlier, later in pairwise(values))
+        return self._on_a_grid(place) and values[0] <= step
 
     def _telling_series_apart(self, used: set[int | None]) -> frozenset[int]:
         """Places of numbers that name a training: constant ones, and those without which names are alike."""

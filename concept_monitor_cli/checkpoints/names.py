@@ -22,8 +22,11 @@ _STEP = re.compile(
     r".*(?:steps?|iterations?|iters?)|it|its|itr|(?:num_?)?updates?|ticks?|kimg|nimg", re.IGNORECASE
 )
 _STAGE = re.compile(
-    r"levels?|lvl|stages?|rounds?|rnd|prun(?:e|ed|ing)|sparsity|density|cycle|phase|imp", re.IGNORECASE
+    r"levels?|lvl|stages?|rounds?|rnd|prun(?:e|ed|ing)|sparsity|density|remaining|cycle|phase|imp",
+    re.IGNORECASE,
 )
+# What is left of the weights: the rest is pruned.
+_LEFT = re.compile(r"density|remaining", re.IGNORECASE)
 # Before `iter` or `step` these make it a round of pruning.
 _PRUNING = re.compile(r"prun(?:e|ed|ing)|imp", re.IGNORECASE)
 _CHECKPOINT = re.compile(r"ckpts?|chkpts?|checkpoints?|cpt?|snapshots?|snap|saved?", re.IGNORECASE)
@@ -207,6 +210,8 @@ def _meaning(name: str, match: re.Match[str], folder: bool) -> Number | None:
             kind = "decimal"
         elif long or suffix in _THOUSANDS:
             kind = "weak"
+    if _LEFT.fullmatch(word) and value <= 100:
+        value = (1 if value <= 1 else 100) - value
     return Number(value, kind, folder, text, word)
 
 

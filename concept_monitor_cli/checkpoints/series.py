@@ -21,6 +21,7 @@ from concept_monitor_cli.errors import InputError
 
 # Of two series that are about as long the first is taken, not the one that was saved to last.
 _ABOUT_AS_LONG = 0.75
+_KINDS = ("epoch", "stage", "step")
 
 
 @dataclass
@@ -47,7 +48,7 @@ class _Series:
     @property
     def kind(self) -> str:
         told = self.items[0].told
-        for kind in ("epoch", "stage", "step"):
+        for kind in _KINDS:
             if getattr(told, kind) is not None:
                 return kind
         return f"number {told.inner}"
@@ -164,6 +165,7 @@ def _longest(series: Sequence[_Series], before: Collection[Path]) -> _Series:
         long,
         key=lambda one: (
             is_beside_network(one.name),
+            _KINDS.index(one.kind) if one.kind in _KINDS else len(_KINDS),
             one.name.count("/"),
             len(one.name),
             natural_key(one.name),

@@ -375,6 +375,10 @@ MENDED: dict[str, tuple[Layout, Expected]] = {
         {f"{n}.pth": w(e) for n, e in (("init", 0), ("early", 1), ("late", 2))},
         [("init.pth", 0), ("early.pth", 1), ("late.pth", 2)],
     ),
+    "accuracies alone are no epochs": (
+        {"model_0.71.pth": w(1), "model_0.753.pth": w(2)},
+        [("model_0.71.pth", 0), ("model_0.753.pth", 1)],
+    ),
     # Entries.
     "the entry is the length of the training": (
         {f"ckpt_epoch_{e}.pth": w(e, epoch=90) for e in (10, 20, 30)},
@@ -511,6 +515,26 @@ MENDED: dict[str, tuple[Layout, Expected]] = {
             ("checkpoint_2_2000.pt", 2000),
         ],
     ),
+    "epochs and steps": (
+        {**{f"epoch_{e}.pth": w(e) for e in (1, 2)}, **{f"step_{s}.pth": w(s) for s in (100, 200)}},
+        [("epoch_1.pth", 1), ("epoch_2.pth", 2)],
+    ),
+    "student and teacher": (
+        {f"{n}_{e}.pth": w(10 * i + e) for i, n in enumerate(("teacher", "student")) for e in (1, 2)},
+        [("student_1.pth", 1), ("student_2.pth", 2)],
+    ),
+    "trials with dates": (
+        {
+            f"trial_{t}_2023-01-0{t}_10-00-00/checkpoint_{e:06d}/model.pt": w(10 * t + e)
+            for t in (1, 2)
+            for e in (0, 1)
+        },
+        [("checkpoint_000000/model.pt", 0), ("checkpoint_000001/model.pt", 1)],
+    ),
+    "two formats of each": (
+        {f"epoch_{e}.{x}": w(e) for e in (1, 2) for x in ("pth", "safetensors")},
+        [("epoch_1.pth", 1), ("epoch_2.pth", 2)],
+    ),
     # Stages of pruning.
     "OpenLTH": (
         {f"level_{n}/main/model_ep{e}_it0.pth": w(10 * n + e) for n in range(3) for e in (0, 160)},
@@ -527,6 +551,10 @@ MENDED: dict[str, tuple[Layout, Expected]] = {
     "stages that all end at one epoch": (
         {f"round{n}/best.pth": w(n, epoch=160) for n in range(3)},
         [("round0/best.pth", 0), ("round1/best.pth", 1), ("round2/best.pth", 2)],
+    ),
+    "what is left of the weights": (
+        {f"density_{d}.pth": w(int(10 * d)) for d in (0.1, 0.5, 1.0)},
+        [("density_1.0.pth", 0), ("density_0.5.pth", 5), ("density_0.1.pth", 9)],
     ),
     # Fractions.
     "quarters of epochs": (
