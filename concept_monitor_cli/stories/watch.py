@@ -193,6 +193,7 @@ def watch(options: WatchOptions, progress: Progress = SILENT) -> WatchResult:
     reading = _reading(options)
     page = CurrentReport(reading, progress)
     done: dict[tuple[Path, str, int], State] = {}
+    early: set[str] = set()
     latest, last_news = -1, time.monotonic()
     progress.notice(
         f"watching {', '.join(options.checkpoints)}, every {options.interval:g} s; Ctrl-C ends it"
@@ -212,8 +213,13 @@ def watch(options: WatchOptions, progress: Progress = SILENT) -> WatchResult:
                 study = study.later(complete.__contains__)
                 made = dissect_study(study, skip=known, begin=begin)
             except UnusableCheckpointError as error:
-                result.failed[Path(str(error.where)).name] = error.what
+                # It may turn out to be something beside the checkpoints, once there are some.
+                early.add(name := Path(str(error.where)).name)
+                result.failed[name] = error.what
             else:
+                for name in early:
+                    result.failed.pop(name, None)
+                early.clear()
                 result.done += [name for name in made.done if name not in result.done]
                 result.failed.update(made.failed)
                 for name in made.done:

@@ -299,3 +299,16 @@ def test_a_file_is_opened_again_only_when_it_changed(tmp_path: Path) -> None:
     os.utime(tmp_path / "epoch_2.pt", ns=(1, 1))
     resolve([tmp_path], reader)
     assert sorted(opened) == ["epoch_1.pt", "epoch_2.pt", "epoch_2.pt"]
+
+
+def test_a_series_stays_through_many_files(tmp_path: Path) -> None:
+    """Whatever lands in whatever order, a file that was numbered keeps its epoch."""
+    names = [f"checkpoint-{s}/model.pt" for s in (10, 20, 30)]
+    seen: dict[str, int] = {}
+    for number, name in enumerate(names):
+        write(tmp_path, {name: w(number)})
+        found = resolve([tmp_path], Reader())
+        now = {str(placed.file.path): placed.epoch for placed in found.kept}
+        assert seen.items() <= now.items()
+        seen = now
+    assert sorted(seen.values()) == [10, 20, 30]
