@@ -304,6 +304,9 @@ class DissectOptions(CommonOptions):
         overwrite: start the run in `out` anew instead of adding to it.
         epochs: take only these epochs; `None` for all.
         shard: this process's share of the checkpoints; `None` for all, or what SLURM says.
+        order: of the checkpoints: `auto`; `name` for that of their names, counted from 0; or a pattern of
+            names with `{epoch}` where the epoch stands.
+        series: which of several series of checkpoints to take, by its name, a pattern or a part of it.
 
         model: the architecture's name, `package.module:factory` or `file.py:factory`; `None` to recognise it.
         input_size: side in pixels of the square the network sees; `None` for what its config says.
@@ -353,6 +356,8 @@ class DissectOptions(CommonOptions):
     overwrite: bool = False
     epochs: EpochFilter | None = None
     shard: Shard | None = None
+    order: str = "auto"
+    series: str | None = None
 
     model: str | None = None
     input_size: int | None = None

@@ -2,27 +2,40 @@
 
 from concept_monitor_cli.checkpoints.digest import combined_digest, tensor_digest, weights_digest
 from concept_monitor_cli.checkpoints.find import EXTENSIONS, CheckpointFile, find_checkpoints
-from concept_monitor_cli.checkpoints.load import Checkpoint, load_checkpoint
-from concept_monitor_cli.checkpoints.order import Dated, LeftOut, Order, order_by_epoch
+from concept_monitor_cli.checkpoints.load import Checkpoint, NoWeightsError, load_checkpoint
+from concept_monitor_cli.checkpoints.order import LeftOut, Placed
 from concept_monitor_cli.checkpoints.prefixes import strip_prefixes
 from concept_monitor_cli.checkpoints.pruning import fold_masks, sparsity
 from concept_monitor_cli.checkpoints.recognition import Recognition, UnrecognisedError, recognise
+from concept_monitor_cli.checkpoints.resolve import (
+    NoneUsableError,
+    NotRecognisedError,
+    Reader,
+    Resolved,
+    Unusable,
+    resolve,
+)
 
 __all__ = [
     "EXTENSIONS",
     "Checkpoint",
     "CheckpointFile",
-    "Dated",
     "LeftOut",
-    "Order",
+    "NoWeightsError",
+    "NoneUsableError",
+    "NotRecognisedError",
+    "Placed",
+    "Reader",
     "Recognition",
+    "Resolved",
     "UnrecognisedError",
+    "Unusable",
     "combined_digest",
     "find_checkpoints",
     "fold_masks",
     "load_checkpoint",
-    "order_by_epoch",
     "recognise",
+    "resolve",
     "sparsity",
     "strip_prefixes",
     "tensor_digest",

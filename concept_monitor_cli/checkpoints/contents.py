@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -41,9 +44,10 @@ _OTHER_STATE = (
 )
 
 _EPOCH_NAMES = ("epoch", "current_epoch", "cur_epoch", "epochs_run", "epoch_num")
-_STEP_NAMES = ("global_step", "step", "iteration", "iter", "num_updates", "train_steps")
+_STEP_NAMES = ("global_step", "global_steps", "step", "iteration", "iter", "num_updates", "train_steps")
 _META_NAMES = ("meta", "metadata", "state", "trainer_state", "train_state", "app")
 
+_DECIMAL = re.compile(r"\d{1,15}(\.\d{1,15})?")
 _DEEPEST = 3
 _LONGEST_TEXT = 200
 _MOST_ENTRIES = 64
@@ -134,8 +138,8 @@ def holds_optimizer(content: object) -> bool:
     )
 
 
-def find_epoch(content: object) -> tuple[int | None, int | None]:
-    """The epoch and the step that a loaded object says it is of; None where it does not say."""
+def find_time(content: object) -> tuple[Fraction | None, Fraction | None]:
+    """The epoch and the step that a loaded object states, maybe fractions; None where it states none."""
     if not isinstance(content, Mapping):
         return None, None
     epoch, step = _number(content, _EPOCH_NAMES), _number(content, _STEP_NAMES)
@@ -147,20 +151,20 @@ def find_epoch(content: object) -> tuple[int | None, int | None]:
     return epoch, step
 
 
-def _number(content: Mapping[Any, Any], names: tuple[str, ...]) -> int | None:
+def _number(content: Mapping[Any, Any], names: tuple[str, ...]) -> Fraction | None:
     lowered = {key.lower(): value for key, value in content.items() if isinstance(key, str)}
     for name in names:
         value = lowered.get(name)
         if isinstance(value, Tensor):
             value = value.item() if value.numel() == 1 and not value.is_meta else None
         elif isinstance(value, str):  # safetensors keeps text only
-            value = int(value) if value.isdecimal() else None
+            value = float(value) if _DECIMAL.fullmatch(value) else None
         elif isinstance(value, np.generic):
             value = value.item()
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
-        if value >= 0 and value == int(value):
-            return int(value)
+        if 0 <= value < math.inf:
+            return Fraction(value) if isinstance(value, int) else Fraction(str(value))
     return None
 
 

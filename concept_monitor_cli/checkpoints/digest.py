@@ -65,3 +65,29 @@ def weights_digest(state_dict: Mapping[str, Tensor], keys: Iterable[str] | None 
     wanted = set(state_dict if keys is None else keys)
     present = {name: tensor_digest(state_dict[name]) for name in wanted & state_dict.keys()}
     return combined_digest(present, wanted)
+
+
+_FEW_TENSORS, _FEW_BYTES = 12, 2**16
+
+
+def fingerprint(state_dict: Mapping[str, Tensor]) -> str:
+    """A digest of the names, the shapes and some small tensors: cheap where tensors lie on disk.
+
+    State dicts with different fingerprints are different; with equal ones they may be the same.
+
+    Args:
+        state_dict: name -> tensor. A tensor on the meta device counts by its shape only.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    small = [
+        name
+        for name, value in sorted(state_dict.items(), key=lambda item: (item[1].numel(), item[0]))
+        if not value.is_meta and value.numel() * value.element_size() <= _FEW_BYTES
+    ]
+    # Counters and biases that start at zero lie among the smallest; some of the larger ones tell more.
+    chosen = {*small[:_FEW_TENSORS], *small[-_FEW_TENSORS:]}
+    values = {name: tensor_digest(state_dict[name]) for name in sorted(chosen)}
+    shapes = {name: [str(value.dtype), list(value.shape)] for name, value in sorted(state_dict.items())}
+    return hashlib.sha256(json.dumps([shapes, values]).encode()).hexdigest()

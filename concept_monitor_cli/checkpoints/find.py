@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from concept_monitor_cli.checkpoints.names import NamedEpoch, epoch_in_name
+from concept_monitor_cli.checkpoints.kinds import (
+    DCP_METADATA,
+    EXTENSIONS,
+    INDEX,
+    foreign,
+    is_beside,
+    is_checkpoint_name,
+    is_dcp,
+    may_be_checkpoint,
+    role,
+    stem,
+)
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.progress import SILENT, Progress
 
-EXTENSIONS = (".pth.tar", ".pt.tar", ".pt", ".pth", ".ckpt", ".bin", ".safetensors")
-DCP_METADATA = ".metadata"
-_INDEX = ".index.json"  # Hugging Face: says which of several files holds which parameter
+__all__ = [
+    "DCP_METADATA",
+    "EXTENSIONS",
+    "CheckpointFile",
+    "find_checkpoints",
+    "natural_key",
+    "stem",
+    "unique_names",
+]
 
-# What trainers save beside the weights.
-_OTHER_STATE = re.compile(
-    r"(optim(izer)?|(lr_?)?sched(uler)?|(grad_?)?scaler|rng_?state|random_?states?|training_args|trainer_state)"
-    r"([_\-.\d].*)?",
-    re.IGNORECASE,
-)
-_TEMPORARY = re.compile(
-    r"(^\.)|(^te?mp[_\-.])|(\.(tmp|temp|part|partial|incomplete|swp|bak)(\.|$))|(~$)", re.IGNORECASE
-)
 _PART_OF_SEVERAL = re.compile(r"-\d{5}-of-\d{5}$")
 
 
@@ -36,25 +45,39 @@ class CheckpointFile:
     Attributes:
         path: the file; for torch.distributed.checkpoint the folder.
         name: unique within the run: the file's name, or as much of its path as tells it from others.
-        named: the epoch that the name tells, if any.
+        place: its path below the folder that was searched, with `/` and without its extension.
+        explicit: whether the user gave this very file, so that it cannot be clutter.
+        searched: the folder in which it was found by searching; None where it was given or matched a glob.
     """
 
     path: Path
     name: str
-    named: NamedEpoch | None
+    place: str
+    explicit: bool = False
+    searched: Path | None = None
 
     @property
-    def epoch_from_name(self) -> int | None:
-        """The epoch (else the step, else the number) in the name; None where there is none."""
-        return None if self.named is None else self.named.value
+    def on_top(self) -> bool:
+        """Whether it lies directly in the folder that was searched."""
+        return self.path.parent == self.searched
+
+
+@dataclass
+class _Found:
+    """Files, the folder that each place is counted from, and what was passed over."""
+
+    paths: dict[Path, tuple[Path, bool, Path | None]] = field(default_factory=dict)
+    left_out: list[Path] = field(default_factory=list)
+    foreign: dict[str, list[Path]] = field(default_factory=dict)
 
 
 def find_checkpoints(*specs: str | Path, progress: Progress = SILENT) -> list[CheckpointFile]:
-    """The checkpoints that the user means, in natural order of their paths (`epoch_9` before `epoch_10`).
+    """The files that may be the user's checkpoints, in natural order (`epoch_9` before `epoch_10`).
 
-    A folder stands for the checkpoints directly in it and, where there are none, for those anywhere below it.
-    Files of optimizers, schedulers and random states, hidden and temporary files are left out of folders
-    and globs; a file given by its own name is always taken.
+    A folder stands for everything below it that looks like a checkpoint. Files of optimizers, schedulers,
+    masks and random states, hidden and temporary files are left out of folders and globs; a file given by its
+    own name is always taken. Of a file and links to it one is taken: the one whose name tells most, then the
+    file. Which of them belong to one training is for `resolve` to say.
 
     Args:
         specs: folders, files, globs (`**` for any depth), folders of torch.distributed.checkpoint.
@@ -66,58 +89,49 @@ def find_checkpoints(*specs: str | Path, progress: Progress = SILENT) -> list[Ch
     Raises:
         InputError: nothing is there, or nothing that looks like a checkpoint.
     """
-    found: dict[Path, Path] = {}
-    roots: list[Path] = []
-    left_out: list[Path] = []
-    for spec in specs:
-        paths, root = _resolve(spec, left_out)
-        roots.append(root)
-        for path in sorted(paths, key=natural_key):
-            found.setdefault(path.resolve(), path)
-    if left_out:
-        shown = ", ".join(path.name for path in left_out[:4]) + (" ..." if len(left_out) > 4 else "")
-        progress.notice(f"not taken for checkpoints (optimizer, temporary or hidden files): {shown}")
-    names = _unique_names(list(found.values()))
+    found = _Found()
+    roots = [_resolve(spec, found) for spec in specs]
+    _say_left_out(found, progress)
+    root = roots[0] if len(roots) == 1 else Path(os.path.commonpath([path.absolute() for path in roots]))
+    kept = _without_links(found.paths)
+    names = unique_names(kept)
     return [
-        CheckpointFile(path, name, _named_epoch(path, roots))
-        for path, name in zip(found.values(), names, strict=True)
+        CheckpointFile(path, name, _place(path, root), *found.paths[path][1:])
+        for path, name in zip(kept, names, strict=True)
     ]
 
 
-def is_checkpoint_name(path: Path) -> bool:
-    """Whether a file's name has the extension of a checkpoint."""
-    return path.name.lower().endswith(EXTENSIONS)
-
-
-def is_dcp(path: Path) -> bool:
-    """Whether this is a folder written by torch.distributed.checkpoint."""
-    return path.is_dir() and (path / DCP_METADATA).is_file()
-
-
-def natural_key(path: Path) -> list[tuple[int, int, str]]:
+def natural_key(path: Path | str) -> list[tuple[int, int, str]]:
     """Sorting key by which numbers in a path count as numbers."""
     parts = re.split(r"(\d+)", str(path))
     return [(1, int(part), "") if part.isdecimal() else (0, 0, part.lower()) for part in parts if part]
 
 
-def stem(path: Path) -> str:
-    """The name without a checkpoint's extension (`.pth.tar` is one)."""
-    name = path.name.removesuffix(_INDEX)
-    lowered = name.lower()
-    for extension in EXTENSIONS:
-        if lowered.endswith(extension):
-            return name[: -len(extension)]
-    return name
+def _say_left_out(found: _Found, progress: Progress) -> None:
+    for paths, what in (
+        (found.left_out, "not taken for checkpoints (optimizer, mask, temporary or hidden files)"),
+        *((paths, f"not read: files {what}") for what, paths in sorted(found.foreign.items())),
+    ):
+        if paths:
+            names = list(dict.fromkeys(path.name for path in paths))
+            progress.notice(f"{what}: {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}")
 
 
-def _resolve(spec: str | Path, left_out: list[Path]) -> tuple[list[Path], Path]:
+def _resolve(spec: str | Path, found: _Found) -> Path:
+    """Note the files that a spec stands for; the folder that their places are counted from."""
     path = Path(spec).expanduser()
     if path.is_file() or is_dcp(path):
-        return [path], path.parent
+        found.paths.setdefault(path, (path.parent, True, None))
+        return path.parent
     if path.is_dir():
-        return _in_folder(path, left_out), path
+        for item in _in_folder(path, found):
+            found.paths.setdefault(item, (path, False, path))
+        return path
     if any(letter in str(spec) for letter in "*?["):
-        return _in_glob(str(path), left_out), Path(re.split(r"[*?\[]", str(path))[0]).parent
+        root = Path(re.split(r"[*?\[]", str(path))[0] + "x").parent
+        for item in _in_glob(str(path), found):
+            found.paths.setdefault(item, (root, False, None))
+        return root
     folder = path.parent
     if folder.is_dir():
         names = sorted(item.name for item in folder.iterdir() if is_checkpoint_name(item))
@@ -127,56 +141,82 @@ def _resolve(spec: str | Path, left_out: list[Path]) -> tuple[list[Path], Path]:
     raise InputError("no such file or folder", where=path, hint=there or "give a folder, a file or a glob")
 
 
-def _in_folder(folder: Path, left_out: list[Path]) -> list[Path]:
-    direct = list(_sift(folder.iterdir(), left_out))
-    if direct:
-        return direct
-    below = list(_sift(folder.rglob("*"), left_out))
-    if below:
-        return below
-    raise _nothing(folder, "in this folder", left_out, any(folder.rglob("*.distcp")))
+def _in_folder(folder: Path, found: _Found) -> list[Path]:
+    there = list(_walk(folder))
+    kept = sorted(_sift(there, found), key=natural_key)
+    if kept:
+        return kept
+    raise _nothing(folder, "in this folder", found, any(path.suffix == ".distcp" for path in there))
 
 
-def _in_glob(pattern: str, left_out: list[Path]) -> list[Path]:
+def _walk(folder: Path) -> Iterator[Path]:
+    """All files below a folder, and folders of torch.distributed.checkpoint, which are not entered.
+
+    Links to folders are followed last, each folder once; hidden folders are not entered.
+    """
+    seen: set[str] = set()
+    waiting, linked = [folder], list[Path]()
+    while waiting or linked:
+        current = waiting.pop() if waiting else linked.pop()
+        real = os.path.realpath(current)
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            entries = sorted(os.scandir(current), key=lambda entry: entry.name)
+        except OSError:
+            continue
+        for entry in entries:
+            path = current / entry.name
+            if not entry.is_dir() or is_dcp(path):
+                yield path
+            elif not entry.name.startswith("."):
+                (linked if entry.is_symlink() else waiting).append(path)
+
+
+def _in_glob(pattern: str, found: _Found) -> list[Path]:
     matches = [Path(match) for match in glob.glob(pattern, recursive=True)]  # noqa: PTH207  (absolute patterns)
-    found = list(_sift(matches, left_out))
-    if found:
-        return found
-    folders = [match for match in matches if match.is_dir()]
-    inside = [path for folder in folders for path in _sift(folder.iterdir(), left_out)]
-    if inside:
-        return inside
-    raise _nothing(Path(pattern), "match this pattern", left_out, unfinished=False)
+    kept = list(_sift(matches, found))
+    if not kept:
+        kept = [path for match in matches if match.is_dir() for path in _sift(match.iterdir(), found)]
+    if kept:
+        return sorted(kept, key=natural_key)
+    raise _nothing(Path(pattern), "match this pattern", found, unfinished=False)
 
 
-def _nothing(where: Path, how: str, left_out: list[Path], unfinished: bool) -> InputError:
+def _nothing(where: Path, how: str, found: _Found, unfinished: bool) -> InputError:
     if unfinished:
         return InputError(
             "a torch.distributed.checkpoint folder without .metadata",
             where=where,
             hint="the save did not finish: take an earlier checkpoint",
         )
-    only = f" (only {', '.join(path.name for path in left_out[:3])})" if left_out else ""
-    return InputError(f"no checkpoints {how}{only}", where=where, hint=f"they end in {' '.join(EXTENSIONS)}")
+    others = [f"{paths[0].name}, {what}" for what, paths in found.foreign.items()]
+    only = [*(path.name for path in found.left_out[:3]), *others][:3]
+    shown = f" (only {', '.join(only)})" if only else ""
+    return InputError(f"no checkpoints {how}{shown}", where=where, hint=f"they end in {' '.join(EXTENSIONS)}")
 
 
-def _sift(paths: Iterable[Path], left_out: list[Path]) -> Iterator[Path]:
+def _sift(paths: Iterable[Path], found: _Found) -> Iterator[Path]:
     """Those that are checkpoints; what only looks like one is noted."""
-    candidates = [path for path in paths if _is_candidate(path)]
+    candidates = []
+    for path in paths:
+        if _is_candidate(path):
+            candidates.append(path)
+        elif (what := foreign(path)) is not None and path.is_file():
+            found.foreign.setdefault(what, []).append(path)
     indices = {
-        path.parent / path.name.removesuffix(_INDEX) for path in candidates if path.name.endswith(_INDEX)
+        path.parent / path.name.removesuffix(INDEX) for path in candidates if path.name.endswith(INDEX)
     }
     for path in candidates:
         # `model-00001-of-00002.safetensors` is read through `model.safetensors.index.json`.
-        if (
-            path.parent / (_PART_OF_SEVERAL.sub("", stem(path)) + path.suffix) in indices
-            and path.suffix != ".json"
-        ):
+        whole = path.parent / (_PART_OF_SEVERAL.sub("", stem(path)) + path.suffix)
+        if whole in indices and path.suffix != ".json":
             continue
-        if _TEMPORARY.search(path.name) or _OTHER_STATE.fullmatch(stem(path)):
-            left_out.append(path)
-            continue
-        yield path
+        if is_beside(path):
+            found.left_out.append(path)
+        else:
+            yield path
 
 
 def _is_candidate(path: Path) -> bool:
@@ -184,13 +224,31 @@ def _is_candidate(path: Path) -> bool:
         return is_dcp(path)
     if is_dcp(path.parent):
         return False  # part of a folder that is one checkpoint
-    name = path.name.lower()
-    return path.is_file() and (
-        is_checkpoint_name(path) or name.endswith((".bin" + _INDEX, ".safetensors" + _INDEX))
-    )
+    return path.is_file() and may_be_checkpoint(path)
 
 
-def _unique_names(paths: list[Path]) -> list[str]:
+def _without_links(paths: Iterable[Path]) -> list[Path]:
+    """Each file once, under the name that tells most of it."""
+    by_file: dict[Path, list[Path]] = {}
+    for path in paths:
+        by_file.setdefault(path.resolve(), []).append(path)
+    return [min(names, key=_tells_least) for names in by_file.values()]
+
+
+def _tells_least(path: Path) -> tuple[bool, bool, bool]:
+    """Sorting key: other names before `best` and `last`, names with a number first, files before links."""
+    name = stem(path)
+    return role(name) == "copy", not re.search(r"\d", name), path.is_symlink()
+
+
+def _place(path: Path, root: Path) -> str:
+    folder = path.absolute().parent
+    root = root.absolute()
+    inner = folder.relative_to(root).as_posix() if folder.is_relative_to(root) else "."
+    return stem(path) if inner == "." else f"{inner}/{stem(path)}"
+
+
+def unique_names(paths: list[Path]) -> list[str]:
     """File names, with as many folders in front as it takes to tell them apart."""
     depth = [1] * len(paths)
     while True:
@@ -203,18 +261,3 @@ def _unique_names(paths: list[Path]) -> list[str]:
         if longer == depth:
             return names
         depth = longer
-
-
-def _named_epoch(path: Path, roots: Iterable[Path]) -> NamedEpoch | None:
-    """From the file's name, else from the folders between the place that was searched and the file."""
-    found = epoch_in_name(stem(path))
-    if found is not None:
-        return found
-    for root in roots:
-        if root == path.parent or root not in path.parents:
-            continue
-        for folder in path.relative_to(root).parents:
-            found = epoch_in_name(folder.name) if folder.name else None
-            if found is not None:
-                return found
-    return None

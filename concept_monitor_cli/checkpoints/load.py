@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from threading import Event
@@ -16,7 +17,7 @@ from torch import Tensor
 from concept_monitor_cli.checkpoints.accuracy import Accuracy, find_accuracy
 from concept_monitor_cli.checkpoints.contents import (
     Weights,
-    find_epoch,
+    find_time,
     find_weights,
     holds_optimizer,
     plain_entries,
@@ -50,6 +51,7 @@ class Checkpoint:
         ignored: names of tensors set aside, since they lay outside the common prefix.
         accuracy: on test or validation images, where the file states it.
         meta: small plain entries of the file, as JSON values (`arch`, `args`, `classes`).
+        stated: the epoch and the step as the file itself states them, which may be fractions.
     """
 
     path: Path
@@ -64,6 +66,7 @@ class Checkpoint:
     ignored: tuple[str, ...] = ()
     accuracy: Accuracy | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+    stated: tuple[Fraction | None, Fraction | None] = (None, None)
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -156,17 +159,13 @@ def load_checkpoint(
             raise CancelledError
         state_dict[new] = _usable(path, old, weights.tensors[old], limit, lazy)
     state_dict = fold_masks(state_dict, lazy=lazy)
-    epoch, step = find_epoch(content)
-    if text:
-        said = find_epoch(text)
-        epoch = said[0] if epoch is None else epoch
-        step = said[1] if step is None else step
-    epoch, source = _which_epoch(path, epoch, step)
+    stated = _stated(content, text)
+    epoch, source = _which_epoch(path, *map(_whole, stated))
     return Checkpoint(
         path=path,
         state_dict=state_dict,
         epoch=epoch,
-        step=step,
+        step=_whole(stated[1]),
         epoch_source=source,
         where=weights.where,
         stripped=stripped.prefixes,
@@ -175,7 +174,19 @@ def load_checkpoint(
         ignored=stripped.ignored,
         accuracy=find_accuracy({**text, **content} if isinstance(content, Mapping) else text),
         meta={**plain_entries(text), **plain_entries(content)},
+        stated=stated,
     )
+
+
+def _stated(content: object, text: Mapping[str, Any]) -> tuple[Fraction | None, Fraction | None]:
+    """The epoch and the step that the file states, in its content or in the text beside it."""
+    epoch, step = find_time(content)
+    beside = find_time(text)
+    return beside[0] if epoch is None else epoch, beside[1] if step is None else step
+
+
+def _whole(number: Fraction | None) -> int | None:
+    return int(number) if number is not None and number.denominator == 1 else None
 
 
 # A tensor may repeat what is on disk (an expanded buffer), but not without end.
@@ -243,6 +254,10 @@ def _is_finite(tensor: Tensor) -> bool:
     return bool(tensor.sum().isfinite()) or bool(torch.isfinite(tensor).all())
 
 
+class NoWeightsError(InputError):
+    """The file can be read, and holds no weights of a network: an optimizer's state, or something else."""
+
+
 def _no_weights(path: Path, content: object, others: tuple[Weights, ...]) -> InputError:
     if others:
         places = ", ".join(repr(other.where) for other in others[:4])
@@ -252,12 +267,12 @@ def _no_weights(path: Path, content: object, others: tuple[Weights, ...]) -> Inp
             hint="save the one to dissect as {'state_dict': ...}",
         )
     if holds_optimizer(content):
-        return InputError("an optimizer's state, without weights of a network", where=path)
+        return NoWeightsError("an optimizer's state, without weights of a network", where=path)
     if isinstance(content, Mapping):
         keys = ", ".join(str(key) for key in list(content)[:5])
         what = f"no weights in it; it holds {keys}" if keys else "an empty state dict"
     else:
         what = f"no weights in it; it holds a {type(content).__name__}"
-    return InputError(
+    return NoWeightsError(
         what, where=path, hint="save the network's weights: torch.save(model.state_dict(), FILE)"
     )

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.cli.app import DONE, PART_DONE, cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
-from concept_monitor_cli.cli.options import Checkpoints, Model, TrustPickle
+from concept_monitor_cli.cli.options import Checkpoints, Model, Order, Series, TrustPickle
 from concept_monitor_cli.cli.sizes import readable_count, readable_size
 from concept_monitor_cli.errors import CmonError, InputError
+from concept_monitor_cli.options import DissectOptions
 
 if TYPE_CHECKING:
-    from concept_monitor_cli.checkpoints import Checkpoint, CheckpointFile, Dated
+    from concept_monitor_cli.checkpoints import Checkpoint, CheckpointFile, Resolved
     from concept_monitor_cli.models.build import ModelSource
 
 app = cmon_app()
+
+_DEFAULT = DissectOptions(checkpoints=(), layers=())
 
 # In a state dict but not learnt.
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -54,60 +57,87 @@ class _Row:
     ],
 )
 def list_checkpoints(
-    console: Console, checkpoints: Checkpoints, model: Model = None, trust_pickle: TrustPickle = False
+    console: Console,
+    checkpoints: Checkpoints,
+    order: Order = _DEFAULT.order,
+    series: Series = None,
+    model: Model = None,
+    trust_pickle: TrustPickle = False,
 ) -> int:
     """List checkpoints with their epoch, architecture, size, and how the weights were wrapped.
 
-    Files that cannot be used are named with the reason; the exit code is 3 then, or 2 where none can be used.
+    Files, epochs and their order are those that `cmon dissect` takes. Files that cannot be used are named
+    with the reason; the exit code is 3 then, or 2 where none can be used.
     """
-    from concept_monitor_cli.checkpoints import find_checkpoints, order_by_epoch
+    from concept_monitor_cli.checkpoints import NoneUsableError, resolve
+    from concept_monitor_cli.study.training import reader_of
 
-    files = find_checkpoints(*checkpoints, progress=console)
-    reader = _Reader(model, trust_pickle)
-    rows = {}
-    with console.task("reading checkpoints", len(files), "files") as advance:
-        for file in files:
-            rows[file.path] = reader.read(file)
-            advance(1)
-    order = order_by_epoch(reader.dated)
-    for dated in order.kept:
-        rows[dated.file.path] = replace(rows[dated.file.path], epoch=dated.epoch)
-    for left in order.left_out:
-        rows[left.file.path] = replace(rows[left.file.path], left_out=left.reason)
-
-    listed = sorted(rows.values(), key=lambda row: (row.epoch is None, row.epoch))
-    failed = [row for row in listed if row.problem is not None]
-    if len(failed) == len(listed) == 1:
+    reader = reader_of(model, trust_pickle=trust_pickle)
+    try:
+        found = resolve(checkpoints, reader, order=order, series=series)
+    except NoneUsableError as error:
+        found = error.found
+    rows = _rows(console, found, _Describer(model, trust_pickle))
+    failed = [row for row in rows if row.problem is not None]
+    if len(failed) == len(rows) == 1:
         raise InputError(failed[0].problem or "", where=failed[0].path, hint=failed[0].hint)
-    console.result({"checkpoints": [asdict(row) for row in listed], "notes": list(order.notes)})
+    said = [*found.notes, *found.warnings]
+    if found.question is not None:
+        said.append(f"{found.question.what} {found.question.where}: {found.question.hint}")
+    console.result({"checkpoints": [asdict(row) for row in rows], "notes": said})
     if not console.json:
-        _show(console, listed)
-    for note in order.notes:
+        _show(console, rows)
+    for left in found.left_out:
+        if not left.grouped:
+            console.notice(f"{left.file.name} {left.reason}; dissect leaves it out")
+    for note in found.notes:
         console.notice(note)
-    return InputError.exit_code if len(failed) == len(listed) else PART_DONE if failed else DONE
+    for warning in found.warnings:
+        console.warning(warning)
+    if found.question is not None:
+        raise found.question
+    return InputError.exit_code if len(failed) == len(rows) else PART_DONE if failed else DONE
 
 
-class _Reader:
+def _rows(console: Console, found: Resolved, describer: _Describer) -> list[_Row]:
+    """What there is to say about every file: those that are taken by epoch, then the others."""
+    rows = []
+    asked = found.question is not None
+    files = [(placed.file, None if asked else placed.epoch, None) for placed in found.kept]
+    left_out = [(left.file, None, left.reason) for left in found.left_out]
+    with console.task("reading checkpoints", len(files) + len(left_out), "files") as advance:
+        for file, epoch, reason in (*files, *left_out):
+            rows.append(replace(describer.row(file, quick=reason is not None), epoch=epoch, left_out=reason))
+            advance(1)
+    for item in found.unusable:
+        row = describer.row(item.file, quick=True)
+        rows.append(replace(row, problem=item.error.what, hint=item.error.hint))
+    return rows
+
+
+class _Describer:
     """Reads checkpoints one after the other; only one is in memory at a time."""
 
     def __init__(self, model: str | None, trust_pickle: bool) -> None:
         self.model = model
         self.trust_pickle = trust_pickle
-        self.dated: list[Dated] = []
         self._known: dict[Any, ModelSource] = {}
 
-    def read(self, file: CheckpointFile) -> _Row:
-        """What there is to say about one file. A problem ends up in its row, not in an error."""
-        from concept_monitor_cli.checkpoints import Dated, load_checkpoint
+    def row(self, file: CheckpointFile, *, quick: bool = False) -> _Row:
+        """What there is to say about one file. A problem ends up in its row, not in an error.
+
+        Args:
+            file: the file.
+            quick: leave the weights on disk: then it is not known whether all are numbers.
+        """
+        from concept_monitor_cli.checkpoints import load_checkpoint
 
         row = _Row(file.name, str(file.path), _bytes(file.path))
         try:
-            loaded = load_checkpoint(file.path, trust_pickle=self.trust_pickle)
-            dated = Dated.of(file, loaded, loaded.digest)
+            loaded = load_checkpoint(file.path, trust_pickle=self.trust_pickle, lazy=quick)
             row = replace(
                 row,
-                epoch=dated.epoch,
-                step=dated.step,
+                step=loaded.step,
                 parameters=_parameters(loaded),
                 where=loaded.where,
                 stripped=tuple(loaded.stripped),
@@ -115,10 +145,10 @@ class _Reader:
             )
             source = self._source(loaded)
             row = replace(row, architecture=source.label, alternatives=source.alternatives)
-            loaded.require_finite()
+            if not quick:
+                loaded.require_finite()
         except CmonError as error:
-            return replace(row, problem=error.what, hint=error.hint)
-        self.dated.append(dated)
+            return row if quick else replace(row, problem=error.what, hint=error.hint)
         return row
 
     def _source(self, loaded: Checkpoint) -> ModelSource:
@@ -126,7 +156,7 @@ class _Reader:
 
         shapes = tuple((name, tuple(value.shape)) for name, value in sorted(loaded.state_dict.items()))
         if shapes not in self._known:
-            self._known[shapes] = resolve_model(self.model, loaded.state_dict)
+            self._known[shapes] = resolve_model(self.model, loaded.state_dict, said=loaded.arch)
         return self._known[shapes]
 
 
@@ -172,8 +202,6 @@ def _show(console: Console, rows: list[_Row]) -> None:
     for row in rows:
         if row.problem is not None:
             console.warning(f"{row.name}: {row.problem}" + (f"\ntry: {row.hint}" if row.hint else ""))
-        if row.left_out is not None:
-            console.warning(f"{row.name} {row.left_out}; dissect would leave it out")
     for others in dict.fromkeys(row.alternatives for row in rows if row.alternatives):
         console.notice(f"the same names and shapes: {', '.join(others)} (choose with --model)")
 

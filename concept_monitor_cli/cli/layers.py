@@ -51,12 +51,13 @@ def layers(
     trust_pickle: TrustPickle = False,
 ) -> None:
     """List the layers of a network that `cmon dissect --layer` can name, with their output and units."""
-    from concept_monitor_cli.checkpoints import find_checkpoints, load_checkpoint
+    from concept_monitor_cli.checkpoints import load_checkpoint, resolve
     from concept_monitor_cli.models.build import resolve_model
     from concept_monitor_cli.models.layers import list_layers
     from concept_monitor_cli.models.preprocess import target_preprocessing
+    from concept_monitor_cli.study.training import reader_of
 
-    file = find_checkpoints(checkpoint, progress=console)[0]
+    file = resolve([checkpoint], reader_of(model, trust_pickle=trust_pickle)).kept[0].file
     source = resolve_model(model, load_checkpoint(file.path, trust_pickle=trust_pickle).state_dict)
     size = target_preprocessing(source, input_size=input_size).geometry.size
     found = list_layers(source.build(device="meta"), size)

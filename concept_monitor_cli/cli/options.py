@@ -29,6 +29,7 @@ DEFAULT = CommonOptions()
 
 # Headings of `--help` that several commands share.
 PART = "Part of the run"
+CHECKPOINTS = "Which checkpoints"
 NETWORK = "Network"
 MACHINE = "Machine"
 OUTPUT = "Output"
@@ -293,6 +294,28 @@ Checkpoints = Annotated[
         # Their folder may hold settings, so it must be known before those are read.
         is_eager=True,
         help="A folder of checkpoints, a file, or a glob. Several may be given.",
+    ),
+]
+Order = Annotated[
+    str,
+    typer.Option(
+        "--order",
+        metavar="RULE",
+        parser=spec,
+        rich_help_panel=CHECKPOINTS,
+        help="Of the checkpoints. auto: by epoch; name: as their names sort, from 0 on; or a pattern that "
+        "says where the epoch stands: 'net_{epoch}_*'.",
+    ),
+]
+Series = Annotated[
+    str | None,
+    typer.Option(
+        "--series",
+        metavar="NAME",
+        parser=spec,
+        rich_help_panel=CHECKPOINTS,
+        show_default="the longest",
+        help="Which checkpoints, where several networks or trainings are there: a name or a part of it.",
     ),
 ]
 Model = Annotated[

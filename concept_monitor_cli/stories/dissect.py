@@ -174,7 +174,7 @@ def dissect_study(
     unusable: list[tuple[StudyFile, InputError]] = []
     files = [file for file in study.files if skip is None or not skip(file)]
     for broken in study.own_unreadable:
-        progress.warning(f"{broken.name} is left out: {broken.error.what}")
+        study.warning(f"{broken.name} is left out: {broken.error.what}")
         result.failed[broken.name] = broken.error.what
         errors.append(broken.error)
     try:

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from concept_monitor_cli.checkpoints import find_checkpoints, load_checkpoint
+from concept_monitor_cli.checkpoints import NoWeightsError, find_checkpoints, load_checkpoint
 from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.monitor.alerts import Alert, Rules, alerts
 from concept_monitor_cli.options import CommonOptions, ReadingOptions, ReportOptions, Shard, WatchOptions
@@ -149,6 +149,8 @@ class Landing:
             return False
         try:
             load_checkpoint(path, trust_pickle=self._trust_pickle, lazy=True)
+        except NoWeightsError:  # whole, and no checkpoint: the study leaves it out and says so
+            pass
         except InputError as error:
             self._unreadable[path] = (state, error.what)
             return False
@@ -191,6 +193,7 @@ def watch(options: WatchOptions, progress: Progress = SILENT) -> WatchResult:
     reading = _reading(options)
     page = CurrentReport(reading, progress)
     done: dict[tuple[Path, str, int], State] = {}
+    early: set[str] = set()
     latest, last_news = -1, time.monotonic()
     progress.notice(
         f"watching {', '.join(options.checkpoints)}, every {options.interval:g} s; Ctrl-C ends it"
@@ -210,8 +213,13 @@ def watch(options: WatchOptions, progress: Progress = SILENT) -> WatchResult:
                 study = study.later(complete.__contains__)
                 made = dissect_study(study, skip=known, begin=begin)
             except UnusableCheckpointError as error:
-                result.failed[Path(str(error.where)).name] = error.what
+                # It may turn out to be something beside the checkpoints, once there are some.
+                early.add(name := Path(str(error.where)).name)
+                result.failed[name] = error.what
             else:
+                for name in early:
+                    result.failed.pop(name, None)
+                early.clear()
                 result.done += [name for name in made.done if name not in result.done]
                 result.failed.update(made.failed)
                 for name in made.done:

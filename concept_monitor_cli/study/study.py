@@ -19,11 +19,10 @@ from torch import nn
 from concept_monitor_cli.builtin import VOCABULARY, is_rendered
 from concept_monitor_cli.checkpoints import (
     Checkpoint,
-    Dated,
+    NoneUsableError,
+    Reader,
     combined_digest,
-    find_checkpoints,
-    load_checkpoint,
-    order_by_epoch,
+    resolve,
 )
 from concept_monitor_cli.checkpoints.paths import printable
 from concept_monitor_cli.concepts import ConceptSet, load_concepts
@@ -47,11 +46,13 @@ from concept_monitor_cli.probe import (
 )
 from concept_monitor_cli.probe.groups import FINGERPRINT
 from concept_monitor_cli.progress import Progress
+from concept_monitor_cli.run import RunFolder
 from concept_monitor_cli.run.traits import Traits
 from concept_monitor_cli.store import Entry, Key, Store
 from concept_monitor_cli.study.context import Context
 from concept_monitor_cli.study.looks import Look
 from concept_monitor_cli.study.share import slurm_share
+from concept_monitor_cli.study.training import reader_of
 
 T = TypeVar("T")
 
@@ -169,6 +170,7 @@ class Study:
     notices: list[str] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
     to_decode: ToDecode = field(default_factory=lambda: ToDecode(0, 0, True))
+    _before: set[Path] = field(default_factory=set)
     _scratch: tempfile.TemporaryDirectory[str] | None = None
     _architectures: dict[tuple[Any, ...], Architecture] = field(default_factory=dict)
     looks: dict[str, Look] = field(default_factory=dict)
@@ -186,7 +188,8 @@ class Study:
         )
         study._architectures = self._architectures
         study.looks = self.looks
-        kept = ("store", "device", "listed_probe", "encoder", "concepts", "context")
+        study._before = {*self._before, *(file.path for file in self.__dict__.get("files", ()))}
+        kept = ("reader", "store", "device", "listed_probe", "encoder", "concepts", "context")
         study.__dict__.update({name: self.__dict__[name] for name in kept if name in self.__dict__})
         return study
 
@@ -219,35 +222,38 @@ class Study:
             InputError: there are none, or none of the epochs asked for.
         """
         options = self.options
-        found = find_checkpoints(*options.checkpoints, progress=self.progress)
-        if self.complete is not None:
-            found = [file for file in found if self.complete(file.path)]
-            if not found:
-                raise InputError("no checkpoint is complete yet", where=options.checkpoints[0])
-        dated, unreadable = [], []
-        for file in found:
-            try:
-                opened = load_checkpoint(file.path, trust_pickle=options.trust_pickle, lazy=True)
-                dated.append(Dated.of(file, opened))
-            except InputError as error:
-                if len(found) == 1:
-                    raise
-                unreadable.append(Unreadable(printable(file.name), error))
-        self.unreadable = unreadable
-        if not dated:
-            raise unreadable[0].error
-        order = order_by_epoch(dated)
-        for note in order.notes:
+        try:
+            found = resolve(
+                options.checkpoints,
+                self.reader,
+                order=options.order,
+                series=options.series,
+                complete=self.complete,
+                before=self._before,
+            )
+        except NoneUsableError as error:
+            raise UnusableCheckpointError(error.what, where=error.where, hint=error.hint) from error
+        self.unreadable = [Unreadable(printable(item.file.name), item.error) for item in found.unusable]
+        for note in found.notes:
             self.notice(note)
-        for left in order.left_out:
-            self.notice(f"{left.file.name} is left out: it {left.reason}")
-        epochs = {item.epoch for item in order.kept if item.epoch is not None}
+        for warning in found.warnings:
+            self.warning(warning)
+        for left in found.left_out:
+            if not left.grouped:
+                self.notice(f"{left.file.name} is left out: it {left.reason}")
+        if found.question is not None:
+            raise found.question
+        epochs = {placed.epoch for placed in found.kept}
         chosen = epochs if options.epochs is None else set(options.epochs.select(epochs))
-        return [
-            StudyFile(printable(item.file.name), item.file.path, item.epoch, f"epoch_{item.epoch:04d}")
-            for item in order.kept
-            if item.epoch is not None and item.epoch in chosen
+        files = [
+            StudyFile(
+                printable(placed.file.name), placed.file.path, placed.epoch, f"epoch_{placed.epoch:04d}"
+            )
+            for placed in found.kept
+            if placed.epoch in chosen
         ]
+        self._say_renumbered(files)
+        return files
 
     @cached_property
     def last_checkpoint(self) -> Checkpoint:
@@ -260,6 +266,24 @@ class Study:
             return load_checkpoint(self.all_files[-1].path, trust_pickle=self.options.trust_pickle)
         except InputError as error:
             raise UnusableCheckpointError(error.what, where=error.where, hint=error.hint) from error
+
+    @cached_property
+    def reader(self) -> Reader:
+        """Opens the checkpoints, each once."""
+        return reader_of(self.options.model, trust_pickle=self.options.trust_pickle)
+
+    def _say_renumbered(self, files: Sequence[StudyFile]) -> None:
+        """Warn of checkpoints whose epoch is another one than in the run, because other files came."""
+        if self.options.overwrite:
+            return
+        now = {str(file.path.resolve()): file.epoch for file in files}
+        for record in RunFolder(self.options.out).checkpoints():
+            epoch = now.get(record.path, record.epoch)
+            if epoch != record.epoch:
+                self.warning(
+                    f"{record.name} is epoch {epoch} beside the checkpoints that are there now, and epoch "
+                    f"{record.epoch} in the run, whose tables stay: start the run anew with --overwrite"
+                )
 
     @property
     def own_unreadable(self) -> list[Unreadable]:

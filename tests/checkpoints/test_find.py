@@ -48,7 +48,6 @@ def test_a_folder_in_natural_order(tmp_path: Path) -> None:
         "log.json",
     )
     assert names(tmp_path) == ["epoch_1.pth.tar", "epoch_2.safetensors", "epoch_9.pt", "epoch_10.pt"]
-    assert [file.epoch_from_name for file in find_checkpoints(tmp_path)] == [1, 2, 9, 10]
 
 
 @pytest.mark.parametrize("extension", [".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".pth.tar", ".PTH"])
@@ -57,22 +56,24 @@ def test_every_extension(tmp_path: Path, extension: str) -> None:
     assert names(tmp_path) == [f"model{extension}"]
 
 
-def test_direct_files_come_before_deeper_ones(tmp_path: Path) -> None:
-    touch(tmp_path, "a.pt", "old/b.pt")
-    assert names(tmp_path) == ["a.pt"]
-    (tmp_path / "a.pt").unlink()
-    assert names(tmp_path) == ["b.pt"]
+def test_all_folders_below_but_hidden_ones(tmp_path: Path) -> None:
+    touch(tmp_path, "a.pt", "old/b.pt", ".cache/c.pt")
+    assert [(file.name, file.on_top) for file in find_checkpoints(tmp_path)] == [
+        ("a.pt", True),
+        ("b.pt", False),
+    ]
 
 
 def test_names_are_unique(tmp_path: Path) -> None:
     touch(tmp_path, "checkpoint-100/model.bin", "checkpoint-20/model.bin", "run/epoch_1.pt")
     assert names(tmp_path) == ["checkpoint-20/model.bin", "checkpoint-100/model.bin", "epoch_1.pt"]
-    assert [file.epoch_from_name for file in find_checkpoints(tmp_path)] == [20, 100, 1]
 
 
 def test_the_folder_searched_says_nothing_about_epochs(tmp_path: Path) -> None:
-    touch(tmp_path / "run_7", "model.pt")
-    assert find_checkpoints(tmp_path / "run_7")[0].epoch_from_name is None
+    touch(tmp_path / "run_7", "model.pt", "epoch_1/model.pt")
+    assert [file.place for file in find_checkpoints(tmp_path / "run_7")] == ["epoch_1/model", "model"]
+    two = find_checkpoints(tmp_path / "run_7/model.pt", tmp_path / "run_7/epoch_1/model.pt")
+    assert [file.place for file in two] == ["model", "epoch_1/model"]
 
 
 def test_a_glob_and_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
