@@ -22,6 +22,7 @@ from concept_monitor_cli.checkpoints import (
     NoneUsableError,
     Reader,
     combined_digest,
+    load_checkpoint,
     resolve,
 )
 from concept_monitor_cli.checkpoints.paths import printable
