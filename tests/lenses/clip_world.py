@@ -12,8 +12,10 @@ from concept_monitor_cli.concepts import ConceptSet
 from concept_monitor_cli.functional.groups import ImageGroups
 from concept_monitor_cli.functional.similarity import ConceptActivations
 from concept_monitor_cli.functional.topk import dead_units
-from concept_monitor_cli.lenses import ClipDissect, Context, Findings
+from concept_monitor_cli.lenses import Findings
+from concept_monitor_cli.lenses.names.clip_dissect import ClipDissect
 from concept_monitor_cli.store import Entry, Store
+from concept_monitor_cli.study import Context
 
 
 class _Images:

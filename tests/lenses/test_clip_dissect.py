@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from concept_monitor_cli.functional.similarity.registry import SIMILARITIES, RankSimilarity
-from concept_monitor_cli.lenses import ClipDissect
+from concept_monitor_cli.lenses.names.clip_dissect import ClipDissect
 from concept_monitor_cli.lenses.names.clip_ranks import RankedLayer
 from concept_monitor_cli.lenses.names.clip_values import ValuedLayer
 

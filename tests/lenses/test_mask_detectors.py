@@ -10,18 +10,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.detectors.worlds import COLORS, OBJECTS, SIDE, Dense, World, blind_masks, make_world
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional import dissection as nd
 from concept_monitor_cli.functional.calibration import p_values, pooled_p_values
 from concept_monitor_cli.functional.compositional import Formula
 from concept_monitor_cli.functional.groups import ImageGroups
-from concept_monitor_cli.lenses import Compositional, Context, NetworkDissection
 from concept_monitor_cli.lenses.base import Findings
+from concept_monitor_cli.lenses.names.compositional import Compositional
 from concept_monitor_cli.lenses.names.masked import MaskDetector
+from concept_monitor_cli.lenses.names.network_dissection import NetworkDissection
 from concept_monitor_cli.probe import load_probe
 from concept_monitor_cli.store import Store
+from concept_monitor_cli.study import Context
+from tests.lenses.worlds import COLORS, OBJECTS, SIDE, Dense, World, blind_masks, make_world
 
 RULES = [
     pytest.param(NetworkDissection(), id="supported"),

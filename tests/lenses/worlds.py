@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from concept_monitor_cli.functional.dissection import UnitMasks
-from concept_monitor_cli.lenses import Context
 from concept_monitor_cli.probe import load_probe
 from concept_monitor_cli.store import Entry, Store
+from concept_monitor_cli.study import Context
 
 SIDE = 14
 OBJECTS, COLORS, SCENES = 12, 5, 6

@@ -1,0 +1,79 @@
+"""A detector from a file outside the package, in every command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from .conftest import Bench
+
+EXAMPLE = f"{Path(__file__).resolve().parents[2] / 'docs/examples/invert.py'}:Invert"
+
+
+def test_it_runs_through_every_command(bench: Bench, cmon, tmp_path: Path) -> None:
+    answer = cmon(*bench.dissect("--detector", EXAMPLE, "-q"))
+    assert answer.code == 0, answer.err
+    table = pd.read_parquet(bench.root / "out/tables/concepts.parquet")
+    assert set(table["detector"]) == {"invert"}
+    info = json.loads((bench.root / "out/run.json").read_text())
+    assert info["traits"]["invert"]["labels"] == "concepts"
+    again = cmon(*bench.dissect("--detector", EXAMPLE, "--json", "-q"))
+    assert again.json()["forward_passes"] == 0
+    where = ["--out", bench.root / "out", "--cache-dir", bench.root / "cache", "-q"]
+    for command in (
+        ["stats"],
+        ["units"],
+        ["units", "--layer", "layer3", "--unit", "3"],
+        ["embed", "--anchors", "red,sky"],
+        ["report"],
+        ["evaluate", "--measure", "clarity"],
+        ["dynamics"],
+    ):
+        answer = cmon(*command, *where)
+        assert answer.code == 0, (command, answer.err)
+    runs = [bench.root / "out", bench.root / "out"]
+    answer = cmon("compare", *runs, "--cache-dir", bench.root / "cache", "--out", tmp_path / "c", "-q")
+    assert answer.code == 0, answer.err
+
+
+def test_changed_code_is_asked_again(bench: Bench, cmon, tmp_path: Path) -> None:
+    own = tmp_path / "mine.py"
+    text = Path(EXAMPLE.rpartition(":")[0]).read_text()
+    own.write_text(text)
+    assert cmon(*bench.dissect("--detector", f"{own}:Invert", "-q")).code == 0
+    from concept_monitor_cli.lenses import make_detector
+    from concept_monitor_cli.options import DissectOptions
+
+    before = make_detector(f"{own}:Invert", DissectOptions(checkpoints=(), layers=())).code
+    other = tmp_path / "other.py"
+    other.write_text(text.replace("<= 0.5", "<= 0.4"))
+    after = make_detector(f"{other}:Invert", DissectOptions(checkpoints=(), layers=())).code
+    assert before
+    assert before != after
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("clip-disect", "did you mean clip-dissect"),
+        ("missing.py:Invert", "no such file"),
+        ("EXAMPLE:Nothing", "has no 'Nothing'"),
+        ("EXAMPLE:auc", "is no detector"),
+    ],
+)
+def test_what_is_no_detector_is_refused(bench: Bench, cmon, name: str, said: str) -> None:
+    name = name.replace("EXAMPLE", EXAMPLE.rpartition(":")[0])
+    answer = cmon(*bench.dissect("--detector", name, "-q"))
+    assert answer.code == 2
+    assert said in answer.err
+
+
+def test_settings_beside_foreign_checkpoints_name_no_code(bench: Bench, cmon, monkeypatch) -> None:
+    (bench.checkpoints / "cmon.toml").write_text(f'detector = ["{EXAMPLE}"]\n')
+    monkeypatch.chdir(bench.root)
+    answer = cmon(*bench.dissect("-q"))
+    assert answer.code == 2
+    assert "detector" in answer.err
