@@ -15,6 +15,7 @@ import pytest
 from report_runs import DETECTOR, info, make_images, make_run, write_layer
 
 from concept_monitor_cli.options import ReportOptions
+from concept_monitor_cli.probe import load_probe
 from concept_monitor_cli.run import RunFolder
 from concept_monitor_cli.store import Store
 from concept_monitor_cli.stories.report import report
