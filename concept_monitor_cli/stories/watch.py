@@ -18,8 +18,9 @@ from concept_monitor_cli.options import CommonOptions, ReadingOptions, ReportOpt
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.run import RunFolder
 from concept_monitor_cli.store import write_text_atomic
-from concept_monitor_cli.stories.dissect import dissect_study, open_study
+from concept_monitor_cli.stories.dissect import dissect_study
 from concept_monitor_cli.stories.opened import OpenRun
+from concept_monitor_cli.stories.pieces import open_study
 from concept_monitor_cli.stories.report import report
 from concept_monitor_cli.stories.stats import statistics_of
 from concept_monitor_cli.study import StudyFile, UnusableCheckpointError
@@ -217,7 +218,7 @@ def watch(options: WatchOptions, progress: Progress = SILENT) -> WatchResult:
                 early.add(name := Path(str(error.where)).name)
                 result.failed[name] = error.what
             else:
-                for name in early:
+                for name in early - {file.path.name for file in study.files}:
                     result.failed.pop(name, None)
                 early.clear()
                 result.done += [name for name in made.done if name not in result.done]
