@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.models import build, cifar
+from concept_monitor_cli.models import cifar, constructors, user_code
 from concept_monitor_cli.models.build import (
     ModelSource,
     compare,
@@ -396,7 +396,7 @@ def test_a_module(
 def test_a_changed_file_is_another_network(
     project: Path, their_weights: Callable[..., dict[str, Tensor]]
 ) -> None:
-    from concept_monitor_cli.models.build import _import_file
+    from concept_monitor_cli.models.user_code import _import_file
 
     path = project / "networks.py"
     before = resolve_model(f"{path}:Net", their_weights(prefix="")).identity()
@@ -423,10 +423,11 @@ def test_another_version_of_the_library_is_another_network(
 
     before = identities()
     assert identities() == before
-    installed = build.version
-    monkeypatch.setattr(
-        build, "version", lambda name: installed(name) + (".post1" if name == library else "")
-    )
+    installed = constructors.version
+    for module in (constructors, user_code):
+        monkeypatch.setattr(
+            module, "version", lambda name: installed(name) + (".post1" if name == library else "")
+        )
     assert all(now != then for now, then in zip(identities(), before, strict=True))
 
 
