@@ -10,8 +10,9 @@ from pathlib import Path
 from concept_monitor_cli.checkpoints.digest import fingerprint
 from concept_monitor_cli.checkpoints.fields import Open, Told, by_pattern, tell
 from concept_monitor_cli.checkpoints.find import CheckpointFile, find_checkpoints, unique_names
+from concept_monitor_cli.checkpoints.formats import NoWeightsError
 from concept_monitor_cli.checkpoints.kinds import INDEX, Role, role
-from concept_monitor_cli.checkpoints.load import Checkpoint, NoWeightsError, load_checkpoint
+from concept_monitor_cli.checkpoints.load import Checkpoint, load_checkpoint
 from concept_monitor_cli.checkpoints.names import Name, take_apart
 from concept_monitor_cli.checkpoints.order import (
     LeftOut,
