@@ -1,4 +1,4 @@
-"""Scores of CLIP-Dissect's five similarities on any images, as the detector gives them."""
+"""Scores of the similarities on any images, by the rule by which a detector names units."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from concept_monitor_cli.functional.similarity import ConceptActivations
-from concept_monitor_cli.functional.similarity.registry import ValueSimilarity, similarity_named
-from concept_monitor_cli.functional.topk import top_images
+from concept_monitor_cli.functional.firing import firing
+from concept_monitor_cli.functional.similarity.registry import similarity_named
+from concept_monitor_cli.functional.topk import dead_units
+from concept_monitor_cli.lenses.similarity import layer_by
+from concept_monitor_cli.study.context import Context
 
 
 class Scored(NamedTuple):
@@ -19,28 +21,38 @@ class Scored(NamedTuple):
     order: Tensor
 
 
+def nameable(pooled: Tensor, context: Context) -> Tensor:
+    """Units that a similarity names, `(C,)` bool: neither dead nor sparse.
+
+    Args:
+        pooled: `(N, C)`.
+        context: whose images these are.
+    """
+    sparse = firing(pooled, context.groups).sparse(context.groups.n_groups)
+    return (~dead_units(pooled) & ~sparse.to(pooled.device)).cpu()
+
+
 @torch.no_grad()
 def similarity_scores(
-    similarity: str, activations: ConceptActivations, pooled: Tensor, live: Tensor
+    similarity: str, context: Context, pooled: Tensor, named: Tensor, top_k: int | None = None
 ) -> Scored:
     """The score of every concept for every unit.
 
     Args:
-        similarity: one of the five, with the constants of the detector.
-        activations: `P` of some images.
+        similarity: one of the registry.
+        context: images, concepts and groups.
         pooled: `Q` of the same images, `(N, C)`.
-        live: `(C,)` bool; the prior of a layer is that of its live units.
+        named: `(C,)` bool, the units that are named; the others have no part in the prior.
+        top_k: as for `--top-k`.
 
     Returns:
-        scores and their order. Rows of dead units mean nothing.
+        scores and their order; rows of the other units are 0.
     """
-    pooled = pooled.to(activations.device)
-    rank = similarity_named(similarity)
-    if isinstance(rank, ValueSimilarity):
-        scores = rank.function(activations, pooled)
-        return Scored(scores, scores)
-    top = top_images(pooled, rank.images(pooled.shape[0]))[0]
-    evidence = rank.evidence(activations, top, a=rank.a)
-    if not live.any():
-        return Scored(evidence.scores(rank.lam), evidence.values)
-    return Scored(*evidence.scored(rank.lam, live, evidence.among(live)))
+    pooled = pooled.to(context.device)
+    shape = (pooled.shape[1], len(context.concepts))
+    scores, order = (torch.zeros(shape, device=pooled.device) for _ in range(2))
+    if bool(named.any()):
+        chosen = named.to(pooled.device)
+        layer = layer_by(similarity_named(similarity), pooled[:, chosen], context, top_k)
+        scores[chosen], order[chosen] = layer.scored()
+    return Scored(scores, order)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.evaluation.scoring import Scored, similarity_scores
+from concept_monitor_cli.evaluation.scoring import Scored, nameable, similarity_scores
 from concept_monitor_cli.functional.similarity import ConceptActivations
-from concept_monitor_cli.functional.topk import dead_units, top_rows
+from concept_monitor_cli.functional.topk import top_rows
 from concept_monitor_cli.probe import LabelledImages
 from concept_monitor_cli.run.traits import LabelKind
 from concept_monitor_cli.study.context import Context
@@ -142,6 +142,7 @@ class Common:
         sentence: the same in a space of sentences; `None` where there is no sentence model.
         classes: the names of the network's classes, or why they are not known.
         seed: of every random choice.
+        top_k: `--top-k` of the run; `None` for what suits the number of images.
     """
 
     context: Context
@@ -149,6 +150,7 @@ class Common:
     sentence: Embed | None = None
     classes: ClassNames | InputError = field(default_factory=lambda: InputError("no class names"))
     seed: int = 0
+    top_k: int | None = None
     # What a set of labels depends on is hashed once.
     _labelled: dict[tuple[int, ...], LabelledImages] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -240,7 +242,7 @@ class Subject:
         """`(C,)` bool."""
         if self.given is not None:
             return torch.from_numpy(self.given.live)
-        return ~dead_units(self.pooled).cpu()
+        return nameable(self.pooled, self.common.context)
 
     @cached_property
     def scored(self) -> Scored:
@@ -251,7 +253,9 @@ class Subject:
         """
         if not self.similarity:
             raise InputError(f"{self.detector} scores no concept by its similarity", where=self.layer)
-        return similarity_scores(self.similarity, self.common.activations, self.pooled, self.live)
+        return similarity_scores(
+            self.similarity, self.common.context, self.pooled, self.live, self.common.top_k
+        )
 
     @cached_property
     def labels(self) -> Labels:
@@ -304,12 +308,10 @@ class Subject:
         different = (len(set(probe.digests)) + 1) // 2
         _check_enough(different, probe.name, "dissect with more images, or judge by others: --held-out PROBE")
         pooled = self.pooled[seen.to(self.pooled.device)]
-        live = ~dead_units(pooled).cpu()
+        half = context.on_images(seen.to(context.device))
+        live = nameable(pooled, half)
         images = context.image_embeddings
-        activations = ConceptActivations.from_embeddings(
-            images[seen.to(images.device)], context.text_embeddings
-        )
-        scored = similarity_scores(self.similarity, activations, pooled, live)
+        scored = similarity_scores(self.similarity, half, pooled, live, self.common.top_k)
         unseen = Images(
             self.pooled[held.to(self.pooled.device)],
             images[held.to(images.device)],

@@ -99,6 +99,7 @@ class Bench:
             sentence=None if model is None else TextSpace(model.embed),
             classes=self.classes,
             seed=self.options.seed,
+            top_k=self._top_k,
         )
 
     @cached_property
@@ -248,6 +249,12 @@ class Bench:
         return None
 
     # -- labels --------------------------------------------------------------------------------
+
+    @property
+    def _top_k(self) -> int | None:
+        """`--top-k` of the run."""
+        detectors = self.opened.info["settings"]["detectors"]
+        return next((made["top_k"] for made in detectors.values() if made.get("top_k")), None)
 
     @property
     def own_similarity(self) -> str:

@@ -145,9 +145,10 @@ class Context:
         """Two halves of the groups of images: which images, ascending, and the context of these alone."""
         first = torch.from_numpy(halves(self.groups, seed=self.seed)).to(self.device)
         one, other = (torch.nonzero(half)[:, 0] for half in (first, ~first))
-        return (one, self._on_images(one)), (other, self._on_images(other))
+        return (one, self.on_images(one)), (other, self.on_images(other))
 
-    def _on_images(self, rows: Tensor) -> Context:
+    def on_images(self, rows: Tensor) -> Context:
+        """The context of some of the images, `(n,)` ascending, alone."""
         some = replace(self, probe=self.probe.subset(rows.tolist()), pixels=None, fingerprints=None)
         images = self.image_embeddings[rows]
         some.__dict__.update(

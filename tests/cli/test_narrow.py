@@ -27,7 +27,7 @@ def test_long_formulas_give_way_to_numbers(concept: str, width: int) -> None:
     epoch = LayerSummary(3, "epoch_03.pth", "layer3", "compositional", 64, 0, 56, 42, 12, best)
     *_, heading, rule, row = lines(show_run._layer_table([epoch]), width)
     assert set(rule) == {"─"}  # the row is cut, not folded
-    assert heading.split()[:4] == ["epoch", "interpretable", "concepts", "changed"]
+    assert heading.split()[:4] == ["epoch", "interpretable", "concepts", "relabelled"]
     assert row.split()[:5] == ["3", "56", "(88%)", "42", "12"]
     assert row.split()[5] == "58"
 
@@ -42,9 +42,10 @@ def test_all_categories_of_broden_fit() -> None:
             "interpretable": 12,
             "distinct_concepts": 10,
             "spread": 0.901,
+            "effective_units": 31.4,
         }
         for category in categories
     ]
     _, heading, _, row = lines(stats._table("layer3", "clip-dissect", rows, 80))
-    assert heading.split() == ["epoch", *categories, "concepts", "spread"]
-    assert row.split() == ["3", *["12"] * 7, "10", "0.901"]
+    assert heading.split() == ["epoch", *categories, "concepts", "effective", "spread"]
+    assert row.split() == ["3", *["12"] * 7, "10", "31", "0.901"]

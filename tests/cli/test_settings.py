@@ -274,8 +274,9 @@ def test_defaults_are_those_of_the_library(name: str, kind: type[CommonOptions])
     for item in fields(kind):
         if item.name in ("sources", "checkpoints", "layers"):
             continue
-        assert item.default is not MISSING
-        assert getattr(options, item.name) == item.default, item.name
+        default = item.default if item.default_factory is MISSING else item.default_factory()
+        assert default is not MISSING
+        assert getattr(options, item.name) == default, item.name
 
 
 def test_options_as_json_values() -> None:

@@ -6,6 +6,8 @@ one photo in five has none. Every other photo has a texture, "fur" or not, which
 
 from __future__ import annotations
 
+import io
+from functools import cache
 from pathlib import Path
 
 import h5py
@@ -14,6 +16,7 @@ import torch
 from PIL import Image
 
 from concept_monitor_cli.options import DissectOptions
+from concept_monitor_cli.probe.images import content_digest
 from concept_monitor_cli.stories.dissect import dissect
 
 THINGS = ("bird", "cat", "dog", "frog", "ship", "truck")
@@ -33,20 +36,42 @@ def network(num_classes={UNITS}):
 """
 
 
+def _written() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the photos show, their scenes and textures, as they are made."""
+    things = np.random.default_rng(0).permutation(np.arange(PHOTOS) % 6)
+    scene = np.where(np.arange(PHOTOS) % 5 == 0, -1, things)
+    fur = np.random.default_rng(1).random(PHOTOS) < 0.3
+    return things, scene, np.where(np.arange(PHOTOS) % 2 == 0, fur.astype(int), -1)
+
+
+@cache
+def _files() -> tuple[tuple[bytes, ...], np.ndarray]:
+    """The photos as PNG files in the order of their content, as a probing set has them; and that order."""
+    rng, made = np.random.default_rng(2), []
+    for thing in _written()[0]:
+        pixels = rng.integers(0, 110, (SIDE, SIDE, 3))
+        bright = patch(int(thing)).permute(1, 2, 0).numpy() > 0
+        pixels = np.where(bright, pixels + rng.integers(110, 145), pixels)
+        file = io.BytesIO()
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "PNG")
+        made.append(file.getvalue())
+    order = np.array(sorted(range(PHOTOS), key=lambda number: content_digest(made[number])))
+    return tuple(made[number] for number in order), order
+
+
 def shown() -> np.ndarray:
-    """What each photo shows, `(PHOTOS,)`."""
-    return np.random.default_rng(0).permutation(np.arange(PHOTOS) % 6)
+    """What each photo shows, `(PHOTOS,)`, in the order of the probing set."""
+    return _written()[0][_files()[1]]
 
 
 def scenes() -> np.ndarray:
     """The scene of each photo; -1 where nobody named it."""
-    return np.where(np.arange(PHOTOS) % 5 == 0, -1, shown())
+    return _written()[1][_files()[1]]
 
 
 def furry() -> np.ndarray:
     """1 or 0; -1 where nobody named the texture."""
-    fur = np.random.default_rng(1).random(PHOTOS) < 0.3
-    return np.where(np.arange(PHOTOS) % 2 == 0, fur.astype(int), -1)
+    return _written()[2][_files()[1]]
 
 
 def patch(thing: int) -> torch.Tensor:
@@ -58,15 +83,11 @@ def patch(thing: int) -> torch.Tensor:
 
 def write_photos(root: Path) -> None:
     """A Broden directory: scenes and textures as labels of whole images."""
-    rng = np.random.default_rng(2)
     (root / "images").mkdir(parents=True)
     lines = ["image,split,ih,iw,sh,sw,color,object,part,material,scene,texture"]
-    for number, (thing, scene, fur) in enumerate(zip(shown(), scenes(), furry(), strict=True)):
-        pixels = rng.integers(0, 110, (SIDE, SIDE, 3))
-        pixels = np.where(
-            patch(int(thing)).permute(1, 2, 0).numpy() > 0, pixels + rng.integers(110, 145), pixels
-        )
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / "images" / f"{number:03d}.png")
+    photos = zip(_files()[0], scenes(), furry(), strict=True)
+    for number, (file, scene, fur) in enumerate(photos):
+        (root / "images" / f"{number:03d}.png").write_bytes(file)
         texture = {1: "7", 0: "8", -1: ""}[int(fur)]
         scene_label = "" if scene < 0 else str(scene + 1)
         lines.append(f"{number:03d}.png,train,{SIDE},{SIDE},{SIDE},{SIDE},,,,,{scene_label},{texture}")

@@ -23,6 +23,7 @@ from concept_monitor_cli.lenses.names.clip_named import Named
 from concept_monitor_cli.lenses.names.clip_pairs import PAIRS, pair_labels
 from concept_monitor_cli.lenses.names.clip_ranks import FEW_UNITS, RankedLayer
 from concept_monitor_cli.lenses.names.clip_values import ValuedLayer
+from concept_monitor_cli.lenses.similarity import layer_by
 from concept_monitor_cli.record.requests import Activations, Recording
 from concept_monitor_cli.run import TableSchema, traits
 
@@ -160,9 +161,7 @@ class ClipDissect(Detector):
         return name_on_halves(entry, context, score)
 
     def _layer(self, pooled: Tensor, context: Context) -> RankedLayer | ValuedLayer:
-        if isinstance(self.similarity, RankSimilarity):
-            return RankedLayer(self.similarity, pooled, context, self._images(self.similarity, context))
-        return ValuedLayer(self.similarity, pooled, context)
+        return layer_by(self.similarity, pooled, context, self.top_k)
 
     def _images(self, similarity: RankSimilarity, context: Context) -> int:
         return similarity.images(len(context.probe), self.top_k)
