@@ -396,7 +396,7 @@ def test_a_module(
 def test_a_changed_file_is_another_network(
     project: Path, their_weights: Callable[..., dict[str, Tensor]]
 ) -> None:
-    from concept_monitor_cli.models.user_code import _import_file
+    from concept_monitor_cli.usercode import _import_file
 
     path = project / "networks.py"
     before = resolve_model(f"{path}:Net", their_weights(prefix="")).identity()
