@@ -113,7 +113,7 @@ def _storage_id(persistent_id: object) -> tuple[StorageKind, str, Any, int, Any]
     return kind, str(key), device, count, view[0] if view else None
 
 
-def _aligned(untyped: torch.UntypedStorage, dtype: torch.dtype | None) -> torch.UntypedStorage:
+def _aligned(untyped: Any, dtype: torch.dtype | None) -> Any:
     """Bytes where torch wants numbers of this size to begin; copied where the file has them elsewhere."""
     return untyped if untyped.data_ptr() % _size_of(dtype) == 0 else untyped.clone()
 
