@@ -24,16 +24,23 @@ from torch import Tensor
 # Functions that nobody keeps beside weights by accident: such a file is refused as a whole.
 _DANGEROUS = re.compile(
     r"(os|posix|nt)\.[a-z]+"
-    r"|(subprocess|_posixsubprocess|shutil|socket|importlib|runpy|ctypes|_ctypes|code|pty|webbrowser|pickle|_pickle|marshal|"
-    r"urllib|requests|pdb|bdb|timeit|cProfile|profile|pip|commands|popen2)\..*"
+    r"|(subprocess|_posixsubprocess|shutil|socket|importlib|runpy|ctypes|_ctypes|pty|webbrowser|pickle|_pickle|"
+    r"marshal|urllib|requests|pdb|bdb|timeit|cProfile|pip|popen2)\..*"
+    # Packages of the user's own often have these names.
+    r"|code\.(interact|InteractiveConsole|InteractiveInterpreter|compile_command)"
+    r"|profile\.(run|runctx)|commands\.get[a-z]+"
     r"|(builtins|__builtin__)\.(eval|exec|execfile|__import__|compile|open|globals|input|breakpoint)"
     r"|sys\.(modules|exit|setprofile|settrace|path)"
     r"|torch\.(hub|utils\.cpp_extension)\..*"
 )
 # Elements that makers may copy: a short pickle can ask for the same long list again and again.
 _MOST_COPIED = 50_000_000
+_MOST_VALUES = 2_000_000_000
 _MOST_MEMO = 100_000_000
+# Keys of dicts are hashed in C, for as long as it takes: long tuples within tuples, or huge numbers.
 _DEEPEST_KEY = 4
+_LONGEST_KEY = 64
+_MOST_KEY_BITS = 128
 
 
 class InertError(Exception):
@@ -198,6 +205,8 @@ class InertUnpickler:
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
         self._copied = 0
+        self._values = 0
+        self._loaded: dict[int, tuple[bytes, Any]] = {}
         self.unknown: dict[str, None] = {}
 
     # -- the program -----------------------------------------------------------------------------
@@ -401,6 +410,12 @@ class InertUnpickler:
         if self._copied > _MOST_COPIED:
             raise InertError("it asks for the same data too often")
 
+    def _spend_values(self, count: int) -> None:
+        """Count the elements of tensors that are copied."""
+        self._values += count
+        if self._values > _MOST_VALUES:
+            raise InertError("it asks for more copies of tensors than a network has")
+
     def mapping(self, *args: Any) -> dict[Any, Any]:
         """`dict(...)`, `OrderedDict(...)`."""
         made: dict[Any, Any] = OrderedDict()
@@ -524,8 +539,12 @@ class InertUnpickler:
     def device_tensor(self, data: Any, dtype: Any = None, *_: Any) -> Any:
         """A tensor of another device, kept as a numpy array or as a tensor of the CPU."""
         if isinstance(data, np.ndarray):
+            self._spend_values(data.size)
             data = torch.from_numpy(data.copy())
-        return data.to(dtype) if isinstance(data, Tensor) and isinstance(dtype, torch.dtype) else data
+        if not (isinstance(data, Tensor) and isinstance(dtype, torch.dtype)) or data.dtype == dtype:
+            return data
+        self._spend_values(data.numel())
+        return data.to(dtype)
 
     def sparse(self, layout: Any = None, data: Any = None, *_: Any) -> Tensor:
         """`_rebuild_sparse_tensor(layout, (indices, values, size))`."""
@@ -551,18 +570,23 @@ class InertUnpickler:
         """`torch.storage._load_from_bytes`: how plain pickles keep storages."""
         if self._from_bytes is None or not isinstance(data, bytes):
             raise InertError("torch's own format within a pickle, too deeply")
-        return self._from_bytes(data)
+        # The same bytes again and again would take memory that the file does not have.
+        if id(data) not in self._loaded:
+            self._loaded[id(data)] = (data, self._from_bytes(data))
+        return self._loaded[id(data)][1]
 
 
 def _key(value: Any, depth: int = 0) -> Any:
     """A key of a dict. Hashing a tuple recurses in C, without any limit of Python's."""
     if isinstance(value, tuple):
-        if depth >= _DEEPEST_KEY:
-            raise InertError("a key that is nested too deeply")
+        if depth >= _DEEPEST_KEY or len(value) > _LONGEST_KEY:
+            raise InertError("a key that is nested too deeply, or too long")
         for item in value:
             _key(item, depth + 1)
     elif isinstance(value, (frozenset, list, dict, set)):
         raise InertError("a container as a key")
+    elif isinstance(value, int) and value.bit_length() > _MOST_KEY_BITS:
+        raise InertError("a number as a key that is too large")
     return value
 
 

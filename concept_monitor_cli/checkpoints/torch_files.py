@@ -73,7 +73,7 @@ def read_zip_file(path: Path) -> Read:
                 if wanted > info.file_size:
                     raise InertError(f"the values of {key} are cut off")
                 start = _begin(file, info)
-                untyped = whole[start : start + wanted]
+                untyped = _aligned(whole[start : start + wanted], kind.dtype)
                 if swapped and kind.dtype is not None:
                     untyped = untyped.clone()
                     untyped.byteswap(kind.dtype)
@@ -111,6 +111,11 @@ def _storage_id(persistent_id: object) -> tuple[StorageKind, str, Any, int, Any]
     if type(count) is not int or not 0 <= count < 2**60:
         raise InertError("a storage of an impossible size")
     return kind, str(key), device, count, view[0] if view else None
+
+
+def _aligned(untyped: Any, dtype: torch.dtype | None) -> Any:
+    """Bytes where torch wants numbers of this size to begin; copied where the file has them elsewhere."""
+    return untyped if untyped.data_ptr() % _size_of(dtype) == 0 else untyped.clone()
 
 
 def _size_of(dtype: torch.dtype | None) -> int:
@@ -176,6 +181,8 @@ def _legacy(file: Any, whole: Any, depth: int) -> Read:
     keys = InertUnpickler(file).load()
     places = _places(file, keys, kinds, whole.nbytes())
 
+    made: dict[tuple[str, int, int, torch.dtype | None], Storage] = {}
+
     def storage(persistent_id: object) -> object:
         if isinstance(persistent_id, tuple) and persistent_id[:1] in (("module",), (b"module",)):
             return persistent_id[1]
@@ -191,9 +198,11 @@ def _legacy(file: Any, whole: Any, depth: int) -> Read:
         size = _size_of(kind.dtype)
         if first < 0 or count < 0 or first + count > here:
             raise InertError(f"the values of {key} are cut off")
-        untyped = whole[start + first * size : start + (first + count) * size]
-        # Numbers may begin anywhere in such a file; torch wants them where their size says.
-        return Storage(untyped if untyped.data_ptr() % size == 0 else untyped.clone(), kind.dtype)
+        place = (key, first, count, kind.dtype)
+        if place not in made:
+            untyped = whole[start + first * size : start + (first + count) * size]
+            made[place] = Storage(_aligned(untyped, kind.dtype), kind.dtype)
+        return made[place]
 
     file.seek(begin)
     machine = InertUnpickler(file, storage=storage, from_bytes=_from_bytes(depth + 1))
@@ -234,15 +243,20 @@ def read_bytes(data: bytes) -> Read:
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
             raise InertError("its tensors are compressed, which torch does not do")
 
+        made: dict[str, Storage] = {}
+
         def storage(persistent_id: object) -> Storage:
             kind, key, *_ = _storage_id(persistent_id)
+            if key in made:
+                return made[key]
             values = bytearray(archive.read(f"{top}data/{key}"))
             untyped = (
                 torch.frombuffer(values, dtype=torch.uint8).untyped_storage()
                 if values
                 else torch.UntypedStorage(0)  # type: ignore[no-untyped-call]
             )
-            return Storage(untyped, kind.dtype)
+            made[key] = Storage(untyped, kind.dtype)
+            return made[key]
 
         machine = InertUnpickler(io.BytesIO(archive.read(name)), storage=storage, from_bytes=_from_bytes(1))
         return Read(machine.load(), tuple(machine.unknown))
