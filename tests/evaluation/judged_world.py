@@ -7,7 +7,7 @@ knows what each image shows, nearly.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import h5py
@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 
 from concept_monitor_cli.options import DissectOptions
-from concept_monitor_cli.probe import load_probe
 from concept_monitor_cli.stories.dissect import dissect
 
 CLASSES = ("bird", "cat", "dog", "frog", "ship", "truck")
@@ -57,9 +56,9 @@ def weights(seed: int = 0) -> dict[str, torch.Tensor]:
     }
 
 
-def write_photos(folder: Path, each: int, seed: int) -> list[int]:
-    """A folder per class; returns what each image shows, in the order of the probing set."""
-    rng = np.random.default_rng(seed)
+def write_photos(folder: Path, each: int, seed: int) -> dict[str, int]:
+    """A folder per class; returns what each image shows, by its name, in the natural order."""
+    rng, shown = np.random.default_rng(seed), {}
     for thing, name in enumerate(CLASSES):
         (folder / name).mkdir(parents=True)
         for number in range(each):
@@ -67,15 +66,16 @@ def write_photos(folder: Path, each: int, seed: int) -> list[int]:
             mask = patch(thing).reshape(3, SIDE, SIDE).permute(1, 2, 0).numpy() > 0
             pixels = np.where(mask, pixels + rng.integers(110, 145), pixels)
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name / f"{number:03d}.png")
-    return [CLASSES.index(path.split("/")[0]) for path in load_probe(str(folder)).ids]
+            shown[f"{name}/{number:03d}.png"] = thing
+    return shown
 
 
-def write_embeddings(path: Path, shown: Sequence[int], seed: int) -> None:
+def write_embeddings(path: Path, shown: Mapping[str, int], seed: int) -> None:
     rng = np.random.default_rng(100)
     texts = rng.normal(size=(len(WORDS), DIM))
     texts /= np.linalg.norm(texts, axis=1, keepdims=True)
     rng = np.random.default_rng(seed)
-    places = [WORDS.index(CLASSES[thing]) for thing in shown]
+    places = [WORDS.index(CLASSES[thing]) for thing in shown.values()]
     images = texts[places] + 0.15 * rng.normal(size=(len(shown), DIM))
     with h5py.File(path, "w") as file:
         file["images"], file["texts"] = images.astype(np.float32), texts.astype(np.float32)

@@ -103,7 +103,7 @@ def write_embeddings(path: Path) -> None:
     texts = np.random.default_rng(3).normal(size=(len(WORDS), DIM))
     texts /= np.linalg.norm(texts, axis=1, keepdims=True)
     places = [WORDS.index(THINGS[thing]) for thing in shown()]
-    images = texts[places] + 0.12 * np.random.default_rng(4).normal(size=(PHOTOS, DIM))
+    images = texts[places] + 0.12 * np.random.default_rng(5).normal(size=(PHOTOS, DIM))
     with h5py.File(path, "w") as file:
         file["images"], file["texts"] = images.astype(np.float32), texts.astype(np.float32)
         file.create_dataset("concepts", data=list(WORDS), dtype=h5py.string_dtype())
@@ -140,6 +140,7 @@ def dissect_by_masks(root: Path) -> Path:
             layers=("1",),
             model=f"{root / 'field.py'}:network",
             detectors=("network-dissection",),
+            label_rule="iou",  # each label is on whole photos, of which a mask meets few
             input_size=SIDE,
             mean=(0.0,) * 3,
             std=(1.0,) * 3,

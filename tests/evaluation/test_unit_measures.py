@@ -195,7 +195,7 @@ def test_labels_of_random_units_score_at_chance_on_images_they_have_not_seen(sub
 
 
 def test_what_cannot_be_simulated(subject: Subject) -> None:
-    formulas = replace(subject, detector="compositional", similarity="")
+    formulas = replace(subject, detector="compositional", labels_are="formulas", similarity="")
     for name in ("simulation", "cutoff", "ranges"):
         error = measure(name).unfit(formulas)
         assert error is not None

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -228,7 +229,8 @@ def test_held_out_images_are_shown_to_the_network(world: Path, tmp_path: Path) -
     from concept_monitor_cli.progress import SILENT
     from concept_monitor_cli.stories.bench import Bench
 
-    shown = write_photos(tmp_path / "more", 5, seed=9)
+    shown = write_photos(tmp_path / "more", EACH, seed=9)
+    write_photos(tmp_path / "fewer", 5, seed=9)
     options = EvaluateOptions(
         out=world / "run",
         cache_dir=world / "cache",
@@ -241,8 +243,9 @@ def test_held_out_images_are_shown_to_the_network(world: Path, tmp_path: Path) -
     assert bench.held_out is not None
     history = bench.opened.histories[-1]
     pooled = bench.held_out.pooled(bench.record(history, -1), history.layer)
-    assert pooled.argmax(1).tolist() == shown
+    assert pooled.argmax(1).tolist() == [shown[name] for name in bench.held_out.context.probe.ids]
     # Embeddings of a file are those of the run's images, and no others'.
+    bench = Bench(replace(options, held_out=str(tmp_path / "fewer")), SILENT)
     with pytest.raises(InputError, match="240"):
         _ = next(s for s in bench.subjects([]) if s.layer == history.layer).trial
 
