@@ -8,8 +8,8 @@ and scenes), every photo is there 1, 2 or 5 times, and units answer to the photo
 all photos (`dense`; for detectors that count pixels, a third of them), or on 3, 8 or 30. Per detector
 (clip-dissect with each similarity, network-dissection with each label rule, compositional) and kind of layer:
 
-- `called`: units called interpretable. A kind of layer is over the limit where one layer has more than 5 % + 2
-  of them, or all its layers together have;
+- `called`: units called interpretable. A kind of layer is over the limit where one layer has more than 5 %
+  + 2 of them, or all its layers together have;
 - `p <= .05`: share of the units with a p-value of at most .05, which chance gives to 5 %.
 
 The second table has planted units: how many are called, and how many get the planted label.
@@ -22,7 +22,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -63,10 +63,11 @@ class Size:
         copies: of every photo.
         units: of the layers.
         fires: on how many photos; `None` for all (mask detectors: a third).
-        at_least: units in all layers of one kind together; small layers are repeated, up to ten times.
+        at_least: units in all layers of one kind together; small layers are repeated.
         searches: most images times units of a layer that `compositional` searches, three layers of a kind at
             most: it takes a hundred times as long as the others.
         planted: layers with planted units, of each number of images and copies.
+        most_layers: of one kind.
     """
 
     images: tuple[int, ...]
@@ -76,10 +77,11 @@ class Size:
     at_least: int
     searches: int
     planted: int
+    most_layers: int = 10
 
     def repeats(self, detector: str, images: int, units: int) -> int:
         """How many layers of so many units."""
-        wanted = min(10, max(1, -(-self.at_least // units)))
+        wanted = min(self.most_layers, max(1, -(-self.at_least // units)))
         if detector != COMPOSITIONAL:
             return wanted
         return min(3, wanted) if images * units <= self.searches else 0
@@ -183,13 +185,15 @@ def random_world(
     return make_world(root, *given, ImageGroups.read(of), seed=seed), rng
 
 
-def found(world: World, detector: Detector, Q: Tensor, name: str = "layer") -> Findings:
+def found(
+    world: World, detector: Detector, Q: Tensor, name: str = "layer", *, matrix: bool = True
+) -> Findings:
     """What the detector says of activations `(N, C)`."""
     key = world.store.key("activations", name=name, seed=world.seed)
     arrays = {"pooled": Q.float().numpy(), "live": (~dead_units(Q)).numpy()}
     entry: Entry = world.store.put(key, arrays, {"notes": []})
     with entry:
-        return detector.find(entry, world, matrix=True)
+        return detector.find(entry, world, matrix=matrix)
 
 
 def planted(
@@ -494,6 +498,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--detector", default="clip,network,compositional", help="parts of their names")
     parser.add_argument("--images", help="a comma list, instead of the size's")
     parser.add_argument("--units", help="a comma list, instead of the size's")
+    parser.add_argument("--most-layers", type=int, help="of one kind, instead of the size's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where to write every cell")
     options = parser.parse_args(arguments)
@@ -501,7 +506,9 @@ def main(arguments: list[str] | None = None) -> int:
     for name in ("images", "units"):
         if getattr(options, name):
             numbers = tuple(int(part) for part in getattr(options, name).split(","))
-            size = Size(**{**asdict(size), name: numbers})
+            size = replace(size, **{name: numbers})
+    if options.most_layers:
+        size = replace(size, most_layers=options.most_layers)
     detectors = options.detector.split(",")
     torch.set_num_threads(1)
     start, cells = time.process_time(), []
