@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from concept_monitor_cli.functional.groups import ImageGroups
+from concept_monitor_cli.lenses import Findings
 from concept_monitor_cli.options import SIMILARITIES
+from concept_monitor_cli.study import Context
 from scripts import check_blind_units as check
 
 NAMES = [*(f"clip-dissect, {name}" for name in SIMILARITIES)]
@@ -28,13 +32,23 @@ def test_every_detector_and_kind_of_layer(tmp_path: Path, capsys: pytest.Capture
 
 def test_copies_taken_for_photos_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where every image counts for itself, five copies of every photo make blind units look interpretable."""
+
+    def ungrouped(make: Callable[..., Findings]) -> Callable[..., Findings]:
+        def found(world: Context, *given: Any, **more: Any) -> Findings:
+            with monkeypatch.context() as patch:
+                patch.setitem(world.__dict__, "groups", ImageGroups.single(len(world.probe)))
+                return make(world, *given, **more)
+
+        return found
+
     size = check.Size((200,), (5,), (40,), (None,), 40, 0, 0)
-    wanted = ["clip-dissect, soft-wpmi", "network-dissection, supported"]
     for fault in (False, True):
         if fault:
-            monkeypatch.setattr(ImageGroups, "read", classmethod(lambda cls, of: cls.single(len(of))))
-        cells = [cell for cell in check.blind_cells(size, wanted) if cell.detector in wanted]
-        assert [cell.over for cell in cells] == [fault, fault]
+            monkeypatch.setattr(check, "found", ungrouped(check.found))
+            monkeypatch.setattr(check.MaskWorld, "found", ungrouped(check.MaskWorld.found))
+        for wanted in ("clip-dissect, soft-wpmi", "network-dissection, supported"):
+            cells = [cell for cell in check.blind_cells(size, [wanted]) if cell.detector == wanted]
+            assert [cell.over for cell in cells] == [fault]
 
 
 def test_the_limit_is_that_of_a_layer_and_of_all_of_them() -> None:
