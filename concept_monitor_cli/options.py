@@ -317,6 +317,8 @@ class DissectOptions(CommonOptions):
         pooling: from a map to a number; `auto` is the mean for maps and what the network's head reads of
             tokens.
         trust_pickle: load checkpoints that need arbitrary code to run. Only for files of your own.
+        prefix: take the network whose weights' names begin so; `None` to look for one.
+        weights_key: take the state dict under this name of a checkpoint; `None` to look for one.
         compile: `torch.compile` the network.
 
         probe: probing images in one of their forms; `None` for `builtin`.
@@ -367,6 +369,8 @@ class DissectOptions(CommonOptions):
     interpolation: Interpolation | None = None
     pooling: Pooling = "auto"
     trust_pickle: bool = False
+    prefix: str | None = None
+    weights_key: str | None = None
     compile: bool = False
 
     probe: str | None = None
@@ -393,6 +397,16 @@ class DissectOptions(CommonOptions):
     beam: int = 10
     floors: bool = True
     plot_formats: tuple[PlotFormat, ...] = ("png",)
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """How checkpoints are read: the arguments of `load_checkpoint`."""
+        return {
+            "trust_pickle": self.trust_pickle,
+            "model": self.model,
+            "prefix": self.prefix,
+            "weights_key": self.weights_key,
+        }
 
     @property
     def layers_in_tables(self) -> tuple[str, ...]:

@@ -35,7 +35,14 @@ def load_module(place: str, *, option: str) -> ModuleType:
     """
     folder = folder_of(place)
     if place.endswith(".py"):
-        return _import_file(folder / Path(place).name, option)
+        file = folder / Path(place).name
+        if not file.is_file():
+            raise InputError("no such file", where=f"{option} {file}")
+        try:
+            code = file.read_bytes()
+        except OSError as error:
+            raise failed(str(file), error, option) from error
+        return _import_file(file, code, option)
     return _import_module(place, folder, option)
 
 
@@ -90,9 +97,8 @@ def importable(folder: Path) -> Iterator[None]:
 
 
 @lru_cache(maxsize=32)
-def _import_file(file: Path, option: str) -> ModuleType:
-    if not file.is_file():
-        raise InputError("no such file", where=f"{option} {file}")
+def _import_file(file: Path, code: bytes, option: str) -> ModuleType:
+    """The module of a file's content: a file that changed since is another module, not the one of before."""
     name = f"_cmon_user_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
@@ -101,7 +107,8 @@ def _import_file(file: Path, option: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickles look themselves up there
     try:
         with importable(file.parent):
-            spec.loader.exec_module(module)
+            # The loader would take its compiled copy where a change kept the size and the second.
+            exec(compile(code, str(file), "exec", dont_inherit=True), module.__dict__)
     except Exception as error:
         del sys.modules[name]
         raise failed(str(file), error, option) from error

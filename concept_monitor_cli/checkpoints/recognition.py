@@ -12,7 +12,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib import resources
 from typing import Any, Literal
 
@@ -163,6 +163,13 @@ class ArchitectureIndex:
         Raises:
             UnrecognisedError: none fits; says which comes closest.
         """
+        found = self.fitting(shapes)
+        if found is None:
+            raise self._unrecognised(shapes, {key: name_hash(key) for key in shapes if not is_volatile(key)})
+        return found
+
+    def fitting(self, shapes: Shapes) -> Recognition | None:
+        """As `recognise`; None where no architecture fits."""
         names = {key: name_hash(key) for key in shapes if not is_volatile(key)}
         items = {key: item_hash(key, shapes[key]) for key in names}
         all_names, all_items = sum(names.values()), sum(items.values())
@@ -179,7 +186,12 @@ class ArchitectureIndex:
             if matches:
                 head: Head = "replaced" if group else "absent"
                 return _recognition(matches, head=head, unused=tuple(sorted(group)))
-        raise self._unrecognised(shapes, names)
+        return None
+
+    @cached_property
+    def name_sums(self) -> frozenset[int]:
+        """The sums of `name_hash` over a set of names that some architecture may have."""
+        return frozenset({*self._by_keys, *self._by_bare_keys, *self._by_trunk_keys} - {0})
 
     def _with_head(
         self, shapes: Shapes, all_names: int, all_items: int, items: Mapping[str, int]

@@ -6,12 +6,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from concept_monitor_cli.checkpoints.digest import fingerprint
 from concept_monitor_cli.checkpoints.fields import Open, Told, by_pattern, tell
 from concept_monitor_cli.checkpoints.find import CheckpointFile, find_checkpoints, unique_names
+from concept_monitor_cli.checkpoints.formats import NoWeightsError
 from concept_monitor_cli.checkpoints.kinds import INDEX, Role, role
-from concept_monitor_cli.checkpoints.load import Checkpoint, NoWeightsError, load_checkpoint
+from concept_monitor_cli.checkpoints.load import Checkpoint, load_checkpoint
 from concept_monitor_cli.checkpoints.names import Name, take_apart
 from concept_monitor_cli.checkpoints.order import (
     LeftOut,
@@ -97,12 +99,12 @@ class Reader:
 
     Args:
         identify: names the network of a checkpoint; None: by the names of its weights.
-        trust_pickle: as for `load_checkpoint`.
+        loading: as for `load_checkpoint`.
     """
 
-    def __init__(self, identify: Identify | None = None, *, trust_pickle: bool = False) -> None:
+    def __init__(self, identify: Identify | None = None, **loading: Any) -> None:
         self._identify = identify or _by_names
-        self._trust_pickle = trust_pickle
+        self._loading = loading
         self._known: dict[tuple[Path, int, int], _Facts | InputError] = {}
         self._digests: dict[tuple[Path, int, int], str | None] = {}
 
@@ -124,7 +126,7 @@ class Reader:
         return found
 
     def _facts(self, path: Path) -> _Facts:
-        loaded = load_checkpoint(path, trust_pickle=self._trust_pickle, lazy=True)
+        loaded = load_checkpoint(path, lazy=True, **self._loading)
         return _Facts(self._identify(loaded), *loaded.stated, fingerprint(loaded.state_dict))
 
     def same(self, one: CheckpointFile, other: CheckpointFile) -> bool:
@@ -143,7 +145,7 @@ class Reader:
         """Of all weights; None where some are not numbers."""
         key = _state(file.path)
         if key not in self._digests:
-            loaded = load_checkpoint(file.path, trust_pickle=self._trust_pickle)
+            loaded = load_checkpoint(file.path, **self._loading)
             self._digests[key] = None if loaded.nonfinite else loaded.digest
         return self._digests[key]
 

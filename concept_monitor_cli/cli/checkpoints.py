@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.cli.app import DONE, PART_DONE, cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
-from concept_monitor_cli.cli.options import Checkpoints, Model, Order, Series, TrustPickle
+from concept_monitor_cli.cli.options import (
+    Checkpoints,
+    Model,
+    Order,
+    Prefix,
+    Series,
+    TrustPickle,
+    WeightsKey,
+)
 from concept_monitor_cli.cli.sizes import readable_count, readable_size
 from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.options import DissectOptions
@@ -63,6 +71,8 @@ def list_checkpoints(
     series: Series = None,
     model: Model = None,
     trust_pickle: TrustPickle = False,
+    prefix: Prefix = None,
+    weights_key: WeightsKey = None,
 ) -> int:
     """List checkpoints with their epoch, architecture, size, and how the weights were wrapped.
 
@@ -72,12 +82,18 @@ def list_checkpoints(
     from concept_monitor_cli.checkpoints import NoneUsableError, resolve
     from concept_monitor_cli.study.training import reader_of
 
-    reader = reader_of(model, trust_pickle=trust_pickle)
+    loading: dict[str, Any] = {
+        "trust_pickle": trust_pickle,
+        "model": model,
+        "prefix": prefix,
+        "weights_key": weights_key,
+    }
+    reader = reader_of(**loading)
     try:
         found = resolve(checkpoints, reader, order=order, series=series)
     except NoneUsableError as error:
         found = error.found
-    rows = _rows(console, found, _Describer(model, trust_pickle))
+    rows = _rows(console, found, _Describer(**loading))
     failed = [row for row in rows if row.problem is not None]
     if len(failed) == len(rows) == 1:
         raise InputError(failed[0].problem or "", where=failed[0].path, hint=failed[0].hint)
@@ -118,9 +134,9 @@ def _rows(console: Console, found: Resolved, describer: _Describer) -> list[_Row
 class _Describer:
     """Reads checkpoints one after the other; only one is in memory at a time."""
 
-    def __init__(self, model: str | None, trust_pickle: bool) -> None:
+    def __init__(self, model: str | None, **loading: Any) -> None:
         self.model = model
-        self.trust_pickle = trust_pickle
+        self.loading = {**loading, "model": model}
         self._known: dict[Any, ModelSource] = {}
 
     def row(self, file: CheckpointFile, *, quick: bool = False) -> _Row:
@@ -134,7 +150,7 @@ class _Describer:
 
         row = _Row(file.name, str(file.path), _bytes(file.path))
         try:
-            loaded = load_checkpoint(file.path, trust_pickle=self.trust_pickle, lazy=quick)
+            loaded = load_checkpoint(file.path, lazy=quick, **self.loading)
             row = replace(
                 row,
                 step=loaded.step,
@@ -156,7 +172,9 @@ class _Describer:
 
         shapes = tuple((name, tuple(value.shape)) for name, value in sorted(loaded.state_dict.items()))
         if shapes not in self._known:
-            self._known[shapes] = resolve_model(self.model, loaded.state_dict, said=loaded.arch)
+            self._known[shapes] = resolve_model(
+                self.model, loaded.state_dict, said=loaded.arch, family=loaded.family, config=loaded.config
+            )
         return self._known[shapes]
 
 

@@ -29,10 +29,12 @@ from concept_monitor_cli.cli.options import (
     Out,
     PlotFormats,
     Precision,
+    Prefix,
     Rgb,
     Seed,
     Series,
     TrustPickle,
+    WeightsKey,
     Workers,
     comma_list,
     count,
@@ -216,6 +218,8 @@ def dissect(
         ),
     ] = _DEFAULT.pooling,
     trust_pickle: TrustPickle = _DEFAULT.trust_pickle,
+    prefix: Prefix = None,
+    weights_key: WeightsKey = None,
     compile: Annotated[
         bool,
         typer.Option(

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
-from concept_monitor_cli.cli.options import NETWORK, InputSize, Model, TrustPickle, comma_list
+from concept_monitor_cli.cli.options import (
+    NETWORK,
+    InputSize,
+    Model,
+    Prefix,
+    TrustPickle,
+    WeightsKey,
+    comma_list,
+)
 from concept_monitor_cli.cli.sizes import readable_count
 from concept_monitor_cli.errors import InputError
 
@@ -49,6 +57,8 @@ def layers(
     model: Model = None,
     input_size: InputSize = None,
     trust_pickle: TrustPickle = False,
+    prefix: Prefix = None,
+    weights_key: WeightsKey = None,
 ) -> None:
     """List the layers of a network that `cmon dissect --layer` can name, with their output and units."""
     from concept_monitor_cli.checkpoints import load_checkpoint, resolve
@@ -57,8 +67,17 @@ def layers(
     from concept_monitor_cli.models.preprocess import target_preprocessing
     from concept_monitor_cli.study.training import reader_of
 
-    file = resolve([checkpoint], reader_of(model, trust_pickle=trust_pickle)).kept[0].file
-    source = resolve_model(model, load_checkpoint(file.path, trust_pickle=trust_pickle).state_dict)
+    loading: dict[str, Any] = {
+        "trust_pickle": trust_pickle,
+        "model": model,
+        "prefix": prefix,
+        "weights_key": weights_key,
+    }
+    file = resolve([checkpoint], reader_of(**loading)).kept[0].file
+    loaded = load_checkpoint(file.path, **loading)
+    source = resolve_model(
+        model, loaded.state_dict, said=loaded.arch, family=loaded.family, config=loaded.config
+    )
     size = target_preprocessing(source, input_size=input_size).geometry.size
     found = list_layers(source.build(device="meta"), size)
     console.notice(source.describe())

@@ -352,6 +352,25 @@ TrustPickle = Annotated[
     Risky(bool),
 ]
 
+Prefix = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        rich_help_panel=NETWORK,
+        show_default="looked for",
+        help="The network whose weights' names begin so, where a checkpoint has several: encoder_q.",
+    ),
+]
+WeightsKey = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=NETWORK,
+        show_default="looked for",
+        help="The state dict under this name, where a checkpoint has several: teacher, model_ema.",
+    ),
+]
+
 OnlyLayers = Annotated[
     list[str] | None,
     typer.Option(

@@ -54,9 +54,15 @@ def held_out_line(one: LayerSummary) -> str:
     where = f"{one.layer} ({one.detector}), epoch {one.epoch}, held out"
     if one.held_out is None or one.held_out_chance is None:
         return f"{where}: not known, too few units or images to say whether labels predict activations"
+    return f"{where}: {held_out_sentence(one.held_out, one.held_out_chance, one.held_out_word)}"
+
+
+def held_out_sentence(value: float, chance: float, word: str | None) -> str:
+    """How well labels of one half of the images predict the activations on the other, beside chance."""
+    judged = {None: "", "not known": " (too few units or images to tell)"}.get(word, f", {word}")
     return (
-        f"{where}: labels of one half of the images predict the activations on the other "
-        f"{one.held_out_word}: {one.held_out:.3f}, by chance {one.held_out_chance:.3f}"
+        "labels of one half of the images tell active images of the other half from the rest"
+        f"{judged}: AUC {value:.3f}, labels of other units {chance:.3f}"
     )
 
 

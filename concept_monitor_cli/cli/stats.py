@@ -24,6 +24,7 @@ from concept_monitor_cli.cli.options import (
     gather,
     path,
 )
+from concept_monitor_cli.cli.show_run import held_out_sentence
 from concept_monitor_cli.options import StatsOptions
 
 if TYPE_CHECKING:
@@ -155,10 +156,9 @@ def _beside(layer: str, detector: str, rows: list[dict[str, Any]]) -> list[str]:
         beside = ", ".join(f"{name} {value:.3f}" for name, value in floors.items() if value is not None)
         said.append(f"{where}: spread {last['spread']:.3f}, beside: {beside}")
     if last["held_out"] is not None and last["held_out_chance"] is not None:
-        word = f" {last['held_out_word']}" if last.get("held_out_word") else ""
+        sentence = held_out_sentence(last["held_out"], last["held_out_chance"], last.get("held_out_word"))
         said.append(
-            f"{where}: labels of one half of the images predict the activations on the other{word}: "
-            f"{last['held_out']:.3f}, by chance {last['held_out_chance']:.3f}; "
+            f"{where}: {sentence}; "
             f"{last['changed_by_halves']:.0%} of the units get another label from the other half"
         )
     return said

@@ -78,6 +78,18 @@ class Responses:
         return np.concatenate(parts)
 
 
+def redundancy_key(context: Context, recording: Key) -> Key:
+    """Where the store has how alike the units of a recorded layer are."""
+    return context.store.key(
+        "redundancy",
+        recording=recording.digest,
+        groups=context.groups_digest,
+        images=MOST_IMAGES,
+        near=NEAR,
+        seed=context.seed,
+    )
+
+
 def layer_redundancy(context: Context, recording: Key, open_entry: Callable[[], Entry]) -> Redundancy:
     """How alike the units of a recorded layer are; kept in the store.
 
@@ -88,14 +100,6 @@ def layer_redundancy(context: Context, recording: Key, open_entry: Callable[[], 
         recording: the address of the layer's recording.
         open_entry: opens it, where the answer is not there yet.
     """
-    key = context.store.key(
-        "redundancy",
-        recording=recording.digest,
-        groups=context.groups_digest,
-        images=MOST_IMAGES,
-        near=NEAR,
-        seed=context.seed,
-    )
 
     def make(writer: Writer) -> None:
         with open_entry() as entry:
@@ -107,7 +111,7 @@ def layer_redundancy(context: Context, recording: Key, open_entry: Callable[[], 
         names = ("effective", "redundant", "effective_chance", "redundant_chance")
         writer.put("values", np.array([getattr(found, name) for name in names]))
 
-    with context.store.get_or_make(key, make) as kept:
+    with context.store.get_or_make(redundancy_key(context, recording), make) as kept:
         return Redundancy(int(kept.meta["units"]), *(float(value) for value in kept.read("values")))
 
 

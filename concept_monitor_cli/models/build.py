@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
+from typing import Any
 
 from torch import Tensor
 
@@ -22,6 +24,7 @@ from concept_monitor_cli.checkpoints.recognition import (
     UnrecognisedError,
     shipped_index,
 )
+from concept_monitor_cli.checkpoints.transformers_names import Family
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.models.constructors import (
     LIBRARIES,
@@ -48,7 +51,12 @@ __all__ = [
 
 
 def resolve_model(
-    spec: str | None, state_dict: Mapping[str, Tensor], *, said: str | None = None
+    spec: str | None,
+    state_dict: Mapping[str, Tensor],
+    *,
+    said: str | None = None,
+    family: Family | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> ModelSource:
     """Find the network that a state dict belongs to.
 
@@ -58,6 +66,8 @@ def resolve_model(
         state_dict: the weights, wrappers' prefixes stripped; only names and shapes are looked at.
         said: what the checkpoint calls its architecture (`Checkpoint.arch`). Where several have the same
             names and shapes this decides; otherwise it counts for nothing.
+        family: of transformers, where the state dict was translated from its names (`Checkpoint.family`).
+        config: what `config.json` says of such a network (`Checkpoint.config`).
 
     Returns:
         How to build it. Building has been tried on the meta device, and all names and shapes fit.
@@ -67,11 +77,24 @@ def resolve_model(
             differs from the network that was named, or from the closest one known.
     """
     shapes = shapes_of(state_dict)
+    if spec is None and family is not None:
+        return _of_transformers(family, shapes, said, config or {})
     if spec is None:
         return _recognised(shapes, said)
     if ":" in spec:
         return _from_factory(spec, shapes)
     return _named(spec, shapes)
+
+
+def _of_transformers(
+    family: Family, shapes: Shapes, said: str | None, config: Mapping[str, Any]
+) -> ModelSource:
+    from concept_monitor_cli.models.transformers_nets import resolve_family  # timm takes seconds to import
+
+    if family == "resnet" and config.get("hidden_act", "relu") == "relu":
+        with suppress(InputError):  # of the usual sizes it is the same network as torchvision's
+            return _recognised(shapes, said)
+    return resolve_family(family, shapes, config)
 
 
 def _recognised(shapes: Shapes, said: str | None) -> ModelSource:

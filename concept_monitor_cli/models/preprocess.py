@@ -122,6 +122,8 @@ def _default(source: ModelSource) -> _Default:
         return _of_torchvision(source)
     if source.library == "timm":
         return _of_timm(source)
+    if source.library == "transformers":
+        return _of_transformers(source)
     if source.library == "cmon":
         return _Default(
             size=32,
@@ -141,6 +143,21 @@ def _default(source: ModelSource) -> _Default:
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         source=f"nothing is known of {source.name}: assumed are 224 pixels, mean and std of ImageNet "
+        "(--input-size --crop --mean --std if it was trained otherwise)",
+    )
+
+
+def _of_transformers(source: ModelSource) -> _Default:
+    size = int(source.kwargs.get("img_size", 224))
+    half = source.name in ("vit", "beit")
+    return _Default(
+        size=size,
+        resize=None if half else math.floor(size / CROP),
+        mode="squash" if half else "crop",
+        interpolation="bilinear" if source.name == "vit" else "bicubic",
+        mean=(0.5, 0.5, 0.5) if half else IMAGENET_MEAN,
+        std=(0.5, 0.5, 0.5) if half else IMAGENET_STD,
+        source=f"assumed: what the image processor of transformers does for {source.name} by default "
         "(--input-size --crop --mean --std if it was trained otherwise)",
     )
 

@@ -183,7 +183,7 @@ def map_size(layer: LayerInfo) -> tuple[int, int]:
         raise InputError(
             f"layer {layer.name!r} has no activation maps: its tokens form no square",
             where=layer.name,
-            hint="use a detector that works on pooled activations, such as clip-dissect",
+            hint="use a detector that works on pooled activations",
         )
     return layer.map_size
 

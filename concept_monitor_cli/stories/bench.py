@@ -129,6 +129,17 @@ class Bench:
         """The checkpoint of a layer at one epoch."""
         return self._records[history.checkpoints[column], int(history.epochs[column])]
 
+    @property
+    def _loading(self) -> dict[str, Any]:
+        """How the run's checkpoints are read: as they were by its `dissect`."""
+        made = self.opened.info["options"]
+        return {
+            "trust_pickle": self.options.trust_pickle,
+            "model": made["model"],
+            "prefix": made.get("prefix"),
+            "weights_key": made.get("weights_key"),
+        }
+
     def checkpoint(self, record: CheckpointRecord) -> Checkpoint:
         """A checkpoint of the run; the last one asked for is kept.
 
@@ -136,7 +147,7 @@ class Bench:
             InputError: it is gone, or another one now.
         """
         if self._opened is None or self._opened[0] != record:
-            self._opened = record, open_checkpoint(record, trust_pickle=self.options.trust_pickle)
+            self._opened = record, open_checkpoint(record, **self._loading)
         return self._opened[1]
 
     def classifier(self, record: CheckpointRecord) -> Classifier | InputError:

@@ -13,12 +13,11 @@ from concept_monitor_cli.options import DissectOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.record.requests import Cost
 from concept_monitor_cli.run import RunFolder
-from concept_monitor_cli.stories.dissect import (
-    check_place,
+from concept_monitor_cli.stories.dissect import check_place, require_numbers
+from concept_monitor_cli.stories.pieces import (
     open_study,
     pieces_of,
     random_pieces,
-    require_numbers,
     unknown_pieces,
     untrained_by_seed,
 )

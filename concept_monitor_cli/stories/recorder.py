@@ -65,6 +65,8 @@ class Recorder:
                 model=self._model(),
                 pooling=self._pooling or made["pooling"],
                 trust_pickle=options.trust_pickle,
+                prefix=made.get("prefix"),
+                weights_key=made.get("weights_key"),
                 probe=self._probe or info["probe"]["spec"],
                 probe_limit=None if self._probe else made["probe_limit"],
                 grey_range=grey_range_of(made),
@@ -104,7 +106,7 @@ class Recorder:
         """
         known = self._known.get(checkpoint.folder)
         if known is None:
-            open_checkpoint(checkpoint, trust_pickle=self._options.trust_pickle)
+            open_checkpoint(checkpoint, **self._study.options.loading)
             file = StudyFile(checkpoint.name, _path(checkpoint), checkpoint.epoch, checkpoint.folder)
             known = self._known[checkpoint.folder] = recordings(self._study, file, Activations())
         with self._study.recorded(known[layer]) as entry:
@@ -130,7 +132,7 @@ class Recorder:
         return replace(context, encoder=encoder, pixels=pixels)
 
 
-def open_checkpoint(record: CheckpointRecord, *, trust_pickle: bool = False) -> Checkpoint:
+def open_checkpoint(record: CheckpointRecord, **loading: Any) -> Checkpoint:
     """A checkpoint of a run, as it was at the time of the `dissect`.
 
     Raises:
@@ -141,7 +143,7 @@ def open_checkpoint(record: CheckpointRecord, *, trust_pickle: bool = False) -> 
         raise InputError(
             f"the checkpoint of epoch {record.epoch} is gone", where=path, hint="bring it back to its place"
         )
-    checkpoint = load_checkpoint(path, trust_pickle=trust_pickle)
+    checkpoint = load_checkpoint(path, **loading)
     if record.weights and checkpoint.digest != record.weights:
         raise InputError(
             f"the checkpoint of epoch {record.epoch} is not the one that this run was made with",

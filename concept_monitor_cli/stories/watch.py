@@ -10,6 +10,7 @@ import subprocess
 import time
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from concept_monitor_cli.checkpoints import NoWeightsError, find_checkpoints, load_checkpoint
 from concept_monitor_cli.errors import CmonError, InputError
@@ -18,8 +19,9 @@ from concept_monitor_cli.options import CommonOptions, ReadingOptions, ReportOpt
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.run import RunFolder
 from concept_monitor_cli.store import write_text_atomic
-from concept_monitor_cli.stories.dissect import dissect_study, open_study
+from concept_monitor_cli.stories.dissect import dissect_study
 from concept_monitor_cli.stories.opened import OpenRun
+from concept_monitor_cli.stories.pieces import open_study
 from concept_monitor_cli.stories.report import report
 from concept_monitor_cli.stories.stats import statistics_of
 from concept_monitor_cli.study import StudyFile, UnusableCheckpointError
@@ -107,11 +109,11 @@ class Landing:
     A file is complete when two looks in a row found it the same, and it can be opened.
 
     Args:
-        trust_pickle: as for `load_checkpoint`.
+        loading: as for `load_checkpoint`.
     """
 
-    def __init__(self, *, trust_pickle: bool = False) -> None:
-        self._trust_pickle = trust_pickle
+    def __init__(self, **loading: Any) -> None:
+        self._loading = loading
         self._seen: dict[Path, State] = {}
         self._readable: dict[Path, State] = {}
         self._unreadable: dict[Path, tuple[State, str]] = {}
@@ -148,7 +150,7 @@ class Landing:
         if path in self._unreadable and self._unreadable[path][0] == state:
             return False
         try:
-            load_checkpoint(path, trust_pickle=self._trust_pickle, lazy=True)
+            load_checkpoint(path, lazy=True, **self._loading)
         except NoWeightsError:  # whole, and no checkpoint: the study leaves it out and says so
             pass
         except InputError as error:
@@ -188,7 +190,7 @@ def watch(options: WatchOptions, progress: Progress = SILENT) -> WatchResult:
     study = open_study(replace(options, shard=Shard(1, 1)), progress)
     begin = RunFolder.clear if options.overwrite else None
     command = _split(options.on_alert)
-    landing = Landing(trust_pickle=options.trust_pickle)
+    landing = Landing(**options.loading)
     result = WatchResult(options.out)
     reading = _reading(options)
     page = CurrentReport(reading, progress)
@@ -217,7 +219,7 @@ def watch(options: WatchOptions, progress: Progress = SILENT) -> WatchResult:
                 early.add(name := Path(str(error.where)).name)
                 result.failed[name] = error.what
             else:
-                for name in early:
+                for name in early - {file.path.name for file in study.files}:
                     result.failed.pop(name, None)
                 early.clear()
                 result.done += [name for name in made.done if name not in result.done]

@@ -151,6 +151,7 @@ class Context:
         some = replace(self, probe=self.probe.subset(rows.tolist()), pixels=None, fingerprints=None)
         images = self.image_embeddings[rows]
         some.__dict__.update(
+            digests={**self.digests, "images": f"{self.digests['images']} {some.probe.digest}"},
             image_embeddings=images,
             text_embeddings=self.text_embeddings,
             activations=ConceptActivations.from_embeddings(images, self.text_embeddings),
@@ -193,7 +194,7 @@ class Context:
             raise InputError(NO_ENCODER, hint="name one with --encoder")
         return self.encoder
 
-    @property
+    @cached_property
     def digests(self) -> dict[str, str]:
         """Content of everything that scores against words depend on, for keys."""
         images = self.pixels.digest if self.pixels is not None else self.probe.digest

@@ -246,7 +246,7 @@ def load_usable(study: Study, file: StudyFile, *, stop: Event | None = None) -> 
         UnusableCheckpointError: it cannot be read.
     """
     try:
-        return load_checkpoint(file.path, trust_pickle=study.options.trust_pickle, stop=stop)
+        return load_checkpoint(file.path, stop=stop, progress=study.progress, **study.options.loading)
     except InputError as error:
         raise UnusableCheckpointError(error.what, where=error.where, hint=error.hint) from error
 

@@ -264,14 +264,14 @@ class Study:
             UnusableCheckpointError: it cannot be read.
         """
         try:
-            return load_checkpoint(self.all_files[-1].path, trust_pickle=self.options.trust_pickle)
+            return load_checkpoint(self.all_files[-1].path, **self.options.loading)
         except InputError as error:
             raise UnusableCheckpointError(error.what, where=error.where, hint=error.hint) from error
 
     @cached_property
     def reader(self) -> Reader:
         """Opens the checkpoints, each once."""
-        return reader_of(self.options.model, trust_pickle=self.options.trust_pickle)
+        return reader_of(**self.options.loading)
 
     def _say_renumbered(self, files: Sequence[StudyFile]) -> None:
         """Warn of checkpoints whose epoch is another one than in the run, because other files came."""
@@ -432,7 +432,13 @@ class Study:
     def _recognise(self, checkpoint: Checkpoint) -> Architecture:
         options = self.options
         try:
-            source = resolve_model(options.model, checkpoint.state_dict, said=checkpoint.arch)
+            source = resolve_model(
+                options.model,
+                checkpoint.state_dict,
+                said=checkpoint.arch,
+                family=checkpoint.family,
+                config=checkpoint.config,
+            )
         except InputError as error:
             raise UnusableCheckpointError(error.what, where=error.where, hint=error.hint) from error
         if source.in_chans not in (1, 3):
@@ -441,6 +447,8 @@ class Study:
                 where=source.label,
                 hint="give --model file.py:factory that takes RGB and makes these channels of it",
             )
+        for note in checkpoint.notes:
+            self.notice(note)
         self.notice(source.describe())
         model = source.build(device="meta")
         # Before the probing images are opened, which may take long: a slip in a name should be told at once.

@@ -9,14 +9,14 @@ from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.models.build import resolve_model
 
 
-def reader_of(model: str | None, *, trust_pickle: bool) -> Reader:
+def reader_of(model: str | None, **loading: Any) -> Reader:
     """A reader that knows the network of each checkpoint.
 
     Args:
         model: as `--model`: None to recognise networks by their weights.
-        trust_pickle: load checkpoints that need their code to run.
+        loading: how they are read, as for `load_checkpoint`.
     """
-    return Reader(_Networks(model), trust_pickle=trust_pickle)
+    return Reader(_Networks(model), **{**loading, "model": model})
 
 
 class _Networks:
@@ -36,7 +36,11 @@ class _Networks:
         if shapes not in self._known:
             try:
                 self._known[shapes] = resolve_model(
-                    self._model, checkpoint.state_dict, said=checkpoint.arch
+                    self._model,
+                    checkpoint.state_dict,
+                    said=checkpoint.arch,
+                    family=checkpoint.family,
+                    config=checkpoint.config,
                 ).label
             except InputError as error:
                 self._known[shapes] = error

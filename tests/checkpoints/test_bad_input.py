@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from checkpoint_help import Config, Marker, same, small_network, small_weights
+from checkpoint_help import Config, Marker, Scaled, same, small_network, small_weights
 from safetensors.torch import save_file
 
 from concept_monitor_cli.checkpoints import load_checkpoint
@@ -64,46 +64,28 @@ def test_a_dangerous_function_is_named_and_trust_is_not_offered(tmp_path: Path) 
     assert "--trust-pickle" not in str(error.hint)
 
 
-def test_a_harmless_class_is_named_and_trust_is_offered(tmp_path: Path) -> None:
+def test_a_harmless_class_is_left_out_and_named(tmp_path: Path) -> None:
     path = tmp_path / "c.pt"
     torch.save({"state_dict": small_weights(), "config": Config()}, path)
+    for trust in (False, True):
+        loaded = load_checkpoint(path, trust_pickle=trust)
+        assert same(loaded.state_dict, small_weights())
+        assert loaded.unread == ("checkpoint_help.Config",)
+        assert loaded.meta["config"] == {"lr": 0.1}
+
+
+def test_weights_that_only_their_code_can_make_need_trust(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    torch.save({"state_dict": {**small_weights(), "extra": Scaled(torch.ones(3))}}, path)
     error = refused(path)
-    assert "checkpoint_help.Config" in error.what
+    assert "extra" in error.what
     assert "--trust-pickle" in str(error.hint)
-    loaded = load_checkpoint(path, trust_pickle=True)
-    assert same(loaded.state_dict, small_weights())
-    assert loaded.meta["config"] == {"lr": 0.1}
-
-
-def test_a_whole_pickled_network_needs_trust(tmp_path: Path) -> None:
-    path = tmp_path / "c.pt"
-    network = small_network()
-    torch.save({"model": network, "epoch": 2}, path)
-    assert "torch.nn.modules.container.Sequential" in refused(path).what
-    loaded = load_checkpoint(path, trust_pickle=True)
-    assert same(loaded.state_dict, dict(network.state_dict()))
-    assert loaded.epoch == 2
-
-
-def test_a_plain_pickle_needs_trust(tmp_path: Path) -> None:
-    path = tmp_path / "c.pt"
-    path.write_bytes(pickle.dumps({"state_dict": small_weights()}))
-    assert "--trust-pickle" in str(refused(path).hint)
-    assert same(load_checkpoint(path, trust_pickle=True).state_dict, small_weights())
-
-
-def test_another_pickle_protocol_is_explained(tmp_path: Path) -> None:
-    path = tmp_path / "c.pt"
-    torch.save(small_weights(), path, pickle_protocol=4)
-    error = refused(path)
-    assert "protocol" in error.what
-    assert "pickle_protocol" in str(error.hint)
-    assert same(load_checkpoint(path, trust_pickle=True).state_dict, small_weights())
+    assert load_checkpoint(path, trust_pickle=True).state_dict["extra"].tolist() == [2, 2, 2]
 
 
 def test_trusted_code_that_is_not_here(tmp_path: Path) -> None:
     path = tmp_path / "c.pt"
-    torch.save({"state_dict": small_weights(), "config": Config()}, path)
+    torch.save({"state_dict": {**small_weights(), "extra": Scaled(torch.ones(3))}}, path)
     path.write_bytes(path.read_bytes().replace(b"checkpoint_help", b"checkpoint_gone"))
     assert "checkpoint_gone" in refused(path, trust_pickle=True).what
 

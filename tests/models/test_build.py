@@ -396,13 +396,16 @@ def test_a_module(
 def test_a_changed_file_is_another_network(
     project: Path, their_weights: Callable[..., dict[str, Tensor]]
 ) -> None:
-    from concept_monitor_cli.models.user_code import _import_file
-
     path = project / "networks.py"
-    before = resolve_model(f"{path}:Net", their_weights(prefix="")).identity()
+    before = resolve_model(f"{path}:Net", their_weights(prefix=""))
     path.write_text(NETWORK.replace("nn.ReLU", "nn.GELU"))
-    _import_file.cache_clear()
-    assert resolve_model(f"{path}:Net", their_weights(prefix="")).identity() != before
+    after = resolve_model(f"{path}:Net", their_weights(prefix=""))
+    assert after.identity() != before.identity()
+    kinds = [{type(layer) for layer in source.build().modules()} for source in (before, after)]
+    assert nn.ReLU in kinds[0]
+    assert nn.GELU not in kinds[0]
+    assert nn.GELU in kinds[1]
+    assert nn.ReLU not in kinds[1]
 
 
 @pytest.mark.parametrize("library", ["torchvision", "timm"])

@@ -15,11 +15,11 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
 import scipy.io
+from natural_order import load_probe
 from PIL import Image
 from probe_help import Told, picture, png, save
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.probe import load_probe
 
 IMAGES = np.stack([picture(32, 32, seed) for seed in range(6)])
 

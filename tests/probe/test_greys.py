@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from natural_order import load_probe
 from PIL import Image
 from probe_help import Told, picture, save
 
-from concept_monitor_cli.probe import Geometry, decode_probe, load_probe
+from concept_monitor_cli.probe import Geometry, decode_probe
 from concept_monitor_cli.probe.greys import own_scale
 from concept_monitor_cli.store import Store
 

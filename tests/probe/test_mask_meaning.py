@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from natural_order import load_probe
 from PIL import Image
 from probe_help import Told, picture, save, tiny_broden, tiny_panoptic
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.probe import load_probe, masked
+from concept_monitor_cli.probe import masked
 from concept_monitor_cli.probe.classes import read_classes
 from concept_monitor_cli.store import Store
 

@@ -246,7 +246,7 @@ def test_streaming_into_the_store(tmp_path: Path) -> None:
     pixels = Pixels.random(7, 64)
     network = torchvision.models.resnet18()
     keep = Keep("layer3", needs_maps=True)
-    pooled_key, maps_key = (store.key(kind, test="forward") for kind in ("activations", "maps"))
+    pooled_key, maps_key = (store.key(kind, test="forward") for kind in ("activations", "masks"))
     with store.writer(pooled_key) as pooled_writer, store.writer(maps_key) as maps_writer:
         consumers = [PooledWriter("layer3", pooled_writer), MapSpool("layer3", maps_writer), keep]
         info = record(network, pixels, preprocessing(64), consumers, batch_size=3)

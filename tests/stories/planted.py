@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from concept_monitor_cli.lenses.names.compositional import LENGTHS
+from concept_monitor_cli.lenses.names.network_dissection import BY_CATEGORY
 from concept_monitor_cli.options import DissectOptions
 from concept_monitor_cli.run import TABLES
 
@@ -132,7 +134,8 @@ class Planted:
     def table(self, detector: str, out: str = "out", epoch: int = 0) -> Any:
         path = self.root / out / "tables" / f"epoch_{epoch:04d}" / f"act.{detector}.csv"
         _, _, more = detector.partition(".")
-        return TABLES[more or "concepts"].read_csv(path)
+        schemas = {**TABLES, LENGTHS.name: LENGTHS, BY_CATEGORY.name: BY_CATEGORY}
+        return schemas[more or "concepts"].read_csv(path)
 
 
 def make_planted(root: Path) -> Planted:

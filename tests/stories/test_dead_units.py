@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from concept_monitor_cli.concepts import ConceptSet
+from concept_monitor_cli.functional.groups import ImageGroups
 from concept_monitor_cli.functional.similarity.activations import ConceptActivations
 from concept_monitor_cli.lenses.names.clip_dissect import ClipDissect
 from concept_monitor_cli.store import Store
@@ -25,6 +26,10 @@ class _Given(Context):
         texts = torch.eye(_CLASSES)
         images = texts.repeat_interleave(_EACH, 0) + 0.2 * torch.rand(1000, _CLASSES, generator=generator)
         return ConceptActivations.from_embeddings(torch.nn.functional.normalize(images, dim=1), texts)
+
+    @property
+    def groups(self) -> ImageGroups:  # type: ignore[override]
+        return ImageGroups.read(range(_CLASSES * _EACH))
 
     @property
     def digests(self) -> dict[str, str]:

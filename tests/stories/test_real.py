@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-# Enough to see the whole way work: the numbers of a real study are in the README.
+# Enough to see the whole way work: the numbers of a real study are in docs/results.md.
 _TRAIN, _TEST = 20, 4
 
 

@@ -18,8 +18,8 @@ def test_the_network_is_neither_run_nor_looked_through_again(
     def never(*_: object, **__: object) -> object:
         raise AssertionError("was known already")
 
-    for name in ("concept_monitor_cli.study.describe_layers", "concept_monitor_cli.stories.dissect.record"):
-        monkeypatch.setattr(name, never)
+    for name in ("study.describe_layers", "seen.record"):
+        monkeypatch.setattr(f"concept_monitor_cli.study.{name}", never)
     again = cmon(*bench.dissect())
     assert again.code == 0, again.err
     assert bench.tables() == before

@@ -17,10 +17,15 @@ from concept_monitor_cli.study import Study
 FOLLOWS = {
     "activations": ("findings",),
     "findings": (),
+    # Without the recordings that they are made of.
+    "halves": ("activations",),
     "image_embeddings": ("findings", "null"),
+    "image_groups": ("findings", "halves", "redundancy"),
+    "layers": (),
     "null": ("findings",),
-    "pixels": ("findings", "null", "activations", "image_embeddings"),
+    "pixels": ("findings", "null", "activations", "image_embeddings", "image_groups", "halves", "redundancy"),
     "probe_block": ("findings",),
+    "redundancy": ("activations",),
     "text_embeddings": ("findings", "null"),
 }
 
@@ -66,6 +71,7 @@ def test_damaged_entries_heal_in_the_run_that_meets_them(
     kind: str,
 ) -> None:
     shutil.copytree(whole.root / "cache", tmp_path / "cache")
+    assert {path.parents[1].name for path in (tmp_path / "cache").rglob("*.h5")} == set(FOLLOWS)
     damaged = sorted((tmp_path / "cache" / kind).rglob("*.h5"))
     assert damaged
     for number, path in enumerate(damaged):
@@ -111,8 +117,9 @@ def test_what_is_pruned_while_a_run_needs_it_is_made_again(
     monkeypatch.setattr(Study, "recorded", prune_once)
     answer = cmon(*dissect(whole, "--json", root=tmp_path))
     assert answer.code == 0, answer.err
-    assert len(pruned) == 2
-    assert json.loads(answer.out)["forward_passes"] == 4
+    assert len(pruned) == 3
+    passes = json.loads(answer.out)
+    assert (passes["forward_passes"], passes["floor_passes"]) == (4, 2)
     assert tables(tmp_path) == tables(whole.root)
 
 

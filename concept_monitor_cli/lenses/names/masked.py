@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 # A unit that fires on fewer groups of images is `sparse`: whatever it overlaps with hangs on a single image,
 # and no label can have support. Of units that fire on two or three images no more are called by chance than
-# of others (docs/calibration-masks.md).
+# of others (docs/calibration.md).
 FEWEST_GROUPS = 2
 
 
