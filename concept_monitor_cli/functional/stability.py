@@ -165,9 +165,9 @@ def _weighted_cosines(
         own = column[part]  # (u, S)
         here, place = torch.unique(own, return_inverse=True)
         P = _cosine_terms(activations, concepts[here], cubed=cubed)
-        products = P[:, place.flatten()].unflatten(1, own.shape) * Q[:, part, None]  # (N, u, S)
-        sums = (drawn @ products.flatten(1)).unflatten(1, own.shape)
-        result[:, part] = sums / norms[:, own.flatten()].unflatten(1, own.shape)
+        products = P[:, place.flatten()].reshape(-1, *own.shape) * Q[:, part, None]  # (N, u, S)
+        sums = (drawn @ products.flatten(1)).reshape(-1, *own.shape)
+        result[:, part] = sums / norms[:, own.flatten()].reshape(-1, *own.shape)
     return result
 
 
