@@ -59,6 +59,8 @@ def main() -> None:
                 similarity=similarity,
                 label_rule=rule,
                 null=null,
+                stability=False,
+                floors=False,
                 probe=options.probe,
                 encoder=options.encoder,
                 encoder_weights=options.encoder_weights,
@@ -121,17 +123,25 @@ def _called(run: Path) -> Iterator[tuple[str, str, int, float]]:
 def _broken(made: DissectOptions, draws: int) -> Iterator[tuple[str, str, float]]:
     """The largest share of interpretable units when activations are laid over the wrong images."""
     opened = OpenRun(made.out, ReadingOptions(out=made.out, cache_dir=made.cache_dir), SILENT)
+    context = _context(opened)
     for history in opened.histories:
         detector = make_detector(history.detector, made)
         shares = []
         for seed in range(SEED, SEED + draws):
             with (
                 opened.recording(history, TRAINED) as entry,
-                _shuffled(opened.store, entry, seed, opened.context) as broken,
+                _shuffled(opened.store, entry, seed, context) as broken,
             ):
-                found = detector.find(broken, opened.context)
+                found = detector.find(broken, context)
             shares.append(float(found.interpretable[found.live].mean()))
         yield history.layer, history.detector, max(shares)
+
+
+def _context(opened: OpenRun) -> Context:
+    """What the detectors of a run look at; without an encoder where none of them needs one."""
+    if opened.info["encoder"] is not None:
+        return opened.context
+    return opened.context_of(None, (), opened.concepts)
 
 
 def _shuffled(store: Store, entry: Entry, seed: int, context: Context) -> Entry:

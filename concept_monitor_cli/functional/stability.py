@@ -97,9 +97,9 @@ def rank_stability(
     length, units = top.shape
     scores = torch.empty(len(counts), units, candidates.shape[1])
     place = (torch.arange(length, device=top.device) / size).clamp_max(1)[None, :, None]
-    drawn = counts.to(top.device)
     log_z = activations.log_normaliser(similarity.a)
     inside = torch.arange(length, device=top.device)[:, None] < fires.to(top.device)[None]  # (L, C)
+    drawn = counts.to(top.device, torch.float32).T.contiguous()  # (N, R): the draws of an image lie together
     for part in spans(units, 64):
         images = top[:, part].T  # (u, L)
         values = _gathered(activations, images, candidates[part])  # (u, L, S)
@@ -108,12 +108,13 @@ def rank_stability(
         whole = terms[:, :size].mul(inside[:size, part].T[:, :, None]).sum(1)  # (u, S)
         scale = torch.ones_like(whole) if spread is None else spread[part].to(whole).clamp_min(1e-9)
         offset = whole - order[part].to(whole) * scale
-        taken = drawn[:, images] * inside[:, part].T  # (R, u, L)
-        before = taken.cumsum(2) - taken
-        weight = (size - before).clamp_min(0).minimum(taken).double()
-        total = torch.einsum("rul,uls->rus", weight, terms)
-        filled = weight.sum(2, keepdim=True)
-        scores[:, part] = ((total * (size / filled.clamp_min(1)) - offset) / scale).float().cpu()
+        taken = drawn[images] * inside[:, part].T[:, :, None]  # (u, L, R)
+        before = taken.cumsum(1).sub_(taken)
+        weight = before.neg_().add_(size).clamp_min_(0).minimum(taken)
+        filled = weight.sum(1)[:, None, :].double()  # (u, 1, R)
+        total = torch.bmm(terms.transpose(1, 2), weight.double())  # (u, S, R)
+        found = (total * (size / filled.clamp_min(1)) - offset[:, :, None]) / scale[:, :, None]
+        scores[:, part] = found.permute(2, 0, 1).float().cpu()
     return Stability(shares_of_first(scores))
 
 
@@ -135,29 +136,45 @@ def value_stability(
         counts: `(R, N)`, how often each image is drawn.
     """
     drawn = counts.to(Q.device, torch.float32)
+    if similarity.name != "rank-reorder":
+        cubed = similarity.name == "cos-cubed"
+        return Stability(shares_of_first(_weighted_cosines(activations, Q, candidates, drawn, cubed=cubed)))
     parts: list[Tensor] = []
     for part in spans(Q.shape[1], 16):
         concepts, column = torch.unique(candidates[part], return_inverse=True)
-        block = _columns(activations, concepts)
-        if similarity.name == "rank-reorder":
-            parts.append(_reordered(block, Q[:, part], column, drawn))
-        else:
-            parts.append(
-                _weighted_cosines(block, Q[:, part], column, drawn, cubed=similarity.name == "cos-cubed")
-            )
+        parts.append(_reordered(_columns(activations, concepts), Q[:, part], column, drawn))
     return Stability(shares_of_first(torch.cat(parts, 1)))
 
 
-def _weighted_cosines(P: Tensor, Q: Tensor, column: Tensor, drawn: Tensor, *, cubed: bool) -> Tensor:
-    """`(R, u, S)`; a unit's own norm is the same for all concepts of a draw and left out."""
+def _weighted_cosines(
+    activations: ConceptActivations, Q: Tensor, candidates: Tensor, drawn: Tensor, *, cubed: bool
+) -> Tensor:
+    """`(R, C, S)`; a unit's own norm is the same for all concepts of a draw and left out."""
+    concepts, column = torch.unique(candidates.to(Q.device), return_inverse=True)
     if cubed:
-        P, Q = (P - P.mean(0)) ** 3, (Q - Q.mean(0)) ** 3
-    norms = (drawn @ P**2).sqrt().clamp_min(1e-12)  # (R, concepts)
-    result = torch.empty(len(drawn), *column.shape, device=Q.device)
-    for unit in range(Q.shape[1]):
-        own = column[unit]
-        result[:, unit] = ((drawn * Q[:, unit]) @ P[:, own]) / norms[:, own]
+        Q = (Q - Q.mean(0)) ** 3
+    norms = torch.cat(
+        [
+            (drawn @ _cosine_terms(activations, concepts[part], cubed=cubed) ** 2).sqrt()
+            for part in spans(len(concepts), 512)
+        ],
+        1,
+    ).clamp_min(1e-12)  # (R, concepts)
+    result = torch.empty(len(drawn), *candidates.shape, device=Q.device)
+    for part in spans(Q.shape[1], 16):
+        own = column[part]  # (u, S)
+        here, place = torch.unique(own, return_inverse=True)
+        P = _cosine_terms(activations, concepts[here], cubed=cubed)
+        products = P[:, place.flatten()].reshape(-1, *own.shape) * Q[:, part, None]  # (N, u, S)
+        sums = (drawn @ products.flatten(1)).reshape(-1, *own.shape)
+        result[:, part] = sums / norms[:, own.flatten()].reshape(-1, *own.shape)
     return result
+
+
+def _cosine_terms(activations: ConceptActivations, concepts: Tensor, *, cubed: bool) -> Tensor:
+    """What the cosine is of: `P` of some concepts, or the cube of its distance from the mean; `(N, n)`."""
+    P = _columns(activations, concepts)
+    return (P - P.mean(0)) ** 3 if cubed else P
 
 
 def _reordered(P: Tensor, Q: Tensor, column: Tensor, drawn: Tensor) -> Tensor:

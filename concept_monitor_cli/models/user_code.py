@@ -33,6 +33,9 @@ def user_constructor(spec: str, path: str, attribute: str) -> Constructor:
     Raises:
         InputError: it cannot be imported, is not there, or is nothing that makes a network.
     """
+    # Such code often imports torchvision or timm itself.
+    import concept_monitor_cli._torchvision  # noqa: F401  isort: skip
+
     folder = folder_of(path)
     module = load_module(path, option="--model")
     target = find_attribute(
