@@ -427,9 +427,13 @@ def test_a_run_without_an_encoder(world: Path, tmp_path: Path) -> None:
     result = evaluate(made)
     assert {row["measure"] for row in result.rows} == {"simulation", "cutoff", "ranges", "sanity"}
     rows = pd.read_csv(run / "tables" / "evaluation-simulation.csv").set_index("unit")
-    assert rows["concept"].tolist()[:6] == SINGLE.tolist()
-    assert rows["presence"].tolist()[:6] == ["labels"] * 6
-    assert (rows["showing"][:6] == 1).all()
+    # A mask covers a few places of a few photos: one unit may meet no photo whose scene somebody named.
+    known = [unit for unit in range(6) if unit in rows.index]
+    assert len(known) >= 5
+    rows = rows.loc[known]
+    assert rows["concept"].tolist() == SINGLE[known].tolist()
+    assert set(rows["presence"]) == {"labels"}
+    assert (rows["showing"] == 1).all()
     # Everything that fits is done; what needs embeddings says so.
     result = evaluate(replace(made, measures=(), held_out=None))
     assert {row["measure"] for row in result.rows} == {"ranges"}
