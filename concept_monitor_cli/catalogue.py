@@ -11,7 +11,6 @@ import difflib
 import re
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +46,9 @@ class Listed:
 @cache
 def detectors() -> dict[str, Listed]:
     """The detectors of the package and of installed plug-ins, by name; the default one first."""
-    own = [found for path in sorted(_FOLDER.glob("*.py")) for found in _in_file(path)]
-    own.sort(key=lambda listed: (not listed.default, listed.name))
-    found = {listed.name: listed for listed in own}
+    from importlib.metadata import entry_points  # brings email along, 30 ms
+
+    found = {listed.name: listed for listed in _own()}
     for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
         package = point.dist.name if point.dist is not None else point.module
         found.setdefault(point.name, Listed(point.name, point.module, point.attr, f"From {package}."))
@@ -58,7 +57,7 @@ def detectors() -> dict[str, Listed]:
 
 def default_detectors() -> tuple[str, ...]:
     """What is taken where none is named."""
-    return tuple(listed.name for listed in detectors().values() if listed.default)
+    return tuple(listed.name for listed in _own() if listed.default)
 
 
 def is_code(name: str) -> bool:
@@ -89,6 +88,13 @@ def find_detector(name: str) -> Listed:
         hint=(f"did you mean {alike[0]}? " if alike else "")
         + f"choose from {choices}, or write file.py:Class",
     )
+
+
+@cache
+def _own() -> tuple[Listed, ...]:
+    """The detectors of the package, the default one first; installed plug-ins are never taken unasked."""
+    own = [found for path in sorted(_FOLDER.glob("*.py")) for found in _in_file(path)]
+    return tuple(sorted(own, key=lambda listed: (not listed.default, listed.name)))
 
 
 def _in_file(path: Path) -> list[Listed]:
