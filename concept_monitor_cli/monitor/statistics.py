@@ -9,6 +9,7 @@ import torch
 
 from concept_monitor_cli.functional.embedding import spread
 from concept_monitor_cli.monitor.history import UNCATEGORISED, category_order
+from concept_monitor_cli.run.schema import BESIDE_COUNTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,19 +17,6 @@ if TYPE_CHECKING:
     from concept_monitor_cli.space import UnitVectors
 
 ALL = "all"
-#: Columns that are not counted from a concept table but stand beside it.
-KNOWN = (
-    "effective_units",
-    "redundant",
-    "effective_units_chance",
-    "redundant_chance",
-    "spread_floor_random",
-    "spread_floor_halves",
-    "changed_by_halves",
-    "held_out",
-    "held_out_chance",
-    "held_out_word",
-)
 _WHERE = ["epoch", "checkpoint", "layer", "detector"]
 
 
@@ -48,7 +36,7 @@ def category_statistics(
         placed: the same units in the space of words, for `spread`; without it that column is empty.
         embedding: rows of `embedding.csv`, for `anchor_distance`; without it that column is empty.
         known: rows with `epoch`, `checkpoint`, `layer`, `detector`, `category` and some of the columns
-            `KNOWN`, which are taken over; those that it lacks are empty.
+            `BESIDE_COUNTS`, which are taken over; those that it lacks are empty.
 
     Returns:
         the rows of `statistics.csv`:
@@ -97,9 +85,9 @@ def category_statistics(
     result = result.merge(_spreads(placed), how="left", on=keys)
     result = result.merge(_anchor_distances(first, embedding), how="left", on=keys)
     if known is not None:
-        columns = [name for name in KNOWN if name in known]
+        columns = [name for name in BESIDE_COUNTS if name in known]
         result = result.merge(known[[*keys, *columns]], how="left", on=keys)
-    result = result.assign(**{name: np.nan for name in KNOWN if name not in result})
+    result = result.assign(**{name: np.nan for name in BESIDE_COUNTS if name not in result})
     return result.assign(held_out_word=result["held_out_word"].astype(object).fillna(""))
 
 

@@ -155,6 +155,20 @@ _JUDGED: dict[str, Kind] = {
 }
 _JUDGED_ORDER = ("epoch", "checkpoint", "layer", "detector", "similarity")
 
+#: Columns of `statistics.csv` that are not counted from a concept table but stand beside it.
+BESIDE_COUNTS: dict[str, Kind] = {
+    "effective_units": "float",
+    "redundant": "float",
+    "effective_units_chance": "float",
+    "redundant_chance": "float",
+    "spread_floor_random": "float",
+    "spread_floor_halves": "float",
+    "changed_by_halves": "float",
+    "held_out": "float",
+    "held_out_chance": "float",
+    "held_out_word": "str",
+}
+
 TABLES: dict[str, TableSchema] = {
     "concepts": _CONCEPTS,
     "similarity": TableSchema(
@@ -234,31 +248,11 @@ TABLES: dict[str, TableSchema] = {
             "anchor_distance": "float",
             "dead": "int",
             "checkpoint": "str",
-            "effective_units": "float",
-            "redundant": "float",
-            "effective_units_chance": "float",
-            "redundant_chance": "float",
-            "spread_floor_random": "float",
-            "spread_floor_halves": "float",
-            "changed_by_halves": "float",
-            "held_out": "float",
-            "held_out_chance": "float",
-            "held_out_word": "str",
+            **BESIDE_COUNTS,
         },
         # Categories keep the order they are written in: `all` first, then from low to high level.
         ("epoch", "checkpoint", "layer", "detector"),
-        added=(
-            "effective_units",
-            "redundant",
-            "effective_units_chance",
-            "redundant_chance",
-            "spread_floor_random",
-            "spread_floor_halves",
-            "changed_by_halves",
-            "held_out",
-            "held_out_chance",
-            "held_out_word",
-        ),
+        added=tuple(BESIDE_COUNTS),
     ),
     "units": TableSchema(
         "units",
