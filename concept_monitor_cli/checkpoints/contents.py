@@ -106,6 +106,20 @@ def find_weights(
     return others[0], tuple(others[1:])
 
 
+def hidden_weights(content: object) -> tuple[str, ...]:
+    """The names under which weights would stand and an object does that only its own code can open."""
+    if not isinstance(content, Mapping):
+        return ()
+    return tuple(
+        str(name)
+        for name, value in content.items()
+        if str(name).lower() in (PLAIN + TRAINED + AVERAGED)
+        and isinstance(value, Opaque)
+        and value.entries is None
+        and not isinstance(value.state, dict)
+    )
+
+
 def _is_called(weights: Weights, key: str) -> bool:
     where, key = weights.where.lower(), key.lower().strip(".")
     return key in (where, where.partition(".")[0], where.rpartition(".")[2])

@@ -20,6 +20,7 @@ from concept_monitor_cli.checkpoints.contents import (
     Weights,
     find_time,
     find_weights,
+    hidden_weights,
     holds_optimizer,
     plain_entries,
 )
@@ -249,12 +250,7 @@ def _complete(path: Path, read: Read, key: str | None) -> tuple[Read, Weights, t
     if weights is None:
         raise _no_weights(path, read.value, others)
     if weights.lacking:
-        shown = ", ".join(weights.lacking[:3])
-        raise InputError(
-            f"{len(weights.lacking)} weights are objects of classes that are not imported: {shown}",
-            where=path,
-            hint="save plain tensors: torch.save(model.state_dict(), FILE), or --trust-pickle if it is yours",
-        )
+        raise _not_imported(path, weights.lacking)
     if _is_partition(read.value, weights.tensors):
         raise InputError(
             "one process's partition of a ZeRO-3 training, without whole weights",
@@ -262,6 +258,14 @@ def _complete(path: Path, read: Read, key: str | None) -> tuple[Read, Weights, t
             hint="join the partitions: python zero_to_fp32.py CHECKPOINT_FOLDER FILE (DeepSpeed wrote it)",
         )
     return read, weights, others
+
+
+def _not_imported(path: Path, names: tuple[str, ...]) -> InputError:
+    return InputError(
+        f"{len(names)} weights are objects of classes that are not imported: {', '.join(names[:3])}",
+        where=path,
+        hint="save plain tensors: torch.save(model.state_dict(), FILE), or --trust-pickle if it is yours",
+    )
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -397,6 +401,8 @@ def _no_weights(path: Path, content: object, others: tuple[Weights, ...]) -> Inp
         return InputError(
             f"several state dicts under unknown names: {places}", where=path, hint="--weights-key chooses one"
         )
+    if hidden := hidden_weights(content):
+        return _not_imported(path, hidden)
     if holds_optimizer(content):
         return NoWeightsError("an optimizer's state, without weights of a network", where=path)
     if isinstance(content, Mapping) and _is_beside(path, content):

@@ -57,3 +57,17 @@ class Scaled:
 
 def twice(value: Tensor) -> Tensor:
     return 2 * value
+
+
+class Packed:
+    """A whole state dict that exists only once this class has unpacked it."""
+
+    def __init__(self, names: list[str], values: list[Tensor]) -> None:
+        self.names, self.values = names, values
+
+    def __reduce__(self) -> tuple[object, tuple[list[str], list[Tensor]]]:
+        return unpacked, (self.names, self.values)
+
+
+def unpacked(names: list[str], values: list[Tensor]) -> dict[str, Tensor]:
+    return dict(zip(names, values, strict=True))

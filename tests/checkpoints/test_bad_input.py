@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from checkpoint_help import Config, Marker, Scaled, same, small_network, small_weights
+from checkpoint_help import Config, Marker, Packed, Scaled, same, small_network, small_weights
 from safetensors.torch import save_file
 
 from concept_monitor_cli.checkpoints import load_checkpoint
@@ -81,6 +81,16 @@ def test_weights_that_only_their_code_can_make_need_trust(tmp_path: Path) -> Non
     assert "extra" in error.what
     assert "--trust-pickle" in str(error.hint)
     assert load_checkpoint(path, trust_pickle=True).state_dict["extra"].tolist() == [2, 2, 2]
+
+
+def test_a_state_dict_that_only_its_code_can_make_needs_trust(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    weights = small_weights()
+    torch.save({"state_dict": Packed(list(weights), list(weights.values())), "epoch": 3}, path)
+    error = refused(path)
+    assert "state_dict" in error.what
+    assert "--trust-pickle" in str(error.hint)
+    assert same(load_checkpoint(path, trust_pickle=True).state_dict, weights)
 
 
 def test_trusted_code_that_is_not_here(tmp_path: Path) -> None:
