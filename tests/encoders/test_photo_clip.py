@@ -45,9 +45,10 @@ def photos(shared_data: Path, imagenet_samples: Path, tmp_path_factory: pytest.T
         store, load_probe(str(chosen)), [encoder.preprocessing.geometry], workers=1
     )
     assert len(probe) == N_PHOTOS
-    # The files begin with the class number, so their order is that of `labels.csv`.
-    names = [open_clip.IMAGENET_CLASSNAMES[int(row["index"])] for row in rows]
-    return Photos([chosen / row["file"] for row in rows], names, encoder, pixels, store)
+    # Probing images come in the order of their content, not of their names.
+    by_file = {Path(row["file"]).name: open_clip.IMAGENET_CLASSNAMES[int(row["index"])] for row in rows}
+    names = [by_file[image] for image in probe.ids]
+    return Photos([chosen / image for image in probe.ids], names, encoder, pixels, store)
 
 
 @pytest.fixture(scope="module")
