@@ -98,12 +98,15 @@ class HeldOut:
         value: mean of `own` over them; NaN without any.
         chance: mean of `chance`.
         word: the difference in a word.
+        error: standard error of the mean difference, with as many numbers as there are different units; NaN
+            where it is not known.
     """
 
     units: int
     value: float
     chance: float
     word: Word
+    error: float = math.nan
 
 
 def held_out_summary(own: Tensor, chance: Tensor, *, effective: float) -> HeldOut:
@@ -125,8 +128,8 @@ def held_out_summary(own: Tensor, chance: Tensor, *, effective: float) -> HeldOu
     error = float(gain.std()) / math.sqrt(min(count, effective))
     mean = float(gain.mean())
     if mean < _ERRORS * error:
-        return HeldOut(count, value, by_chance, "no better than chance")
+        return HeldOut(count, value, by_chance, "no better than chance", error)
     for least, word in _WORDS:
         if mean >= least:
-            return HeldOut(count, value, by_chance, word)
-    return HeldOut(count, value, by_chance, "no better than chance")
+            return HeldOut(count, value, by_chance, word, error)
+    return HeldOut(count, value, by_chance, "no better than chance", error)

@@ -164,9 +164,9 @@ def held_out_record(found: Halves, categories: NDArray[np.object_], effective: f
         effective: the layer's effective number of units.
 
     Returns:
-        `units`, `value`, `chance` and `word` of `held_out_summary`, and under `categories`, for each one and
-        for `all`: `distance`, mean distance of the two places of one unit; `changed`, share of units whose
-        two concepts differ; `value` and `chance`.
+        `units`, `value`, `chance`, `word` and `error` of `held_out_summary`, and under `categories`, for each
+        one and for `all`: `distance`, mean distance of the two places of one unit; `changed`, share of units
+        whose two concepts differ; `value` and `chance`.
     """
     summary = held_out_summary(
         torch.from_numpy(found.held_out), torch.from_numpy(found.chance), effective=effective
@@ -179,6 +179,7 @@ def held_out_record(found: Halves, categories: NDArray[np.object_], effective: f
         "value": number_or_none(summary.value),
         "chance": number_or_none(summary.chance),
         "word": summary.word,
+        "error": number_or_none(summary.error),
         "categories": {name: _means(found, rows) for name, rows in groups.items()},
     }
 

@@ -68,18 +68,18 @@ class Alert:
         return asdict(self)
 
 
-def alerts(statistics: pd.DataFrame, rules: Rules) -> list[Alert]:
+def alerts(statistics: pd.DataFrame, rules: Rules, *, standing: bool = False) -> list[Alert]:
     """Every warning that a run gives rise to, by epoch.
 
     A rule speaks at the epoch at which it begins to hold, and again only after it has not held in between.
     Whether units clump and collapse is asked of their activations: labels cannot tell, since those that are
-        relative
-    to the layer grow more different while the units grow alike. A table without these numbers gives no such
-    warning.
+    relative to the layer grow more different while the units grow alike. A table without these numbers gives
+    no such warning.
 
     Args:
         statistics: rows of `statistics.csv`; those of whole layers are used.
         rules: the thresholds.
+        standing: only those that hold at the last epoch, whenever they began.
     """
     found: list[Alert] = []
     whole = statistics[statistics["category"] == ALL]
@@ -98,7 +98,8 @@ def alerts(statistics: pd.DataFrame, rules: Rules) -> list[Alert]:
             epochs: list[int] = epochs,
         ) -> None:
             for place, (holds, value, before) in enumerate(held):
-                if holds and not (place and held[place - 1][0]):
+                speaks = place == len(held) - 1 if standing else not (place and held[place - 1][0])
+                if holds and speaks:
                     found.append(Alert(rule, epochs[place], *where, value, before, words(value, before)))
 
         speak(

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
 #: Share of the resamples that must agree.
 CONFIDENCE = 0.98
+#: Share of the units that are called changed at that where only luck is at work: the most that was seen when
+#: one checkpoint was looked at through two disjoint halves of a set of photos.
+FALSE_CHANGES = 0.031
 
 
 # Numbers that one batch of resamples holds: few large operations instead of many small ones, each of which

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-_SHARE = 0.5
+SHARE = 0.5
 # Of very few units, two that agree are no sign of anything.
-_FEWEST = 4
+FEWEST = 4
 
 
 def crowded(rows: Mapping[str, Any], *, layer: str, detector: str, epoch: int) -> str | None:
@@ -25,10 +25,10 @@ def crowded(rows: Mapping[str, Any], *, layer: str, detector: str, epoch: int) -
         for rank, concept, state in zip(rows["rank"], rows["concept"], rows["state"], strict=True)
         if rank == 1 and state == "live" and concept
     ]
-    if len(best) < _FEWEST:
+    if len(best) < FEWEST:
         return None
     concept, count = Counter(best).most_common(1)[0]
-    if count <= _SHARE * len(best):
+    if count <= SHARE * len(best):
         return None
     return (
         f"{layer} at epoch {epoch}: {count:,} of {len(best):,} live units have the concept {concept!r} "

@@ -57,7 +57,7 @@ def category_statistics(
         - `changed_by_halves`: share of the units whose concept differs between these halves: changes by luck;
         - `held_out`, `held_out_chance`: how well concepts found on one half predict the activations on the
           other (`functional.held_out`), and what concepts of other units give; `held_out_word`: the
-          difference in a word.
+          difference in a word; `held_out_error`: its standard error.
     """
     import pandas as pd
 

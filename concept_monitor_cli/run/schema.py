@@ -167,6 +167,7 @@ BESIDE_COUNTS: dict[str, Kind] = {
     "held_out": "float",
     "held_out_chance": "float",
     "held_out_word": "str",
+    "held_out_error": "float",
 }
 
 TABLES: dict[str, TableSchema] = {
@@ -232,6 +233,26 @@ TABLES: dict[str, TableSchema] = {
             "detector": "str",
         },
         ("epoch", "checkpoint", "layer", "detector", "unit"),
+    ),
+    # What the run says, in sentences, what matters most first.
+    "findings": TableSchema(
+        "findings",
+        {
+            "sentence": "str",
+            "kind": "str",
+            "epoch": "int",
+            "layer": "str",
+            "value": "float",
+            "chance": "float",
+            "evidence": "str",
+            "detector": "str",
+            "from_epoch": "int",
+            "before": "float",
+            "floor": "float",
+            "p_value": "float",
+            "standard_errors": "float",
+        },
+        (),
     ),
     "anchors": TableSchema("anchors", {"anchor": "str", "x": "float", "y": "float"}, ()),
     "statistics": TableSchema(

@@ -4,6 +4,7 @@ from concept_monitor_cli.study.context import Context
 from concept_monitor_cli.study.study import (
     BUILTIN,
     DEFAULT_ENCODER,
+    FEW_IMAGES,
     Architecture,
     LostEntryError,
     Study,
@@ -15,6 +16,7 @@ from concept_monitor_cli.study.study import (
 __all__ = [
     "BUILTIN",
     "DEFAULT_ENCODER",
+    "FEW_IMAGES",
     "Architecture",
     "Context",
     "LostEntryError",

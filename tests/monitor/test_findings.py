@@ -1,0 +1,397 @@
+"""Sentences about runs: planted ones give the planted sentences, noise gives none, and all are true."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats as scipy_stats
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from planted_runs import INFO, UNITS, WORDS, Plant, noise, run_of, save, with_sure
+from truth import RunFiles, untrue
+
+from concept_monitor_cli.monitor.findings import Finding, RunTables, cautions, choose, findings, statements
+from concept_monitor_cli.monitor.findings.base import CAUTIONS, LEVEL, MOST, MOST_CAUTIONS
+
+QUIET = ("nothing",)
+
+
+def said(tables: RunTables) -> list[str]:
+    return [each.kind for each in findings(tables)]
+
+
+# -- noise --------------------------------------------------------------------------------------
+
+
+def test_noise_yields_nothing_beyond_chance_and_no_other_sentence() -> None:
+    runs = 40
+    loud = [
+        seed
+        for seed in range(runs)
+        if said(run_of(noise(seed), noise(1000 + seed, layer="layer3"))) != ["nothing"]
+    ]
+    # One run in a hundred may say something.
+    assert len(loud) <= 3, loud
+
+
+def test_what_nothing_says(tmp_path: Path) -> None:
+    tables = run_of(noise(3))
+    (only,) = findings(tables)
+    tried = statements(tables)
+    assert (
+        only.sentence
+        == f"nothing beyond chance: of {len(tried)} statements about 1 layer none is more than luck gives"
+    )
+    assert untrue(RunFiles(save(tables, tmp_path / "run")), only.sentence) is None
+    assert not only.is_caution
+    assert min(each.p_value for each in tried) > LEVEL / len(tried)
+
+
+def test_a_run_without_statistics_of_luck_says_nothing() -> None:
+    """As a detector without p-values, at one epoch."""
+    plant = noise(0, epochs=(0,))
+    tables = run_of(replace(plant, p=np.full(plant.p.shape, np.nan)), epochs=(0,), lives=False)
+    assert said(tables.__class__(**{**tables.__dict__, "untrained": None})) == ["nothing"]
+
+
+# -- each rule, at its edge ---------------------------------------------------------------------
+
+
+def named(count: int) -> RunTables:
+    """So many of 200 units beat what luck reaches in a twentieth; nothing is to be said of epochs."""
+    return run_of(with_sure(noise(0, epochs=(0,)), [count]), epochs=(0,), lives=False)
+
+
+def growth(count: int) -> RunTables:
+    return run_of(with_sure(noise(0), [3, 3, 3 + count], low_p=False), lives=False)
+
+
+def fall(count: int) -> RunTables:
+    """The best epoch is neither the first nor the last, and the first is as the last."""
+    return run_of(with_sure(noise(0), [3, 3 + count, 3], low_p=False), lives=False)
+
+
+def category(count: int) -> RunTables:
+    """As many lose a colour as gain an object: the number of interpretable units stays."""
+    plant = with_sure(noise(0), [60, 60, 60], low_p=False)
+    labels = np.where(plant.labels >= 0, 0, 0)
+    labels[1:, :count] = 20  # an object
+    return run_of(replace(plant, labels=labels), lives=False)
+
+
+def held_out(gain: int) -> RunTables:
+    """In thousandths of AUC."""
+    value = 0.5 + gain / 1000
+    plant = with_sure(noise(0), [3] * 3, low_p=False)
+    return run_of(
+        plant.with_(held_out=[value] * 3, held_out_error=[0.012] * 3, held_out_word=["weakly"] * 3),
+        lives=False,
+    )
+
+
+def changes(count: int) -> RunTables:
+    plant = with_sure(noise(0), [3] * 3, low_p=False)
+    confident = np.zeros(plant.sure.shape, dtype=bool)
+    confident[1, :count] = True
+    return run_of(replace(plant, confident=confident, drift=None, own=None))
+
+
+def settling(shift: int) -> RunTables:
+    """Self-similarity rises by thousandths."""
+    plant = with_sure(noise(0), [3] * 3, low_p=False)
+    rng = np.random.default_rng(5)
+    early = rng.normal(0.4, 0.1, UNITS)
+    late = early + shift / 1000 + rng.normal(0, 0.1, UNITS)
+    return run_of(replace(plant, own=np.stack([early, late]), drift=None, confident=None))
+
+
+def drift(shift: int) -> RunTables:
+    """Thousandths further than luck."""
+    plant = with_sure(noise(0), [3] * 3, low_p=False)
+    moved = np.random.default_rng(5).normal(0, 0.1, UNITS)
+    moved = moved - moved.mean() + 0.3 + shift / 1000
+    return run_of(replace(plant, drift=moved, drift_floors=(0.7, 0.3), own=None, confident=None))
+
+
+def agreement(count: int) -> RunTables:
+    plant = with_sure(noise(0, epochs=(0,)), [3], low_p=False)
+    rng = np.random.default_rng(1)
+    other = replace(plant, detector="network-dissection", labels=rng.integers(len(WORDS), size=(1, UNITS)))
+    other.labels[0] = np.where(
+        other.labels[0] == plant.labels[0], (other.labels[0] + 1) % len(WORDS), other.labels[0]
+    )
+    other.labels[0, :count] = plant.labels[0, :count]
+    tables = run_of(plant, other, epochs=(0,), lives=False)
+    rows = pd.DataFrame(
+        {
+            "epoch": [0],
+            "checkpoint": ["e0.pth"],
+            "layer": ["layer4"],
+            "detector_a": ["clip-dissect"],
+            "detector_b": ["network-dissection"],
+            "units": [UNITS],
+            "same": [count / UNITS],
+            "cosine": [float("nan")],
+        }
+    )
+    return replace(tables, agreement=rows)
+
+
+RULES: dict[str, tuple[Callable[[int], RunTables], str]] = {
+    "named": (named, "named"),
+    "growth": (growth, "growth"),
+    "fall": (fall, "fall"),
+    "category": (category, "category"),
+    "held-out": (held_out, "held-out"),
+    "changes": (changes, "changes"),
+    "settling": (settling, "settling"),
+    "drift": (drift, "drift"),
+    "agreement": (agreement, "agreement"),
+}
+
+
+def edge(make: Callable[[int], RunTables], kind: str) -> int:
+    """The smallest plant that is said, by halving."""
+    low, high = 0, 150
+    assert kind in said(make(high))
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if kind in said(make(middle)) else (middle, high)
+    return high
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_each_rule_has_a_run_that_triggers_it_and_one_just_below(rule: str, tmp_path: Path) -> None:
+    make, kind = RULES[rule]
+    least = edge(make, kind)
+    above, below = make(least), make(least - 1)
+    found = findings(above)
+    assert kind in [each.kind for each in found]
+    assert kind not in said(below)
+    p = {each.kind: each.p_value for each in statements(above) if each.kind == kind}
+    assert p[kind] <= LEVEL
+    files = RunFiles(save(above, tmp_path / "run"))
+    assert [why for each in found if (why := untrue(files, each.sentence))] == []
+
+
+def test_the_edge_of_named_is_where_the_binomial_says() -> None:
+    least = edge(named, "named")
+    tables = named(least)
+    tried = len(statements(tables))
+    tail = [float(scipy_stats.binom.sf(count - 1, UNITS, 0.05)) for count in range(UNITS)]
+    assert tail[least] <= LEVEL / tried < tail[least - 1]
+
+
+def test_the_edge_of_changes_is_where_the_binomial_says() -> None:
+    least = edge(changes, "changes")
+    tried = len(statements(changes(least)))
+    tail = [float(scipy_stats.binom.sf(count - 1, 2 * UNITS, 0.031)) for count in range(UNITS)]
+    assert tail[least] <= LEVEL / tried < tail[least - 1]
+
+
+def test_units_that_do_alike_are_no_more_evidence() -> None:
+    least = edge(named, "named")
+
+    def alike(share: float) -> list[str]:
+        plant = with_sure(noise(0, epochs=(0,)), [least], low_p=True)
+        return said(
+            run_of(plant.with_(effective_units=[share * 100], effective_units_chance=[100.0]), epochs=(0,))
+        )
+
+    assert "named" in alike(1.0)
+    assert "named" not in alike(0.5)
+
+
+# -- cautions, at their edges -------------------------------------------------------------------
+
+
+def strong(seed: int = 0) -> Plant:
+    """A layer of which much is to be said, and nothing to beware of."""
+    plant = with_sure(noise(seed), [5, 60, 120])
+    return replace(
+        plant.with_(held_out=[0.7] * 3, held_out_word=["well"] * 3),
+        random=5,
+        drift=plant.drift + 0.2,
+        drift_floors=(0.7, 0.1),
+        confident=every(4),
+        own=np.stack([np.full(UNITS, 0.3), np.full(UNITS, 0.9)])
+        + np.random.default_rng(0).normal(0, 0.05, (2, UNITS)),
+    )
+
+
+def every(number: int) -> np.ndarray:
+    """One in so many units changes at each epoch but the first."""
+    units = np.arange(UNITS) % number == 0
+    return np.stack([np.zeros(UNITS, dtype=bool), units, units])
+
+
+def probe(**more: Any) -> dict[str, Any]:
+    return {**INFO, "probe": {**INFO["probe"], **more}}
+
+
+def crowd(count: int) -> RunTables:
+    plant = strong()
+    plant.labels[:] = 1 + np.arange(UNITS) % (len(WORDS) - 1)
+    plant.labels[:, :count] = 0
+    return run_of(plant)
+
+
+def repeating(per_cent: int) -> RunTables:
+    return run_of(strong().with_(redundant=[per_cent / 100] * 3))
+
+
+def silenced(count: int) -> RunTables:
+    plant = strong()
+    plant.state[:, UNITS - count :] = "sparse"
+    return run_of(plant)
+
+
+def dying(count: int) -> RunTables:
+    plant = strong()
+    plant.state[-1, UNITS - count :] = "dead"
+    return run_of(plant)
+
+
+def trained(random: int) -> RunTables:
+    return run_of(replace(strong(), random=random))
+
+
+EDGES: list[tuple[str, RunTables, RunTables]] = [
+    (
+        "renderings",
+        run_of(strong(), info={**probe(name="builtin"), "options": {"fdr": 0.05, "probe": None}}),
+        run_of(strong(), info={**probe(name="builtin"), "options": {"fdr": 0.05, "probe": "builtin"}}),
+    ),
+    ("few-images", run_of(strong(), info=probe(groups=499)), run_of(strong(), info=probe(groups=500))),
+    ("crowded", crowd(101), crowd(100)),
+    ("repeating", repeating(10), repeating(9)),
+    (
+        "collapsing",
+        run_of(strong().with_(redundant=[0.1, 0.0, 0.2])),
+        run_of(strong().with_(redundant=[0.1, 0.0, 0.19])),
+    ),
+    (
+        "clumping",
+        run_of(strong().with_(effective_units=[90.0, 100.0, 85.0])),
+        run_of(strong().with_(effective_units=[90.0, 100.0, 85.1])),
+    ),
+    ("dying", dying(10), dying(9)),
+    ("silent", silenced(50), silenced(49)),
+    ("untrained", trained(95), trained(85)),
+    (
+        "not-held-out",
+        run_of(strong().with_(held_out=[0.51] * 3, held_out_word=["no better than chance"] * 3)),
+        run_of(strong().with_(held_out=[0.51] * 3, held_out_word=["weakly"] * 3)),
+    ),
+    (
+        "luck",
+        run_of(replace(strong(), confident=every(25))),
+        run_of(replace(strong(), confident=every(15))),
+    ),
+    (
+        "still",
+        run_of(
+            replace(strong(), drift=strong().drift - strong().drift.mean() + 0.3, drift_floors=(0.7, 0.3))
+        ),
+        run_of(
+            replace(strong(), drift=strong().drift - strong().drift.mean() + 0.35, drift_floors=(0.7, 0.3))
+        ),
+    ),
+]
+
+
+def test_every_caution_is_here() -> None:
+    # `different-settings` is about two runs.
+    assert {kind for kind, _, _ in EDGES} == set(CAUTIONS) - {"different-settings"}
+
+
+@pytest.mark.parametrize(("kind", "above", "below"), EDGES, ids=[kind for kind, _, _ in EDGES])
+def test_each_caution_has_a_run_that_triggers_it_and_one_just_below(
+    kind: str, above: RunTables, below: RunTables, tmp_path: Path
+) -> None:
+    assert kind in [each.kind for each in cautions(above)]
+    assert kind not in [each.kind for each in cautions(below)]
+    files = RunFiles(save(above, tmp_path / "run"))
+    assert [why for each in findings(above) if (why := untrue(files, each.sentence))] == []
+    assert all(math.isnan(each.standard_errors) for each in cautions(above))
+
+
+def test_a_sound_run_has_no_caution() -> None:
+    assert cautions(run_of(strong())) == []
+
+
+# -- which are said, and in which order ----------------------------------------------------------
+
+
+def test_a_full_story(tmp_path: Path) -> None:
+    tables = run_of(strong(), replace(strong(1), layer="layer3"), info=probe(groups=300))
+    found = findings(tables)
+    kinds = [each.kind for each in found]
+    assert 3 <= len(found) <= MOST
+    assert {"growth", "held-out", "settling"} <= set(kinds)
+    assert kinds[-1] == "few-images"
+    beyond = [each.standard_errors for each in found if not each.is_caution]
+    assert beyond == sorted(beyond, reverse=True)
+    # What `growth` says of a layer is not said again.
+    assert not {each.layer for each in found if each.kind == "growth"} & {
+        each.layer for each in found if each.kind == "named"
+    }
+    files = RunFiles(save(tables, tmp_path / "run"))
+    assert [why for each in found if (why := untrue(files, each.sentence))] == []
+    assert all(each.evidence for each in found)
+
+
+def test_renderings_come_first() -> None:
+    info = {**probe(name="builtin"), "options": {"probe": None}}
+    assert said(run_of(strong(), info=info))[0] == "renderings"
+    assert said(run_of(noise(0), info=info)) == ["renderings", "nothing"]
+
+
+def test_noise_with_few_images_says_why_there_is_nothing() -> None:
+    assert said(run_of(noise(0), info=probe(groups=60))) == ["nothing", "few-images"]
+
+
+def test_no_more_than_there_is_room_for() -> None:
+    tried = [
+        Finding(f"s{number}", kind, 1, "a", 1.0, 0.0, "x", p_value=10.0 ** -(10 + number))
+        for number, kind in enumerate(["growth"] * 9 + ["drift"] * 3)
+    ]
+    warned = [Finding(f"w{number}", "luck", 1, "a", 1.0, 0.0, "x") for number in range(5)]
+    chosen = choose(tried, warned)
+    assert len(chosen) <= MOST
+    assert [each.sentence for each in chosen if each.is_caution] == [f"w{n}" for n in range(MOST_CAUTIONS)]
+    assert [each.sentence for each in chosen if not each.is_caution] == ["s11", "s10", "s8", "s7"]
+
+
+# -- the checker itself --------------------------------------------------------------------------
+
+
+def test_the_checker_sees_a_changed_number(tmp_path: Path) -> None:
+    tables = run_of(strong(), info=probe(groups=300))
+    files = RunFiles(save(tables, tmp_path / "run"))
+    found = 0
+    for each in findings(tables):
+        for number in {word.strip("(),.:%;") for word in each.sentence.split()}:
+            if not number.replace(".", "").isdigit() or number == "0":
+                continue
+            for wrong in (f"{float(number) + 0.07:.2f}", str(int(float(number)) + 3)):
+                altered = each.sentence.replace(f" {number}", f" {wrong}", 1)
+                if altered == each.sentence or "unrelated: " + number in each.sentence:
+                    continue
+                assert untrue(files, altered), altered
+                found += 1
+    assert found >= 10
+
+
+def test_the_checker_knows_what_it_cannot_read(tmp_path: Path) -> None:
+    files = RunFiles(save(run_of(noise(0)), tmp_path / "run"))
+    assert "cannot be read" in str(untrue(files, "layer4: units are fond of 12 dogs"))
