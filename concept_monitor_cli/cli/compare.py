@@ -24,6 +24,7 @@ from concept_monitor_cli.cli.options import (
     gather,
     path,
 )
+from concept_monitor_cli.cli.show_run import finding_lines
 from concept_monitor_cli.options import CompareOptions
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def _show(console: Console, result: CompareResult) -> None:
 
     a, b = result.names
     console.print(Text(f"A is {a}, B is {b}"))
+    console.print(*finding_lines(result.findings))
     table = Table(
         title=Text("interpretable units", style="bold"),
         title_justify="left",

@@ -491,14 +491,19 @@ def dissect(
 
     from rich.text import Text
 
-    from concept_monitor_cli.cli.show_run import agreement_lines, held_out_lines, run_tables
+    from concept_monitor_cli.cli.show_run import (
+        agreement_lines,
+        caption_lines,
+        finding_lines,
+        held_out_lines,
+        run_tables,
+        summaries_of,
+    )
     from concept_monitor_cli.monitor.agreement import latest
-    from concept_monitor_cli.monitor.summary import summarise
     from concept_monitor_cli.run import RunFolder
 
     run = RunFolder.open(options.out)
-    records = [record for _, record in run.table_records()]
-    summaries = summarise(run.concepts(layers=options.layers_in_tables), records)
+    summaries = summaries_of(run, options.layers_in_tables)
     compared = latest(run.agreement(), options.layers_in_tables)
     console.result(
         {
@@ -509,9 +514,11 @@ def dissect(
         }
     )
     if not console.json:
+        console.print(*finding_lines(result.findings))
         console.print(*run_tables(summaries), *map(Text, agreement_lines(compared)))
         console.print(f"Tables and run.json are in {options.out}.")
         console.print(*map(Text, held_out_lines(summaries)))
+        console.print(*map(Text, caption_lines(run)))
     return PART_DONE if result.failed else DONE
 
 

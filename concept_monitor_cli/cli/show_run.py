@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,67 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
+    from concept_monitor_cli.monitor.findings import Finding
     from concept_monitor_cli.monitor.summary import LayerSummary
+    from concept_monitor_cli.run import RunFolder
 
 # More lines than this say less: the epochs in between are in the tables.
 _MOST_LINES = 12
+
+
+def finding_lines(findings: Sequence[Finding], width: int = 80) -> list[str]:
+    """What a run says, a sentence each with the command that shows the evidence; broken into lines.
+
+    What is to be beware of has a `!` in front.
+
+    Args:
+        findings: in their order.
+        width: of a line.
+    """
+    lines = []
+    for each in findings:
+        mark = "! " if each.is_caution else "* "
+        command = f" [{each.command}]" if each.command else ""
+        lines += textwrap.wrap(
+            f"{mark}{each.sentence}.{command}",
+            width,
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return lines
+
+
+def caption_lines(run: RunFolder) -> list[str]:
+    """What stands below the table of a run whose images are renderings because no others were named."""
+    from concept_monitor_cli.monitor.findings import caption
+
+    said = caption(run.info())
+    return [said] if said else []
+
+
+def summaries_of(run: RunFolder, layers: Sequence[str] = ()) -> list[LayerSummary]:
+    """The summaries of a finished run.
+
+    Args:
+        run: the run.
+        layers: only these; none means all.
+    """
+    from concept_monitor_cli.monitor.summary import summarise
+    from concept_monitor_cli.run import TABLES
+
+    records = [record for _, record in run.table_records()]
+    tables = run.concepts(layers=layers)
+    read = {
+        name: TABLES[name].read_csv(path)
+        for name in ("changes", "units")
+        if (path := run.tables / f"{name}.csv").is_file()
+    }
+    tested: set[tuple[str, str]] = set()
+    if len(read) == 2:
+        known = read["units"][read["units"]["confident_changes"].notna()]
+        tested = set(zip(known["layer"], known["detector"], strict=True))
+    return summarise(tables, records, changes=read.get("changes"), tested=tested)
 
 
 def run_tables(summaries: Sequence[LayerSummary]) -> list[Any]:
@@ -79,9 +137,12 @@ def _layer_table(epochs: list[LayerSummary]) -> Table:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
+    tested = any(epoch.sure_changes is not None for epoch in epochs)
     luck = any(epoch.changed_by_luck is not None and epoch.changed is not None for epoch in epochs)
-    # Labels that differ from those of the epoch before, and how many would by luck.
-    for heading in ("epoch", "interpretable", "concepts", "relabelled (by luck)" if luck else "relabelled"):
+    # Changes that other images would not undo; where that was not tested, labels that differ from those of
+    # the epoch before. Beside both, how many luck gives.
+    changed = "changes (by luck)" if tested else "relabelled (by luck)" if luck else "relabelled"
+    for heading in ("epoch", "interpretable", "concepts", changed):
         table.add_column(heading, justify="right", no_wrap=True)
     # The only column that may be cut where the terminal is narrow: its cells end in an ellipsis.
     table.add_column("most certain (unit concept)")
@@ -91,11 +152,12 @@ def _layer_table(epochs: list[LayerSummary]) -> Table:
             continue
         share = f"{epoch.interpretable} ({epoch.interpretable / max(epoch.units, 1):.0%})"
         best = ", ".join(f"{unit} {concept}" for unit, concept, _ in epoch.best) or "-"
-        changed = "-" if epoch.changed is None else str(epoch.changed)
-        if epoch.changed is not None and epoch.changed_by_luck is not None:
-            changed += f" ({epoch.changed_by_luck})"
+        pair = (epoch.sure_changes, epoch.sure_by_luck) if tested else (epoch.changed, epoch.changed_by_luck)
+        said = "-" if pair[0] is None else str(pair[0])
+        if pair[0] is not None and pair[1] is not None:
+            said += f" ({pair[1]})"
         best_ones = Text(best, no_wrap=True, overflow="ellipsis")
-        table.add_row(str(epoch.epoch), share, str(epoch.distinct), changed, best_ones)
+        table.add_row(str(epoch.epoch), share, str(epoch.distinct), said, best_ones)
     return table
 
 

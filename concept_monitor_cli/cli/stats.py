@@ -24,7 +24,7 @@ from concept_monitor_cli.cli.options import (
     gather,
     path,
 )
-from concept_monitor_cli.cli.show_run import held_out_sentence
+from concept_monitor_cli.cli.show_run import caption_lines, finding_lines, held_out_sentence
 from concept_monitor_cli.options import StatsOptions
 
 if TYPE_CHECKING:
@@ -75,12 +75,15 @@ def stats(
     """
     options = gather(StatsOptions, ctx)
 
+    from concept_monitor_cli.run import RunFolder
     from concept_monitor_cli.stories import stats as reading
 
     result = reading.stats(options, console)
     console.result(asdict(result))
     if not console.json:
+        console.print(*finding_lines(result.findings))
         _show(console, result.rows)
+        console.print(*caption_lines(RunFolder.open(options.out)))
         for plot in result.plots:
             console.print(str(plot))
 

@@ -13,6 +13,7 @@ from concept_monitor_cli.cli.app import DONE, PART_DONE, cmon_app, cmon_command
 from concept_monitor_cli.cli.config import Risky
 from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.cli.options import count, duration, from_zero, gather, share
+from concept_monitor_cli.cli.show_run import finding_lines
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import WatchOptions
 
@@ -120,6 +121,7 @@ def watch(console: Console, ctx: typer.Context, **values: Any) -> int:
     result = _watch(options, console)
     console.result(asdict(result))
     if not console.json:
+        console.print(*finding_lines(result.findings))
         console.print(f"{len(result.done)} checkpoints, {len(result.alerts)} warnings; see {options.out}.")
     return PART_DONE if result.failed else DONE
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from concept_monitor_cli.monitor.confidence import FALSE_CHANGES
 from concept_monitor_cli.monitor.history import histories
 from concept_monitor_cli.run import TableRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     import pandas as pd
 
@@ -35,6 +36,9 @@ class LayerSummary:
         held_out_word: the difference in a word.
         changed_by_luck: how many units get another concept from one half of the images than from the other;
             `None` where it is not known.
+        sure_changes: how many units took another concept with confidence since the epoch before: changes that
+            other images would not undo; `None` where that was not tested.
+        sure_by_luck: how many of them luck gives.
     """
 
     epoch: int
@@ -51,6 +55,8 @@ class LayerSummary:
     held_out_chance: float | None = None
     held_out_word: str = ""
     changed_by_luck: int | None = None
+    sure_changes: int | None = None
+    sure_by_luck: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The summary as plain JSON values."""
@@ -58,13 +64,20 @@ class LayerSummary:
 
 
 def summarise(
-    table: pd.DataFrame, records: Iterable[TableRecord] = (), *, most: int = 3
+    table: pd.DataFrame,
+    records: Iterable[TableRecord] = (),
+    *,
+    changes: pd.DataFrame | None = None,
+    tested: Collection[tuple[str, str]] = (),
+    most: int = 3,
 ) -> list[LayerSummary]:
     """Summaries in the order layer, detector, epoch.
 
     Args:
         table: a concept table of any epochs, layers and detectors.
         records: of its tables, for what is said of held-out images.
+        changes: rows of `changes.csv`; `None` where it was not made.
+        tested: layer and detector of those in which changes were tested; others may have none there.
         most: how many of the most certain units to name.
     """
     summaries = []
@@ -73,6 +86,11 @@ def summarise(
     for history in histories(table):
         series = first[(first["layer"] == history.layer) & (first["detector"] == history.detector)]
         changed = history.changed.sum(axis=0).tolist()
+        could = (history.live & (history.previous >= 0)).sum(axis=0).tolist()
+        sure = None
+        if changes is not None and (history.layer, history.detector) in tested:
+            own = changes[(changes["layer"] == history.layer) & (changes["detector"] == history.detector)]
+            sure = own["epoch"].value_counts()
         for number, (epoch, checkpoint) in enumerate(
             zip(history.epochs.tolist(), history.checkpoints, strict=True)
         ):
@@ -98,6 +116,8 @@ def summarise(
                     held_out_chance=held_out.get("chance"),
                     held_out_word=held_out.get("word", ""),
                     changed_by_luck=None if share is None else round(share * live),
+                    sure_changes=None if sure is None or not number else int(sure.get(epoch, 0)),
+                    sure_by_luck=None if sure is None or not number else round(FALSE_CHANGES * could[number]),
                 )
             )
     return summaries

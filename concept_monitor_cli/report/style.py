@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ UNIT_COLOUR = "#B8BCC2"
 TRACK_COLOURS = ("#0072B2", "#7B3294", "#009E73", "#E69F00", "#56B4E9", "#332288", "#8C510A", "#D55E00")
 INK = "#1F2328"
 GRID_COLOUR = "#E4E6E9"
+CAPTION_COLOUR = "#5D646C"
 
 PLOT_FORMATS = ("png", "svg", "pdf")
 
@@ -66,18 +68,22 @@ def figure_style() -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, path: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
+def save(figure: Figure, path: Path, formats: Sequence[str] = ("png",), *, caption: str = "") -> list[Path]:
     """Write a figure in each format, whole or not at all; equal figures give equal bytes.
 
     Args:
         figure: the figure.
         path: where to, without the suffix.
         formats: any of `png`, `svg`, `pdf`.
+        caption: stands below the figure, if there is anything to say.
 
     Raises:
         InputError: an unknown format.
     """
     written = []
+    if caption:
+        lines = textwrap.wrap(caption, max(40, round(14 * figure.get_figwidth())))
+        figure.text(0.0, -0.01, "\n".join(lines), fontsize=7, va="top", color=CAPTION_COLOUR)
     path.parent.mkdir(parents=True, exist_ok=True)
     for suffix in formats:
         if suffix not in PLOT_FORMATS:

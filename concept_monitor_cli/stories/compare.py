@@ -21,7 +21,10 @@ from concept_monitor_cli.monitor.comparison import (
     match_units,
     matches,
 )
+from concept_monitor_cli.monitor.findings import Finding, choose, statements_of_two
+from concept_monitor_cli.monitor.findings.two_runs import different_settings
 from concept_monitor_cli.monitor.history import History
+from concept_monitor_cli.monitor.statistics import ALL
 from concept_monitor_cli.options import CompareOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.report.statistics_figures import categories_side_by_side
@@ -29,6 +32,7 @@ from concept_monitor_cli.report.style import save
 from concept_monitor_cli.report.unit_figures import Look, class_examples, class_table
 from concept_monitor_cli.run import RunFolder
 from concept_monitor_cli.store import Writer
+from concept_monitor_cli.stories.findings import keep
 from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.stats import plain_rows, statistics_of, warn_of_differences
 from concept_monitor_cli.stories.units import looks_of
@@ -56,6 +60,7 @@ class CompareResult:
         classes: per epoch, layer and class: units of both.
         plots: the pictures.
         different: whether anything differs.
+        findings: what sets the runs apart, in sentences.
     """
 
     out: Path
@@ -65,6 +70,7 @@ class CompareResult:
     classes: list[dict[str, Any]] = field(default_factory=list)
     plots: list[Path] = field(default_factory=list)
     different: bool = False
+    findings: list[Finding] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -127,10 +133,22 @@ def compare(options: CompareOptions, progress: Progress = SILENT) -> CompareResu
             for name, frame in zip(result.names, statistics, strict=True)
         }
         figure = categories_side_by_side(both)
-        result.plots += save(figure, folder.plots / f"compare.{detector}", options.plot_formats)
+        result.plots += save(
+            figure, folder.plots / f"compare.{detector}", options.plot_formats, caption=first.caption
+        )
     if options.classes:
         _compare_classes(first, second, pairs, options, folder, result, progress)
     result.different = _differ(result)
+    result.findings = choose(
+        statements_of_two(
+            result.layers,
+            result.categories,
+            pd.concat(matched, ignore_index=True) if matched else None,
+            _designs(statistics),
+        ),
+        different_settings(first.has_settings_of(second)),
+    )
+    keep(folder, result.findings)
     return result
 
 
@@ -272,6 +290,20 @@ def _categories(statistics: list[pd.DataFrame]) -> list[dict[str, Any]]:
     return plain_rows(both.reset_index())
 
 
+def _designs(statistics: Sequence[pd.DataFrame]) -> dict[tuple[str, str], float]:
+    """How much evidence a unit of each layer is, in the run in which units are more alike."""
+    found: dict[tuple[str, str], float] = {}
+    for frame in statistics:
+        whole = frame[frame["category"] == ALL]
+        last = whole[whole["epoch"] == whole.groupby(["layer", "detector"])["epoch"].transform("max")]
+        for row in last.to_dict("records"):
+            place = (str(row["layer"]), str(row["detector"]))
+            share = row["effective_units"] / row["effective_units_chance"]
+            if 0 < share < found.get(place, 1.0):
+                found[place] = float(share)
+    return found
+
+
 def _compare_classes(
     first: OpenRun,
     second: OpenRun,
@@ -298,7 +330,7 @@ def _compare_classes(
             for name, frame in zip(result.names, counts, strict=True)
         }
         path = folder.plots / f"classes.{detector}"
-        result.plots += save(class_table(both), path, options.plot_formats)
+        result.plots += save(class_table(both), path, options.plot_formats, caption=first.caption)
     for pair in pairs:
         records = first.record(pair.first, -1), second.record(pair.second, -1)
         if not all(record.recording.startswith(_POOLED) for record in records):
@@ -314,7 +346,7 @@ def _compare_classes(
             progress.warning(f"no picture of the units of the classes: {error.what}")
             return
         path = folder.plots / f"class_units.{pair.first.layer}.{pair.first.detector}"
-        result.plots += save(class_examples(examples), path, options.plot_formats)
+        result.plots += save(class_examples(examples), path, options.plot_formats, caption=first.caption)
 
 
 def _examples(opened: OpenRun, history: History, classes: Sequence[str]) -> dict[str, Look | None]:

@@ -19,6 +19,7 @@ from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.store import atomic_write
 from concept_monitor_cli.stories.dissect import DissectResult, dissect
 from concept_monitor_cli.stories.embed import EmbedResult, embed
+from concept_monitor_cli.study import BUILTIN
 
 NETWORK = "cifar_resnet20"
 LAYERS = ("layer2", "layer3")
@@ -81,6 +82,8 @@ def demo(
         DissectOptions(
             checkpoints=(str(checkpoints),),
             layers=LAYERS,
+            # The network has learned renderings: there they say what they are said to say.
+            probe=BUILTIN,
             input_size=_SIZE,
             mean=(_MEAN, _MEAN, _MEAN),
             std=(_STD, _STD, _STD),
@@ -105,6 +108,7 @@ def demo(
     if cache_dir is not None:
         common += ["--cache-dir", str(cache_dir)]
     dissected = ["cmon", "dissect", str(checkpoints), "--layer", ",".join(LAYERS), "--input-size", str(_SIZE)]
+    dissected += ["--probe", BUILTIN]
     embedded = ["cmon", "embed", "--anchors", ",".join(ANCHORS), "--units", ",".join(map(str, tracked))]
     result.commands = [
         shlex.join([*dissected, *numbers, *common]),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from concept_monitor_cli.ahead import one_ahead
 from concept_monitor_cli.checkpoints import Checkpoint, sparsity
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.options import DissectOptions
+from concept_monitor_cli.monitor.findings import Finding
+from concept_monitor_cli.options import CommonOptions, DissectOptions, ReadingOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.record import RecordInfo
 from concept_monitor_cli.record.soundness import units_without_numbers
@@ -29,6 +30,7 @@ from concept_monitor_cli.stories.conclude import (
     write_agreement,
     write_random,
 )
+from concept_monitor_cli.stories.overall import conclude_run
 from concept_monitor_cli.stories.pieces import (
     Piece,
     first_seed,
@@ -72,6 +74,7 @@ class DissectResult:
         floor_passes: how often a network with random weights was run for floors; not in `forward_passes`.
         forward_seconds: time inside the networks.
         images: number of probing images.
+        findings: what the run says, in sentences; none where other shares of it are not done yet.
     """
 
     out: Path
@@ -81,6 +84,7 @@ class DissectResult:
     floor_passes: int = 0
     forward_seconds: float = 0.0
     images: int = 0
+    findings: list[Finding] = field(default_factory=list)
 
 
 def dissect(
@@ -169,11 +173,24 @@ def dissect_study(
     if architecture is not None:
         result.images = len(study.context.probe)
         study.warn_of_few_images()
+        if _is_whole(study, run):
+            common = {item.name: getattr(options, item.name) for item in fields(CommonOptions)}
+            result.findings = conclude_run(
+                run, ReadingOptions(**common), study.context, resample=options.stability, progress=progress
+            )
     elif errors and study.shard_count == 1:
         raise errors[0]
     elif not errors and study.shard_count > 1:
         study.notice(f"nothing to do: there are fewer checkpoints than shares (this is {study.shard})")
     return result
+
+
+def _is_whole(study: Study, run: RunFolder) -> bool:
+    """Whether no other share of the checkpoints is left to be done."""
+    if study.shard_count == 1:
+        return True
+    ended = {record.folder for record in run.checkpoints() if record.status in ("done", "failed")}
+    return all(file.folder in ended for file in study.all_files)
 
 
 def _combine(study: Study, run: RunFolder, architecture: Architecture | None, *, finished: bool) -> None:

@@ -134,7 +134,9 @@ def dynamics(options: DynamicsOptions, progress: Progress = SILENT) -> DynamicsR
             "convergence": curves(similarity, dimension, name, options.threshold),
         }
         for stem, figure in figures.items():
-            result.plots += save(figure, run.plots / f"{stem}.{name}", options.plot_formats)
+            result.plots += save(
+                figure, run.plots / f"{stem}.{name}", options.plot_formats, caption=opened[0].caption
+            )
     return result
 
 

@@ -16,6 +16,7 @@ from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.embedding import nearest_anchor, spread
 from concept_monitor_cli.lenses import traits_of
 from concept_monitor_cli.models.device import resolve_device
+from concept_monitor_cli.monitor.findings import caption
 from concept_monitor_cli.options import CommonOptions, EmbedOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.report.embedding_figures import embedding_panels, trajectories
@@ -145,10 +146,14 @@ def embed(options: EmbedOptions, progress: Progress = SILENT) -> EmbedResult:
         group = units[layers == layer]
         name = f"{layer}.{detector}"
         panels = embedding_panels(group, stars, layer=layer, tracked=options.units)
-        result.plots += save(panels, run.plots / f"embedding.{name}", options.plot_formats)
+        result.plots += save(
+            panels, run.plots / f"embedding.{name}", options.plot_formats, caption=caption(run.info())
+        )
         if options.units and group["epoch"].nunique() > 1:
             ways = trajectories(group, stars, layer=layer, tracked=options.units)
-            result.plots += save(ways, run.plots / f"trajectories.{name}", options.plot_formats)
+            result.plots += save(
+                ways, run.plots / f"trajectories.{name}", options.plot_formats, caption=caption(run.info())
+            )
     return result
 
 

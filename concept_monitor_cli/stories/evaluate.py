@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.evaluation import Measure, Subject, Verdict, make_measures
+from concept_monitor_cli.monitor.findings import caption
 from concept_monitor_cli.options import EpochFilter, EvaluateOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.report.evaluation import (
@@ -127,7 +128,12 @@ def evaluate(options: EvaluateOptions, progress: Progress = SILENT) -> EvaluateR
         rows = TABLES[summary].frame(tables[summary])
         result.rows = plain_rows(rows)
         if options.grid:
-            result.plots += save(grid_of_settings(rows), run.plots / "evaluation_grid", options.plot_formats)
+            result.plots += save(
+                grid_of_settings(rows),
+                run.plots / "evaluation_grid",
+                options.plot_formats,
+                caption=caption(run.info()),
+            )
     else:
         result.notices.append("no measure gave a number: too few units or images could be judged")
         progress.notice(result.notices[-1])
@@ -169,7 +175,9 @@ def _draw(
     plots = []
     for (layer, detector), own in rows.groupby(["layer", "detector"], sort=True):
         path = run.plots / f"{stem}.{layer}.{detector}"
-        plots += save(draw(own.reset_index(drop=True)), path, options.plot_formats)
+        plots += save(
+            draw(own.reset_index(drop=True)), path, options.plot_formats, caption=caption(run.info())
+        )
     return plots
 
 

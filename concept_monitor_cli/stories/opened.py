@@ -15,6 +15,7 @@ from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.lenses import traits_of
 from concept_monitor_cli.models.device import resolve_device
 from concept_monitor_cli.monitor.confidence import Words
+from concept_monitor_cli.monitor.findings import caption
 from concept_monitor_cli.monitor.history import History, histories
 from concept_monitor_cli.options import DissectOptions, ReadingOptions
 from concept_monitor_cli.probe import Geometry, ProbeSet, decode_probe
@@ -71,16 +72,22 @@ class OpenRun:
         root: the run folder.
         options: which layers, epochs and detector of it, and the machine.
         progress: told about long work.
+        context: the run's images and words, where they are open already; else they are opened when needed.
 
     Raises:
         InputError: there is no run, or no such layer, detector or epoch in it.
     """
 
-    def __init__(self, root: Path, options: ReadingOptions, progress: Progress) -> None:
+    def __init__(
+        self, root: Path, options: ReadingOptions, progress: Progress, context: Context | None = None
+    ) -> None:
         self.run = RunFolder.open(root)
         self.options = options
         self.progress = progress
         self.info: dict[str, Any] = self.run.info()
+        # A detector that needs no encoder may have been added to a run that has one.
+        whole = context is not None and (context.encoder is not None or self.info["encoder"] is None)
+        self._given = context if whole else None
         table = self.run.concepts(layers=options.layers, detector=options.detector)
         if options.epochs is not None:
             table = table[table["epoch"].isin(options.epochs.select(table["epoch"].tolist()))]
@@ -90,6 +97,11 @@ class OpenRun:
     def name(self) -> str:
         """What to call the run in a picture."""
         return self.run.root.resolve().name
+
+    @property
+    def caption(self) -> str:
+        """What stands below its plots: what names of renderings are worth, where it has no other images."""
+        return caption(self.info)
 
     @cached_property
     def traits(self) -> dict[str, Traits]:
@@ -132,10 +144,16 @@ class OpenRun:
         )
         if not words:
             return [], np.zeros((0, 1), dtype=np.float32)
-        encoder, templates = run_encoder(self.run, self.options, self.progress)
+        encoder, templates = self._encoder
         return words, embed_texts(
             self.store, encoder, words, template=templates or None, progress=self.progress
         )
+
+    @cached_property
+    def _encoder(self) -> tuple[Encoder, list[str]]:
+        if self._given is not None and self._given.encoder is not None:
+            return self._given.encoder, list(self._given.templates)
+        return run_encoder(self.run, self.options, self.progress)
 
     def placed(self, history: History) -> UnitVectors | None:
         """The live units of a layer in the space of words.
@@ -228,7 +246,9 @@ class OpenRun:
         Raises:
             InputError: images, concepts or encoder are gone, or others now.
         """
-        encoder, templates = run_encoder(self.run, self.options, self.progress)
+        if self._given is not None:
+            return self._given
+        encoder, templates = self._encoder
         return self.context_of(encoder, templates, self.concepts)
 
     @cached_property

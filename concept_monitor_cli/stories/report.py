@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concept_monitor_cli.errors import CmonError, InputError
+from concept_monitor_cli.monitor.findings import findings
 from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.options import ReportOptions
 from concept_monitor_cli.progress import SILENT, Progress
@@ -32,6 +33,7 @@ from concept_monitor_cli.report.page import (
 )
 from concept_monitor_cli.run import RunFolder
 from concept_monitor_cli.store import Key, Store, write_text_atomic
+from concept_monitor_cli.stories.findings import run_tables
 from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.stats import statistics_of
 
@@ -82,7 +84,13 @@ def report(options: ReportOptions, progress: Progress = SILENT) -> ReportResult:
     pictures = _pictures(opened, options, progress)
     tables = read_tables(opened.run, opened.table)
     content = page_content(
-        opened.run, opened.histories, tables, pictures, tracked=options.units, progress=progress
+        opened.run,
+        opened.histories,
+        tables,
+        pictures,
+        findings=findings(run_tables(opened)),
+        tracked=options.units,
+        progress=progress,
     )
     page = render(content, pictures.sheets.uris)
     result = ReportResult(opened.run.root / "report.html")

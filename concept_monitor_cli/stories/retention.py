@@ -89,12 +89,14 @@ def retention(options: RetentionOptions, progress: Progress = SILENT) -> Retenti
             stages.append(stage_counts(history, sparsity, accuracy).assign(series=one.name))
             curves.append(retention_curve(history).assign(series=one.name))
     known = [r.sparsity for one in series for r in one.checkpoints.values() if r.sparsity is not None]
-    if known and max(known) < UNPRUNED:
+    unpruned = bool(known) and max(known) < UNPRUNED
+    if unpruned:
         progress.notice(
-            f"no checkpoint is pruned (at most {max(known):.1%} of the weights are zero): the figures show a "
-            "training's epochs, not stages of pruning"
+            f"no checkpoint is pruned (at most {max(known):.1%} of the weights are zero), so there "
+            f"are no figures: "
+            "the tables hold a training's epochs, not stages of pruning"
         )
-    if not any(record.accuracy is not None for one in series for record in one.checkpoints.values()):
+    elif not any(record.accuracy is not None for one in series for record in one.checkpoints.values()):
         progress.notice("the checkpoints do not state their accuracy: the figure has no panel for it")
     result = RetentionResult(out)
     folder = RunFolder(out)
@@ -103,13 +105,15 @@ def retention(options: RetentionOptions, progress: Progress = SILENT) -> Retenti
     folder.write_csv("retention", curve)
     result.stages = plain_rows(TABLES["pruning"].frame(pruning))
     result.curves = plain_rows(TABLES["retention"].frame(curve))
-    for detector in sorted(pruning["detector"].unique()):
+    for detector in [] if unpruned else sorted(pruning["detector"].unique()):
         figures = {
             "sparsity": interpretable_against_sparsity(pruning[pruning["detector"] == detector]),
             "retention": retention_against_percent(curve[curve["detector"] == detector]),
         }
         for name, figure in figures.items():
-            result.plots += save(figure, folder.plots / f"{name}.{detector}", options.plot_formats)
+            result.plots += save(
+                figure, folder.plots / f"{name}.{detector}", options.plot_formats, caption=opened[0].caption
+            )
     return result
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from concept_monitor_cli.monitor.floors import halves_columns, random_columns, redundancy_columns, together
+from concept_monitor_cli.monitor.findings import Finding
+from concept_monitor_cli.monitor.floors import random_columns, together
 from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.monitor.statistics import ALL, category_statistics
 from concept_monitor_cli.options import StatsOptions
@@ -18,6 +19,7 @@ from concept_monitor_cli.report.statistics_figures import (
 )
 from concept_monitor_cli.report.style import save
 from concept_monitor_cli.run import TABLES
+from concept_monitor_cli.stories.findings import beside_records, write_findings
 from concept_monitor_cli.stories.opened import OpenRun
 
 if TYPE_CHECKING:
@@ -32,11 +34,13 @@ class StatsResult:
         out: the run folder.
         rows: the rows of `statistics.csv` as plain values, missing numbers as None.
         plots: the pictures.
+        findings: what the run says, in sentences.
     """
 
     out: Path
     rows: list[dict[str, Any]] = field(default_factory=list)
     plots: list[Path] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
 
 def stats(options: StatsOptions, progress: Progress = SILENT) -> StatsResult:
@@ -55,12 +59,13 @@ def stats(options: StatsOptions, progress: Progress = SILENT) -> StatsResult:
     opened = OpenRun(options.out, options, progress)
     frame = statistics_of(opened)
     opened.run.write_csv("statistics", frame)
+    found = write_findings(opened)
     other = None
     if options.against is not None:
         second = OpenRun(options.against, options, progress)
         warn_of_differences(opened, second, progress)
         other = statistics_of(second)
-    result = StatsResult(options.out, rows=plain_rows(TABLES["statistics"].frame(frame)))
+    result = StatsResult(options.out, rows=plain_rows(TABLES["statistics"].frame(frame)), findings=found)
     for detector, rows in frame.groupby("detector", sort=True):
         figures = {
             "categories": categories_by_layer(rows),
@@ -72,7 +77,7 @@ def stats(options: StatsOptions, progress: Progress = SILENT) -> StatsResult:
                 figures["against"] = categories_side_by_side({opened.name: rows, second.name: beside})
         for name, figure in figures.items():
             path = opened.run.plots / f"{name}.{detector}"
-            result.plots += save(figure, path, options.plot_formats)
+            result.plots += save(figure, path, options.plot_formats, caption=opened.caption)
     return result
 
 
@@ -93,20 +98,9 @@ def statistics_of(opened: OpenRun) -> pd.DataFrame:
 
 def beside(opened: OpenRun, history: History) -> pd.DataFrame:
     """What stands beside the counts of a layer: redundancy, floors, labels on held-out images."""
-    records = [
-        {
-            "epoch": record.epoch,
-            "checkpoint": record.checkpoint,
-            "layer": record.layer,
-            "detector": record.detector,
-            "redundancy": record.redundancy,
-            "held_out": record.held_out,
-        }
-        for record in opened.records(history)
-    ]
     rows = opened.rows(history)
     first = rows[rows["rank"] == 1]
-    parts = [redundancy_columns(records), halves_columns(records)]
+    parts = beside_records(opened, history)
     random = opened.untrained(history)
     if random is not None:
         parts.append(random_columns(first, category_statistics(random, opened.untrained_placed(history))))

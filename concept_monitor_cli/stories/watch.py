@@ -15,6 +15,7 @@ from typing import Any
 from concept_monitor_cli.checkpoints import NoWeightsError, find_checkpoints, load_checkpoint
 from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.monitor.alerts import Alert, Rules, alerts
+from concept_monitor_cli.monitor.findings import Finding
 from concept_monitor_cli.options import CommonOptions, ReadingOptions, ReportOptions, Shard, WatchOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.run import RunFolder
@@ -48,6 +49,7 @@ class WatchResult:
         alerts: the warnings.
         report: the page; `None` where there was nothing to show, or it could never be made.
         ended: why it stopped looking.
+        findings: what the run says in the end, in sentences.
     """
 
     out: Path
@@ -56,6 +58,7 @@ class WatchResult:
     alerts: list[Alert] = field(default_factory=list)
     report: Path | None = None
     ended: str = ""
+    findings: list[Finding] = field(default_factory=list)
 
 
 class CurrentReport:
@@ -228,6 +231,7 @@ def watch(options: WatchOptions, progress: Progress = SILENT) -> WatchResult:
                     result.failed.pop(name, None)
                 if made.done:
                     begin = None
+                    result.findings = made.findings
             # Files that have no place in the order of epochs are not looked at again, either.
             seen = {path for path, _, _ in done}
             done.update({(path, "", -1): state for path, state in complete.items() if path not in seen})

@@ -432,7 +432,7 @@ def untrue(run: RunFiles, sentence: str) -> str | None:
         if match:
             try:
                 found = check(run, *match.groups())
-            except (KeyError, ValueError) as error:  # an epoch, say, that is not there
+            except (KeyError, ValueError, ZeroDivisionError) as error:  # an epoch that is not there, say
                 return f"{sentence!r}: {error!r}"
             return None if all(found) else f"{sentence!r}: {found}"
     return f"{sentence!r} cannot be read"

@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from concept_monitor_cli import __version__
+from concept_monitor_cli.monitor.findings import caption
 from concept_monitor_cli.monitor.history import UNCATEGORISED, History, category_order
 from concept_monitor_cli.monitor.lives import unit_lives
 from concept_monitor_cli.monitor.statistics import ALL, category_statistics
@@ -29,6 +30,8 @@ from concept_monitor_cli.run import TABLES, RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from concept_monitor_cli.monitor.findings import Finding
 
 PRESENT, LIVE, INTERPRETABLE = 1, 2, 4
 # Above this, ranks beyond the first are left out: a page of 60 MB opens slowly and travels badly.
@@ -325,6 +328,7 @@ def page_content(
     tables: Tables,
     pictures: Pictures,
     *,
+    findings: Sequence[Finding] = (),
     tracked: Sequence[int] = (),
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
@@ -335,6 +339,7 @@ def page_content(
         histories: its layers, in the order of the page.
         tables: its tables.
         pictures: which units show which images.
+        findings: what the run says, in sentences.
         tracked: units that are followed from the start.
         progress: told of the packing.
     """
@@ -356,6 +361,10 @@ def page_content(
         "cmon": __version__,
         "title": run.root.resolve().name,
         "run": _shown_info(run.info()),
+        "caption": caption(run.info()),
+        "findings": [
+            {**each.as_dict(), "caution": each.is_caution, "command": each.command} for each in findings
+        ],
         "epochs": sorted(int(epoch) for epoch in concepts["epoch"].unique()),
         "categories": [{"name": name, "colour": category_colour(name)} for name in vocabulary.categories],
         "labels": vocabulary.to_json(),

@@ -11,7 +11,33 @@ function headLine() {
   const probe = run.probe ? ` Probed with ${count(run.probe.images ?? 0, "image")} of ${nameOf(run.probe)}` : "";
   const concepts = run.concepts ? `, named with ${count(run.concepts.count ?? 0, "concept")} of ${nameOf(run.concepts)}` : "";
   const encoder = run.encoder ? ` through ${nameOf(run.encoder)}` : "";
-  return `${epochs} of ${model}.${probe}${probe ? `${concepts}${encoder}.` : ""}`;
+  const caption = DATA.caption ? ` ${plain(DATA.caption)}.` : "";
+  return `${epochs} of ${model}.${probe}${probe ? `${concepts}${encoder}.` : ""}${caption}`;
+}
+
+// -- what the run says -------------------------------------------------------------------------
+
+// Where on this page the evidence is.
+const EVIDENCE = { statistics: "charts", changes: "units", units: "space", self_similarity: "units" };
+
+function buildFindings() {
+  const found = DATA.findings || [];
+  $("findings").hidden = !found.length;
+  $("findings-hint").textContent = "Written by rules from the tables of this run. First what luck explains least; every statement that was tried counts against the others, so that a run of noise says “nothing beyond chance”. Then what speaks against trusting it.";
+  fill($("findings-list"), ...found.map((finding) => {
+    const table = plain(finding.evidence).split(/[/.]/)[1] || "";
+    const place = EVIDENCE[table] || "about";
+    const link = el("a", { href: `#${place}`, text: "evidence", title: plain(finding.evidence), onclick: (event) => {
+      event.preventDefault();
+      const series = SERIES.find((each) => each.layer === finding.layer && (!finding.detector || each.detector === finding.detector));
+      if (series) update({ series: series.number });
+      $(place).scrollIntoView({ behavior: calm.matches ? "auto" : "smooth" });
+    } });
+    return el("li", { class: finding.caution ? "caution" : "" },
+      finding.caution ? el("span", { class: "eyebrow", text: "Beware" }) : null,
+      el("bdi", { text: `${plain(finding.sentence)}.` }), " ", link,
+      finding.command ? el("code", { class: "command", text: plain(finding.command) }) : null);
+  }));
 }
 
 // -- the bar -----------------------------------------------------------------------------------
@@ -201,6 +227,7 @@ function start() {
   startBar();
   startSpace();
   startUnit();
+  buildFindings();
   buildLegend();
   buildAbout();
   const showMetric = segments($("metrics"), availableMetrics().map(([name, text]) => [name, text]), () => state.metric, (metric) => update({ metric }));

@@ -1,0 +1,92 @@
+"""From the tables of a run to what it says in sentences: `findings.csv`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from concept_monitor_cli.monitor.findings import Finding, RunTables, findings
+from concept_monitor_cli.monitor.floors import halves_columns, redundancy_columns, together
+from concept_monitor_cli.monitor.statistics import category_statistics
+from concept_monitor_cli.run import TABLES, RunFolder
+from concept_monitor_cli.stories.opened import OpenRun
+
+if TYPE_CHECKING:
+    from concept_monitor_cli.monitor.history import History
+
+
+def write_findings(opened: OpenRun) -> list[Finding]:
+    """Write `findings.csv` of a run, and give its rows.
+
+    Args:
+        opened: the run.
+    """
+    found = findings(run_tables(opened))
+    keep(opened.run, found)
+    return found
+
+
+def keep(run: RunFolder, found: Sequence[Finding]) -> None:
+    """Write `findings.csv`."""
+    columns = list(TABLES["findings"].columns)
+    run.write_csv("findings", pd.DataFrame([each.as_dict() for each in found], columns=columns))
+
+
+def run_tables(opened: OpenRun) -> RunTables:
+    """The tables that sentences are written from, all of the same labels.
+
+    Counts are made anew from the concept tables. What `cmon units` has found is used where it was made of the
+    same labels at the same epochs.
+    """
+    statistics = [
+        category_statistics(opened.rows(history), known=together(beside_records(opened, history)))
+        for history in opened.histories
+    ]
+    untrained = [rows for history in opened.histories if (rows := opened.untrained(history)) is not None]
+    units = _read(opened, "units")
+    current = units is not None and all(_is_current(units, history) for history in opened.histories)
+    random = pd.concat(untrained, ignore_index=True) if untrained else None
+    return RunTables(
+        histories=opened.histories,
+        first=opened.table[opened.table["rank"] == 1],
+        statistics=TABLES["statistics"].frame(pd.concat(statistics, ignore_index=True)),
+        untrained=None if random is None else random[random["rank"] == 1],
+        units=units if current else None,
+        changes=_read(opened, "changes") if current else None,
+        self_similarity=_read(opened, "self_similarity") if current else None,
+        agreement=_read(opened, "agreement"),
+        info=opened.info,
+    )
+
+
+def beside_records(opened: OpenRun, history: History) -> list[pd.DataFrame]:
+    """What the records of the tables say of a layer: redundancy, and what the halves of the images say."""
+    records = [
+        {
+            "epoch": record.epoch,
+            "checkpoint": record.checkpoint,
+            "layer": record.layer,
+            "detector": record.detector,
+            "redundancy": record.redundancy,
+            "held_out": record.held_out,
+        }
+        for record in opened.records(history)
+    ]
+    return [redundancy_columns(records), halves_columns(records)]
+
+
+def _read(opened: OpenRun, name: str) -> pd.DataFrame | None:
+    path = opened.run.tables / f"{name}.csv"
+    return TABLES[name].read_csv(path) if path.is_file() else None
+
+
+def _is_current(units: pd.DataFrame, history: History) -> bool:
+    """Whether `units.csv` was made of the same labels at the same epochs."""
+    own = units[(units["layer"] == history.layer) & (units["detector"] == history.detector)]
+    if own["unit"].tolist() != history.units.tolist() or own["label_changes"].isna().any():
+        return False
+    concepts, _ = history.concepts(history.labels[:, -1])
+    changes = history.changed.sum(axis=1)
+    return own["final_concept"].tolist() == concepts and own["label_changes"].tolist() == changes.tolist()

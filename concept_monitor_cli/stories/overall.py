@@ -1,0 +1,43 @@
+"""What follows from all concept tables of a run together, once the last of them is written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional.resampling import RESAMPLES
+from concept_monitor_cli.monitor.findings import Finding
+from concept_monitor_cli.options import ReadingOptions
+from concept_monitor_cli.progress import Progress
+from concept_monitor_cli.run import RunFolder
+from concept_monitor_cli.stories.findings import write_findings
+from concept_monitor_cli.stories.lives import write_lives
+from concept_monitor_cli.stories.opened import OpenRun, WithoutNotices
+from concept_monitor_cli.stories.stats import statistics_of
+
+if TYPE_CHECKING:
+    from concept_monitor_cli.study import Context
+
+
+def conclude_run(
+    run: RunFolder, options: ReadingOptions, context: Context, *, resample: bool, progress: Progress
+) -> list[Finding]:
+    """Statistics, the lives of the units, and what the run says.
+
+    Args:
+        run: with its concept tables.
+        options: the machine, the cache and the seed.
+        context: the run's images and words.
+        resample: draw the images again to see which changes of label are more than luck.
+        progress: told of long work, and where something cannot be said.
+    """
+    quiet = WithoutNotices(progress)
+    opened = OpenRun(run.root, options, quiet, context)
+    try:
+        write_lives(opened, resamples=RESAMPLES if resample else 0, seed=options.seed, progress=quiet)
+        run.write_csv("statistics", statistics_of(opened))
+    except InputError as error:
+        # The concept tables are whole; what is made of them may need words or recordings that are gone.
+        progress.warning(f"nothing is said of the run as a whole: {error.what}")
+        return []
+    return write_findings(opened)
