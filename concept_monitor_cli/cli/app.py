@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from copy import copy
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, TypeAlias, TypeVar, cast, get_type_hints
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
@@ -30,17 +30,19 @@ from concept_monitor_cli.cli.config import settings_in
 from concept_monitor_cli.cli.console import Console, OutputClosed
 from concept_monitor_cli.cli.options import (
     CONSOLE_OPTIONS,
-    OUTPUT,
     BadValue,
     Config,
     Json,
     Quiet,
     Verbose,
+    gather,
+    parameters,
     source_of,
     variable,
 )
 from concept_monitor_cli.errors import CmonError, InputError, Interrupted
-from concept_monitor_cli.options import nearest
+from concept_monitor_cli.options import Options, nearest
+from concept_monitor_cli.options.declare import OUTPUT
 
 # Typer brings its own copy of click and exports only some of its errors: the others stand beside them.
 _errors = sys.modules[typer.BadParameter.__module__]
@@ -82,6 +84,8 @@ _FOOTER = (
 )
 
 Examples = Sequence[tuple[str, str]]
+T = TypeVar("T", bound=Options)
+Work: TypeAlias = Callable[[Console, T], int | None]
 
 
 # -- commands ----------------------------------------------------------------------------------
@@ -224,11 +228,11 @@ def cmon_app(*, help: str | None = None, examples: Examples = ()) -> typer.Typer
 
 def cmon_command(
     app: typer.Typer, name: str, *, examples: Examples, resumable: bool = False
-) -> Callable[[Callable[..., int | None]], Callable[..., int | None]]:
+) -> Callable[[Work[T]], Work[T]]:
     """Make a function a command of a Typer application; its docstring is the help.
 
-    The function gets a console as its first argument, then its own options as Typer reads them from its
-    signature, and the context if it asks for `ctx: typer.Context`. It returns an exit code, or None for 0.
+    The function gets a console and its options, whose class it names as their type. It returns an exit code,
+    or None for 0.
 
     Args:
         app: where to.
@@ -237,7 +241,7 @@ def cmon_command(
         resumable: whether a rerun continues where a stopped run ended.
     """
 
-    def decorate(function: Callable[..., int | None]) -> Callable[..., int | None]:
+    def decorate(function: Work[T]) -> Work[T]:
         register = app.command(
             name,
             cls=Command,
@@ -254,8 +258,8 @@ def cmon_command(
     return decorate
 
 
-def _with_console(function: Callable[..., int | None], resumable: bool) -> Callable[..., int | None]:
-    """The function with the options of the console in its signature and the console itself not in it."""
+def _with_console(function: Work[T], resumable: bool) -> Callable[..., int | None]:
+    """The function as Typer calls it: with its options and those of the console in its signature."""
 
     def console_options(
         ctx: typer.Context,
@@ -269,24 +273,19 @@ def _with_console(function: Callable[..., int | None], resumable: bool) -> Calla
     @functools.wraps(function)
     def framed(ctx: typer.Context, **values: Any) -> int | None:
         console = ctx.find_object(Console) or Console()
-        settings = {name: values.pop(name) for name in CONSOLE_OPTIONS}
-        console.quiet, console.verbose, console.json = (settings[name] for name in CONSOLE_OPTIONS[:3])
+        console.quiet, console.verbose, console.json = (values[name] for name in CONSOLE_OPTIONS[:3])
         file = settings_in(ctx)
         if file.values:
             keys = ", ".join(sorted(name.replace("_", "-") for name in file.values))
             console.notice(f"settings from {file.path}: {keys}")
         _warn_of_mistyped_variables(console, [variable(param.name) for param in ctx.command.params])
-        if "ctx" in own:
-            values["ctx"] = ctx
         with _library_noise(console), _stopped_by_signals(resumable):
-            return function(console, **values)
+            return function(console, gather(kind, ctx))
 
-    own = dict(inspect.signature(function, eval_str=True).parameters)
-    own.pop(next(iter(own)))
-    common = inspect.signature(console_options, eval_str=True).parameters
-    every = {**own, **common}.values()
+    kind = get_type_hints(function)["options"]
+    common = inspect.signature(console_options, eval_str=True).parameters.values()
     framed.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [param.replace(kind=inspect.Parameter.KEYWORD_ONLY) for param in every]
+        [*parameters(kind), *(param.replace(kind=inspect.Parameter.KEYWORD_ONLY) for param in common)]
     )
     return framed
 
