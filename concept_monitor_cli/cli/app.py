@@ -6,20 +6,16 @@ A command is a file of this folder with a Typer application `app` in it; the tab
 
 from __future__ import annotations
 
-import errno
 import functools
 import importlib
 import importlib.util
 import inspect
-import logging
 import os
-import signal
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, suppress
 from copy import copy
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, TypeAlias, TypeVar, cast, get_type_hints
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
@@ -30,17 +26,26 @@ from concept_monitor_cli.cli.config import settings_in
 from concept_monitor_cli.cli.console import Console, OutputClosed
 from concept_monitor_cli.cli.options import (
     CONSOLE_OPTIONS,
-    OUTPUT,
     BadValue,
     Config,
     Json,
     Quiet,
     Verbose,
+    gather,
+    parameters,
     source_of,
     variable,
 )
+from concept_monitor_cli.cli.running import (
+    foreseen,
+    library_noise,
+    stopped_by,
+    stopped_by_signals,
+    warn_of_mistyped_variables,
+)
 from concept_monitor_cli.errors import CmonError, InputError, Interrupted
-from concept_monitor_cli.options import nearest
+from concept_monitor_cli.options import Options, nearest
+from concept_monitor_cli.options.declare import OUTPUT
 
 # Typer brings its own copy of click and exports only some of its errors: the others stand beside them.
 _errors = sys.modules[typer.BadParameter.__module__]
@@ -82,6 +87,8 @@ _FOOTER = (
 )
 
 Examples = Sequence[tuple[str, str]]
+T = TypeVar("T", bound=Options)
+Work: TypeAlias = Callable[[Console, T], int | None]
 
 
 # -- commands ----------------------------------------------------------------------------------
@@ -224,11 +231,11 @@ def cmon_app(*, help: str | None = None, examples: Examples = ()) -> typer.Typer
 
 def cmon_command(
     app: typer.Typer, name: str, *, examples: Examples, resumable: bool = False
-) -> Callable[[Callable[..., int | None]], Callable[..., int | None]]:
+) -> Callable[[Work[T]], Work[T]]:
     """Make a function a command of a Typer application; its docstring is the help.
 
-    The function gets a console as its first argument, then its own options as Typer reads them from its
-    signature, and the context if it asks for `ctx: typer.Context`. It returns an exit code, or None for 0.
+    The function gets a console and its options, whose class it names as their type. It returns an exit code,
+    or None for 0.
 
     Args:
         app: where to.
@@ -237,7 +244,7 @@ def cmon_command(
         resumable: whether a rerun continues where a stopped run ended.
     """
 
-    def decorate(function: Callable[..., int | None]) -> Callable[..., int | None]:
+    def decorate(function: Work[T]) -> Work[T]:
         register = app.command(
             name,
             cls=Command,
@@ -254,8 +261,8 @@ def cmon_command(
     return decorate
 
 
-def _with_console(function: Callable[..., int | None], resumable: bool) -> Callable[..., int | None]:
-    """The function with the options of the console in its signature and the console itself not in it."""
+def _with_console(function: Work[T], resumable: bool) -> Callable[..., int | None]:
+    """The function as Typer calls it: with its options and those of the console in its signature."""
 
     def console_options(
         ctx: typer.Context,
@@ -269,24 +276,19 @@ def _with_console(function: Callable[..., int | None], resumable: bool) -> Calla
     @functools.wraps(function)
     def framed(ctx: typer.Context, **values: Any) -> int | None:
         console = ctx.find_object(Console) or Console()
-        settings = {name: values.pop(name) for name in CONSOLE_OPTIONS}
-        console.quiet, console.verbose, console.json = (settings[name] for name in CONSOLE_OPTIONS[:3])
+        console.quiet, console.verbose, console.json = (values[name] for name in CONSOLE_OPTIONS[:3])
         file = settings_in(ctx)
         if file.values:
             keys = ", ".join(sorted(name.replace("_", "-") for name in file.values))
             console.notice(f"settings from {file.path}: {keys}")
-        _warn_of_mistyped_variables(console, [variable(param.name) for param in ctx.command.params])
-        if "ctx" in own:
-            values["ctx"] = ctx
-        with _library_noise(console), _stopped_by_signals(resumable):
-            return function(console, **values)
+        warn_of_mistyped_variables(console, [variable(param.name) for param in ctx.command.params])
+        with library_noise(console), stopped_by_signals(resumable):
+            return function(console, gather(kind, ctx))
 
-    own = dict(inspect.signature(function, eval_str=True).parameters)
-    own.pop(next(iter(own)))
-    common = inspect.signature(console_options, eval_str=True).parameters
-    every = {**own, **common}.values()
+    kind = get_type_hints(function)["options"]
+    common = inspect.signature(console_options, eval_str=True).parameters.values()
     framed.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [param.replace(kind=inspect.Parameter.KEYWORD_ONLY) for param in every]
+        [*parameters(kind), *(param.replace(kind=inspect.Parameter.KEYWORD_ONLY) for param in common)]
     )
     return framed
 
@@ -349,90 +351,6 @@ for _param in root.params:
     _switch(_param)
 
 
-# -- around a running command ------------------------------------------------------------------
-
-
-def _warn_of_mistyped_variables(console: Console, known: Sequence[str]) -> None:
-    """`CMON_LAYERS=layer4` does nothing; say so, where it looks like a slip."""
-    for found in sorted(os.environ):
-        if not found.startswith("CMON_") or found in known:
-            continue
-        plural = next((name for name in (f"{found}S", found.removesuffix("S")) if name in known), None)
-        # Variables of other commands are no slips, and a shell may hold some for its own use.
-        swapped = next((name for name in known if sorted(name) == sorted(found)), None)
-        if slip := plural or swapped:
-            console.warning(f"{found} is not an option: did you mean {slip}?")
-
-
-@contextmanager
-def _library_noise(console: Console) -> Iterator[None]:
-    """Keep what libraries print away from the result, and their warnings for `--verbose`."""
-
-    class Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            with suppress(Exception):
-                console.detail(f"{record.name}: {record.getMessage()}")
-
-    handler = Handler(logging.WARNING)
-    logging.getLogger().addHandler(handler)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
-            warnings.showwarning = lambda message, category, filename, lineno, *rest: console.detail(
-                f"{category.__name__}: {message} ({filename}:{lineno})"
-            )
-            yield
-    finally:
-        logging.getLogger().removeHandler(handler)
-
-
-class _Stopped(KeyboardInterrupt):
-    """A signal asked us to end. Not an `Exception`, so that no library swallows it."""
-
-
-@contextmanager
-def _stopped_by_signals(resumable: bool) -> Iterator[None]:
-    """Let SIGTERM and SIGUSR1 (SLURM's early warning) end the work as Ctrl-C does, tidily.
-
-    Raises:
-        Interrupted: that happened.
-    """
-
-    def stop(number: int, frame: object) -> None:
-        # Once is enough: another one must not hit us while we tidy up. Ctrl-C still does.
-        for caught in before:
-            signal.signal(caught, signal.SIG_IGN)
-        received.append(_Stopped(signal.Signals(number).name))
-        raise received[0]
-
-    received: list[_Stopped] = []
-    before: dict[int, Any] = {}
-    for name in ("SIGTERM", "SIGUSR1"):
-        number = getattr(signal, name, None)
-        # Signals can only be caught in the main thread.
-        if number is not None:
-            with suppress(ValueError):
-                before[number] = signal.signal(number, stop)
-    try:
-        yield
-    except (KeyboardInterrupt, Exception) as error:
-        if isinstance(error, KeyboardInterrupt):
-            stopped = error
-        elif received:
-            # It came while C called back into Python, as HDF5 does: there it turns into a SystemError.
-            stopped = received[0]
-        else:
-            raise
-        hint = "run the same command again: it continues where this one ended" if resumable else None
-        raise Interrupted(_stopped_by(stopped), hint=hint) from error
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _stopped_by(error: KeyboardInterrupt) -> str:
-    return f"stopped by {error if isinstance(error, _Stopped) else 'SIGINT'}"
-
-
 # -- the entry point ---------------------------------------------------------------------------
 
 
@@ -466,11 +384,11 @@ def _run(args: Sequence[str], console: Console, program: Any) -> int:
     except CmonError as error:
         return _report(console, error)
     except KeyboardInterrupt as error:
-        return _report(console, Interrupted(_stopped_by(error)))
+        return _report(console, Interrupted(stopped_by(error)))
     except OutputClosed:
         raise
     except Exception as error:
-        known = _foreseen(error)
+        known = foreseen(error)
         if known is not None:
             known.__cause__ = error
             return _report(console, known)
@@ -528,31 +446,3 @@ def _label(param: Any) -> str:
     if isinstance(param, TyperArgument):
         return param.metavar or param.name.upper()
     return str(next((name for name in param.opts if name.startswith("--")), param.opts[0]))
-
-
-_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-
-
-def _foreseen(error: Exception) -> CmonError | None:
-    """What the system says no to, in the words of an error of ours; None for bugs."""
-    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
-        if error.errno in _FULL:
-            return CmonError(
-                "there is no room left on the disk (or your quota is used up)",
-                where=str(error.filename),
-                hint="make room (`cmon cache prune`), or use another folder (--cache-dir, --out); then rerun",
-            )
-        return CmonError(
-            f"{error.strerror or type(error).__name__}",
-            where=str(error.filename),
-            hint="check the path; other folders: --out for the run, --cache-dir for the cache",
-        )
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return CmonError(
-            "there is no room left on the disk (or your quota is used up)",
-            hint="make room (`cmon cache prune`), or use another folder (--cache-dir, --out); then rerun",
-        )
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        device = "the GPU's memory" if type(error).__name__ == "OutOfMemoryError" else "memory"
-        return CmonError(f"{device} is used up", hint="try a smaller --batch-size, or fewer layers at a time")
-    return None

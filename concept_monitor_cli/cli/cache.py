@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from concept_monitor_cli.cli.app import DONE, FAILED, cmon_app, cmon_command
-from concept_monitor_cli.cli.config import Risky
 from concept_monitor_cli.cli.console import Console
-from concept_monitor_cli.cli.options import Bytes, CacheDir, DryRun, Seconds, duration, size
 from concept_monitor_cli.cli.sizes import readable_size
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.options import default_cache_dir
+from concept_monitor_cli.options import PruneOptions, StoreOptions, VerifyOptions
 
 if TYPE_CHECKING:
     from concept_monitor_cli.store import Store
@@ -30,19 +25,17 @@ app = cmon_app(
     ],
 )
 
-_REMOVE = "What to remove"
 
-
-def _store(cache_dir: Path | None, console: Console) -> Store:
+def _store(options: StoreOptions, console: Console) -> Store:
     from concept_monitor_cli.store import Store
 
-    return Store(cache_dir or default_cache_dir(), progress=console)
+    return Store(options.cache, progress=console)
 
 
 @cmon_command(app, "info", examples=[("cmon cache info", "where it is, and how much of what is in it")])
-def info(console: Console, cache_dir: CacheDir = None) -> None:
+def info(console: Console, options: StoreOptions) -> None:
     """Show where the cache is and what it holds."""
-    found = _store(cache_dir, console).info()
+    found = _store(options, console).info()
     console.result({**asdict(found), "kinds": {kind.kind: asdict(kind) for kind in found.kinds}})
 
     from rich import box
@@ -72,13 +65,13 @@ def info(console: Console, cache_dir: CacheDir = None) -> None:
 
 
 @cmon_command(app, "verify", examples=[("cmon cache verify", "read everything, remove what is damaged")])
-def verify(console: Console, cache_dir: CacheDir = None, dry_run: DryRun = False) -> int:
+def verify(console: Console, options: VerifyOptions) -> int:
     """Read every entry and compare it with its checksum.
 
     What is damaged is removed and will be computed again when it is needed; with --dry-run it is only named.
     Exit code 1 where damage is left in place.
     """
-    report = _store(cache_dir, console).verify(repair=not dry_run, progress=console)
+    report = _store(options, console).verify(repair=not options.dry_run, progress=console)
     console.result(asdict(report))
     for entry in report.damaged:
         console.warning(f"{entry.path}: {entry.reason}{'; removed' if entry.removed else ''}")
@@ -96,37 +89,14 @@ def verify(console: Console, cache_dir: CacheDir = None, dry_run: DryRun = False
         ("cmon cache prune --older-than 30d --stale", "not used for a month, or of another version"),
     ],
 )
-def prune(
-    console: Console,
-    max_size: Annotated[
-        Bytes | None,
-        typer.Option(
-            metavar="SIZE",
-            parser=size,
-            rich_help_panel=_REMOVE,
-            help="Least recently used entries, until this much is left: 500MB, 20GB.",
-        ),
-    ] = None,
-    older_than: Annotated[
-        Seconds | None,
-        typer.Option(
-            metavar="TIME",
-            parser=duration,
-            rich_help_panel=_REMOVE,
-            help="Entries that were not used for so long: 12h, 30d, 8w.",
-        ),
-    ] = None,
-    stale: Annotated[
-        bool, typer.Option(rich_help_panel=_REMOVE, help="Entries of other versions of cmon.")
-    ] = False,
-    all: Annotated[bool, typer.Option(rich_help_panel=_REMOVE, help="Everything."), Risky(bool)] = False,
-    cache_dir: CacheDir = None,
-) -> None:
+def prune(console: Console, options: PruneOptions) -> None:
     """Remove stored results. They will be computed again when they are needed."""
-    if all and (max_size is not None or older_than is not None):
+    if options.all and (options.max_size is not None or options.older_than is not None):
         raise InputError("--all already removes everything", where="--max-size, --older-than")
-    report = _store(cache_dir, console).prune(
-        max_bytes=0 if all else max_size, older_than=older_than, stale=stale
+    report = _store(options, console).prune(
+        max_bytes=0 if options.all else options.max_size,
+        older_than=options.older_than,
+        stale=options.stale,
     )
     console.result(asdict(report))
     removed, kept = readable_size(report.removed_bytes), readable_size(report.kept_bytes)

@@ -8,26 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.cli.app import DONE, PART_DONE, cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
-from concept_monitor_cli.cli.options import (
-    Checkpoints,
-    Model,
-    Order,
-    Prefix,
-    Series,
-    TrustPickle,
-    WeightsKey,
-)
 from concept_monitor_cli.cli.sizes import readable_count, readable_size
 from concept_monitor_cli.errors import CmonError, InputError
-from concept_monitor_cli.options import DissectOptions
+from concept_monitor_cli.options import CheckpointsOptions
 
 if TYPE_CHECKING:
     from concept_monitor_cli.checkpoints import Checkpoint, CheckpointFile, Resolved
     from concept_monitor_cli.models.build import ModelSource
 
 app = cmon_app()
-
-_DEFAULT = DissectOptions(checkpoints=(), layers=())
 
 # In a state dict but not learnt.
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -64,16 +53,7 @@ class _Row:
         ("cmon checkpoints 'runs/*/epoch_*.pt' --json", "for a script"),
     ],
 )
-def list_checkpoints(
-    console: Console,
-    checkpoints: Checkpoints,
-    order: Order = _DEFAULT.order,
-    series: Series = None,
-    model: Model = None,
-    trust_pickle: TrustPickle = False,
-    prefix: Prefix = None,
-    weights_key: WeightsKey = None,
-) -> int:
+def list_checkpoints(console: Console, options: CheckpointsOptions) -> int:
     """List checkpoints with their epoch, architecture, size, and how the weights were wrapped.
 
     Files, epochs and their order are those that `cmon dissect` takes. Files that cannot be used are named
@@ -82,18 +62,12 @@ def list_checkpoints(
     from concept_monitor_cli.checkpoints import NoneUsableError, resolve
     from concept_monitor_cli.study.training import reader_of
 
-    loading: dict[str, Any] = {
-        "trust_pickle": trust_pickle,
-        "model": model,
-        "prefix": prefix,
-        "weights_key": weights_key,
-    }
-    reader = reader_of(**loading)
+    reader = reader_of(**options.loading)
     try:
-        found = resolve(checkpoints, reader, order=order, series=series)
+        found = resolve(options.checkpoints, reader, order=options.order, series=options.series)
     except NoneUsableError as error:
         found = error.found
-    rows = _rows(console, found, _Describer(**loading))
+    rows = _rows(console, found, _Describer(**options.loading))
     failed = [row for row in rows if row.problem is not None]
     if len(failed) == len(rows) == 1:
         raise InputError(failed[0].problem or "", where=failed[0].path, hint=failed[0].hint)

@@ -3,27 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
-from concept_monitor_cli.cli.options import (
-    PNG,
-    AnyDetector,
-    CacheDir,
-    Classes,
-    Device,
-    OnlyEpochs,
-    OnlyLayers,
-    Out,
-    PlotFormats,
-    Workers,
-    gather,
-    path,
-)
 from concept_monitor_cli.cli.show_run import finding_lines
 from concept_monitor_cli.options import CompareOptions
 
@@ -31,8 +14,6 @@ if TYPE_CHECKING:
     from concept_monitor_cli.stories.compare import CompareResult
 
 app = cmon_app()
-
-_DEFAULT = CompareOptions(run_a=Path(), run_b=Path())
 
 
 @cmon_command(
@@ -44,29 +25,13 @@ _DEFAULT = CompareOptions(run_a=Path(), run_b=Path())
         ("cmon compare standard robust --epochs 0,20,40", "side by side at three epochs"),
     ],
 )
-def compare(
-    console: Console,
-    ctx: typer.Context,
-    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", parser=path, help="The folder of one run.")],
-    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", parser=path, help="The folder of the other.")],
-    layer: OnlyLayers = None,
-    detector: AnyDetector = None,
-    epochs: OnlyEpochs = None,
-    classes: Classes = None,
-    device: Device = _DEFAULT.device,
-    workers: Workers = None,
-    cache_dir: CacheDir = None,
-    out: Out = _DEFAULT.out,
-    plot_format: PlotFormats = PNG,
-) -> None:
+def compare(console: Console, options: CompareOptions) -> None:
     """Put two runs side by side: categories, concepts that only one has, and which unit is which.
 
     Units are matched by their activations on the probing images, if both runs have the same: the assignment
     of highest total correlation. Writes tables/comparison.csv (interpretable units per concept),
     tables/matches.csv and plots into --out.
     """
-    options = gather(CompareOptions, ctx)
-
     from concept_monitor_cli.stories import compare as reading
 
     result = reading.compare(options, console)

@@ -24,7 +24,8 @@ import typer
 from typer.core import TyperGroup, TyperOption
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.options import nearest
+from concept_monitor_cli.options import Declaration, nearest
+from concept_monitor_cli.options.values import of_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -36,17 +37,6 @@ FILE_NAME = "cmon.toml"
 NOT_IN_FILE = ("config", "help", "version")
 # Commands that dissect, with all options of `cmon dissect`.
 _DISSECT_TOO = ("watch", "submit")
-
-
-@dataclass(frozen=True)
-class Risky:
-    """Marks an option that a file beside foreign checkpoints must not set: `Annotated[..., Risky(bool)]`.
-
-    Attributes:
-        would: told the value, says whether it would run code or delete files.
-    """
-
-    would: Callable[[Any], bool]
 
 
 @dataclass(frozen=True)
@@ -174,13 +164,13 @@ class Takes:
     """What a settings file may give to one option.
 
     Attributes:
-        kind: the TOML type of one value: str, int, float or bool.
+        kinds: the TOML types that one value may have: of str, int, float and bool.
         many: whether a list may be given.
         repeats: whether the option is one that repeats on the command line.
         risky: whether a value would run code or delete files.
     """
 
-    kind: type
+    kinds: tuple[type, ...]
     many: bool
     repeats: bool
     risky: Callable[[Any], bool]
@@ -197,16 +187,20 @@ def settings_of(command: Any) -> dict[str, Takes]:
 
 
 def _takes(annotation: Any) -> Takes:
-    kind, *marks = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
-    if get_origin(kind) in (Union, types.UnionType):
-        kind = next(item for item in get_args(kind) if item is not type(None))
+    type_, *marks = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+    if get_origin(type_) in (Union, types.UnionType):
+        type_ = next(item for item in get_args(type_) if item is not type(None))
     # Red, green and blue are a type made of a tuple. Other types of our own are written as text.
-    made_of = getattr(kind, "__supertype__", None)
-    inner = made_of if get_origin(made_of) is tuple else kind
+    made_of = getattr(type_, "__supertype__", None)
+    inner = made_of if get_origin(made_of) is tuple else type_
     many = get_origin(inner) in (list, tuple)
     item = get_args(inner)[0] if many else inner
-    risky = next((mark.would for mark in marks if isinstance(mark, Risky)), lambda value: False)
-    return Takes(item if item in (bool, int, float) else str, many, get_origin(inner) is list, risky)
+    declared = next((mark for mark in marks if isinstance(mark, Declaration)), Declaration(help=""))
+    kinds = (item,) if item in (bool, int, float) else (str,)
+    # A time may be a number of seconds or written as `2h`.
+    if isinstance(declared.read, of_text) and str not in kinds:
+        kinds = (str, *kinds)
+    return Takes(kinds, many, get_origin(inner) is list, declared.risky)
 
 
 def _commands(group: TyperGroup, ctx: Any) -> Iterator[tuple[str, list[Any]]]:
@@ -288,21 +282,22 @@ def _unknown(path: Path, label: str, names: Sequence[str]) -> InputError:
 
 def _check_type(path: Path, label: str, name: str, takes: Takes, value: Any) -> None:
     """Compare a TOML value's type with what the option takes."""
-    wanted = takes.kind
     for item in value if takes.many and isinstance(value, list) else [value]:
-        # TOML tells numbers from texts and truth values; Python's bool is an int, so ask for it first.
-        fits = (
-            isinstance(item, bool)
-            if wanted is bool
-            else not isinstance(item, bool) and isinstance(item, (int, float) if wanted is float else wanted)
-        )
-        if not fits:
+        if not any(_is_a(kind, item) for kind in takes.kinds):
+            wanted = " or ".join(_TYPES[kind][0] for kind in takes.kinds)
             many = " or a list of them" if takes.many else ""
             raise InputError(
-                f"{label} must be {_TYPES[wanted][0]}{many}, not {_type_name(item)}",
+                f"{label} must be {wanted}{many}, not {_type_name(item)}",
                 where=path,
-                hint=f"write it as {_shown(name)} = {_TYPES[wanted][1]}",
+                hint=f"write it as {_shown(name)} = {_TYPES[takes.kinds[0]][1]}",
             )
+
+
+def _is_a(kind: type, item: Any) -> bool:
+    """Whether a TOML value is of a type. TOML tells numbers from truth values; Python's bool is an int."""
+    if kind is bool or isinstance(item, bool):
+        return kind is bool and isinstance(item, bool)
+    return isinstance(item, (int, float) if kind is float else kind)
 
 
 _TYPES: dict[type, tuple[str, str]] = {

@@ -14,9 +14,8 @@ from pathlib import Path
 from concept_monitor_cli import __version__
 from concept_monitor_cli.cli.app import DONE, FAILED, cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
-from concept_monitor_cli.cli.options import CacheDir
 from concept_monitor_cli.cli.sizes import readable_size
-from concept_monitor_cli.options import default_cache_dir
+from concept_monitor_cli.options import StoreOptions
 
 app = cmon_app()
 
@@ -68,14 +67,14 @@ class Finding:
     "doctor",
     examples=[("cmon doctor", "look"), ("cmon doctor --json > machine.json", "for a bug report")],
 )
-def doctor(console: Console, cache_dir: CacheDir = None) -> int:
+def doctor(console: Console, options: StoreOptions) -> int:
     """Look at what this machine has and what is missing, and say what to do about it.
 
     Nothing is changed and no network is used. Exit code 1 where something is wrong that every run needs.
     """
     findings: list[Finding] = []
     with console.task("checking", None, "checks") as advance:
-        for look in _checks(cache_dir or default_cache_dir(), console):
+        for look in _checks(options.cache, console):
             # What is broken here is what we are asked about: no single look may end the whole.
             try:
                 findings.extend(look())

@@ -3,27 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
-from concept_monitor_cli.cli.options import (
-    PART,
-    PNG,
-    CacheDir,
-    OnlyEpochs,
-    OnlyLayers,
-    Out,
-    PlotFormats,
-    Seed,
-    gather,
-    number,
-    path,
-    share,
-)
 from concept_monitor_cli.options import DynamicsOptions
 
 if TYPE_CHECKING:
@@ -33,7 +16,6 @@ if TYPE_CHECKING:
 
 app = cmon_app()
 
-_DEFAULT = DynamicsOptions()
 _METHOD = "Method"
 
 
@@ -45,38 +27,7 @@ _METHOD = "Method"
         ("cmon dynamics standard robust --layer layer4", "two trainings, layer by layer and epoch by epoch"),
     ],
 )
-def dynamics(
-    console: Console,
-    ctx: typer.Context,
-    runs: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="[RUN]...", parser=path, help="Run folders with the same probing images."),
-    ] = None,
-    layer: OnlyLayers = None,
-    epochs: OnlyEpochs = None,
-    threshold: Annotated[
-        float,
-        typer.Option(
-            metavar="SHARE",
-            parser=share,
-            rich_help_panel=PART,
-            help="A layer is near its end where its CKA to the last epoch stays above this.",
-        ),
-    ] = _DEFAULT.threshold,
-    block: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            parser=number(int, least=4),
-            rich_help_panel=_METHOD,
-            help="Images in a block of Gram matrices. More take more memory; results hardly change.",
-        ),
-    ] = _DEFAULT.block,
-    seed: Seed = _DEFAULT.seed,
-    cache_dir: CacheDir = None,
-    out: Out = _DEFAULT.out,
-    plot_format: PlotFormats = PNG,
-) -> None:
+def dynamics(console: Console, options: DynamicsOptions) -> None:
     """Compare layers with each other and with themselves at other epochs.
 
     Debiased CKA of all pairs of layer, epoch and run; Procrustes, SVCCA and PWCCA along time; how many
@@ -84,8 +35,6 @@ def dynamics(
     independent units). From what `dissect` recorded: no network is run. Writes tables/similarity.csv,
     tables/dimension.csv and plots into the (first) run.
     """
-    options = gather(DynamicsOptions, ctx)
-
     from concept_monitor_cli.stories import dynamics as reading
 
     result = reading.dynamics(options, console)

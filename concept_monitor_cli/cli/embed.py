@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
-from concept_monitor_cli.cli.options import (
-    PART,
-    PNG,
-    CacheDir,
-    Device,
-    OnlyDetector,
-    OnlyEpochs,
-    OnlyLayers,
-    Out,
-    PlotFormats,
-    Seed,
-    comma_list,
-    gather,
-    joined,
-    number,
-    one_of,
-    unit_list,
-)
-from concept_monitor_cli.options import EmbedOptions, Method
+from concept_monitor_cli.options import EmbedOptions
 
 if TYPE_CHECKING:
     from concept_monitor_cli.stories.embed import EmbedResult
 
 app = cmon_app()
-
-_DEFAULT = EmbedOptions()
 
 _PICTURE = "Picture"
 
@@ -49,75 +27,13 @@ _PICTURE = "Picture"
         ("cmon embed -a sky,water --epochs 0:90:10,last --plot-format pdf", "for a paper"),
     ],
 )
-def embed(
-    console: Console,
-    ctx: typer.Context,
-    anchors: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--anchors",
-            "-a",
-            metavar="WORDS",
-            callback=comma_list(),
-            rich_help_panel=PART,
-            show_default="the most frequent concepts",
-            help="Words that mark places in the picture: a comma list, or a .txt file with one a line.",
-        ),
-    ] = None,
-    units: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--units",
-            "-u",
-            metavar="LIST",
-            parser=unit_list,
-            callback=joined,
-            rich_help_panel=PART,
-            show_default="none",
-            help="Units whose way is followed: 256,479 or 10-19.",
-        ),
-    ] = None,
-    layer: OnlyLayers = None,
-    detector: OnlyDetector = None,
-    epochs: OnlyEpochs = None,
-    method: Annotated[
-        Method,
-        typer.Option(
-            metavar="NAME",
-            parser=one_of(Method),
-            rich_help_panel=_PICTURE,
-            help="To two dimensions: umap, one fit over all epochs and anchors, or pca.",
-        ),
-    ] = _DEFAULT.method,
-    neighbors: Annotated[
-        int,
-        typer.Option(
-            metavar="N", parser=number(int, least=2), rich_help_panel=_PICTURE, help="UMAP's n_neighbors."
-        ),
-    ] = _DEFAULT.neighbors,
-    min_dist: Annotated[
-        float,
-        typer.Option(
-            metavar="D",
-            parser=number(float, least=0, most=1),
-            rich_help_panel=_PICTURE,
-            help="UMAP's min_dist.",
-        ),
-    ] = _DEFAULT.min_dist,
-    device: Device = _DEFAULT.device,
-    cache_dir: CacheDir = None,
-    seed: Seed = _DEFAULT.seed,
-    out: Out = _DEFAULT.out,
-    plot_format: PlotFormats = PNG,
-) -> None:
+def embed(console: Console, options: EmbedOptions) -> None:
     """Place every unit of a run, at every epoch, among words: how do the units move?
 
     A unit stands at the weighted mean of its concepts in the encoder's text space; words of your choice, the
     anchors, stand in the same space. Writes tables/embedding.csv, tables/anchors.csv and plots into the run
     that `cmon dissect` made in --out.
     """
-    options = gather(EmbedOptions, ctx)
-
     from concept_monitor_cli.stories import embed as embedding
 
     result = embedding.embed(options, console)

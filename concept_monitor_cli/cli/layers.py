@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import Annotated, Any
-
-import typer
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
-from concept_monitor_cli.cli.options import (
-    NETWORK,
-    InputSize,
-    Model,
-    Prefix,
-    TrustPickle,
-    WeightsKey,
-    comma_list,
-)
 from concept_monitor_cli.cli.sizes import readable_count
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.options import LayersOptions
 
 app = cmon_app()
 
@@ -32,34 +21,7 @@ app = cmon_app()
         ("cmon layers ckpts/ --match 'layer4*'", "some of them; of a folder, the first checkpoint"),
     ],
 )
-def layers(
-    console: Console,
-    checkpoint: Annotated[
-        str,
-        typer.Argument(
-            metavar="CKPT",
-            is_eager=True,
-            help="A checkpoint. Of a folder or a glob, the first one is taken.",
-        ),
-    ],
-    match: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--match",
-            "-m",
-            metavar="PATTERN",
-            callback=comma_list(),
-            rich_help_panel=NETWORK,
-            show_default="all",
-            help="Only names like this: 'layer4*', '*attn*'.",
-        ),
-    ] = None,
-    model: Model = None,
-    input_size: InputSize = None,
-    trust_pickle: TrustPickle = False,
-    prefix: Prefix = None,
-    weights_key: WeightsKey = None,
-) -> None:
+def layers(console: Console, options: LayersOptions) -> None:
     """List the layers of a network that `cmon dissect --layer` can name, with their output and units."""
     from concept_monitor_cli.checkpoints import load_checkpoint, resolve
     from concept_monitor_cli.models.build import resolve_model
@@ -67,26 +29,22 @@ def layers(
     from concept_monitor_cli.models.preprocess import target_preprocessing
     from concept_monitor_cli.study.training import reader_of
 
-    loading: dict[str, Any] = {
-        "trust_pickle": trust_pickle,
-        "model": model,
-        "prefix": prefix,
-        "weights_key": weights_key,
-    }
-    file = resolve([checkpoint], reader_of(**loading)).kept[0].file
-    loaded = load_checkpoint(file.path, **loading)
+    file = resolve([options.checkpoint], reader_of(**options.loading)).kept[0].file
+    loaded = load_checkpoint(file.path, **options.loading)
     source = resolve_model(
-        model, loaded.state_dict, said=loaded.arch, family=loaded.family, config=loaded.config
+        options.model, loaded.state_dict, said=loaded.arch, family=loaded.family, config=loaded.config
     )
-    size = target_preprocessing(source, input_size=input_size).geometry.size
+    size = target_preprocessing(source, input_size=options.input_size).geometry.size
     found = list_layers(source.build(device="meta"), size)
     console.notice(source.describe())
     chosen = [
-        layer for layer in found if not match or any(fnmatchcase(layer.name, pattern) for pattern in match)
+        layer
+        for layer in found
+        if not options.match or any(fnmatchcase(layer.name, pattern) for pattern in options.match)
     ]
     if not chosen:
         raise InputError(
-            f"no layer is called {' or '.join(match or [])}",
+            f"no layer is called {' or '.join(options.match)}",
             where=str(file.path),
             hint="patterns are as in a shell: 'layer4*' or '*attn*'",
         )

@@ -1,44 +1,44 @@
-"""The options that several commands share, each written down once, and the kinds of values.
+"""From the declared options of a command to flags, variables and keys, and back to the options' values.
 
-A command takes an option by naming it in its signature, `out: Out = DEFAULT.out`. Such an option `--out` is
-at the same time the environment variable `CMON_OUT` and the key `out` of the settings file. Flags beat
-environment, environment beats file, file beats default.
+An option is declared once, as a field in `concept_monitor_cli/options/`. A command says which options it has
+by the type of its argument, `def stats(console: Console, options: StatsOptions)`; the signature that Typer
+reads is made here. An option `--out` is at the same time the environment variable `CMON_OUT` and the key
+`out` of the settings file. Flags beat environment, environment beats file, file beats default.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Annotated, Any, NewType, TypeVar, get_args
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NewType,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import typer
 from typer.core import TyperOption
 
-from concept_monitor_cli import options as library
-from concept_monitor_cli.catalogue import detectors
-from concept_monitor_cli.cli.config import Risky, read_settings, settings_in
+from concept_monitor_cli.cli.config import read_settings, settings_in
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.options import CommonOptions, EpochFilter, Source, nearest
+from concept_monitor_cli.options import Declaration, Options, Source, declaration
+from concept_monitor_cli.options.declare import OUTPUT, PANELS
+from concept_monitor_cli.options.values import check_choice, one_of, path
 
-T = TypeVar("T", bound=CommonOptions)
+T = TypeVar("T", bound=Options)
 
-DEFAULT = CommonOptions()
-
-# Headings of `--help` that several commands share.
-PART = "Part of the run"
-CHECKPOINTS = "Which checkpoints"
-NETWORK = "Network"
-MACHINE = "Machine"
-OUTPUT = "Output"
-
-# More units than any layer has: a slip, which must not fill the memory.
-_MOST_UNITS = 1_000_000
-
-
-# -- kinds of values: what `parser=` and `callback=` of an option take --------------------------
+# A type of its own, because Typer would take a plain tuple for several values after the option.
+Numbers = NewType("Numbers", tuple[float, ...])
 
 
 class BadValue(typer.BadParameter):
@@ -49,203 +49,16 @@ class BadValue(typer.BadParameter):
         self.hint = hint
 
 
-def path(value: Any) -> Path:
-    """A file or folder of the user's; `~` is understood wherever it comes from."""
-    if not str(value):
-        raise BadValue("the path is empty")
-    return Path(value).expanduser()
-
-
-def spec(value: Any) -> str:
-    """A name, or a path, or `kind:path`, which the library tells apart. `~` is spelled out."""
-    text = str(value)
-    if not text.strip():
-        raise BadValue("the value is empty")
-    kind, colon, rest = text.partition(":")
-    if rest.startswith("~"):
-        return f"{kind}{colon}{Path(rest).expanduser()}"
-    return str(Path(text).expanduser()) if text.startswith("~") else text
-
-
-def one_of(words: Any) -> Callable[[Any], str]:
-    """One of the words of a `Literal`, with the nearest ones in the error."""
-    choices: tuple[str, ...] = get_args(words)
-
-    def choice(value: Any) -> str:
-        _check_choice(str(value), choices)
-        return str(value)
-
-    return choice
-
-
-def _check_choice(word: str, choices: Sequence[str]) -> None:
-    if choices and word not in choices:
-        alike = nearest(word, choices, count=1)
-        hint = f"did you mean {alike[0]}? " if alike else ""
-        raise BadValue(f"there is no {word!r}", f"{hint}choose from {', '.join(choices)}")
-
-
-def number(
-    kind: type[int] | type[float],
-    *,
-    least: float = float("-inf"),
-    above: float = float("-inf"),
-    most: float = float("inf"),
-) -> Callable[[Any], Any]:
-    """A whole number (`int`) or any number (`float`) between bounds."""
-    name = "a whole number" if kind is int else "a number"
-    bounds = [f"from {least}" if least > above else f"above {above}" if above > least else ""]
-    bounds.append(f"to {most}" if most < float("inf") else "")
-    wanted = " ".join([name, *filter(None, bounds)])
+def parsed(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A reader of values as Typer wants it: what it refuses is a `BadValue`."""
 
     def convert(value: Any) -> Any:
         try:
-            found = kind(value)
-        except (ValueError, OverflowError):
-            found = float("nan")
-        # Not a number compares as false, so it is refused here, too.
-        if not (least <= found <= most and found > above and abs(found) < float("inf")):
-            raise BadValue(f"{str(value)!r} is not {wanted}")
-        return found
-
-    return convert
-
-
-count = number(int, least=1)
-from_zero = number(int, least=0)
-share = number(float, above=0, most=1)
-
-
-def parsed(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
-    """A value that the library itself reads from text."""
-
-    def convert(value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            return parse(value)
+            return read(value)
         except InputError as error:
             raise BadValue(error.what, error.hint) from error
 
     return convert
-
-
-def _device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", text):
-        raise InputError(f"there is no device {text!r}", hint="choose auto, cpu, cuda, cuda:1 or mps")
-    return text
-
-
-Bytes = NewType("Bytes", int)
-Seconds = NewType("Seconds", float)
-
-
-def _size(text: str) -> Bytes:
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?\s*", text)
-    if match is None:
-        raise InputError(f"{text!r} is not a size", hint="write 500MB or 20GB or 20GiB")
-    number, prefix, binary = match.groups()
-    return Bytes(int(float(number) * (1024 if binary else 1000) ** " kMGT".index(prefix or " ")))
-
-
-def _duration(text: str) -> Seconds:
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h|d|w)\s*", text)
-    if match is None:
-        raise InputError(f"{text!r} is not a length of time", hint="write 12h or 30d or 8w")
-    return Seconds(float(match[1]) * {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}[match[2]])
-
-
-size = parsed(_size)
-duration = parsed(_duration)
-
-# A type of its own, because Typer would take a plain tuple for three values after the option.
-Rgb = NewType("Rgb", library.Triple)
-
-
-def rgb(value: Any) -> library.Triple:
-    """Three numbers for red, green and blue, or one for all: `0.485,0.456,0.406` or `0.5`."""
-    try:
-        parts = value if isinstance(value, list | tuple) else str(value).split(",")
-        numbers = [float(part) for part in parts]
-    except ValueError:
-        numbers = []
-    if len(numbers) == 1:
-        numbers *= 3
-    if len(numbers) != 3 or not all(abs(number) < float("inf") for number in numbers):
-        raise BadValue(f"{value!r} is not three numbers", "write red,green,blue: 0.485,0.456,0.406, or 0.5")
-    return numbers[0], numbers[1], numbers[2]
-
-
-GreyRange = NewType("GreyRange", tuple[float, float])
-
-
-def grey_range(value: Any) -> tuple[float, float]:
-    """Two numbers, the smaller one first: `-1000,400`."""
-    try:
-        parts = value if isinstance(value, list | tuple) else str(value).split(",")
-        numbers = [float(part) for part in parts]
-    except ValueError:
-        numbers = []
-    if len(numbers) != 2 or not -1e300 < numbers[0] < numbers[1] < 1e300:
-        raise BadValue(f"{value!r} is not two numbers, the smaller first", "write black,white: 0,4095")
-    return numbers[0], numbers[1]
-
-
-def comma_list(
-    words: Any = None, *, separator: str = ",", check: Callable[[str], Any] | None = None
-) -> Callable[..., list[str]]:
-    """A callback for a repeated option that also takes a list in one: `--layer layer3,layer4`.
-
-    Args:
-        words: a `Literal` with the words there are; None for any.
-        check: raises `InputError` for a word that cannot be; with `words`, that is checked too.
-        separator: between the words of one value. On the command line a line end separates nothing, so
-            with it each value stays whole there.
-    """
-    choices: tuple[str, ...] = get_args(words)
-
-    def split(ctx: typer.Context, param: typer.CallbackParam, value: list[str] | None) -> list[str]:
-        name, given = param.name or "", value or []
-        source = source_of(ctx, name)
-        if source == "environment":
-            # Typer would split it at white space, and `hot dog` is one word.
-            given = [os.environ[variable(name)]]
-        # In a list of the settings file, what stands between quotes is one word.
-        listed = source == "file" and isinstance(settings_in(ctx).values[name], list)
-        if source != "default" and not listed:
-            given = [part.strip() for item in given for part in item.split(separator) if part.strip()]
-        for word in given:
-            _check_choice(word, choices)
-            if check is not None:
-                parsed(check)(word)
-        return list(dict.fromkeys(given))
-
-    return split
-
-
-def unit_list(value: Any) -> tuple[int, ...]:
-    """Whole numbers from 0, with ranges: `3,7,10-12`. To be used with `callback=joined`."""
-    numbers: list[int] = []
-    for part in filter(None, (part.strip() for part in str(value).split(","))):
-        first, dash, last = part.partition("-")
-        if not (first.isdecimal() and (last.isdecimal() if dash else not last)):
-            raise BadValue(f"{part!r} is not a whole number from 0", "write 3,7 or 10-12")
-        span = range(int(first), int(last if dash else first) + 1)
-        if not 0 < len(span) <= _MOST_UNITS:
-            raise BadValue(f"{part!r} is not a range of units", "write the smaller number first: 10-12")
-        numbers.extend(span)
-    return tuple(numbers)
-
-
-def joined(value: list[tuple[int, ...]] | None) -> list[int]:
-    """The parts of a repeated option as one list."""
-    return list(dict.fromkeys(item for part in value or [] for item in part))
-
-
-def detectors_help() -> str:
-    """A line for each detector that there is."""
-    listed = [f"{each.name}: {each.summary}" for each in detectors().values()]
-    return ". ".join([*listed, "Or file.py:Class, one of your own"]) + "."
 
 
 # -- what every command takes: how it prints, and from where it has its settings -----------------
@@ -275,7 +88,7 @@ Config = Annotated[
     typer.Option(
         "--config",
         metavar="FILE",
-        parser=path,
+        parser=parsed(path),
         # Read before the other options get their values.
         is_eager=True,
         callback=read_settings,
@@ -285,249 +98,113 @@ Config = Annotated[
     ),
 ]
 
-# -- what several commands take ------------------------------------------------------------------
+CONSOLE_OPTIONS = ("quiet", "verbose", "json", "config")
 
-Checkpoints = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="CKPTS",
-        # Their folder may hold settings, so it must be known before those are read.
-        is_eager=True,
-        help="A folder of checkpoints, a file, or a glob. Several may be given.",
-    ),
-]
-Order = Annotated[
-    str,
-    typer.Option(
-        "--order",
-        metavar="RULE",
-        parser=spec,
-        rich_help_panel=CHECKPOINTS,
-        help="Of the checkpoints. auto: by epoch; name: as their names sort, from 0 on; or a pattern that "
-        "says where the epoch stands: 'net_{epoch}_*'.",
-    ),
-]
-Series = Annotated[
-    str | None,
-    typer.Option(
-        "--series",
-        metavar="NAME",
-        parser=spec,
-        rich_help_panel=CHECKPOINTS,
-        show_default="the longest",
-        help="Which checkpoints, where several networks or trainings are there: a name or a part of it.",
-    ),
-]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="NAME",
-        parser=spec,
-        rich_help_panel=NETWORK,
-        show_default="recognised from the weights",
-        help="Architecture: a torchvision or timm name, package.module:factory or file.py:factory.",
-    ),
-    Risky(lambda value: ":" in str(value)),
-]
-InputSize = Annotated[
-    int | None,
-    typer.Option(
-        "--input-size",
-        metavar="PIXELS",
-        parser=count,
-        rich_help_panel=NETWORK,
-        show_default="the architecture's own",
-        help="Side of the square that the network sees. Checkpoints do not say; a wrong guess spoils the "
-        "labels.",
-    ),
-]
-TrustPickle = Annotated[
-    bool,
-    typer.Option(
-        "--trust-pickle/--no-trust-pickle",
-        rich_help_panel=NETWORK,
-        help="Load checkpoints that can only be read by running the code in them. For your own files only.",
-    ),
-    Risky(bool),
-]
 
-Prefix = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAMES",
-        rich_help_panel=NETWORK,
-        show_default="looked for",
-        help="The network whose weights' names begin so, where a checkpoint has several: encoder_q.",
-    ),
-]
-WeightsKey = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        rich_help_panel=NETWORK,
-        show_default="looked for",
-        help="The state dict under this name, where a checkpoint has several: teacher, model_ema.",
-    ),
-]
+# -- from the declarations to what Typer reads -----------------------------------------------------
 
-OnlyLayers = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--layer",
-        "-l",
-        metavar="NAME",
-        callback=comma_list(),
-        rich_help_panel=PART,
-        show_default="all of the run",
-        help="Only these layers; a comma list for several.",
-    ),
-]
-OnlyDetector = Annotated[
-    str | None,
-    typer.Option(
-        "--detector",
-        "-d",
-        metavar="NAME",
-        rich_help_panel=PART,
-        show_default="the run's first",
-        help="Whose concepts, of a run with several detectors.",
-    ),
-]
-AnyDetector = Annotated[
-    str | None,
-    typer.Option(
-        "--detector",
-        "-d",
-        metavar="NAME",
-        rich_help_panel=PART,
-        show_default="all of the run",
-        help="Only this one, of a run with several.",
-    ),
-]
-Classes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--classes",
-        metavar="WORDS",
-        callback=comma_list(),
-        rich_help_panel=PART,
-        show_default="none",
-        help="Count the units whose concept is one of these: car,horse.",
-    ),
-]
-OnlyEpochs = Annotated[
-    EpochFilter | None,
-    typer.Option(
-        "--epochs",
-        metavar="LIST",
-        parser=parsed(EpochFilter.parse),
-        rich_help_panel=PART,
-        show_default="all",
-        help="Only these: 0,5,10 or 0:30:5 (0, 5, ..., 30) or 20: or first,last.",
-    ),
-]
 
-Device = Annotated[
-    str,
-    typer.Option(
-        "--device",
-        metavar="NAME",
-        parser=parsed(_device),
-        rich_help_panel=MACHINE,
-        help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1 or mps.",
-    ),
-]
-Precision = Annotated[
-    library.Precision,
-    typer.Option(
-        "--precision",
-        metavar="TYPE",
-        parser=one_of(library.Precision),
-        rich_help_panel=MACHINE,
-        help="Of the forward passes: fp32, bf16 or fp16. Scores are always computed in fp32.",
-    ),
-]
-BatchSize = Annotated[
-    int,
-    typer.Option(
-        "--batch-size",
-        metavar="N",
-        parser=count,
-        rich_help_panel=MACHINE,
-        help="Images per forward pass.",
-    ),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        "--workers",
-        metavar="N",
-        parser=count,
-        rich_help_panel=MACHINE,
-        show_default="one per usable core",
-        help="How many images are decoded at a time.",
-    ),
-]
-CacheDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--cache-dir",
-        metavar="DIR",
-        parser=path,
-        rich_help_panel=MACHINE,
-        show_default="the user's cache folder",
-        help="Where embeddings, decoded images and activations are kept for later runs.",
-    ),
-]
-Seed = Annotated[
-    int,
-    typer.Option(
-        "--seed", metavar="N", parser=from_zero, rich_help_panel=MACHINE, help="Of every random choice."
-    ),
-]
+def parameters(kind: type[Options]) -> list[inspect.Parameter]:
+    """The options of a command as the parameters of a function that Typer reads, in the order of `--help`.
 
-Out = Annotated[
-    Path,
-    typer.Option(
-        "--out", "-o", metavar="DIR", parser=path, rich_help_panel=OUTPUT, help="The folder of the run."
-    ),
-]
-PlotFormats = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--plot-format",
-        metavar="TYPE",
-        callback=comma_list(library.PlotFormat),
-        rich_help_panel=OUTPUT,
-        help="File type of the plots: png, svg, pdf, or several.",
-    ),
-]
-PNG = ["png"]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run/--no-dry-run", rich_help_panel=OUTPUT, help="Say what would be done, and do nothing."
-    ),
-]
+    Args:
+        kind: the options of the command.
+    """
+    types = get_type_hints(kind)
+    offered = [(item, found) for item in fields(kind) if (found := offer(kind, item)) is not None]
+    offered.sort(key=lambda pair: -1 if pair[1].panel is None else PANELS.index(pair[1].panel))
+    return [_parameter(item, found, types[item.name]) for item, found in offered]
+
+
+def offer(kind: type[Options], item: Field[Any]) -> Declaration | None:
+    """The declaration of a field that can be given on the command line of this command, else None."""
+    return None if item.name in kind.without else declaration(item)
+
+
+def _parameter(item: Field[Any], declared: Declaration, type_: Any) -> inspect.Parameter:
+    one, repeats = _of_one(type_)
+    words: tuple[str, ...] = get_args(one) if get_origin(one) is Literal else ()
+    read = declared.read or (one_of(words) if words and not repeats else None)
+    about: dict[str, Any] = {
+        "help": declared.help if isinstance(declared.help, str) else declared.help(),
+        "metavar": declared.metavar,
+        "parser": None if read is None else parsed(read),
+        "is_eager": declared.eager,
+        "show_default": declared.shown if declared.shown is not None else True,
+    }
+    default = item.default if item.default_factory is MISSING else item.default_factory()
+    if repeats:
+        default = list(default) if default is not MISSING else [] if not declared.argument else MISSING
+        default = default if default is MISSING else default or None
+        if declared.read is not None:
+            about["callback"] = _joined
+        elif not declared.argument:
+            about["callback"] = _word_list(declared, words)
+    if declared.argument:
+        given = typer.Argument(**about)
+    else:
+        given = typer.Option(*_flags(item, declared, one), rich_help_panel=declared.panel, **about)
+    return inspect.Parameter(
+        declared.name_of(item.name),
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if default is MISSING else default,
+        annotation=Annotated[_typer_type(one, repeats, default), given, declared],
+    )
+
+
+def _of_one(type_: Any) -> tuple[Any, bool]:
+    """The type of one value, without `None`, and whether an option of that type may be repeated."""
+    if get_origin(type_) in (Union, UnionType):
+        type_ = next(part for part in get_args(type_) if part is not type(None))
+    if get_origin(type_) is tuple and get_args(type_)[1:] == (...,):
+        return get_args(type_)[0], True
+    return type_, False
+
+
+def _typer_type(one: Any, repeats: bool, default: Any) -> Any:
+    if repeats:
+        one = list[str if get_origin(one) is Literal else one]  # type: ignore[misc]
+    elif get_origin(one) is tuple:
+        one = Numbers
+    return one | None if default is None else one
+
+
+def _flags(item: Field[Any], declared: Declaration, one: Any) -> tuple[str, ...]:
+    flag = f"--{declared.name_of(item.name)}".replace("_", "-")
+    return declared.flags or ((f"{flag}/--no-{flag[2:]}",) if one is bool else (flag,))
+
+
+def _word_list(declared: Declaration, words: Sequence[str]) -> Callable[..., list[str]]:
+    """The callback of a repeated option that also takes a list in one value: `--layer layer3,layer4`."""
+
+    def split(ctx: typer.Context, param: typer.CallbackParam, value: list[str] | None) -> list[str]:
+        name, given = param.name or "", value or []
+        source = source_of(ctx, name)
+        if source == "environment":
+            # Typer would split it at white space, and `hot dog` is one word.
+            given = [os.environ[variable(name)]]
+        # In a list of the settings file, what stands between quotes is one word.
+        listed = source == "file" and isinstance(settings_in(ctx).values[name], list)
+        if source != "default" and not listed:
+            parts = (part.strip() for item in given for part in item.split(declared.separator))
+            given = [part for part in parts if part]
+        for word in given:
+            parsed(lambda word: check_choice(word, words))(word)
+            if declared.check is not None:
+                parsed(declared.check)(word)
+        return list(dict.fromkeys(given))
+
+    return split
+
+
+def _joined(value: list[Any] | None) -> list[Any]:
+    """The values of a repeated option as one list; each may have been a list itself."""
+    return list(
+        dict.fromkeys(item for part in value or [] for item in (part if isinstance(part, tuple) else (part,)))
+    )
 
 
 # -- from what Typer read to the library's options -----------------------------------------------
-
-CONSOLE_OPTIONS = ("quiet", "verbose", "json", "config")
-
-# The library says `layers`, the command line `--layer`, because there it is written once per layer.
-_FIELDS = {
-    "layer": "layers",
-    "basis": "bases",
-    "detector": "detectors",
-    "template": "templates",
-    "plot_format": "plot_formats",
-    "measure": "measures",
-    "similarity": "similarities",
-    "grid_pooling": "grid_poolings",
-    "grid_encoder": "grid_encoders",
-}
 
 _SOURCES: dict[str, Source] = {
     "COMMANDLINE": "flag",
@@ -559,14 +236,14 @@ def sources(ctx: typer.Context) -> dict[str, Source]:
 
 
 def gather(kind: type[T], ctx: typer.Context) -> T:
-    """The library's options from the values of a command; every option must have its field.
+    """The options of a command from the values that Typer read.
 
-    An option that was not given and has no default here is left to the library's own.
+    An option that was not given and has no default here is left to its field's.
     """
-    names = {item.name for item in fields(kind)}
     given: dict[str, Any] = {}
-    for name, value in ctx.params.items():
-        if name not in CONSOLE_OPTIONS and value is not None:
-            field = name if name in names else _FIELDS.get(name, name)
-            given[field] = tuple(value) if isinstance(value, list) else value
+    for item in fields(kind):
+        declared = offer(kind, item)
+        value = None if declared is None else ctx.params.get(declared.name_of(item.name))
+        if value is not None:
+            given[item.name] = tuple(value) if isinstance(value, list) else value
     return kind(**given, sources=sources(ctx))

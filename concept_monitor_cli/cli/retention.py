@@ -3,24 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
-from concept_monitor_cli.cli.options import (
-    PART,
-    PNG,
-    AnyDetector,
-    OnlyEpochs,
-    OnlyLayers,
-    Out,
-    PlotFormats,
-    gather,
-    path,
-)
 from concept_monitor_cli.options import RetentionOptions
 
 if TYPE_CHECKING:
@@ -28,7 +14,6 @@ if TYPE_CHECKING:
 
 app = cmon_app()
 
-_DEFAULT = RetentionOptions()
 # Points of the curve that are printed; the table has the others.
 _PRINTED = (10, 25, 50, 100)
 
@@ -42,32 +27,7 @@ _PRINTED = (10, 25, 50, 100)
         ("cmon retention stage0 stage1 stage2 --by-run", "a run per stage, each at its last epoch"),
     ],
 )
-def retention(
-    console: Console,
-    ctx: typer.Context,
-    runs: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="RUN",
-            parser=path,
-            show_default="the run in --out",
-            help="A run whose checkpoints are the stages of a pruning. Several make a curve each.",
-        ),
-    ] = None,
-    layer: OnlyLayers = None,
-    detector: AnyDetector = None,
-    epochs: OnlyEpochs = None,
-    by_run: Annotated[
-        bool,
-        typer.Option(
-            "--by-run/--no-by-run",
-            rich_help_panel=PART,
-            help="The runs are the stages of one pruning, each at its last epoch.",
-        ),
-    ] = False,
-    out: Out = _DEFAULT.out,
-    plot_format: PlotFormats = PNG,
-) -> None:
+def retention(console: Console, options: RetentionOptions) -> None:
     """Ask which concepts survive pruning, and how many units stay interpretable.
 
     Of the x % most interpretable units at the first stage, how many have the same concept at every later
@@ -75,8 +35,6 @@ def retention(
     checkpoint states (`accuracy`, `test_acc`, `val_acc`, `acc1` ...). Writes tables/pruning.csv,
     tables/retention.csv and plots into the first RUN, or into --out.
     """
-    options = gather(RetentionOptions, ctx)
-
     from concept_monitor_cli.stories import retention as reading
 
     result = reading.retention(options, console)

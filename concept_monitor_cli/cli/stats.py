@@ -4,26 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from itertools import groupby
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
-from concept_monitor_cli.cli.options import (
-    PART,
-    PNG,
-    AnyDetector,
-    CacheDir,
-    Device,
-    OnlyEpochs,
-    OnlyLayers,
-    Out,
-    PlotFormats,
-    gather,
-    path,
-)
 from concept_monitor_cli.cli.show_run import caption_lines, finding_lines, held_out_sentence
 from concept_monitor_cli.options import StatsOptions
 
@@ -32,7 +16,6 @@ if TYPE_CHECKING:
 
 app = cmon_app()
 
-_DEFAULT = StatsOptions()
 _MOST_LINES = 12
 
 
@@ -45,27 +28,7 @@ _MOST_LINES = 12
         ("cmon stats --out standard --against robust", "two trainings side by side"),
     ],
 )
-def stats(
-    console: Console,
-    ctx: typer.Context,
-    layer: OnlyLayers = None,
-    detector: AnyDetector = None,
-    epochs: OnlyEpochs = None,
-    against: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="RUN",
-            parser=path,
-            rich_help_panel=PART,
-            show_default="none",
-            help="Another run, to be drawn beside this one.",
-        ),
-    ] = None,
-    device: Device = _DEFAULT.device,
-    cache_dir: CacheDir = None,
-    out: Out = _DEFAULT.out,
-    plot_format: PlotFormats = PNG,
-) -> None:
+def stats(console: Console, options: StatsOptions) -> None:
     """Count the interpretable units of a run by category, layer and epoch.
 
     Writes tables/statistics.csv and plots: categories per layer at each epoch, and against the epoch. The
@@ -73,8 +36,6 @@ def stats(
     where they have nothing to do with each other; a random network's and that of one unit seen through two
     halves of the images stand beside it. How many different units there are is asked of their activations.
     """
-    options = gather(StatsOptions, ctx)
-
     from concept_monitor_cli.run import RunFolder
     from concept_monitor_cli.stories import stats as reading
 

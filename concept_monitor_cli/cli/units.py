@@ -4,31 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
-from concept_monitor_cli.cli.options import (
-    PART,
-    PNG,
-    AnyDetector,
-    CacheDir,
-    Classes,
-    Device,
-    OnlyEpochs,
-    OnlyLayers,
-    Out,
-    PlotFormats,
-    Seed,
-    Workers,
-    count,
-    from_zero,
-    gather,
-    joined,
-    unit_list,
-)
 from concept_monitor_cli.cli.show_run import p_text
 from concept_monitor_cli.options import UnitsOptions
 
@@ -37,7 +16,6 @@ if TYPE_CHECKING:
 
 app = cmon_app()
 
-_DEFAULT = UnitsOptions()
 _METHOD = "Confidence"
 _PICTURE = "Picture"
 
@@ -53,57 +31,12 @@ _PICTURE = "Picture"
         ("cmon units --resamples 0", "without the test of confidence, which takes longest"),
     ],
 )
-def units(
-    console: Console,
-    ctx: typer.Context,
-    units: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--units",
-            "--unit",
-            "-u",
-            metavar="LIST",
-            parser=unit_list,
-            callback=joined,
-            rich_help_panel=PART,
-            show_default="the best of every epoch",
-            help="Units to draw over the epochs: 256,479 or 10-19.",
-        ),
-    ] = None,
-    layer: OnlyLayers = None,
-    detector: AnyDetector = None,
-    epochs: OnlyEpochs = None,
-    classes: Classes = None,
-    top: Annotated[
-        int,
-        typer.Option(
-            metavar="N", parser=count, rich_help_panel=_PICTURE, help="Units, and images of each, to draw."
-        ),
-    ] = _DEFAULT.top,
-    resamples: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            parser=from_zero,
-            rich_help_panel=_METHOD,
-            help="How often the probing images are drawn again to see which changes are more than luck; 0 "
-            "leaves that out.",
-        ),
-    ] = _DEFAULT.resamples,
-    device: Device = _DEFAULT.device,
-    workers: Workers = None,
-    cache_dir: CacheDir = None,
-    seed: Seed = _DEFAULT.seed,
-    out: Out = _DEFAULT.out,
-    plot_format: PlotFormats = PNG,
-) -> None:
+def units(console: Console, options: UnitsOptions) -> None:
     """Follow every unit over the epochs: born, changed, settled, died.
 
     Writes tables/units.csv and plots. A change of concept counts as confident where drawing the probing
     images again would not undo it; the others may be luck.
     """
-    options = gather(UnitsOptions, ctx)
-
     from concept_monitor_cli.stories import units as reading
 
     result = reading.units(options, console)

@@ -4,8 +4,8 @@
     tables/epoch_0005/checkpoint.json         one checkpoint: name, epoch, status
     tables/epoch_0005/LAYER.DETECTOR.csv      one table per checkpoint, layer and detector
     tables/epoch_0005/LAYER.DETECTOR.json     what that table was made from
-    untrained/LAYER.DETECTOR.csv              the same of a network with random weights, where floors are
-    wanted tables/concepts.parquet                   all tables stacked
+    untrained/LAYER.DETECTOR.csv              the same of a network with random weights, for the floors
+    tables/concepts.parquet                   all tables stacked
 
 Several processes may work on one run at once. Every file appears whole or not at all and belongs to one
 piece of work, so nobody edits what another wrote. `run.json` and `concepts.parquet` are made from the

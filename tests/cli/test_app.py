@@ -23,6 +23,7 @@ from concept_monitor_cli.cli import main
 from concept_monitor_cli.cli.app import COMMANDS, cmon_app, cmon_command, load_command, root, run
 from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.errors import CmonError, InputError
+from concept_monitor_cli.options import Options
 
 CMON = [sys.executable, "-m", "concept_monitor_cli"]
 HEAVY = (
@@ -48,7 +49,7 @@ def program(work: Callable[[Console], Any], *, resumable: bool = False) -> Any:
         """Makes it a group, although there is one command only."""
 
     @cmon_command(app, "do", examples=[("cmon do", "do it")], resumable=resumable)
-    def do(console: Console) -> Any:
+    def do(console: Console, options: Options) -> Any:
         """Do it."""
         return work(console)
 
