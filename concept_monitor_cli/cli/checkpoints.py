@@ -51,6 +51,8 @@ class _Row:
     where: str | None = None
     stripped: tuple[str, ...] = ()
     ema: bool = False
+    averages: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
     left_out: str | None = None
     problem: str | None = None
     hint: str | None = None
@@ -80,8 +82,10 @@ def list_checkpoints(
     with the reason; the exit code is 3 then, or 2 where none can be used.
     """
     from concept_monitor_cli.checkpoints import NoneUsableError, resolve
+    from concept_monitor_cli.models.pretrained import pretrained_files
     from concept_monitor_cli.study.training import reader_of
 
+    specs, model = pretrained_files(checkpoints, model)
     loading: dict[str, Any] = {
         "trust_pickle": trust_pickle,
         "model": model,
@@ -90,7 +94,7 @@ def list_checkpoints(
     }
     reader = reader_of(**loading)
     try:
-        found = resolve(checkpoints, reader, order=order, series=series)
+        found = resolve(specs, reader, order=order, series=series)
     except NoneUsableError as error:
         found = error.found
     rows = _rows(console, found, _Describer(**loading))
@@ -158,6 +162,8 @@ class _Describer:
                 where=loaded.where,
                 stripped=tuple(loaded.stripped),
                 ema=loaded.ema,
+                averages=loaded.averages,
+                said=loaded.notes,
             )
             source = self._source(loaded)
             row = replace(row, architecture=source.label, alternatives=source.alternatives)
@@ -220,6 +226,8 @@ def _show(console: Console, rows: list[_Row]) -> None:
     for row in rows:
         if row.problem is not None:
             console.warning(f"{row.name}: {row.problem}" + (f"\ntry: {row.hint}" if row.hint else ""))
+    for note in dict.fromkeys(note for row in rows for note in row.said):
+        console.notice(note)
     for others in dict.fromkeys(row.alternatives for row in rows if row.alternatives):
         console.notice(f"the same names and shapes: {', '.join(others)} (choose with --model)")
 
@@ -230,4 +238,6 @@ def _place(row: _Row) -> str:
         return ""
     place = f"in {row.where!r}" if row.where else "at the top level"
     stripped = f", prefix {''.join(row.stripped)!r} taken off" if row.stripped else ""
-    return place + stripped + (", a running average" if row.ema else "")
+    ema = ", a running average" if row.ema else ""
+    beside = f"; running averages beside them: {', '.join(map(repr, row.averages))}" if row.averages else ""
+    return place + stripped + ema + beside

@@ -65,15 +65,17 @@ def layers(
     from concept_monitor_cli.models.build import resolve_model
     from concept_monitor_cli.models.layers import list_layers
     from concept_monitor_cli.models.preprocess import target_preprocessing
+    from concept_monitor_cli.models.pretrained import pretrained_files
     from concept_monitor_cli.study.training import reader_of
 
+    specs, model = pretrained_files([checkpoint], model)
     loading: dict[str, Any] = {
         "trust_pickle": trust_pickle,
         "model": model,
         "prefix": prefix,
         "weights_key": weights_key,
     }
-    file = resolve([checkpoint], reader_of(**loading)).kept[0].file
+    file = resolve(specs, reader_of(**loading)).kept[0].file
     loaded = load_checkpoint(file.path, **loading)
     source = resolve_model(
         model, loaded.state_dict, said=loaded.arch, family=loaded.family, config=loaded.config

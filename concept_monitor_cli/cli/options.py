@@ -293,7 +293,8 @@ Checkpoints = Annotated[
         metavar="CKPTS",
         # Their folder may hold settings, so it must be known before those are read.
         is_eager=True,
-        help="A folder of checkpoints, a file, or a glob. Several may be given.",
+        help="A folder of checkpoints, a file, or a glob. Several may be given. torchvision/NAME and "
+        "timm/NAME are the pretrained weights in the library's cache.",
     ),
 ]
 Order = Annotated[
