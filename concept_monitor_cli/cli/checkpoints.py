@@ -210,7 +210,7 @@ def _show(console: Console, rows: list[_Row]) -> None:
         table.add_row(
             Text(row.name),
             "" if row.epoch is None else str(row.epoch),
-            Text(row.architecture or ("cannot be read" if row.where is None else "not recognised")),
+            Text(row.architecture or _unknown(row)),
             "" if row.parameters is None else readable_count(row.parameters),
             readable_size(row.bytes),
         )
@@ -230,6 +230,13 @@ def _show(console: Console, rows: list[_Row]) -> None:
         console.notice(note)
     for others in dict.fromkeys(row.alternatives for row in rows if row.alternatives):
         console.notice(f"the same names and shapes: {', '.join(others)} (choose with --model)")
+
+
+def _unknown(row: _Row) -> str:
+    """What is said in the place of an architecture."""
+    if row.where is not None:
+        return "not recognised"
+    return "cannot be read" if row.left_out is None else "no checkpoint by itself"
 
 
 def _place(row: _Row) -> str:
