@@ -158,7 +158,8 @@ def _aside(names: list[str] | tuple[str, ...]) -> list[str]:
         return []
     groups = list(dict.fromkeys(name.partition(".")[0] for name in names))
     shown = ", ".join(groups[:5]) + (" ..." if len(groups) > 5 else "")
-    return [f"set aside as no part of the network: {len(names)} tensors ({shown})"]
+    tensors = f"{len(names)} tensor" + ("" if len(names) == 1 else "s")
+    return [f"set aside as no part of the network: {tensors} ({shown})"]
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, Shape]:

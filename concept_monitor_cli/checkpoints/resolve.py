@@ -196,7 +196,7 @@ def resolve(
     names = {id(file): take_apart(file.place) for file in files}
     clutter = _clutter(usable, failed, names)
     items, questions = _items(usable, names, order)
-    choice = choose_series(items, reader, wanted=series, before=before)
+    choice = choose_series(items, reader, wanted=series, before=before, one_training=order == AUTO)
     unusable = tuple(item for item in failed if item not in clutter)
     chosen = _renamed(choice.items, [item.file.path for item in unusable])
     ordered = order_by_name(chosen) if order == BY_NAME else order_by_epoch(chosen, reader)
@@ -272,15 +272,18 @@ def _clutter(
     """Files beside the checkpoints that nobody would take for one of them.
 
     Those without weights of a network; and those of an unknown network that are not called as the others are.
+    Files given by name are often what a shell made of `ckpts/*`: what holds no weights is clutter among them
+    too; another network that was named is not.
     """
     patterns = {names[id(file)].text for file, _ in usable}
     return [
         item
         for item in failed
-        if not item.file.explicit
-        and (
-            isinstance(item.error, NoWeightsError)
-            or (isinstance(item.error, NotRecognisedError) and names[id(item.file)].text not in patterns)
+        if isinstance(item.error, NoWeightsError)
+        or (
+            isinstance(item.error, NotRecognisedError)
+            and names[id(item.file)].text not in patterns
+            and not item.file.explicit
         )
     ]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -34,6 +34,7 @@ from concept_monitor_cli.models.dependencies import weights_of_layers
 from concept_monitor_cli.models.device import resolve_device
 from concept_monitor_cli.models.layers import LayerInfo, describe_layers, is_pattern, resolve_layers
 from concept_monitor_cli.models.preprocess import grey, target_preprocessing
+from concept_monitor_cli.models.pretrained import pretrained_files
 from concept_monitor_cli.options import DissectOptions, Shard, split_name
 from concept_monitor_cli.probe import (
     Geometry,
@@ -175,6 +176,11 @@ class Study:
     _scratch: tempfile.TemporaryDirectory[str] | None = None
     _architectures: dict[tuple[Any, ...], Architecture] = field(default_factory=dict)
     looks: dict[str, Look] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        specs, model = pretrained_files(self.options.checkpoints, self.options.model)
+        if model != self.options.model or list(self.options.checkpoints) != specs:
+            self.options = replace(self.options, checkpoints=tuple(map(str, specs)), model=model)
 
     def later(self, complete: Callable[[Path], bool]) -> Study:
         """The same inputs with the checkpoints that are there by now; the others are not opened again."""
