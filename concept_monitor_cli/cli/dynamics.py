@@ -25,6 +25,7 @@ from concept_monitor_cli.cli.options import (
     share,
 )
 from concept_monitor_cli.options import DynamicsOptions
+from concept_monitor_cli.wording import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -102,7 +103,9 @@ def _table(result: DynamicsResult, threshold: float) -> Table:
     from rich.text import Text
 
     table = Table(
-        title=Text(f"similarity to the last epoch (CKA over {result.images:,} images)", style="bold"),
+        title=Text(
+            f"similarity to the last epoch (CKA over {counted(result.images, 'images')})", style="bold"
+        ),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,

@@ -29,6 +29,7 @@ from concept_monitor_cli.cli.options import (
 )
 from concept_monitor_cli.cli.sizes import readable_size
 from concept_monitor_cli.options import ReportOptions
+from concept_monitor_cli.wording import counted
 
 app = cmon_app()
 
@@ -134,8 +135,8 @@ def report(
     if console.json:
         return
     console.print(
-        f"{result.units} units, {result.epochs} epochs, {result.images} images of "
-        f"{result.units_with_images} units, {readable_size(result.bytes)}"
+        f"{counted(result.units, 'units')}, {result.epochs} epochs, {counted(result.images, 'images')} of "
+        f"{counted(result.units_with_images, 'units')}, {readable_size(result.bytes)}"
     )
     for sentence in result.left_out:
         console.print(sentence)

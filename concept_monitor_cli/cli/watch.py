@@ -15,6 +15,7 @@ from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.cli.options import count, duration, from_zero, gather, share
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import WatchOptions
+from concept_monitor_cli.wording import counted
 
 app = cmon_app()
 
@@ -120,7 +121,10 @@ def watch(console: Console, ctx: typer.Context, **values: Any) -> int:
     result = _watch(options, console)
     console.result(asdict(result))
     if not console.json:
-        console.print(f"{len(result.done)} checkpoints, {len(result.alerts)} warnings; see {options.out}.")
+        console.print(
+            f"{counted(len(result.done), 'checkpoints')}, {counted(len(result.alerts), 'warnings')}; "
+            f"see {options.out}."
+        )
     return PART_DONE if result.failed else DONE
 
 
