@@ -35,6 +35,7 @@ from concept_monitor_cli.checkpoints.standins import Opaque, UnreadableTensor
 from concept_monitor_cli.checkpoints.transformers_names import Family
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.progress import SILENT, Progress
+from concept_monitor_cli.wording import counted
 
 EpochSource = Literal["file", "name", "step"]
 
@@ -265,7 +266,8 @@ def _complete(path: Path, read: Read, key: str | None) -> tuple[Read, Weights, t
 
 def _not_imported(path: Path, names: tuple[str, ...]) -> InputError:
     return InputError(
-        f"{len(names)} weights are objects of classes that are not imported: {', '.join(names[:3])}",
+        f"{counted(len(names), 'weights are')} objects of classes that are not imported: "
+        f"{', '.join(names[:3])}",
         where=path,
         hint="save plain tensors: torch.save(model.state_dict(), FILE), or --trust-pickle if it is yours",
     )

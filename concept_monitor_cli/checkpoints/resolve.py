@@ -26,6 +26,7 @@ from concept_monitor_cli.checkpoints.order import (
 from concept_monitor_cli.checkpoints.series import choose_series
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.progress import Silent
+from concept_monitor_cli.wording import counted
 
 AUTO, BY_NAME = "auto", "name"
 _ORDERS = (AUTO, BY_NAME)
@@ -240,7 +241,7 @@ class _Heard(Silent):
 def _by_names(checkpoint: Checkpoint) -> str:
     """Stands for a network where nobody recognises it: the names of its weights."""
     names = sorted(checkpoint.state_dict)
-    return f"{len(names)} tensors from {names[0]} to {names[-1]}"
+    return f"{counted(len(names), 'tensors')} from {names[0]} to {names[-1]}"
 
 
 def _state(path: Path) -> tuple[Path, int, int]:

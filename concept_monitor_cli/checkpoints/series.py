@@ -18,6 +18,7 @@ from concept_monitor_cli.checkpoints.find import natural_key
 from concept_monitor_cli.checkpoints.kinds import is_beside_network
 from concept_monitor_cli.checkpoints.order import LeftOut, Opened, Weights
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.wording import counted
 
 # Of two series that are about as long the first is taken, not the one that was saved to last.
 _ABOUT_AS_LONG = 0.75
@@ -148,7 +149,7 @@ def _hide_below(choice: Choice) -> None:
         folders = sorted({item.file.path.parent.name for item in hidden}, key=natural_key)
         shown = ", ".join(folders[:3]) + (" ..." if len(folders) > 3 else "")
         choice.warnings.append(
-            f"{len(hidden)} checkpoints in folders below ({shown}) are left out: "
+            f"{counted(len(hidden), 'checkpoints')} in folders below ({shown}) left out: "
             "give such a folder by its name, or --series, to take those"
         )
         dropped = set(map(id, hidden))

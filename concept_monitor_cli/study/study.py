@@ -55,6 +55,7 @@ from concept_monitor_cli.study.context import Context
 from concept_monitor_cli.study.looks import Look
 from concept_monitor_cli.study.share import slurm_share
 from concept_monitor_cli.study.training import reader_of
+from concept_monitor_cli.wording import counted
 
 T = TypeVar("T")
 
@@ -551,7 +552,10 @@ class Study:
             self.notice(f"layers: {', '.join(layer.name for layer in layers)}")
         left = [name for name in names if name not in {layer.name for layer in layers}]
         if left:
-            self.notice(f"{len(left)} layers of the pattern cannot be read and are left out: {left[0]} ...")
+            self.notice(
+                f"{counted(len(left), 'layers of the pattern cannot be read and are')} left out: "
+                f"{left[0]} ..."
+            )
 
     def _decode(self, geometry: Geometry) -> Pixels:
         """The probing images for a network; for the encoder too, so that each file is decoded once."""
@@ -619,10 +623,14 @@ class Study:
         """Say which images count as one."""
         images, groups, named = len(context.probe), context.groups.n_groups, context.named_groups
         if named is not None:
-            self.notice(f"{images:,} images in {groups:,} groups by {named.source}: each counts as one photo")
+            self.notice(
+                f"{counted(images, 'images')} in {groups:,} groups by {named.source}: each counts as "
+                "one photo"
+            )
         elif groups < images:
             self.notice(
-                f"{images:,} images, of which {images - groups:,} are copies of others or nearly so: "
+                f"{counted(images, 'images')}, of which {images - groups:,} are copies of others or "
+                "nearly so: "
                 f"{groups:,} groups count as one photo each. Name groups of your own with --groups"
             )
 

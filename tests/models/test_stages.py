@@ -25,8 +25,9 @@ def names(model: nn.Module, size: int) -> list[str]:
     ],
 )
 def test_networks_of_torchvision(name: str, size: int, expected: list[str]) -> None:
-    import concept_monitor_cli._torchvision  # noqa: F401
     from torchvision import models
+
+    import concept_monitor_cli._torchvision  # noqa: F401
 
     with torch.device("meta"):
         model = getattr(models, name)()
@@ -42,8 +43,9 @@ def test_networks_of_torchvision(name: str, size: int, expected: list[str]) -> N
     ],
 )
 def test_networks_of_timm(name: str, size: int, expected: list[str]) -> None:
-    import concept_monitor_cli._torchvision  # noqa: F401
     import timm
+
+    import concept_monitor_cli._torchvision  # noqa: F401
 
     with torch.device("meta"):
         model = timm.create_model(name)
