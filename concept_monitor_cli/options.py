@@ -50,6 +50,9 @@ Quality = Literal[
     "inverse_auprc",
     "inverse_auc",
 ]
+FactorMode = Literal["shared", "anchored", "free"]
+FactorSolver = Literal["hals", "published"]
+Kept = Literal["dynamics", "factors"]
 Source = Literal["flag", "environment", "file", "default"]
 Triple = tuple[float, float, float]
 
@@ -430,6 +433,7 @@ class WatchOptions(DissectOptions):
         dead_rise: units die: their share is this much above its lowest.
         patience: so many epochs one after the other with fewer interpretable units.
         on_alert: a command to run for each warning; `None` for none.
+        keep: commands whose tables are kept current, too: `dynamics`, and `factors` as anchored ones.
     """
 
     interval: float = 10.0
@@ -440,6 +444,7 @@ class WatchOptions(DissectOptions):
     dead_rise: float = 0.05
     patience: int = 3
     on_alert: str | None = None
+    keep: tuple[Kept, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -601,6 +606,57 @@ class DynamicsOptions(ReadingOptions):
     runs: tuple[Path, ...] = ()
     threshold: float = 0.9
     block: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactorsOptions(ReadingOptions):
+    """The options of `cmon factors`.
+
+    Attributes:
+        run: the run; `None` for the one in `out`.
+        rank: how many factors; `auto` for as many as random starts agree on.
+        mode: `shared`: one set of factors of the images for all epochs; `anchored`: those of one epoch, held;
+            `free`: each epoch its own, matched to the next epoch's.
+        reference: the epoch of `anchored`; `None` for the last one.
+        warm: in `free`, an epoch's fit begins at that of the next one.
+        solver: `hals`, or the paper's iteration.
+        balance: every layer and colour channel counts alike.
+        group_sparse: factors that are exactly zero in classes of images they have no part in.
+        pixels: the colour channels of the images are factorised, too.
+        rectify: negative activations count as 0.
+        superclasses: a CSV file with the columns `class` and `superclass`.
+        classifier: the recorded layer whose units are the classes; `None` to find it.
+        starts: fits from random starts that stability is measured by.
+        neighbours: images around each image.
+        top: images of each factor, and units in each layer, to list.
+        lambda_pixels: weight of the squared loadings of pixels.
+        lambda_units: weight of the squared loadings of units.
+        lambda_images: weight of the squared strengths in images; with `group_sparse`, of the group penalty.
+    """
+
+    run: Path | None = None
+    rank: int | Literal["auto"] = 20
+    mode: FactorMode = "shared"
+    reference: int | None = None
+    warm: bool = False
+    solver: FactorSolver = "hals"
+    balance: bool = True
+    group_sparse: bool = False
+    pixels: bool = True
+    rectify: bool = False
+    superclasses: Path | None = None
+    classifier: str | None = None
+    starts: int = 5
+    neighbours: int = 30
+    top: int = 20
+    lambda_pixels: float = 0.0
+    lambda_units: float = 0.0
+    lambda_images: float = 0.0
+
+    @property
+    def root(self) -> Path:
+        """The folder of the run."""
+        return self.out if self.run is None else self.run
 
 
 @dataclass(frozen=True, kw_only=True)

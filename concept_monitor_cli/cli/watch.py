@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
+from concept_monitor_cli import options as library
 from concept_monitor_cli.cli import dissect as _dissect
 from concept_monitor_cli.cli.app import DONE, PART_DONE, cmon_app, cmon_command
 from concept_monitor_cli.cli.config import Risky
 from concept_monitor_cli.cli.console import Console
-from concept_monitor_cli.cli.options import count, duration, from_zero, gather, share
+from concept_monitor_cli.cli.options import comma_list, count, duration, from_zero, gather, share
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import WatchOptions
 
@@ -21,6 +22,7 @@ app = cmon_app()
 _DEFAULT = WatchOptions(checkpoints=(), layers=())
 _WHEN = "When to look, when to stop"
 _WARN = "What to warn of"
+_KEPT = "What is kept current besides"
 
 
 def _own(
@@ -99,6 +101,16 @@ def _own(
             help="Run for every warning, which comes as JSON on its standard input. No shell is in between.",
         ),
         Risky(bool),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMES",
+            callback=comma_list(library.Kept),
+            rich_help_panel=_KEPT,
+            show_default="none",
+            help="Keep the tables of these current, too: dynamics, factors (anchored).",
+        ),
     ] = None,
 ) -> None:
     """The options that `dissect` has not."""

@@ -14,7 +14,7 @@ Papalexakis 2021, eq. 3.1, with images as rows instead of columns). Three ways t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,8 +34,8 @@ PUBLISHED_EPSILON = 1e-9
 GROUP_WEIGHT = 0.005
 GROUP_STEPS = 10
 # Of loadings alone: sweeps at most, and the relative change at which they end.
-_LOADING_SWEEPS = 1000
-_LOADING_TOLERANCE = 1e-12
+_LOADING_SWEEPS = 500
+_LOADING_TOLERANCE = 1e-8
 # Leading singular pairs are found by subspace iteration, on matrices larger than this.
 _EXACT_SIDE = 256
 _MORE_DIRECTIONS = 10
@@ -313,46 +313,27 @@ def matched(F: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
     return partner, table.cpu().gather(1, partner[:, None])[:, 0]
 
 
-@torch.no_grad()
-def factor_stability(
-    blocks: Sequence[Tensor], F: Tensor, *, starts: int, seed: int, sweeps: int = SWEEPS
-) -> Tensor:
-    """For each factor, the mean cosine to its partner in fits that began at random.
+def factor_stability(F: Tensor, others: Iterable[Tensor]) -> Tensor:
+    """For each factor, the mean cosine to its partner in other fits, that began elsewhere.
 
     Args:
-        blocks: what was factorised.
         F: `(N, d)`, the fit.
-        starts: how many other fits.
-        seed: of the first of them.
-        sweeps: at most, of each.
+        others: `(N, d)` each.
 
     Returns:
         `(d,)` float64; NaN with no other fit.
     """
-    if starts < 1:
-        return torch.full((F.shape[1],), torch.nan, dtype=torch.float64)
-    found = [
-        matched(F, coupled_factors(blocks, F.shape[1], seed=seed + number, sweeps=sweeps).F)[1]
-        for number in range(starts)
-    ]
-    return torch.stack(found).mean(0)
+    found = [matched(F, other)[1] for other in others]
+    return torch.stack(found).mean(0) if found else torch.full((F.shape[1],), torch.nan, dtype=torch.float64)
 
 
-@torch.no_grad()
-def rank_agreement(
-    blocks: Sequence[Tensor], members: int, *, starts: int = 5, seed: int = 0, sweeps: int = SWEEPS
-) -> float:
-    """How alike the factors of several random starts are: the mean matched cosine over all pairs of starts.
+def rank_agreement(fits: Sequence[Tensor]) -> float:
+    """How alike the factors of several fits are: the mean matched cosine over all pairs of fits.
 
     Args:
-        blocks: what to factorise.
-        members: `d`.
-        starts: how many fits, two or more.
-        seed: of the first.
-        sweeps: at most, of each.
+        fits: `(N, d)` each, two or more, that began elsewhere.
     """
-    fits = [coupled_factors(blocks, members, seed=seed + number, sweeps=sweeps).F for number in range(starts)]
-    pairs = [(i, j) for i in range(starts) for j in range(i)]
+    pairs = [(i, j) for i in range(len(fits)) for j in range(i)]
     return sum(float(matched(fits[i], fits[j])[1].mean()) for i, j in pairs) / len(pairs)
 
 
