@@ -64,6 +64,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "stats": "Interpretable units by category, layer and epoch.",
         "units": "The life of every unit: born, changed, died.",
         "dynamics": "When has each layer become what it will be?",
+        "factors": "Images, pixels and units clustered by the same factors.",
         "retention": "Which concepts survive pruning?",
         "compare": "Two runs side by side.",
         "report": "One HTML page with everything in it.",

@@ -20,8 +20,11 @@ from concept_monitor_cli.options.kinds import (
     BasisKind,
     BasisSpec,
     EpochFilter,
+    FactorMode,
+    FactorSolver,
     Interpolation,
     IouNormaliser,
+    Kept,
     LabelRule,
     MeasureName,
     Method,
@@ -42,7 +45,6 @@ from concept_monitor_cli.options.reading import (
     CheckpointsOptions,
     CompareOptions,
     DemoOptions,
-    DynamicsOptions,
     EmbedOptions,
     LayersOptions,
     PruneOptions,
@@ -53,6 +55,7 @@ from concept_monitor_cli.options.reading import (
     UnitsOptions,
     VerifyOptions,
 )
+from concept_monitor_cli.options.structure import DynamicsOptions, FactorsOptions
 
 __all__ = [
     "CHANNELS",
@@ -69,8 +72,12 @@ __all__ = [
     "EmbedOptions",
     "EpochFilter",
     "EvaluateOptions",
+    "FactorMode",
+    "FactorSolver",
+    "FactorsOptions",
     "Interpolation",
     "IouNormaliser",
+    "Kept",
     "LabelRule",
     "LayersOptions",
     "MeasureName",

@@ -16,6 +16,7 @@ from concept_monitor_cli.options.common import (
     epochs_option,
 )
 from concept_monitor_cli.options.declare import (
+    KEPT,
     METHOD,
     NETWORK,
     OUTPUT,
@@ -33,6 +34,7 @@ from concept_monitor_cli.options.kinds import (
     EpochFilter,
     Interpolation,
     IouNormaliser,
+    Kept,
     LabelRule,
     Null,
     Pooling,
@@ -356,6 +358,13 @@ class WatchOptions(DissectOptions):
         metavar="COMMAND",
         shown="none",
         risky=bool,
+    )
+    keep: tuple[Kept, ...] = option(
+        (),
+        "Keep the tables of these current, too: dynamics, factors (anchored).",
+        panel=KEPT,
+        metavar="NAMES",
+        shown="none",
     )
 
 
