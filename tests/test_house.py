@@ -33,6 +33,7 @@ FOLDERS = (
     "evaluation",
     "report",
     "stories",
+    "library",
     "cluster",
     "cli",
 )
