@@ -46,7 +46,7 @@ def trainer_callback(monitor: Monitor, *, on: Literal["save", "epoch"] = "save")
 
     Args:
         monitor: the tables' epoch is the trainer's step, as it is for `cmon dissect` of its checkpoints. With
-            `name="checkpoint-{step}"` the tables name them as the trainer does.
+            `name="checkpoint-{step}/model.safetensors"` the tables name them as `cmon dissect` does.
         on: visit whenever a checkpoint is saved, or at the end of every epoch.
 
     Returns:

@@ -66,16 +66,7 @@ class Monitor:
     >>> network = create_model("cifar_resnet20", num_classes=10)
     >>> monitor = cmon.Monitor("builtin", layers="layer1", every=5, probe_limit=60, floors=False)
     >>> for epoch in range(8):
-    ...     ...  # train the network for an epoch
-    ...     visit = monitor(network, epoch)
-    Ellipsis
-    Ellipsis
-    Ellipsis
-    Ellipsis
-    Ellipsis
-    Ellipsis
-    Ellipsis
-    Ellipsis
+    ...     visit = monitor(network, epoch)  # after training it for an epoch
     >>> monitor.run.epochs
     [0, 5]
     """

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from concept_monitor_cli.checkpoints import Checkpoint, checkpoint_of
@@ -322,7 +323,10 @@ def _config_of(model: nn.Module) -> dict[str, Any]:
 def _save(path: Path, state: Mapping[str, Tensor], epoch: int, config: Mapping[str, Any]) -> None:
     """Write weights as a checkpoint file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        torch.save({"state_dict": dict(state), "epoch": epoch}, file)
+    with atomic_write(path) as temporary:
+        if path.suffix == ".safetensors":
+            save_file({name: value.contiguous() for name, value in state.items()}, temporary)
+        else:
+            torch.save({"state_dict": dict(state), "epoch": epoch}, temporary)
     if config:
         write_text_atomic(path.parent / "config.json", json.dumps(config, indent=2, sort_keys=True))

@@ -10,9 +10,10 @@ import copy
 import hashlib
 import random
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,7 @@ def detached_copy(model: nn.Module) -> tuple[nn.Module, int]:
     """
     memo: dict[int, Any] = {}
     left_out = 0
+    forwards = [_replaced_forward(module) for module in model.modules()]
     for module in model.modules():
         for tensor in _tensors(module):
             if id(tensor) not in memo:
@@ -114,7 +116,35 @@ def detached_copy(model: nn.Module) -> tuple[nn.Module, int]:
             where=type(model).__name__,
             hint="hand over the part that is the network itself, or dissect a saved checkpoint",
         ) from error
+    for module, forward in zip(copied.modules(), forwards, strict=True):
+        if forward is not None:
+            module.__dict__["forward"] = MethodType(forward, module)
+        else:
+            module.__dict__.pop("forward", None)
     return copied.requires_grad_(False).eval(), left_out
+
+
+def _replaced_forward(module: nn.Module) -> Callable[..., Any] | None:
+    """The function that stands for `forward` in one module alone; `None` for that of its class.
+
+    Raises:
+        InputError: it may hold on to the network that is in use, which a copy must not run.
+    """
+    # accelerate wraps `forward` for mixed precision, and keeps what it was.
+    forward = module.__dict__.get("_original_forward", module.__dict__.get("forward"))
+    if forward is None:
+        return None
+    if isinstance(forward, MethodType) and forward.__self__ is module:
+        function = forward.__func__
+        if function is type(module).forward:
+            return None
+        if getattr(function, "__closure__", None) is None:
+            return function
+    raise InputError(
+        "forward was replaced by a function that may belong to this very network, so no copy can be run",
+        where=type(module).__name__,
+        hint="make it a method (types.MethodType) of what it is given, or a class of its own",
+    )
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
