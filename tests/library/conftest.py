@@ -15,6 +15,8 @@ from concept_monitor_cli.cli.app import run
 from concept_monitor_cli.models.cifar import create_model
 from tests.stories.conftest import Bench, make_bench
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+
 
 @pytest.fixture(autouse=True)
 def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

@@ -13,7 +13,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 from torch.nn.utils import prune
 
@@ -61,7 +60,7 @@ def by_hand(bench: LiveBench, network: nn.Module, layer: str) -> torch.Tensor:
     return kept[0].mean((2, 3))
 
 
-# -- the same tables -----------------------------------------------------------------------------------------
+# -- the same tables ----------------------------------------------------------------
 
 
 def save(bench: LiveBench, network: nn.Module, epoch: int) -> None:
@@ -73,7 +72,8 @@ def test_tables_are_those_of_the_saved_network(bench: LiveBench) -> None:
     for epoch in (0, 3):
         network = small_network(epoch).train(epoch == 0)
         save(bench, network, epoch)
-        cmon.dissect_model(network, **bench.inputs(layers=["layer1", "layer3"]), epoch=epoch)
+        everything_on = {"floors": True, "stability": True}
+        cmon.dissect_model(network, **bench.inputs(layers=["layer1", "layer3"], **everything_on), epoch=epoch)
     dissected = bench.dissected("--floors", "--stability", layer="layer1,layer3")
     assert len([name for name in dissected if name.startswith("untrained/")]) == 2
     assert bench.all_tables("live") == dissected
@@ -171,7 +171,7 @@ def test_kept_weights_can_be_dissected_into_the_same_run(bench: LiveBench) -> No
     assert not (bench.root / "without" / "weights").exists()
 
 
-# -- what `dissect` does not know ------------------------------------------------------------------------------
+# -- what `dissect` does not know ----------------------------------------------------------------
 
 
 def test_an_unknown_network_is_run_as_it_is(bench: LiveBench) -> None:
@@ -235,7 +235,7 @@ def test_code_that_builds_another_network_is_refused(bench: LiveBench, factory: 
     assert not (bench.root / "live" / "tables").exists()
 
 
-# -- left as it was --------------------------------------------------------------------------------------------
+# -- left as it was ----------------------------------------------------------------
 
 
 def everything(network: nn.Module) -> dict[str, Any]:
@@ -341,7 +341,7 @@ def test_the_callers_modes_do_not_matter(bench: LiveBench) -> None:
     assert bench.all_tables("live") == bench.dissected()
 
 
-# -- images and words that are in memory -----------------------------------------------------------------------
+# -- images and words that are in memory ----------------------------------------------------------------
 
 
 def test_images_and_words_in_memory_are_those_of_the_files(bench: LiveBench) -> None:
