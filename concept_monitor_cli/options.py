@@ -334,7 +334,8 @@ class DissectOptions(CommonOptions):
         templates: prompts with one `{}` each; none means bare words. (The option is `--template`.)
 
         similarity: of activations and concepts.
-        top_k: images of a unit that similarities of ranks look at; `None` for what suits their number.
+        top_k: images of a unit that similarities of ranks look at, one of each group; `None` for what suits
+            the number of groups.
         stability: draw the images again to say how sure the concepts are.
         top_concepts: rows per unit in the tables.
         pairs: also score pairs of this many of a unit's best concepts; 0 for none.

@@ -343,7 +343,7 @@ def dissect(
             parser=count,
             rich_help_panel=_METHOD,
             show_default="by the number of images",
-            help="Top images of a unit that soft-wpmi and wpmi look at.",
+            help="Top images of a unit that soft-wpmi and wpmi look at, one of each group.",
         ),
     ] = None,
     stability: Annotated[
