@@ -19,10 +19,9 @@ from concept_monitor_cli.functional.similarity.activations import ConceptActivat
 from concept_monitor_cli.functional.similarity.registry import (
     RankSimilarity,
     ValueSimilarity,
-    reordered_images,
+    reordered,
 )
 from concept_monitor_cli.functional.similarity.reorder import MIN_MEAN, POWER, SCALE_POWER
-from concept_monitor_cli.functional.topk import top_images_of_groups
 
 #: Concepts of a unit that compete, and the share of the draws that a concept set must make up.
 CANDIDATES = 20
@@ -146,12 +145,14 @@ def value_stability(
     if similarity.name != "rank-reorder":
         cubed = similarity.name == "cos-cubed"
         return Stability(shares_of_first(_weighted_cosines(activations, Q, candidates, drawn, cubed=cubed)))
-    parts: list[Tensor] = []
-    for part in spans(Q.shape[1], 16):
-        concepts, column = torch.unique(candidates[part], return_inverse=True)
-        top = top_images_of_groups(Q[:, part], reordered_images(groups.n_groups), groups)
-        parts.append(_reordered(_columns(activations, concepts), top, column, drawn))
-    return Stability(shares_of_first(torch.cat(parts, 1)))
+    scores = torch.empty(len(drawn), *candidates.shape, device=Q.device)
+    for each in reordered(Q, groups):
+        for part in spans(len(each.units), 16):
+            units = each.units[part]
+            concepts, column = torch.unique(candidates[units], return_inverse=True)
+            top = each.images[:, part], each.values[:, part]
+            scores[:, units] = _reordered(_columns(activations, concepts), top, column, drawn)
+    return Stability(shares_of_first(scores))
 
 
 def _weighted_cosines(

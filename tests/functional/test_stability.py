@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from concept_monitor_cli.functional.firing import SIZES
 from concept_monitor_cli.functional.groups import ImageGroups
 from concept_monitor_cli.functional.resampling import image_counts
 from concept_monitor_cli.functional.similarity import ConceptActivations
@@ -89,6 +90,10 @@ def twin_of_values(
         for i in sorted(range(len(q)), key=lambda i: (-q[i], i)):
             best.setdefault(of[i], i)
         n = min(len(best), max(20, int(len(best) * 0.05)))
+        lowest = min(q)
+        if len({of[i] for i in range(len(q)) if q[i] == lowest}) > 1:  # it is silent on these
+            fires = sum(q[i] > lowest for i in best.values())
+            n = max([k for k in (*SIZES, n) if k <= min(fires, n)], default=fires)
         tops = sorted(best.values(), key=lambda i: (-q[i], of.index(of[i])))[:n]
         rising = sorted(q[i] for i in tops)
         by_concept = sorted(range(n), key=lambda j: (P[tops[j], m], j))

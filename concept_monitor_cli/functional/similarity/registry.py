@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional.firing import firing, set_sizes
 from concept_monitor_cli.functional.groups import ImageGroups
 from concept_monitor_cli.functional.similarity import pmi
-from concept_monitor_cli.functional.similarity.activations import ConceptActivations
+from concept_monitor_cli.functional.similarity.activations import ConceptActivations, as_activations
 from concept_monitor_cli.functional.similarity.cosine import cos, cos_cubed
 from concept_monitor_cli.functional.similarity.pmi import Evidence
 from concept_monitor_cli.functional.similarity.reorder import TOP_FRACTION, rank_reorder_from_top
@@ -109,8 +110,39 @@ def _cos_cubed(P: Tensor | ConceptActivations, Q: Tensor, groups: ImageGroups) -
     return cos_cubed(P, Q)
 
 
+@dataclass(frozen=True)
+class Reordered:
+    """Units that `rank-reorder` looks at through equally many top images.
+
+    Attributes:
+        units: `(u,)`, which columns.
+        images: `(n, u)`, their top images, one of each group, best first.
+        values: `(n, u)`, their activations.
+    """
+
+    units: Tensor
+    images: Tensor
+    values: Tensor
+
+
+def reordered(Q: Tensor, groups: ImageGroups) -> list[Reordered]:
+    """The top images whose order counts: of `reordered_images` those on which a unit fires."""
+    top = reordered_images(groups.n_groups)
+    images, values = top_images_of_groups(Q, top, groups)
+    sizes = set_sizes(firing(Q, groups).groups, top, 1).clamp_min(1)
+    found = []
+    for size in sizes.unique().tolist():
+        units = (sizes == size).nonzero()[:, 0].to(Q.device)
+        found.append(Reordered(units, images[:size, units], values[:size, units]))
+    return found
+
+
 def _rank_reorder(P: Tensor | ConceptActivations, Q: Tensor, groups: ImageGroups) -> Tensor:
-    return rank_reorder_from_top(P, *top_images_of_groups(Q, reordered_images(groups.n_groups), groups))
+    activations = as_activations(P)
+    scores = torch.empty(Q.shape[1], activations.n_concepts, device=activations.device)
+    for part in reordered(Q, groups):
+        scores[part.units] = rank_reorder_from_top(activations, part.images, part.values)
+    return scores
 
 
 def _log_error(scores: Tensor) -> Tensor:
