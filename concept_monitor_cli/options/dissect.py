@@ -230,7 +230,7 @@ class DissectOptions(PlotOptions, CommonOptions, InputSizeOptions, LoadingOption
     top_concepts: int = option(5, "Concepts per unit in the tables.", panel=METHOD, metavar="K", read=count)
     top_k: int | None = option(
         None,
-        "Top images of a unit that soft-wpmi and wpmi look at.",
+        "Top images of a unit that soft-wpmi and wpmi look at, one of each group.",
         panel=METHOD,
         metavar="K",
         read=count,
