@@ -123,7 +123,8 @@ def _warn_of_dark_colours(images: EncodedImages, rows: Sequence[int], progress: 
     if some and lightest < _DARK:
         progress.warning(
             f"{counted(len(some), 'images have')} colours of 16 bits, of which the upper 8 are read: "
-            f"the lightest is {lightest:.0f} of 255. Save them as PNG files of 8 bits, as light as they should be seen"
+            f"the lightest is {lightest:.0f} of 255. Save them as PNG files of 8 bits, as light as "
+            "they should be seen"
         )
 
 
