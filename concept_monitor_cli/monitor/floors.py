@@ -33,10 +33,13 @@ def redundancy_columns(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             "category": ALL,
             **{name: _number(record["redundancy"].get(name)) for name in _REDUNDANCY},
             "held_out_word": record["held_out"].get("word", ""),
+            "held_out_measure": record["held_out"].get("measure", ""),
         }
         for record in records
     ]
-    return pd.DataFrame(rows, columns=[*_PLACE, "category", *_REDUNDANCY, "held_out_word"])
+    return pd.DataFrame(
+        rows, columns=[*_PLACE, "category", *_REDUNDANCY, "held_out_word", "held_out_measure"]
+    )
 
 
 def halves_columns(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

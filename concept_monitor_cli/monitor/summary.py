@@ -33,6 +33,7 @@ class LayerSummary:
             between 0 and 1 (`functional.held_out`); `None` where it is not known.
         held_out_chance: the same of other units' concepts.
         held_out_word: the difference in a word.
+        held_out_measure: in which both are: `auc`, or `iou` of detectors by masks.
         changed_by_luck: how many units get another concept from one half of the images than from the other;
             `None` where it is not known.
     """
@@ -50,6 +51,7 @@ class LayerSummary:
     held_out: float | None = None
     held_out_chance: float | None = None
     held_out_word: str = ""
+    held_out_measure: str = "auc"
     changed_by_luck: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -97,6 +99,7 @@ def summarise(
                     held_out=held_out.get("value"),
                     held_out_chance=held_out.get("chance"),
                     held_out_word=held_out.get("word", ""),
+                    held_out_measure=held_out.get("measure", "auc"),
                     changed_by_luck=None if share is None else round(share * live),
                 )
             )
