@@ -114,16 +114,28 @@ def held_out_line(one: LayerSummary) -> str:
     where = f"{one.layer} ({one.detector}), epoch {one.epoch}, held out"
     if one.held_out is None or one.held_out_chance is None:
         return f"{where}: not known, too few units or images to say whether labels predict activations"
-    return f"{where}: {held_out_sentence(one.held_out, one.held_out_chance, one.held_out_word)}"
+    said = held_out_sentence(one.held_out, one.held_out_chance, one.held_out_word, one.held_out_measure)
+    return f"{where}: {said}"
 
 
-def held_out_sentence(value: float, chance: float, word: str | None) -> str:
-    """How well labels of one half of the images predict the activations on the other, beside chance."""
+def held_out_sentence(value: float, chance: float, word: str | None, measure: str | None) -> str:
+    """How well labels of one half of the images hold on the other, beside chance.
+
+    Args:
+        value: mean over the units.
+        chance: the same of other units' labels.
+        word: the difference in a word.
+        measure: `auc`, how well labels predict activations; `iou`, how well they overlap the units.
+    """
     judged = {None: "", "not known": " (too few units or images to tell)"}.get(word, f", {word}")
-    return (
-        "labels of one half of the images tell active images of the other half from the rest"
-        f"{judged}: AUC {value:.3f}, labels of other units {chance:.3f}"
-    )
+    if measure == "iou":
+        what, name = "labels of one half of the images overlap the units on the other half", "IoU"
+    else:
+        what, name = (
+            "labels of one half of the images tell active images of the other half from the rest",
+            "AUC",
+        )
+    return f"{what}{judged}: {name} {value:.3f}, labels of other units {chance:.3f}"
 
 
 def _layer_table(epochs: list[LayerSummary]) -> Table:

@@ -120,7 +120,12 @@ def _beside(layer: str, detector: str, rows: list[dict[str, Any]]) -> list[str]:
         beside = ", ".join(f"{name} {value:.3f}" for name, value in floors.items() if value is not None)
         said.append(f"{where}: spread {last['spread']:.3f}, beside: {beside}")
     if last["held_out"] is not None and last["held_out_chance"] is not None:
-        sentence = held_out_sentence(last["held_out"], last["held_out_chance"], last.get("held_out_word"))
+        sentence = held_out_sentence(
+            last["held_out"],
+            last["held_out_chance"],
+            last.get("held_out_word"),
+            last.get("held_out_measure"),
+        )
         said.append(
             f"{where}: {sentence}; "
             f"{last['changed_by_halves']:.0%} of the units get another label from the other half"

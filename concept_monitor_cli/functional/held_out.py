@@ -19,8 +19,14 @@ from concept_monitor_cli.functional.evaluation.simulation import ACTIVE_SHARE, a
 
 Word = Literal["well", "somewhat", "weakly", "no better than chance", "not known"]
 
-# Gain over chance in probability from which a word holds. A share of 0.5 is a coin's, 1 is perfect.
-_WORDS: tuple[tuple[float, Word], ...] = ((0.2, "well"), (0.1, "somewhat"), (0.03, "weakly"))
+Measure = Literal["auc", "iou"]
+
+# Gain over chance from which a word holds. In probability, where 0.5 is a coin's and 1 is perfect; in IoU,
+# where 0.04 makes a detector (Bau et al. 2017).
+_WORDS: dict[Measure, tuple[tuple[float, Word], ...]] = {
+    "auc": ((0.2, "well"), (0.1, "somewhat"), (0.03, "weakly")),
+    "iou": ((0.04, "well"), (0.02, "somewhat"), (0.005, "weakly")),
+}
 # Standard errors by which the mean must be above chance to be called better at all.
 _ERRORS = 2.0
 
@@ -109,13 +115,14 @@ class HeldOut:
     error: float = math.nan
 
 
-def held_out_summary(own: Tensor, chance: Tensor, *, effective: float) -> HeldOut:
+def held_out_summary(own: Tensor, chance: Tensor, *, effective: float, measure: Measure = "auc") -> HeldOut:
     """One line for a layer.
 
     Args:
         own: `(C,)`, of every unit; NaN where it is not known.
         chance: `(C,)`, likewise.
         effective: effective number of units: units that do the same are no independent evidence.
+        measure: in which both are.
     """
     known = own.isfinite() & chance.isfinite()
     count = int(known.sum())
@@ -129,7 +136,7 @@ def held_out_summary(own: Tensor, chance: Tensor, *, effective: float) -> HeldOu
     mean = float(gain.mean())
     if mean < _ERRORS * error:
         return HeldOut(count, value, by_chance, "no better than chance", error)
-    for least, word in _WORDS:
+    for least, word in _WORDS[measure]:
         if mean >= least:
             return HeldOut(count, value, by_chance, word, error)
     return HeldOut(count, value, by_chance, "no better than chance", error)

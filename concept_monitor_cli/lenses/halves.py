@@ -17,7 +17,7 @@ from torch import Tensor
 
 from concept_monitor_cli.functional.embedding import TOP_CONCEPTS, neuron_embedding_from_top
 from concept_monitor_cli.functional.firing import firing
-from concept_monitor_cli.functional.held_out import held_out_auc, held_out_summary
+from concept_monitor_cli.functional.held_out import Measure, held_out_auc, held_out_summary
 from concept_monitor_cli.functional.topk import dead_units, top_rows
 from concept_monitor_cli.lenses.responses import Responses, number_or_none
 
@@ -47,6 +47,7 @@ class Halves:
         held_out: `(n,)`, how well either concept predicts the activations on the other half (`held_out_auc`),
             on average of both.
         chance: `(n,)`, the same of other units' concepts.
+        measure: in which both are.
     """
 
     unit: NDArray[np.int64]
@@ -55,16 +56,18 @@ class Halves:
     distance: NDArray[np.float64]
     held_out: NDArray[np.float64]
     chance: NDArray[np.float64]
+    measure: Measure = "auc"
 
     def save(self, writer: Writer) -> None:
         """Put everything into a store entry."""
+        writer.meta["measure"] = self.measure
         for name in _COLUMNS:
             writer.put(name, getattr(self, name))
 
     @classmethod
     def load(cls, entry: Entry) -> Halves:
         """Read what `save` wrote."""
-        return cls(**{name: entry.read(name) for name in _COLUMNS})
+        return cls(**{name: entry.read(name) for name in _COLUMNS}, measure=entry.meta["measure"])
 
 
 @dataclass(frozen=True)
@@ -98,10 +101,9 @@ def name_on_halves(entry: Entry, context: Context, score: Score) -> Halves | Non
         `None` where there are too few groups of images, or no live unit.
     """
     responses = Responses(entry)
-    live = np.flatnonzero(responses.live)
-    if context.groups.n_groups < 2 * LEAST_GROUPS or not len(live):
+    units = asked_units(responses.live)
+    if context.groups.n_groups < 2 * LEAST_GROUPS or not len(units):
         return None
-    units = live[np.arange(min(MOST_UNITS, len(live))) * len(live) // min(MOST_UNITS, len(live))]
     Q = torch.from_numpy(_columns(responses, units)).to(context.device)
     rows = [half for half, _ in context.halves]
     named = [_named(some, Q[half], half, score) for half, some in context.halves]
@@ -109,10 +111,10 @@ def name_on_halves(entry: Entry, context: Context, score: Score) -> Halves | Non
     found = [_predicts(context, named[here][0], Q[rows[1 - here]], rows[1 - here]) for here in (0, 1)]
     own, chance = (torch.stack(pair).nanmean(0).cpu().numpy() for pair in zip(*found, strict=True))
     return Halves(
-        units.astype(np.int64),
+        units,
         names[named[0][0].cpu().numpy()],
         names[named[1][0].cpu().numpy()],
-        _cosine_distance(named[0][1], named[1][1]).cpu().numpy(),
+        cosine_distance(named[0][1], named[1][1]).cpu().numpy(),
         own,
         chance,
     )
@@ -132,6 +134,13 @@ def _named(context: Context, Q: Tensor, rows: Tensor, score: Score) -> tuple[Ten
     return best, places
 
 
+def asked_units(live: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """At most `MOST_UNITS` of the live units, an even choice of more; ascending."""
+    units = np.flatnonzero(live)
+    count = min(MOST_UNITS, len(units))
+    return units[np.arange(count) * len(units) // max(count, 1)].astype(np.int64)
+
+
 def _columns(responses: Responses, units: NDArray[np.int64]) -> NDArray[np.float32]:
     """Some units on all images, `(N, n)`, without all units in memory at once."""
     columns = np.empty((responses.n_images, len(units)), dtype=np.float32)
@@ -149,7 +158,8 @@ def _predicts(context: Context, labels: Tensor, Q: Tensor, rows: Tensor) -> tupl
     return held_out_auc(Q, presence, torch.where(known[column], column, -1))
 
 
-def _cosine_distance(a: Tensor, b: Tensor) -> Tensor:
+def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
+    """`1 - cos` of every row, float64; 0 for equal ones."""
     a, b = (torch.nn.functional.normalize(vectors.double(), dim=1) for vectors in (a, b))
     # Half the squared distance of unit vectors: exactly 0 for equal ones.
     return 0.5 * ((a - b) ** 2).sum(1)
@@ -169,7 +179,10 @@ def held_out_record(found: Halves, categories: NDArray[np.object_], effective: f
         whose two concepts differ; `value` and `chance`.
     """
     summary = held_out_summary(
-        torch.from_numpy(found.held_out), torch.from_numpy(found.chance), effective=effective
+        torch.from_numpy(found.held_out),
+        torch.from_numpy(found.chance),
+        effective=effective,
+        measure=found.measure,
     )
     own = categories[found.unit]
     everything = np.ones(len(own), dtype=bool)
@@ -180,6 +193,7 @@ def held_out_record(found: Halves, categories: NDArray[np.object_], effective: f
         "chance": number_or_none(summary.chance),
         "word": summary.word,
         "error": number_or_none(summary.error),
+        "measure": found.measure,
         "categories": {name: _means(found, rows) for name, rows in groups.items()},
     }
 

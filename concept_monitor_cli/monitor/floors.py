@@ -34,10 +34,12 @@ def redundancy_columns(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             **{name: _number(record["redundancy"].get(name)) for name in _REDUNDANCY},
             "held_out_word": record["held_out"].get("word", ""),
             "held_out_error": _number(record["held_out"].get("error")),
+            "held_out_measure": record["held_out"].get("measure", ""),
         }
         for record in records
     ]
-    return pd.DataFrame(rows, columns=[*_PLACE, "category", *_REDUNDANCY, "held_out_word", "held_out_error"])
+    words = ["held_out_word", "held_out_error", "held_out_measure"]
+    return pd.DataFrame(rows, columns=[*_PLACE, "category", *_REDUNDANCY, *words])
 
 
 def halves_columns(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

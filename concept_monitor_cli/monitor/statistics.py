@@ -88,7 +88,8 @@ def category_statistics(
         columns = [name for name in BESIDE_COUNTS if name in known]
         result = result.merge(known[[*keys, *columns]], how="left", on=keys)
     result = result.assign(**{name: np.nan for name in BESIDE_COUNTS if name not in result})
-    return result.assign(held_out_word=result["held_out_word"].astype(object).fillna(""))
+    words = ("held_out_word", "held_out_measure")
+    return result.assign(**{name: result[name].astype(object).fillna("") for name in words})
 
 
 def _counts(rows: pd.DataFrame, source: pd.DataFrame) -> pd.DataFrame:

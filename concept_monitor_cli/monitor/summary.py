@@ -34,6 +34,7 @@ class LayerSummary:
             between 0 and 1 (`functional.held_out`); `None` where it is not known.
         held_out_chance: the same of other units' concepts.
         held_out_word: the difference in a word.
+        held_out_measure: in which both are: `auc`, or `iou` of detectors by masks.
         changed_by_luck: how many units get another concept from one half of the images than from the other;
             `None` where it is not known.
         sure_changes: how many units took another concept with confidence since the epoch before: changes that
@@ -54,6 +55,7 @@ class LayerSummary:
     held_out: float | None = None
     held_out_chance: float | None = None
     held_out_word: str = ""
+    held_out_measure: str = "auc"
     changed_by_luck: int | None = None
     sure_changes: int | None = None
     sure_by_luck: int | None = None
@@ -115,6 +117,7 @@ def summarise(
                     held_out=held_out.get("value"),
                     held_out_chance=held_out.get("chance"),
                     held_out_word=held_out.get("word", ""),
+                    held_out_measure=held_out.get("measure", "auc"),
                     changed_by_luck=None if share is None else round(share * live),
                     sure_changes=None if sure is None or not number else int(sure.get(epoch, 0)),
                     sure_by_luck=None if sure is None or not number else round(FALSE_CHANGES * could[number]),

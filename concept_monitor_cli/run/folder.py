@@ -474,7 +474,10 @@ class RunFolder:
                 "detector": record.detector,
                 "epoch": record.epoch,
                 "checkpoint": record.checkpoint,
-                **{name: record.held_out[name] for name in ("units", "value", "chance", "word")},
+                **{
+                    name: record.held_out.get(name)
+                    for name in ("units", "value", "chance", "word", "measure")
+                },
             }
             for record in records
             if record.held_out

@@ -171,6 +171,7 @@ BESIDE_COUNTS: dict[str, Kind] = {
     "held_out_chance": "float",
     "held_out_word": "str",
     "held_out_error": "float",
+    "held_out_measure": "str",
 }
 
 TABLES: dict[str, TableSchema] = {

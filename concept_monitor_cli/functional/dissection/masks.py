@@ -76,6 +76,22 @@ class UnitMasks:
         pixels = np.arange(int(lengths.sum())) + np.repeat(starts - before, lengths)
         return np.repeat(rows, lengths), pixels
 
+    def part(self, images: IntArray, units: IntArray) -> UnitMasks:
+        """The masks of some units on some images, renumbered in their order; both ascend."""
+        image, unit = (np.full(n, -1, dtype=np.int32) for n in (self.n_images, self.n_units))
+        image[images], unit[units] = np.arange(len(images)), np.arange(len(units))
+        rows = np.flatnonzero((image[self.image] >= 0) & (unit[self.unit] >= 0))
+        edges, offsets = gather_runs(self, rows)
+        return UnitMasks(
+            len(images),
+            len(units),
+            self.size,
+            image[self.image[rows]],
+            unit[self.unit[rows]],
+            offsets.astype(np.int64),
+            edges,
+        )
+
     def dense(self) -> NDArray[np.bool_]:
         """All masks as booleans (n_images, n_units, height, width): for small sizes and for pictures."""
         masks = np.zeros((self.n_images, self.n_units, self.size[0] * self.size[1]), dtype=bool)
@@ -255,7 +271,7 @@ def _edge_dtype(pixels: int) -> type[np.uint16] | type[np.uint32]:
     return np.uint16 if pixels <= np.iinfo(np.uint16).max else np.uint32
 
 
-def gather_runs(masks: UnitMasks, rows: NDArray[np.int32]) -> tuple[NDArray[Any], IntArray]:
+def gather_runs(masks: UnitMasks, rows: NDArray[Any]) -> tuple[NDArray[Any], IntArray]:
     """The runs of these pairs, one after the other: edges and offsets."""
     starts = masks.offsets[rows]
     lengths = masks.offsets[rows + 1] - starts

@@ -212,6 +212,19 @@ def drawn_winners(counts: GroupCounts, draws: IntArray, rule: LabelRule) -> IntA
     return winners
 
 
+def candidate_ious(counts: GroupCounts) -> NDArray[np.float64]:
+    """The IoU of each unit with each of its candidates over all images: (C, L); 0 for one not there."""
+    units = len(counts.offsets) - 1
+    sizes = np.asarray(counts.areas.sum(axis=0)).ravel()
+    ious = np.zeros((units, counts.counted.shape[1]))
+    for unit in range(units):
+        rows, members = slice(counts.offsets[unit], counts.offsets[unit + 1]), counts.members(unit)
+        shared = np.asarray(counts.inside[rows].sum(axis=0)).ravel() @ members
+        union = counts.counted[rows].sum(axis=0) + sizes @ members - shared
+        np.divide(shared, union, out=ious[unit], where=union > 0)
+    return ious
+
+
 def share_first(winners: IntArray) -> NDArray[np.float64]:
     """The share of the draws in which the first candidate stays first: (C,), from winners (R, C)."""
     share: NDArray[np.float64] = (winners == 0).mean(axis=0)

@@ -31,11 +31,12 @@ from concept_monitor_cli.functional.dissection import (
     IoUCounts,
     Normaliser,
     UnitMasks,
+    candidate_ious,
     iou,
     shuffled_masks,
 )
 from concept_monitor_cli.lenses.base import Findings
-from concept_monitor_cli.lenses.names.masked import MaskDetector, MaskedUnits, effect_beyond
+from concept_monitor_cli.lenses.names.masked import MaskDetector, MaskedUnits, NamedHalf, effect_beyond
 from concept_monitor_cli.run import TableSchema
 from concept_monitor_cli.run.traits import LabelKind
 
@@ -142,6 +143,25 @@ class Compositional(MaskDetector):
     def _seeds(context: Context, units: int) -> range:
         draws = max(FEWEST_DRAWS, min(MOST_DRAWS, SEARCHES // max(1, units)))
         return range(context.seed * 1009, context.seed * 1009 + draws)
+
+    def named_on(self, masks: UnitMasks, context: Context) -> NamedHalf:
+        """See `MaskDetector`. Formulas have no place in the space of words."""
+        (found,) = self._search([masks], context)
+        fires, words = self.names_on_half(masks, context), _Words(context.labels)
+        best = [
+            each.best[-1].formula if each.best and fires[unit] else None
+            for unit, each in enumerate(found.results)
+        ]
+        return NamedHalf(best, ["" if each is None else words.text(each) for each in best])
+
+    def ious_of(
+        self, masks: UnitMasks, candidates: Sequence[Sequence[Any]], context: Context
+    ) -> NDArray[np.float64]:
+        """See `MaskDetector`."""
+        numbers = context.labels.category_numbers
+        return candidate_ious(
+            formula_group_counts(context.labels, masks, candidates, numbers, context.groups, self.normaliser)
+        )
 
     def find(
         self, entry: Entry, context: Context, *, untrained: Sequence[Entry] = (), matrix: bool = False

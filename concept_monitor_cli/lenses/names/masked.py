@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,11 +28,13 @@ from concept_monitor_cli.functional.dissection import (
     share_first,
 )
 from concept_monitor_cli.lenses.base import Detector
+from concept_monitor_cli.lenses.names.mask_halves import halves_of_masks
 from concept_monitor_cli.record.requests import Masks, Recording, read_masks
 from concept_monitor_cli.run.traits import Candidates, Evidence
 from concept_monitor_cli.wording import counted
 
 if TYPE_CHECKING:
+    from concept_monitor_cli.lenses.halves import Halves
     from concept_monitor_cli.models.layers import LayerInfo
     from concept_monitor_cli.probe import ProbeSet
     from concept_monitor_cli.store import Entry, Writer
@@ -58,6 +60,15 @@ class MaskedUnits:
     masks: UnitMasks
     live: Tensor
     sparse: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class NamedHalf:
+    """The labels of units on one half of the images; see `HalfNamed`."""
+
+    labels: Sequence[Hashable | None]
+    texts: Sequence[str]
+    places: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -207,6 +218,26 @@ class MaskDetector(Detector):
             "images, or groups of "
             "images: they are `sparse` and have no concept",
         )
+
+    def halves(self, entry: Entry, context: Context) -> Halves | None:
+        """See `Detector`."""
+        units = self.read(entry, context)
+        return halves_of_masks(self, units.masks, units.live.numpy(), context)
+
+    def names_on_half(self, masks: UnitMasks, context: Context) -> NDArray[np.bool_]:
+        """Units that fire on enough groups of these images to be named: (C,)."""
+        firing: NDArray[np.bool_] = masks.firing_groups(context.groups) >= FEWEST_GROUPS
+        return firing
+
+    @abstractmethod
+    def named_on(self, masks: UnitMasks, context: Context) -> NamedHalf:
+        """The labels that it gives from a part of the images."""
+
+    @abstractmethod
+    def ious_of(
+        self, masks: UnitMasks, candidates: Sequence[Sequence[Any]], context: Context
+    ) -> NDArray[np.float64]:
+        """The IoU of each unit with each of its candidates, (C, L)."""
 
     @abstractmethod
     def raw_scores(self, masks: UnitMasks, context: Context) -> NDArray[np.float64]:

@@ -21,14 +21,16 @@ from concept_monitor_cli.functional.dissection import (
     Normaliser,
     RankedLabels,
     UnitMasks,
+    candidate_ious,
     chance_p_values,
     iou,
     label_group_counts,
     ranked_labels,
     shuffled_support,
 )
+from concept_monitor_cli.functional.embedding import TOP_CONCEPTS, neuron_embedding_from_top
 from concept_monitor_cli.lenses.base import Findings
-from concept_monitor_cli.lenses.names.masked import MaskDetector, MaskedUnits, effect_beyond
+from concept_monitor_cli.lenses.names.masked import MaskDetector, MaskedUnits, NamedHalf, effect_beyond
 from concept_monitor_cli.run import TableSchema
 
 if TYPE_CHECKING:
@@ -112,6 +114,32 @@ class NetworkDissection(MaskDetector):
 
     def _ranked(self, counts: IoUCounts, k: int) -> RankedLabels:
         return ranked_labels(counts, self.rule, self.normaliser, k)
+
+    def named_on(self, masks: UnitMasks, context: Context) -> NamedHalf:
+        """See `MaskDetector`."""
+        counts = self.count(masks, context)
+        ranked = self._ranked(counts, TOP_CONCEPTS)
+        met = (ranked.ranked > 0) & torch.from_numpy(self.names_on_half(masks, context))[:, None]
+        best = torch.where(met[:, 0], ranked.indices[:, 0], -1).tolist()
+        texts = [context.labels.names[label] if label >= 0 else "" for label in best]
+        labels = [label if label >= 0 else None for label in best]
+        if context.encoder is None:
+            return NamedHalf(labels, texts)
+        vectors = context.embed_words(context.labels.names).cpu()
+        values = iou(counts, self.normaliser).gather(1, ranked.indices).masked_fill(~met, torch.nan)
+        places = neuron_embedding_from_top(values, ranked.indices, vectors)
+        return NamedHalf(labels, texts, places)
+
+    def ious_of(
+        self, masks: UnitMasks, candidates: Sequence[Sequence[Any]], context: Context
+    ) -> NDArray[np.float64]:
+        """See `MaskDetector`."""
+        most = max(len(each) for each in candidates)
+        table = np.array([[*each, *[-1] * (most - len(each))] for each in candidates], dtype=np.int64)
+        numbers = context.labels.category_numbers
+        return candidate_ious(
+            label_group_counts(context.labels, masks, table, numbers, context.groups, self.normaliser)
+        )
 
     def find(
         self, entry: Entry, context: Context, *, untrained: Sequence[Entry] = (), matrix: bool = False

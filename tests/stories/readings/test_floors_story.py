@@ -36,10 +36,13 @@ def statistics(run: Path, cache: Path) -> pd.DataFrame:
 
 def test_every_number_has_what_it_is_compared_with(training: Path, cache: Path) -> None:
     whole = statistics(training, cache)
-    compared = [name for name in TABLES["statistics"].added if name != "held_out_word"]
+    compared = [
+        name for name in TABLES["statistics"].added if name not in ("held_out_word", "held_out_measure")
+    ]
     assert whole[compared].notna().all().all()
     assert (whole["held_out"] > whole["held_out_chance"] + 0.2).all()
     assert set(whole["held_out_word"]) == {"well"}
+    assert set(whole["held_out_measure"]) == {"auc"}
     # Planted units are named alike by both halves, and stay where they are.
     assert (whole["changed_by_halves"] < 0.3).all()
     assert (whole["spread_floor_halves"] < 0.3 * whole["spread"]).all()
@@ -91,7 +94,7 @@ def test_runs_of_earlier_versions_are_read(collapse: Path, cache: Path, tmp_path
     whole = statistics(old, cache)
     assert len(whole) == 2
     assert whole["spread"].notna().all()
-    empty = [name for name in TABLES["statistics"].added if name != "held_out_word"]
+    empty = [name for name in TABLES["statistics"].added if name not in ("held_out_word", "held_out_measure")]
     assert whole[empty].isna().all().all()
     assert alerts(whole, Rules()) == []
 

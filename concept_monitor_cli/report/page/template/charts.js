@@ -6,7 +6,7 @@ const METRICS = [
   ["changed", "Relabelled", "Units with another concept than when they were last alive, whatever the reason; dashed: what two halves of the images give by luck."],
   ["dead", "Dead", "Units whose activation is the same on every image."],
   ["effective", "Different units", "Effective number of different units, by their activations; dashed: independent units on as many images."],
-  ["held_out", "Held out", "How well labels of one half of the images predict the activations on the other; dashed: labels of other units."],
+  ["held_out", "Held out", "How well labels of one half of the images hold on the other: AUC of their activations, or IoU of detectors by masks; dashed: labels of other units."],
   ["spread", "Spread", "Mean cosine distance between all pairs of live units in concept space; dashed: a random network, and one unit through two halves of the images."],
   ["anchor_distance", "To anchors", "Mean cosine distance of live units to their nearest anchor."],
 ];
