@@ -52,6 +52,7 @@ Quality = Literal[
 ]
 FactorMode = Literal["shared", "anchored", "free"]
 FactorSolver = Literal["hals", "published"]
+FactorRows = Literal["pooled", "positions"]
 Kept = Literal["dynamics", "factors"]
 Source = Literal["flag", "environment", "file", "default"]
 Triple = tuple[float, float, float]
@@ -622,6 +623,8 @@ class FactorsOptions(ReadingOptions):
         solver: `hals`, or the paper's iteration.
         balance: every layer and colour channel counts alike.
         group_sparse: factors that are exactly zero in classes of images they have no part in.
+        images: what of an image is factorised: `pooled` activations, a row for each unit; or `positions`, one
+            for each position of each unit, as published: the networks are run for them.
         pixels: the colour channels of the images are factorised, too.
         rectify: negative activations count as 0.
         superclasses: a CSV file with the columns `class` and `superclass`.
@@ -632,6 +635,8 @@ class FactorsOptions(ReadingOptions):
         lambda_pixels: weight of the squared loadings of pixels.
         lambda_units: weight of the squared loadings of units.
         lambda_images: weight of the squared strengths in images; with `group_sparse`, of the group penalty.
+        model: the code of the network once more, where the run needed some and `positions` must be recorded.
+        trust_pickle: load checkpoints that need arbitrary code to run. Only for files of your own.
     """
 
     run: Path | None = None
@@ -642,6 +647,7 @@ class FactorsOptions(ReadingOptions):
     solver: FactorSolver = "hals"
     balance: bool = True
     group_sparse: bool = False
+    images: FactorRows = "pooled"
     pixels: bool = True
     rectify: bool = False
     superclasses: Path | None = None
@@ -652,6 +658,8 @@ class FactorsOptions(ReadingOptions):
     lambda_pixels: float = 0.0
     lambda_units: float = 0.0
     lambda_images: float = 0.0
+    model: str | None = None
+    trust_pickle: bool = False
 
     @property
     def root(self) -> Path:

@@ -14,12 +14,16 @@ from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.cli.options import (
     PNG,
     BadValue,
+    BatchSize,
     CacheDir,
+    Device,
+    Model,
     OnlyEpochs,
     OnlyLayers,
     Out,
     PlotFormats,
     Seed,
+    TrustPickle,
     Workers,
     count,
     from_zero,
@@ -131,6 +135,15 @@ def factors(
             help="Factors are exactly 0 in classes they have no part in (with --no-pixels).",
         ),
     ] = _DEFAULT.group_sparse,
+    images: Annotated[
+        library.FactorRows,
+        typer.Option(
+            metavar="TYPE",
+            parser=one_of(library.FactorRows),
+            rich_help_panel=_METHOD,
+            help="Of an image: pooled activations, or every position of the maps (runs the networks).",
+        ),
+    ] = _DEFAULT.images,
     pixels: Annotated[
         bool,
         typer.Option(
@@ -209,6 +222,10 @@ def factors(
             help="Images of a factor, and units in each layer, to list.",
         ),
     ] = _DEFAULT.top,
+    model: Model = None,
+    trust_pickle: TrustPickle = _DEFAULT.trust_pickle,
+    device: Device = _DEFAULT.device,
+    batch_size: BatchSize = _DEFAULT.batch_size,
     seed: Seed = _DEFAULT.seed,
     workers: Workers = None,
     cache_dir: CacheDir = None,
@@ -218,7 +235,7 @@ def factors(
     """Cluster images, pixels and the units of all layers by the same factors.
 
     A coupled non-negative factorisation of what `dissect` recorded (negative layers are left out) and of the
-    images' pixels; no network is run. Says which classes, images and units gather in each factor, how strong
+    images' pixels. Says which classes, images and units gather in each factor, how strong
     it is in each layer at each epoch, and how separate factors are, beside chance. Writes
     tables/factors.csv, tables/factor-*.csv and plots into the run.
     """

@@ -23,6 +23,7 @@ KINDS: dict[str, int] = {
     "text_embeddings": 1,
     "activations": 3,
     "masks": 3,
+    "maps": 1,
     "null": 2,
     "findings": 4,
     "resampling": 2,
