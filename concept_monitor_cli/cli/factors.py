@@ -31,7 +31,7 @@ def factors(console: Console, options: FactorsOptions) -> None:
     """Cluster images, pixels and the units of all layers by the same factors.
 
     A coupled non-negative factorisation of what `dissect` recorded (negative layers are left out) and of the
-    images' pixels; no network is run. Says which classes, images and units gather in each factor, how strong
+    images' pixels. Says which classes, images and units gather in each factor, how strong
     it is in each layer at each epoch, and how separate factors are, beside chance. Writes
     tables/factors.csv, tables/factor-*.csv and plots into the run.
     """

@@ -243,6 +243,27 @@ def epochs_option(panel: str, shown: str = "all", which: str = "Only these") -> 
 
 
 @dataclass(frozen=True, kw_only=True)
+class NetworksAgainOptions(Options):
+    """What is needed to run the networks of a finished run once more."""
+
+    model: str | None = option(
+        None,
+        "The network's code once more, where the run was made with some and its networks are to run again.",
+        panel=MACHINE,
+        metavar="NAME",
+        read=spec,
+        shown="the run's",
+        risky=names_code,
+    )
+    trust_pickle: bool = option(
+        False,
+        "Load checkpoints that can only be read by running the code in them. For your own files only.",
+        panel=MACHINE,
+        risky=bool,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReadingOptions(PlotOptions, CommonOptions):
     """What every command that reads a finished run understands."""
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from concept_monitor_cli.options.common import ReadingOptions, epochs_option, names_code
-from concept_monitor_cli.options.declare import GRID, IMAGES, MACHINE, PART, TRUTH, argument, option
+from concept_monitor_cli.options.common import NetworksAgainOptions, ReadingOptions, epochs_option
+from concept_monitor_cli.options.declare import GRID, IMAGES, PART, TRUTH, argument, option
 from concept_monitor_cli.options.kinds import EpochFilter, MeasureName, Pooling, Quality, Similarity
 from concept_monitor_cli.options.values import count, number, path, share, spec, unit_list
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(ReadingOptions):
+class EvaluateOptions(NetworksAgainOptions, ReadingOptions):
     """The options of `cmon evaluate`."""
 
     without: ClassVar[tuple[str, ...]] = ("precision", "dry_run")
@@ -134,21 +134,6 @@ class EvaluateOptions(ReadingOptions):
         metavar="NAME[,WEIGHTS[,CONFIG]]",
         separator=";",
         shown="the run's",
-    )
-    model: str | None = option(
-        None,
-        "The network's code once more, where the run was made with some and is to see other images.",
-        panel=MACHINE,
-        metavar="NAME",
-        read=spec,
-        shown="the run's",
-        risky=names_code,
-    )
-    trust_pickle: bool = option(
-        False,
-        "Load checkpoints that can only be read by running the code in them. For your own files only.",
-        panel=MACHINE,
-        risky=bool,
     )
 
     @property

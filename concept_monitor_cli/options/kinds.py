@@ -46,6 +46,7 @@ Quality = Literal[
 ]
 FactorMode = Literal["shared", "anchored", "free"]
 FactorSolver = Literal["hals", "published"]
+FactorRows = Literal["pooled", "positions"]
 Kept = Literal["dynamics", "factors"]
 Source = Literal["flag", "environment", "file", "default"]
 Triple = tuple[float, float, float]

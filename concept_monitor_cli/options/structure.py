@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.options.common import ReadingOptions
+from concept_monitor_cli.options.common import NetworksAgainOptions, ReadingOptions
 from concept_monitor_cli.options.declare import LISTED, METHOD, PART, argument, option
-from concept_monitor_cli.options.kinds import FactorMode, FactorSolver
+from concept_monitor_cli.options.kinds import FactorMode, FactorRows, FactorSolver
 from concept_monitor_cli.options.values import count, from_zero, number, of_text, path, share
 
 
@@ -49,10 +49,10 @@ def rank(text: str) -> int | str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FactorsOptions(ReadingOptions):
+class FactorsOptions(NetworksAgainOptions, ReadingOptions):
     """The options of `cmon factors`."""
 
-    without: ClassVar[tuple[str, ...]] = (*ReadingOptions.without, "device", "detector")
+    without: ClassVar[tuple[str, ...]] = ("precision", "dry_run", "detector")
 
     run: Path | None = argument(None, "The run folder.", metavar="[RUN]", read=path, shown="the run in --out")
     rank: int | Literal["auto"] = option(
@@ -88,6 +88,12 @@ class FactorsOptions(ReadingOptions):
     )
     group_sparse: bool = option(
         False, "Factors are exactly 0 in classes they have no part in (with --no-pixels).", panel=METHOD
+    )
+    images: FactorRows = option(
+        "pooled",
+        "Of an image: pooled activations, or every position of the maps (runs the networks).",
+        panel=METHOD,
+        metavar="TYPE",
     )
     pixels: bool = option(
         True, "Factorise the images' colour channels at 32 pixels a side, too.", panel=METHOD

@@ -133,6 +133,30 @@ class Activations:
 
 
 @dataclass(frozen=True)
+class Maps:
+    """The activation maps themselves. The entry holds `maps` (`N x C x h x w`, float32)."""
+
+    kind: ClassVar[str] = "maps"
+
+    def settings(self) -> dict[str, Any]:
+        """See `Recording`."""
+        return {}
+
+    def cost(self, layer: LayerInfo, n_images: int) -> Cost:
+        """See `Recording`."""
+        return Cost(passes=1, bytes=MapSpool.nbytes(layer, n_images))
+
+    def begin(self, stack: ExitStack, store: Store, key: Key, layer: LayerInfo, n_images: int) -> Pass:
+        """See `Recording`."""
+        writer = stack.enter_context(store.writer(key))
+
+        def complete(info: RecordInfo) -> None:
+            writer.meta["notes"] = info.notes(layer.name)
+
+        return Pass([MapSpool(layer.name, writer)], complete)
+
+
+@dataclass(frozen=True)
 class Masks:
     """Where each unit fires above its threshold, at the resolution of the labels.
 

@@ -23,6 +23,7 @@ KINDS: dict[str, int] = {
     "text_embeddings": 1,
     "activations": 3,
     "masks": 3,
+    "maps": 1,
     "null": 3,
     "findings": 5,
     "resampling": 3,

@@ -26,7 +26,8 @@ class RecordedLayer:
         layer: the layer.
         epoch: the epoch.
         checkpoint: its checkpoint.
-        read: gives the pooled activations, `(N, C)` float32.
+        read: gives the activations, `(N, C)` float32; `(N, C * positions)` where they are not pooled.
+        positions: columns for each unit: those of its map, one after the other.
     """
 
     run: str
@@ -34,6 +35,7 @@ class RecordedLayer:
     epoch: int
     checkpoint: str
     read: Callable[[], Tensor]
+    positions: int = 1
 
 
 def recorded_layers(opened: OpenRun, name: str) -> Iterator[RecordedLayer]:

@@ -45,7 +45,8 @@ class Block:
 
     Attributes:
         name: the layer, or one of `CHANNELS`.
-        units: `(p,)`: which units its columns are; those that are not finite are left out.
+        units: `(p,)`: which unit each column is of; columns that are not finite are left out. With
+            `--images positions` a unit has several.
         values: `(N, p)` float64, divided by `norm` where blocks are balanced.
         norm: Frobenius norm of the values before.
     """
@@ -77,6 +78,15 @@ class Part:
     residual: float
     own_residual: float
     chance: float
+
+    def by_unit(self) -> tuple[NDArray[np.int64], Tensor]:
+        """Which units there are, and the length of each one's loadings over its positions, `(C, d)`."""
+        units, place = np.unique(self.units, return_inverse=True)
+        if len(units) == len(self.units):
+            return self.units, self.W
+        sums = self.W.new_zeros(len(units), self.W.shape[1])
+        sums.index_add_(0, torch.from_numpy(place.reshape(-1)), self.W.square())
+        return units, sums.sqrt()
 
 
 @dataclass(frozen=True)
@@ -223,8 +233,9 @@ class Blocks:
         finite = values.isfinite().all(0)
         if not bool(finite.all()):
             lost = int((~finite).sum())
-            self._tell(f"{lost} units of {each.layer} at epoch {each.epoch} are not finite and are left out")
-        units = finite.nonzero()[:, 0].numpy()
+            what = "units" if each.positions == 1 else "positions of units"
+            self._tell(f"{lost} {what} of {each.layer} at epoch {each.epoch} are not finite and are left out")
+        units = finite.nonzero()[:, 0].numpy() // each.positions
         if not len(units):
             raise InputError(f"no unit of {each.layer} has finite activations", where=each.checkpoint)
         values = values[:, finite]

@@ -179,14 +179,15 @@ class Tables:
             ],
         )
         concepts = self._concepts.get((part.name, here["epoch"]), {})
+        units, W = part.by_unit()
         rows = []
         for k in range(members):
-            loadings = part.W[:, k]
+            loadings = W[:, k]
             order = torch.argsort(loadings, descending=True, stable=True)[: self._options.top]
             for number, row in enumerate(order.tolist()):
                 if float(loadings[row]) <= 0:
                     break
-                unit = int(part.units[row])
+                unit = int(units[row])
                 concept, interpretable = concepts.get(unit, ("", False))
                 rows.append(
                     {
@@ -223,8 +224,9 @@ class Tables:
         """For each factor the member of a basis of this layer that is the same direction, and its concept."""
         members = part.W.shape[1]
         concepts, found, best = [""] * members, [-1] * members, [0.0] * members
+        units, W = part.by_unit()
         for name, matrix in self._bases.get(part.name, ()):
-            table = cosines(part.W, torch.from_numpy(matrix[part.units]))
+            table = cosines(W, torch.from_numpy(matrix[units]))
             known = self._concepts.get((name, epoch), {})
             for k in range(members):
                 cosine, member = float(table[k].max()), int(table[k].argmax())

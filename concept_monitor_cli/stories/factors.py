@@ -1,7 +1,7 @@
 """The story of `factors`: images, pixels and units clustered by the same factors.
 
 Everything is computed from the pooled activations that a `dissect` left in the cache and from the probing
-images; no network is run.
+images. Only for units at every position of their maps (`--images positions`) are the networks run again.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from concept_monitor_cli.stories.factor_fits import (
 )
 from concept_monitor_cli.stories.factor_tables import ImageClasses, Predictions, Tables
 from concept_monitor_cli.stories.opened import OpenRun
+from concept_monitor_cli.stories.recorder import Recorder
 from concept_monitor_cli.stories.stats import plain_rows
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ def factors(options: FactorsOptions, progress: Progress = SILENT) -> FactorsResu
     plain = [each for each in recorded_layers(opened, opened.name) if split_name(each.layer)[1] == ORDINARY]
     classes = _classes(opened, options.superclasses)
     chosen, outputs = _layers(plain, classes, options, progress)
+    if options.images == "positions":
+        chosen = _at_positions(opened, chosen, options)
     blocks = Blocks(chosen, _pixels(opened) if options.pixels else (), options, progress)
     result = FactorsResult(opened.run.root, images=len(opened.probe), classes=len(classes.names))
     result.layers = tuple(dict.fromkeys(each.layer for layers in chosen.values() for each in layers))
@@ -266,6 +269,28 @@ def _layers(
     if not whole:
         raise InputError("no epoch of the run has all of these layers", where=options.root)
     return whole, outputs
+
+
+def _at_positions(
+    opened: OpenRun, chosen: Mapping[int, list[RecordedLayer]], options: FactorsOptions
+) -> dict[int, list[RecordedLayer]]:
+    """The same layers with every position of their maps; recorded when they are first read.
+
+    Raises:
+        InputError: a layer has no maps.
+    """
+    names = list(dict.fromkeys(each.layer for layers in chosen.values() for each in layers))
+    recorder = Recorder(opened, options, layers=names)
+    checkpoints = {(record.name, record.epoch): record for record in opened.run.checkpoints()}
+
+    def maps(each: RecordedLayer) -> Tensor:
+        return recorder.maps(checkpoints[each.checkpoint, each.epoch], each.layer)
+
+    def at(each: RecordedLayer) -> RecordedLayer:
+        positions = maps(each)[0, 0].numel()
+        return replace(each, read=lambda: maps(each).flatten(1), positions=positions)
+
+    return {epoch: [at(each) for each in layers] for epoch, layers in chosen.items()}
 
 
 def _classifier(

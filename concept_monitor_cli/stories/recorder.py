@@ -5,10 +5,11 @@ What the run itself recorded is found in the store; a forward pass is made only 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,9 +17,9 @@ from torch import Tensor
 from concept_monitor_cli.checkpoints import Checkpoint, load_checkpoint
 from concept_monitor_cli.encoders import Encoder
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.options import DissectOptions, EvaluateOptions, Pooling
+from concept_monitor_cli.options import DissectOptions, Pooling
 from concept_monitor_cli.probe import decode_probe
-from concept_monitor_cli.record.requests import Activations
+from concept_monitor_cli.record.requests import Activations, Maps, Recording
 from concept_monitor_cli.run import CheckpointRecord
 from concept_monitor_cli.store import Key
 from concept_monitor_cli.stories.opened import OpenRun, WithoutNotices, grey_range_of
@@ -29,27 +30,58 @@ from concept_monitor_cli.study.seen import recordings
 _SEEING = ("input_size", "crop", "mean", "std", "interpolation", "precision", "seed")
 
 
+class RecorderOptions(Protocol):
+    """The machine, and the network's code where a run needed some: what `Recorder` asks of options."""
+
+    @property
+    def model(self) -> str | None:
+        """The architecture."""
+
+    @property
+    def trust_pickle(self) -> bool:
+        """Whether checkpoints may run code."""
+
+    @property
+    def device(self) -> str:
+        """Where networks run."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images per forward pass."""
+
+    @property
+    def workers(self) -> int | None:
+        """Threads that decode images."""
+
+    @property
+    def cache_dir(self) -> Path | None:
+        """The store."""
+
+
 class Recorder:
-    """The pooled activations of a run's layers on some images.
+    """The activations of a run's layers on some images.
 
     Args:
         opened: the run.
         options: the machine, and the network's code where the run needed some.
         probe: other images; `None` for the run's own.
         pooling: another pooling; `None` for the run's own.
+        layers: which layers are looked at; `None` for all of the run.
     """
 
     def __init__(
         self,
         opened: OpenRun,
-        options: EvaluateOptions,
+        options: RecorderOptions,
         *,
         probe: str | None = None,
         pooling: Pooling | None = None,
+        layers: Sequence[str] | None = None,
     ) -> None:
         self._opened, self._options = opened, options
         self._probe, self._pooling = probe, pooling
-        self._known: dict[str, dict[str, Key]] = {}
+        self._layers = layers
+        self._known: dict[tuple[str, str], dict[str, Key]] = {}
 
     @cached_property
     def _study(self) -> Study:
@@ -61,7 +93,7 @@ class Recorder:
         return Study(
             DissectOptions(
                 checkpoints=(),
-                layers=tuple(sorted({history.layer for history in self._opened.histories})),
+                layers=tuple(self._layers or sorted({h.layer for h in self._opened.histories})),
                 model=self._model(),
                 pooling=self._pooling or made["pooling"],
                 trust_pickle=options.trust_pickle,
@@ -104,13 +136,26 @@ class Recorder:
         Raises:
             InputError: the checkpoint is gone, or another one now; or the images cannot be used.
         """
-        known = self._known.get(checkpoint.folder)
-        if known is None:
+        with self._study.recorded(self._keys(checkpoint, Activations())[layer]) as entry:
+            return torch.from_numpy(entry.read("pooled"))
+
+    def maps(self, checkpoint: CheckpointRecord, layer: str) -> Tensor:
+        """The activation maps, `(N, C, h, w)` float32, of one layer.
+
+        Raises:
+            InputError: as `pooled`; or the layer has no maps.
+        """
+        with self._study.recorded(self._keys(checkpoint, Maps())[layer]) as entry:
+            return torch.from_numpy(entry.read("maps"))
+
+    def _keys(self, checkpoint: CheckpointRecord, request: Recording) -> dict[str, Key]:
+        """Where the store has every layer of a checkpoint; recorded first where it is missing."""
+        place = checkpoint.folder, request.kind
+        if place not in self._known:
             open_checkpoint(checkpoint, **self._study.options.loading)
             file = StudyFile(checkpoint.name, _path(checkpoint), checkpoint.epoch, checkpoint.folder)
-            known = self._known[checkpoint.folder] = recordings(self._study, file, Activations())
-        with self._study.recorded(known[layer]) as entry:
-            return torch.from_numpy(entry.read("pooled"))
+            self._known[place] = recordings(self._study, file, request)
+        return self._known[place]
 
     @property
     def context(self) -> Context:

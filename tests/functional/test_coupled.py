@@ -227,6 +227,19 @@ def test_residual_comes_within_two_per_cent_of_scikit_learns_in_its_time_or_less
     assert ours <= theirs
 
 
+@pytest.mark.slow
+def test_ten_thousand_images_of_a_thousand_units_take_ten_seconds_on_two_cores() -> None:
+    # Rectified mixtures of more sources than factors, with noise: the fit takes hundreds of sweeps.
+    rng = np.random.default_rng(0)
+    mixed = rng.normal(size=(10_000, 60)) @ rng.normal(size=(60, 1000)) / 8
+    X = torch.from_numpy(np.maximum(mixed + 0.5 * rng.normal(size=mixed.shape) - 0.3, 0))
+    begun = time.process_time()
+    found = coupled_factors(balanced([X])[0], 20)
+    spent = time.process_time() - begun
+    assert len(found.objective) > 50
+    assert spent < 20, "seconds of two processors"
+
+
 def least_time(work: Callable[[], object], repeats: int = 3) -> float:
     """Seconds of the processor."""
     found = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 OTHERS = 8
 
 
-class HalfNamed(Protocol):
-    """The labels of units on one half.
+@dataclass(frozen=True)
+class NamedHalf:
+    """The labels of units on one half of the images.
 
     Attributes:
         labels: of every unit; `None` for one without.
@@ -38,13 +40,13 @@ class HalfNamed(Protocol):
 
     labels: Sequence[Hashable | None]
     texts: Sequence[str]
-    places: Tensor | None
+    places: Tensor | None = None
 
 
 class HalvedDetector(Protocol):
     """A detector that can be asked about a half of the images."""
 
-    def named_on(self, masks: UnitMasks, context: Context) -> HalfNamed:
+    def named_on(self, masks: UnitMasks, context: Context) -> NamedHalf:
         """The labels that it gives from these images."""
 
     def ious_of(
@@ -65,7 +67,8 @@ class _SomeImages(Sequence[ImageLabels]):
         return len(self._rows)
 
     def __getitem__(self, index: int) -> ImageLabels:  # type: ignore[override]
-        return self._labels[self._rows[index]]
+        labels: ImageLabels = self._labels[self._rows[index]]
+        return labels
 
 
 def _on_images(context: Context, rows: NDArray[np.int64]) -> Context:
@@ -108,8 +111,8 @@ def halves_of_masks(
     distance = np.full(len(units), np.nan)
     if named[0].places is not None and named[1].places is not None:
         distance = cosine_distance(named[0].places, named[1].places).cpu().numpy()
-    texts = [np.array(each.texts, dtype=object) for each in named]
-    return Halves(units, *texts, distance, own, chance, measure="iou")
+    text_a, text_b = (np.array(each.texts, dtype=object) for each in named)
+    return Halves(units, text_a, text_b, distance, own, chance, measure="iou")
 
 
 def _asked(

@@ -142,9 +142,10 @@ def not_held_out(layer: Layer) -> Iterator[Finding]:
     value, chance = layer.number("held_out", epoch), layer.number("held_out_chance", epoch)
     if math.isnan(value) or math.isnan(chance):
         return
+    name = "IoU" if layer.whole.loc[epoch, "held_out_measure"] == "iou" else "AUC"
     yield _caution(
         layer,
-        f"labels hold no better than chance on images that had no part in choosing them (AUC {value:.2f}, "
+        f"labels hold no better than chance on images that had no part in choosing them ({name} {value:.2f}, "
         f"labels of other units {chance:.2f}, epoch {epoch}): trust no single label. More photos, or photos "
         "and words that fit the network: --probe, --concepts",
         "not-held-out",

@@ -225,9 +225,15 @@ def held_out(layer: Layer) -> Iterator[Finding]:
         return
     p = mean_by_luck(value - chance, error, layer.number("effective_units", epoch))
     word = str(layer.whole.loc[epoch, "held_out_word"])
+    by_masks = layer.whole.loc[epoch, "held_out_measure"] == "iou"
+    what = (
+        f"labels overlap their units with IoU {value:.3f}, labels of other units {chance:.3f}"
+        if by_masks
+        else f"labels tell a unit's active images from others with AUC {value:.2f}, labels of other units "
+        f"{chance:.2f}"
+    )
     yield Finding(
-        f"{layer.where}: on images that had no part in choosing them, labels tell a unit's active images "
-        f"from others with AUC {value:.2f}, labels of other units {chance:.2f}, at epoch {epoch}: "
+        f"{layer.where}: on images that had no part in choosing them, {what}, at epoch {epoch}: "
         f"{_HELD.get(word, word)}",
         "held-out",
         epoch,

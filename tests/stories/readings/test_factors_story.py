@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import weakref
 from dataclasses import replace
@@ -167,6 +168,28 @@ def test_factors_of_a_planted_training_are_its_concepts(place: Path, found: Fact
     assert set(images["epoch"]) == {EPOCHS - 1}
     assert (images.groupby("factor")["weight"].diff().dropna() <= 0).all()
     assert (images["image"].str.split("/").str[0] == images["class"]).all()
+
+
+def test_what_the_command_prints(found: FactorsResult) -> None:
+    from rich.console import Console
+
+    from concept_monitor_cli.cli.factors import _closing, _factors, _layers
+
+    console = Console(width=140, record=True, file=io.StringIO())
+    for part in (_factors(found), _layers(found), _closing(found)):
+        console.print(part)
+    text = console.export_text()
+    assert f"6 factors of {CLASSES * EACH} images" in text
+    assert all(f"[{concept}]" in text for concept in CONCEPTS), "each factor has the concept of its basis"
+    assert text.count("stage2") == EPOCHS
+    assert f"accuracy {found.accuracy:.3f}" in text
+    names = {path.name for path in found.plots}
+    assert names == {
+        *("factors.png", "factor_similarity.png", "factor_spectrum.png", "factor_strength.png"),
+        *("factor_neighbours.png", "factor_purity.png", "factor_pictures.png", "factor_classes.png"),
+        "factor_accuracy.png",
+    }
+    assert all(path.stat().st_size > 1000 for path in found.plots)
 
 
 def test_classes_units_and_concepts_of_a_factor_agree(place: Path, found: FactorsResult) -> None:
@@ -401,6 +424,56 @@ def test_a_watch_keeps_factors_anchored_where_they_were_and_dynamics_current(pla
     page.finish()
     assert any("dynamics is not up to date" in line for line in said.warnings)
     assert (run / "report.html").is_file()
+
+
+CONVOLUTIONS = """
+import torch
+from torch import nn
+
+def network(num_classes=2):
+    return nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), nn.ReLU())
+"""
+
+
+def test_positions_of_maps_are_those_of_the_network(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "network.py").write_text(CONVOLUTIONS)
+    space: dict[str, object] = {}
+    exec(CONVOLUTIONS, space)
+    torch.manual_seed(0)
+    network = space["network"]()  # type: ignore[operator]
+    (tmp_path / "ckpts").mkdir()
+    torch.save({"state_dict": network.state_dict(), "epoch": 0}, tmp_path / "ckpts/epoch_0.pth")
+    code = f"{tmp_path / 'network.py'}:network"
+    dissect(
+        options_of(
+            place,
+            checkpoints=(str(tmp_path / "ckpts"),),
+            layers=("1",),
+            bases=("channels",),
+            model=code,
+            out=tmp_path / "run",
+        )
+    )
+    options = asked(place, out=tmp_path / "run", images="positions", rank=3, pixels=False, starts=0)
+    with pytest.raises(InputError, match="its code is in"):
+        factors(options)
+    result = factors(replace(options, model=code))
+    opened = OpenRun(tmp_path / "run", options, SILENT)
+    images = np.stack([np.asarray(opened.probe.image(i)) for i in range(len(opened.probe))])
+    with torch.no_grad():
+        maps = network(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
+    assert maps.shape[1:] == (4, 3, 3)
+    ((scaled,), _) = balanced([maps.flatten(1)])
+    fit = coupled_factors([scaled], 3)
+    strength = [row["strength"] for row in sorted(result.factors, key=lambda row: row["factor"])]
+    assert np.allclose(strength, fit.strength[0], rtol=1e-4)
+    # A unit's loading is the length of those of its nine positions.
+    units = TABLES["factor-units"].read_csv(tmp_path / "run/tables/factor-units.csv")
+    assert set(units["unit"]) <= set(range(4))
+    first = units[(units["factor"] == 0) & (units["place"] == 0)].iloc[0]
+    lengths = fit.W[0][:, 0].reshape(4, 9).norm(dim=1) * float(maps.norm())
+    assert first["loading"] == pytest.approx(float(lengths.max()), rel=1e-3)
+    assert first["unit"] == int(lengths.argmax())
 
 
 def test_memory_is_flat_over_epochs_where_one_is_held_at_a_time() -> None:
