@@ -68,6 +68,16 @@ def content(run: Path) -> dict[str, Any]:
     return result
 
 
+def test_a_page_leads_with_what_the_run_says(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", layers={"layer4": 60}, epochs=(0, 5, 10), embed=False)
+    report(ReportOptions(out=run.root, images=0))
+    found = content(run.root)["findings"]
+    assert "growth" in {row["kind"] for row in found}
+    assert all(row["sentence"] and row["evidence"] for row in found)
+    assert [row["caution"] for row in found] == sorted(row["caution"] for row in found)
+    assert content(run.root)["caption"] == ""
+
+
 # -- packing -------------------------------------------------------------------------------------
 
 

@@ -247,7 +247,7 @@ function start() {
   });
   listen(["series", "epoch"], () => { showCards(); showEpoch(); markCharts(); });
   listen(["series", "epoch", "query", "followed", "dark"], (changed) => {
-    space.hover = -1;
+    followHover(changed);
     const before = shown;
     shown = { series: state.series, epoch: state.epoch };
     if (before.series === state.series && before.epoch !== state.epoch && current().place && current().at(state.epoch) >= 0) {
