@@ -12,9 +12,10 @@ from concept_monitor_cli.options.common import (
     default_cache_dir,
 )
 from concept_monitor_cli.options.declare import Declaration, declaration, declare, option
-from concept_monitor_cli.options.dissect import DissectOptions, SubmitOptions, WatchOptions
+from concept_monitor_cli.options.dissect import DissectOptions, RunOptions, SubmitOptions, WatchOptions
 from concept_monitor_cli.options.evaluate import EvaluateOptions
 from concept_monitor_cli.options.kinds import (
+    AUTO,
     CHANNELS,
     SIMILARITIES,
     BasisKind,
@@ -48,6 +49,7 @@ from concept_monitor_cli.options.reading import (
     PruneOptions,
     ReportOptions,
     RetentionOptions,
+    SearchOptions,
     StatsOptions,
     StatusOptions,
     UnitsOptions,
@@ -55,6 +57,7 @@ from concept_monitor_cli.options.reading import (
 )
 
 __all__ = [
+    "AUTO",
     "CHANNELS",
     "SIMILARITIES",
     "BasisKind",
@@ -85,6 +88,8 @@ __all__ = [
     "ReadingOptions",
     "ReportOptions",
     "RetentionOptions",
+    "RunOptions",
+    "SearchOptions",
     "Shard",
     "Similarity",
     "Source",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concept_monitor_cli._torchvision  # noqa: F401 # isort: skip - before torchvision and timm
+
 import pytest
 import torch
 from torch import nn
@@ -25,7 +27,6 @@ def names(model: nn.Module, size: int) -> list[str]:
     ],
 )
 def test_networks_of_torchvision(name: str, size: int, expected: list[str]) -> None:
-    import concept_monitor_cli._torchvision  # noqa: F401
     from torchvision import models
 
     with torch.device("meta"):
@@ -42,7 +43,6 @@ def test_networks_of_torchvision(name: str, size: int, expected: list[str]) -> N
     ],
 )
 def test_networks_of_timm(name: str, size: int, expected: list[str]) -> None:
-    import concept_monitor_cli._torchvision  # noqa: F401
     import timm
 
     with torch.device("meta"):
