@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,7 +100,7 @@ def importable(folder: Path) -> Iterator[None]:
 @lru_cache(maxsize=32)
 def _import_file(file: Path, code: bytes, option: str) -> ModuleType:
     """The module of a file's content: a file that changed since is another module, not the one of before."""
-    name = f"_cmon_user_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    name = f"_cmon_user_{file.stem}_{hashlib.sha256(os.fsencode(file)).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise InputError("not a Python file", where=f"{option} {file}")

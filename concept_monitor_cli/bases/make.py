@@ -17,6 +17,7 @@ from concept_monitor_cli.functional.factors import (
     random_directions,
 )
 from concept_monitor_cli.options import BasisSpec
+from concept_monitor_cli.wording import counted
 
 # Names under which the matrix of a basis, and the bias of a sparse autoencoder's encoder, are looked for.
 _MATRIX = ("matrix", "W_enc", "encoder.weight", "directions", "vectors", "components", "cavs")
@@ -47,7 +48,7 @@ def fit_basis(spec: BasisSpec, channels: int, activations: Tensor | None = None,
     most = min(activations.shape)
     if spec.size > most:
         raise InputError(
-            f"{spec.size} members of {channels} channels seen on {len(activations)} images",
+            f"{spec.size} members of {channels} channels seen on {counted(len(activations), 'images')}",
             where=f"--basis {spec.text}",
             hint=f"{where} has room for {most}",
         )

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from concept_monitor_cli.checkpoints.pickles import Opaque, Reference
+from concept_monitor_cli.checkpoints.standins import Opaque, Reference
 
 # Under these names trainers keep the network's own weights, most telling first (compared in lower case).
 PLAIN = (
@@ -198,14 +198,19 @@ def _walk(value: object, path: tuple[str, ...], depth: int, left: list[int]) -> 
     # A tensor beside a state dict (class weights, a best score) does not make its parent one.
     if any(tensor.ndim for tensor in direct.values()) and all(rank[0] == _UNKNOWN for rank, _ in inner):
         lacking = tuple(
-            key
-            for key, item in entries.items()
-            if isinstance(key, str) and isinstance(item, Opaque) and not key.endswith("_extra_state")
+            key for key, item in entries.items() if isinstance(key, str) and _stands_for_weights(key, item)
         )
         averaged = _rank(path, depth)[0] == _AVERAGE or any(name.lower() in AVERAGED for name in path)
         yield _rank(path, depth), Weights(".".join(path), direct, averaged, lacking, whole)
     else:
         yield from _of_weight_averaging(entries, inner) if depth == 0 else inner
+
+
+def _stands_for_weights(key: str, value: object) -> bool:
+    """Whether an object among tensors stands for one of them, of a class that is not imported."""
+    if not isinstance(value, Opaque) or key.endswith("_extra_state"):
+        return False
+    return "." in key or any(isinstance(arg, Tensor) for arg in value.args)
 
 
 def _of_weight_averaging(entries: Mapping[Any, Any], found: list[_Ranked]) -> Iterator[_Ranked]:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.checkpoints.find import DCP_METADATA
-from concept_monitor_cli.checkpoints.pickles import InertError, InertUnpickler, Opaque
+from concept_monitor_cli.checkpoints.pickles import InertUnpickler
+from concept_monitor_cli.checkpoints.standins import InertError, Opaque
 from concept_monitor_cli.checkpoints.torch_files import read_bytes
 from concept_monitor_cli.errors import InputError
 

@@ -28,6 +28,8 @@ class Told:
         sure: whether a number is there that also a single file would be dated by.
         time: a date or clock time, as a number that sorts.
         inner: number of numbers in the name that are not the epoch.
+        training: which training by a word such as `fold` or `seed`; "" where no such word is there.
+        run: the same by a word such as `run` or `version`, which may also count parts of one training.
     """
 
     series: str
@@ -38,6 +40,8 @@ class Told:
     sure: bool = False
     time: Fraction | None = None
     inner: int = 0
+    training: str = ""
+    run: str = ""
 
     @property
     def numbered(self) -> bool:
@@ -116,6 +120,8 @@ class _Pattern:
                     sure=sure or any(place is not None for place in chosen.values()),
                     time=None if time is None else self.columns[time][index],
                     inner=len(self.columns) - 1,
+                    training=name.training,
+                    run=name.run,
                 )
             )
         return rows

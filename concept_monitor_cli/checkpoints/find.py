@@ -18,6 +18,7 @@ from concept_monitor_cli.checkpoints.kinds import (
     is_beside,
     is_checkpoint_name,
     is_dcp,
+    is_other_state,
     may_be_checkpoint,
     role,
     stem,
@@ -75,9 +76,10 @@ def find_checkpoints(*specs: str | Path, progress: Progress = SILENT) -> list[Ch
     """The files that may be the user's checkpoints, in natural order (`epoch_9` before `epoch_10`).
 
     A folder stands for everything below it that looks like a checkpoint. Files of optimizers, schedulers,
-    masks and random states, hidden and temporary files are left out of folders and globs; a file given by its
-    own name is always taken. Of a file and links to it one is taken: the one whose name tells most, then the
-    file. Which of them belong to one training is for `resolve` to say.
+    masks and random states, hidden and temporary files are left out of folders and globs. A file given by its
+    own name is taken, unless it is called an optimizer or a mask and others are given: a shell made the names
+    of `ckpts/*` then. Of a file and links to it one is taken: the one whose name tells most, then the file.
+    Which of them belong to one training is for `resolve` to say.
 
     Args:
         specs: folders, files, globs (`**` for any depth), folders of torch.distributed.checkpoint.
@@ -91,6 +93,7 @@ def find_checkpoints(*specs: str | Path, progress: Progress = SILENT) -> list[Ch
     """
     found = _Found()
     roots = [_resolve(spec, found) for spec in specs]
+    _leave_out_given(found)
     _say_left_out(found, progress)
     root = roots[0] if len(roots) == 1 else Path(os.path.commonpath([path.absolute() for path in roots]))
     kept = _without_links(found.paths)
@@ -115,6 +118,15 @@ def _say_left_out(found: _Found, progress: Progress) -> None:
         if paths:
             names = list(dict.fromkeys(path.name for path in paths))
             progress.notice(f"{what}: {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}")
+
+
+def _leave_out_given(found: _Found) -> None:
+    """Leave out optimizers and masks that were given by name beside checkpoints."""
+    beside = [path for path, (_, explicit, _) in found.paths.items() if explicit and is_other_state(path)]
+    if len(beside) < len(found.paths):
+        found.left_out += beside
+        for path in beside:
+            del found.paths[path]
 
 
 def _resolve(spec: str | Path, found: _Found) -> Path:

@@ -21,7 +21,7 @@ import torch
 
 from concept_monitor_cli.checkpoints.dcp import NotMetadataError, PendingTensor, read_dcp
 from concept_monitor_cli.checkpoints.find import DCP_METADATA
-from concept_monitor_cli.checkpoints.pickles import RefusedError
+from concept_monitor_cli.checkpoints.standins import RefusedError
 from concept_monitor_cli.checkpoints.torch_files import (
     Read,
     is_legacy,
@@ -297,4 +297,4 @@ def _read_unlisted(path: Path, part: re.Match[str]) -> Read:
 
 
 class NoWeightsError(InputError):
-    """The file is no checkpoint by itself: state beside the weights, or a part of another file."""
+    """The file can be read, and holds no weights of its own: an optimizer's state, a part of another file."""

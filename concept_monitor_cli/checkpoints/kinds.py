@@ -68,7 +68,7 @@ _OTHER_STATE = re.compile(
     r"(optim(izer)?s?|opt(im)?_?state|(lr_?)?sched(uler)?|(grad_?|loss_?)?scaler|rng_?states?|random_?states?|"
     r"training_args|trainer_state|train(er|ing)_?log|(data_?)?(loader|sampler)(_?state)?|dl_state_dict|"
     r"(pruning_?)?masks?)([_\-.\d].*)?"
-    r"|.*[_\-.](optim_states?|optim(izer)?(_state)?(_\d+)?|scheduler)",
+    r"|.*[_\-.](optim_states?|optim(izer)?(_state)?(_\d+)?|scheduler|(pruning_?)?masks?)",
     re.IGNORECASE,
 )
 _TEMPORARY = re.compile(
@@ -83,7 +83,8 @@ _COPY = re.compile(
 )
 # Before the training.
 _INITIAL = re.compile(
-    r"(?<![a-z])(?:init|initial|initiali[sz]ed|initiali[sz]ation|untrained|random_?init)(?![a-z])",
+    r"(?<![a-z])(?:init|initial|initiali[sz]ed|initiali[sz]ation|untrained|random_?init)(?![a-z])"
+    r"|(?:epoch|ep|step|iter)[_=]-1(?!\d)",
     re.IGNORECASE,
 )
 # Somewhere within an epoch, because something went wrong or time was up.
@@ -138,7 +139,12 @@ def foreign(path: Path) -> str | None:
 
 def is_beside(path: Path) -> bool:
     """Whether a name is that of an optimizer, a scheduler, a random state, a mask or a temporary file."""
-    return bool(_TEMPORARY.search(path.name) or _OTHER_STATE.fullmatch(stem(path)))
+    return bool(_TEMPORARY.search(path.name)) or is_other_state(path)
+
+
+def is_other_state(path: Path) -> bool:
+    """Whether a name is that of an optimizer, a scheduler, a random state or a mask."""
+    return bool(_OTHER_STATE.fullmatch(stem(path)))
 
 
 def stem(path: Path) -> str:

@@ -31,10 +31,11 @@ from concept_monitor_cli.checkpoints.locate import is_average, known_size
 from concept_monitor_cli.checkpoints.names import epoch_in_name
 from concept_monitor_cli.checkpoints.network import find_network
 from concept_monitor_cli.checkpoints.paths import in_utf8
-from concept_monitor_cli.checkpoints.pickles import Opaque, UnreadableTensor
+from concept_monitor_cli.checkpoints.standins import Opaque, UnreadableTensor
 from concept_monitor_cli.checkpoints.transformers_names import Family
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.progress import SILENT, Progress
+from concept_monitor_cli.wording import counted
 
 EpochSource = Literal["file", "name", "step"]
 
@@ -143,8 +144,7 @@ def load_checkpoint(
 
     The state dict is looked for at the top level and under the names that trainers use; the network's own
     weights are taken before a running average of them. Prefixes of wrappers are stripped and the masks of
-    pruning applied. What is left is searched for a known network; its names are taken, and the rest is set
-    aside.
+    pruning applied. What is left is searched for a known network, and the rest is set aside.
 
     Args:
         path: a `.pt .pth .ckpt .bin .safetensors .pth.tar` file, a folder of torch.distributed.checkpoint, or
@@ -248,9 +248,13 @@ def _complete(path: Path, read: Read, key: str | None) -> tuple[Read, Weights, t
             f"no state dict is called {key!r}", where=path, hint=f"--weights-key: there is {there}"
         )
     if weights is None:
-        raise _no_weights(path, read.value, others)
+        raise _no_weights(path, read.value, others, read.unknown)
+    if not any(tensor.is_floating_point() or tensor.is_complex() for tensor in weights.tensors.values()):
+        raise NoWeightsError("no weights in it: its tensors hold whole numbers only", where=path)
     if weights.lacking:
         raise _not_imported(path, weights.lacking)
+    if _SIDE.fullmatch(stem(path)) and not known_size(_shapes(weights.tensors)):
+        raise NoWeightsError("state of the training, without weights of a known network", where=path)
     if _is_partition(read.value, weights.tensors):
         raise InputError(
             "one process's partition of a ZeRO-3 training, without whole weights",
@@ -262,7 +266,8 @@ def _complete(path: Path, read: Read, key: str | None) -> tuple[Read, Weights, t
 
 def _not_imported(path: Path, names: tuple[str, ...]) -> InputError:
     return InputError(
-        f"{len(names)} weights are objects of classes that are not imported: {', '.join(names[:3])}",
+        f"{counted(len(names), 'weights are')} objects of classes that are not imported: "
+        f"{', '.join(names[:3])}",
         where=path,
         hint="save plain tensors: torch.save(model.state_dict(), FILE), or --trust-pickle if it is yours",
     )
@@ -395,7 +400,9 @@ def _is_beside(path: Path, content: Mapping[Any, Any]) -> bool:
     )
 
 
-def _no_weights(path: Path, content: object, others: tuple[Weights, ...]) -> InputError:
+def _no_weights(
+    path: Path, content: object, others: tuple[Weights, ...], unknown: tuple[str, ...] = ()
+) -> InputError:
     if others:
         places = ", ".join(repr(other.where) for other in others[:4])
         return InputError(
@@ -415,6 +422,8 @@ def _no_weights(path: Path, content: object, others: tuple[Weights, ...]) -> Inp
         what = f"no weights in it; it holds {keys}" if keys else "an empty state dict"
     else:
         what = f"no weights in it; it holds a {type(content).__name__}"
-    return NoWeightsError(
-        what, where=path, hint="save the network's weights: torch.save(model.state_dict(), FILE)"
-    )
+    hint = "save the network's weights: torch.save(model.state_dict(), FILE)"
+    if unknown:
+        what += f", and objects whose code was not run: {', '.join(unknown[:3])}"
+        hint += ", or --trust-pickle if the file is your own"
+    return NoWeightsError(what, where=path, hint=hint)

@@ -84,8 +84,8 @@ def known_size(shapes: Shapes) -> int:
 def locate(shapes: Shapes) -> Located | None:
     """The largest known network within a state dict.
 
-    Of several that are as large, the one whose prefix says that it is trained is taken before a running
-    average of it; then the one with the shortest prefix.
+    Of several that are as large, one whose prefix calls it a running average comes last, and the one with the
+    shortest prefix first.
 
     Args:
         shapes: name -> shape of every tensor, as the file has them or with some prefixes taken off.

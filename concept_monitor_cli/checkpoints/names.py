@@ -21,6 +21,7 @@ _EPOCH = re.compile(r".*epochs?|ep|epo|e", re.IGNORECASE)
 _STEP = re.compile(
     r".*(?:steps?|iterations?|iters?)|it|its|itr|(?:num_?)?updates?|ticks?|kimg|nimg", re.IGNORECASE
 )
+_EPOCH_OR_STEP = re.compile(f"{_EPOCH.pattern}|{_STEP.pattern}", re.IGNORECASE)
 _STAGE = re.compile(
     r"levels?|lvl|stages?|rounds?|rnd|prun(?:e|ed|ing)|sparsity|density|remaining|cycle|phase|imp",
     re.IGNORECASE,
@@ -40,11 +41,21 @@ _SCORE = re.compile(
 )
 # The number after these tells one training from another, or a network from another.
 _OTHER = re.compile(
-    r"lr|wd|seed|bs|batch|size|px|res|img|v|ver|version|run|fold|trial|exp|experiment|gpus?|rank|shard|part|split|"
-    r"width|depth|dim|layers?|of|fsdp|worker|node|member|expert|[a-z]|cifar|imagenet|in|"
+    r"lr|wd|seed|bs|batch|size|px|res|img|v|ver|version|run|k?fold|cv|trial|exp|experiment|rep|repeat|replicate|"
+    r"gpus?|rank|shard|part|split|width|depth|dim|layers?|of|fsdp|worker|node|member|expert|cifar|imagenet|in|"
     r"(?:wide)?(?:pre)?(?:act)?(?:resnet|resnext|densenet|vgg|wrn|vit|swin|convnext|deit)",
     re.IGNORECASE,
 )
+
+# Of these words each number is a training of its own; `run` and the like may also be one that was resumed.
+_TRAINING = re.compile(
+    r"(?<![a-z])(seed|k?fold|cv|split|trial|rep|repeat|replicate|member)[-_=. ]?(\d+)(?!\d)", re.IGNORECASE
+)
+_RUN = re.compile(r"(?<![a-z])(run|exp|experiment|version)[-_=. ]?(\d+)(?!\d)", re.IGNORECASE)
+# `model-00001-of-00002`: a part of one checkpoint.
+_PART = re.compile(r"-\d{5}-of-\d{5}$")
+# `epoch_-1`: before the first.
+_BEFORE_ALL = re.compile(r"(?<=[_=])-1(?!\d)")
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _CLOCK = r"[0-2]?\d[-:h.]?[0-5]\d(?:[-:m.]?[0-5]\d)?(?:[.,]\d+)?"
@@ -98,10 +109,14 @@ class Name:
         text: the name with `{}` for every number. Numbers that tell one training or network from another (a
             seed, a version, an architecture's) stay in it.
         numbers: the others, in the order in which they stand there.
+        training: the number of a seed, of cross-validation's fold or the like, with its word; "" without.
+        run: the same of a word that may also count parts of one training.
     """
 
     text: str
     numbers: tuple[Number, ...]
+    training: str = ""
+    run: str = ""
 
     def shown(self, keep: frozenset[int] = frozenset()) -> str:
         """The name as a pattern: `*` for every number but those at the places in `keep`."""
@@ -135,7 +150,11 @@ def take_apart(path: str) -> Name:
         text, found = _component(component, folder=place < len(components) - 1)
         texts.append(text)
         numbers += found
-    return Name("/".join(texts), tuple(numbers))
+    return Name("/".join(texts), tuple(numbers), _told_by(_TRAINING, path), _told_by(_RUN, path))
+
+
+def _told_by(pattern: re.Pattern[str], path: str) -> str:
+    return " ".join(f"{word.lower()} {int(number)}" for word, number in pattern.findall(path))
 
 
 def epoch_in_name(name: str) -> NamedEpoch | None:
@@ -169,7 +188,10 @@ def _component(name: str, *, folder: bool) -> tuple[str, list[Number]]:
 
 def _found(name: str, folder: bool) -> Iterator[tuple[int, int, Number]]:
     """Begin, end and meaning of the numbers in a component, without those that are a part of its text."""
-    taken = [*_architecture(name), *(match.span() for match in _SMALL.finditer(name))]
+    taken = [
+        *_architecture(name),
+        *(m.span() for pattern in (_SMALL, _PART, _BEFORE_ALL) for m in pattern.finditer(name)),
+    ]
     for pattern in (*_TIMES, _HASH):
         for match in pattern.finditer(name):
             if not _overlaps(taken, *match.span()):
@@ -217,11 +239,14 @@ def _meaning(name: str, match: re.Match[str], folder: bool) -> Number | None:
 
 def _by_word(name: str, match: re.Match[str], before: re.Match[str] | None, word: str) -> Kind | None:
     """The kind that the words around a number give it; None where it belongs to its word."""
+    if before and before[2] and _EPOCH_OR_STEP.fullmatch(word) and name[: before.start(1)][-1:].isdigit():
+        before = None  # the word belongs to the number in front of it: `5ep_71`
     found = _before(name, before, word) if before else "number"
     if found in ("epoch", "stage", "step"):
         return found
     after = _WORD_AFTER.match(name, match.end())
-    if after and not re.match(r"[=_\-. ]*\d", name[after.end() :]):
+    glued = after is not None and after.start(1) == match.end() and not name[after.end() :][:1].isdigit()
+    if after and (glued or not re.match(r"[=_\-. ]*\d", name[after.end() :])):
         for pattern, kind in ((_EPOCH, "epoch"), (_STEP, "step")):
             if len(after[1]) > 1 and pattern.fullmatch(after[1]):
                 return kind  # type: ignore[return-value]
@@ -250,7 +275,7 @@ def _before(name: str, before: re.Match[str], word: str) -> Kind | None:
         return "checkpoint"
     if _GLUED.fullmatch(word):
         return "number"
-    if _OTHER.fullmatch(word):
+    if _OTHER.fullmatch(word) or (glued and len(word) == 1):
         return None
     return "weak" if glued else "number"
 

@@ -19,6 +19,7 @@ from concept_monitor_cli.checkpoints.recognition import shipped_index
 from concept_monitor_cli.checkpoints.reparametrised import fold
 from concept_monitor_cli.checkpoints.transformers_names import Family, Translated, translate
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.wording import counted
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def _aside(names: list[str] | tuple[str, ...]) -> list[str]:
         return []
     groups = list(dict.fromkeys(name.partition(".")[0] for name in names))
     shown = ", ".join(groups[:5]) + (" ..." if len(groups) > 5 else "")
-    return [f"set aside as no part of the network: {len(names)} tensors ({shown})"]
+    return [f"set aside as no part of the network: {counted(len(names), 'tensors')} ({shown})"]
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, Shape]:

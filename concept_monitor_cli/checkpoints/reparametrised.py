@@ -1,13 +1,11 @@
 """Weights that training code keeps in another form, brought back to those that the network computes with.
 
 - Pruning: `X_orig` and `X_mask` (see `pruning`), or a mask of zeros and ones beside the weight itself.
-- Weight normalisation (Salimans and Kingma 2016, arXiv:1602.07868): `w = g v / |v|`, kept as `weight_g`,
-`weight_v`
-  or as `parametrizations.weight.original0`, `original1`.
-- Spectral normalisation (Miyato et al. 2018, arXiv:1802.05957): `w / (u . W v)` with the vectors `u`, `v` of
-the last
-  step, kept as `weight_orig`, `weight_u`, `weight_v` or as `parametrizations.weight.original`, `.0._u`,
-  `.0._v`.
+- Weight normalisation (Salimans and Kingma 2016, arXiv:1602.07868): `w = g v / |v|`, kept as `weight_g` and
+  `weight_v` or as `parametrizations.weight.original0` and `original1`.
+- Spectral normalisation (Miyato et al. 2018, arXiv:1802.05957): `w / (u . W v)` with the vectors of the last
+  step, kept as `weight_orig`, `weight_u` and `weight_v` or as `parametrizations.weight.original`, `0._u`
+  and `0._v`.
 - LoRA (Hu et al. 2021, arXiv:2106.09685) in `peft`'s names: `W + (alpha / r) B A`.
 """
 
@@ -40,7 +38,7 @@ def fold(
         lora: what `adapter_config.json` says, where it lies beside the checkpoint.
 
     Returns:
-        name -> tensor, in the old order, and a sentence for each kind that was folded.
+        name -> tensor, and a sentence for each kind that was folded.
 
     Raises:
         InputError: weights are kept in a form that cannot be folded; says which.
@@ -120,12 +118,13 @@ def _weight_norm(name: str, magnitude: Tensor, direction: Tensor, lazy: bool) ->
         raise InputError(f"{name} is kept under a parametrisation that is not known", hint=_REMOVE)
     if lazy:
         return direction
+    folded: Tensor
     if magnitude.numel() == 1 and direction.numel() != 1:  # one norm of the whole (dim=None)
-        whole: Tensor = direction * (magnitude.reshape(()) / direction.norm())
-        return whole
+        folded = direction * (magnitude.reshape(()) / direction.norm())
+        return folded
     dims = [dim for dim, side in enumerate(magnitude.shape) if side != 1]
-    weight: Tensor = torch._weight_norm(direction, magnitude, dims[0] if dims else 0)
-    return weight
+    folded = torch._weight_norm(direction, magnitude, dims[0] if dims else 0)
+    return folded
 
 
 def _fold_spectral_norm(state: dict[str, Tensor], lazy: bool) -> dict[str, Tensor]:

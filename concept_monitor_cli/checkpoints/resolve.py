@@ -26,6 +26,7 @@ from concept_monitor_cli.checkpoints.order import (
 from concept_monitor_cli.checkpoints.series import choose_series
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.progress import Silent
+from concept_monitor_cli.wording import counted
 
 AUTO, BY_NAME = "auto", "name"
 _ORDERS = (AUTO, BY_NAME)
@@ -196,7 +197,7 @@ def resolve(
     names = {id(file): take_apart(file.place) for file in files}
     clutter = _clutter(usable, failed, names)
     items, questions = _items(usable, names, order)
-    choice = choose_series(items, reader, wanted=series, before=before)
+    choice = choose_series(items, reader, wanted=series, before=before, one_training=order == AUTO)
     unusable = tuple(item for item in failed if item not in clutter)
     chosen = _renamed(choice.items, [item.file.path for item in unusable])
     ordered = order_by_name(chosen) if order == BY_NAME else order_by_epoch(chosen, reader)
@@ -240,7 +241,7 @@ class _Heard(Silent):
 def _by_names(checkpoint: Checkpoint) -> str:
     """Stands for a network where nobody recognises it: the names of its weights."""
     names = sorted(checkpoint.state_dict)
-    return f"{len(names)} tensors from {names[0]} to {names[-1]}"
+    return f"{counted(len(names), 'tensors')} from {names[0]} to {names[-1]}"
 
 
 def _state(path: Path) -> tuple[Path, int, int]:
@@ -272,15 +273,18 @@ def _clutter(
     """Files beside the checkpoints that nobody would take for one of them.
 
     Those without weights of a network; and those of an unknown network that are not called as the others are.
+    Files given by name are often what a shell made of `ckpts/*`: what holds no weights is clutter among them
+    too; another network that was named is not.
     """
     patterns = {names[id(file)].text for file, _ in usable}
     return [
         item
         for item in failed
-        if not item.file.explicit
-        and (
-            isinstance(item.error, NoWeightsError)
-            or (isinstance(item.error, NotRecognisedError) and names[id(item.file)].text not in patterns)
+        if isinstance(item.error, NoWeightsError)
+        or (
+            isinstance(item.error, NotRecognisedError)
+            and names[id(item.file)].text not in patterns
+            and not item.file.explicit
         )
     ]
 

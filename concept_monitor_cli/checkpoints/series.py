@@ -18,6 +18,7 @@ from concept_monitor_cli.checkpoints.find import natural_key
 from concept_monitor_cli.checkpoints.kinds import is_beside_network
 from concept_monitor_cli.checkpoints.order import LeftOut, Opened, Weights
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.wording import counted
 
 # Of two series that are about as long the first is taken, not the one that was saved to last.
 _ABOUT_AS_LONG = 0.75
@@ -63,7 +64,12 @@ class _Series:
 
 
 def choose_series(
-    items: Sequence[Opened], weights: Weights, *, wanted: str | None = None, before: Collection[Path] = ()
+    items: Sequence[Opened],
+    weights: Weights,
+    *,
+    wanted: str | None = None,
+    before: Collection[Path] = (),
+    one_training: bool = True,
 ) -> Choice:
     """Take the checkpoints of one training.
 
@@ -76,6 +82,7 @@ def choose_series(
         wanted: name of a series, a pattern for it or a part of it, as `cmon checkpoints` shows it; None for
             the rule.
         before: files that were taken already: their series stays the one that is taken.
+        one_training: take one of several folds, seeds or repetitions, too.
 
     Raises:
         InputError: no series is called like `wanted`.
@@ -85,6 +92,8 @@ def choose_series(
         _only(choice, wanted)
     else:
         _hide_below(choice)
+        if one_training:
+            _one_training(choice, before)
     series = _series_of(choice.items)
     if series:
         main = _longest(series, before)
@@ -140,12 +149,44 @@ def _hide_below(choice: Choice) -> None:
         folders = sorted({item.file.path.parent.name for item in hidden}, key=natural_key)
         shown = ", ".join(folders[:3]) + (" ..." if len(folders) > 3 else "")
         choice.warnings.append(
-            f"{len(hidden)} checkpoints in folders below ({shown}) are left out: "
+            f"{counted(len(hidden), 'checkpoints')} in folders below ({shown}) left out: "
             "give such a folder by its name, or --series, to take those"
         )
         dropped = set(map(id, hidden))
         choice.items = [item for item in choice.items if id(item) not in dropped]
         choice.left_out += [LeftOut(item.file, "lies in a folder below", grouped=True) for item in hidden]
+
+
+def _one_training(choice: Choice, before: Collection[Path]) -> None:
+    """Folds, seeds and repetitions are trainings of their own, even of one file each.
+
+    Numbered runs and versions are so only where nothing in the names or files puts them in an order: they may
+    be one training that was resumed.
+    """
+    by_training = {id(item): item.told.training for item in choice.items}
+    if len({name for name in by_training.values() if name}) < 2:
+        by_training = {id(item): item.told.run for item in choice.items}
+        epochs = [item.epoch for item in choice.items if item.told.run]
+        if any(item.told.numbered for item in choice.items) or (
+            None not in epochs and len(set(epochs)) == len(epochs)
+        ):
+            return
+    groups: dict[str, list[Opened]] = defaultdict(list)
+    for item in choice.items:
+        if by_training[id(item)]:
+            groups[by_training[id(item)]].append(item)
+    if len(groups) < 2:
+        return
+    known = {name: members for name, members in groups.items() if any(i.file.path in before for i in members)}
+    candidates = known or groups
+    most = max(map(len, candidates.values()))
+    main = next(name for name, members in candidates.items() if len(members) >= _ABOUT_AS_LONG * most)
+    strangers: dict[str, list[Opened]] = defaultdict(list)
+    for name, members in groups.items():
+        for item in members if name != main else ():
+            strangers[item.told.series].append(item)
+    choice.items = [item for item in choice.items if by_training[id(item)] in ("", main)]
+    _say_others(choice, groups[main][0].told.series, len(groups[main]), strangers)
 
 
 def _series_of(items: Sequence[Opened]) -> list[_Series]:

@@ -1,4 +1,4 @@
-"""Files of torch.save, read without running what is in them: where tensors lie, and the pickle beside."""
+"""Files of torch.save, read without running what is in them: their pickle, and where their tensors lie."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from concept_monitor_cli.checkpoints.pickles import InertError, InertUnpickler, Storage, StorageKind
+from concept_monitor_cli.checkpoints.pickles import InertUnpickler
+from concept_monitor_cli.checkpoints.standins import InertError, Storage, StorageKind
 
 # torch.save before 1.6 starts with this number, pickled (torch.serialization.MAGIC_NUMBER).
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -55,9 +56,9 @@ def read_zip_file(path: Path) -> Read:
         records = {info.filename: info for info in archive.infolist()}
         name = next(name for name in records if name.partition("/")[2] == "data.pkl")
         top = name.removesuffix("data.pkl")
-        data = _record(archive, records[name], path)
+        data = _record(file, records[name], path)
         order = f"{top}byteorder"
-        swapped = order in records and _record(archive, records[order], path) != sys.byteorder.encode()
+        swapped = order in records and _record(file, records[order], path) != sys.byteorder.encode()
         whole = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
         made: dict[str, Storage] = {}
 
@@ -84,11 +85,14 @@ def read_zip_file(path: Path) -> Read:
         return Read(machine.load(), tuple(machine.unknown))
 
 
-def _record(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> bytes:
+def _record(file: Any, info: zipfile.ZipInfo, path: Path) -> bytes:
     # A few compressed bytes can stand for any number of them.
     if info.compress_type != zipfile.ZIP_STORED or info.file_size > path.stat().st_size:
         raise InertError("its pickle is compressed, which torch does not do")
-    return archive.read(info)
+    # Its checksum is not looked at: torch can be told to write none.
+    file.seek(_begin(file, info))
+    data: bytes = file.read(info.file_size)
+    return data
 
 
 def _begin(file: Any, info: zipfile.ZipInfo) -> int:

@@ -30,15 +30,15 @@ _BLOCK: tuple[_Rule, ...] = (
     (r"attention\.(?:attention\.value|self\.value|v_proj)", "attn.v"),
     (r"attention\.(?:output\.dense|o_proj)", "attn.proj"),
     (
-        r"attention\.(?:(?:attention|self)\.)?(?:relative_position_bias\.)?relative_position_bias_table",
+        r"(?:attention\.)?(?:(?:attention|self)\.)?(?:relative_position_bias\.)?relative_position_bias_table",
         "attn.relative_position_bias_table",
     ),
     (r"(?:intermediate\.dense|mlp\.fc1|mlp\.weights_in)", "mlp.fc1"),
-    (r"(?:output\.dense|mlp\.fc2|mlp\.weights_out)", "mlp.fc2"),
+    (r"(?:output\.dense|mlp\.fc2|mlp\.weights_out|mlp\.down_proj)", "mlp.fc2"),
+    (r"mlp\.gate_proj", "mlp.gate"),
+    (r"mlp\.up_proj", "mlp.up"),
     (r"(?:layernorm_before|norm1)", "norm1"),
     (r"(?:layernorm_after|norm2)", "norm2"),
-    (r"lambda_([12])", r"gamma_\1"),
-    (r"layer_scale([12])\.lambda1", r"ls\1.gamma"),
 )
 _VIT: tuple[_Rule, ...] = (
     (r"embeddings\.cls_token", "cls_token"),
@@ -48,7 +48,7 @@ _VIT: tuple[_Rule, ...] = (
     (r"embeddings\.patch_embeddings\.projection", "patch_embed.proj"),
     *(
         (r"(?:encoder\.layer|encoder\.layers|layers)\.(\d+)\." + old, rf"blocks.\1.{new}")
-        for old, new in _BLOCK[:9]
+        for old, new in _BLOCK
     ),
     (r"(?:encoder\.layer|layers)\.(\d+)\.lambda_([12])", r"blocks.\1.gamma_\2"),
     (r"(?:encoder\.layer|layers)\.(\d+)\.layer_scale([12])\.lambda1", r"blocks.\1.ls\2.gamma"),
@@ -61,7 +61,7 @@ _SWIN: tuple[_Rule, ...] = (
     (r"embeddings\.position_embeddings", "absolute_pos_embed"),
     *(
         (r"encoder\.layers\.(\d+)\.blocks\.(\d+)\." + old, rf"layers.\1.blocks.\2.{new}")
-        for old, new in _BLOCK[:9]
+        for old, new in _BLOCK
     ),
     (r"encoder\.layers\.(\d+)\.downsample\.(norm|reduction)", r"layers.+\1.downsample.\2"),
     (r"layernorm", "norm"),
@@ -173,9 +173,18 @@ def _by_rules(name: str, rules: Sequence[_Rule]) -> str | None:
 
 
 def _with_qkv(tensors: Mapping[str, Tensor], *, biased: bool, lazy: bool) -> dict[str, Tensor]:
-    """Queries, keys and values in one matrix, as timm has them; of BEiT the biases stay apart."""
+    """Queries, keys and values in one matrix, as timm has them, and the halves of gated layers too.
+
+    Of BEiT the biases stay apart.
+    """
     result: dict[str, Tensor] = {}
     for name, value in tensors.items():
+        gated = re.fullmatch(r"(.*\.mlp\.)(gate|up)\.(weight|bias)", name)
+        if gated is not None:
+            if gated[2] == "gate":
+                parts = [value, tensors[f"{gated[1]}up.{gated[3]}"]]
+                result[f"{gated[1]}fc1.{gated[3]}"] = _joined(parts, lazy)
+            continue
         found = re.fullmatch(r"(.*\.attn\.)([qkv])\.(weight|bias)", name)
         if found is None:
             result[name] = value
@@ -184,9 +193,8 @@ def _with_qkv(tensors: Mapping[str, Tensor], *, biased: bool, lazy: bool) -> dic
         if kind == "bias" and not biased:
             result[f"{block}{letter}_bias"] = value
         elif letter == "q":
-            parts = [tensors.get(f"{block}{other}.{kind}") for other in "qkv"]
-            there = [part for part in parts if part is not None]
-            result[f"{block}qkv.{kind}"] = _joined(there, lazy)
+            three = [tensors.get(f"{block}{other}.{kind}") for other in "qkv"]
+            result[f"{block}qkv.{kind}"] = _joined([part for part in three if part is not None], lazy)
     return result
 
 

@@ -11,6 +11,7 @@ from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.cli.sizes import readable_size
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import PruneOptions, StoreOptions, VerifyOptions
+from concept_monitor_cli.wording import counted
 
 if TYPE_CHECKING:
     from concept_monitor_cli.store import Store
@@ -55,13 +56,14 @@ def info(console: Console, options: StoreOptions) -> None:
     if found.stale_entries:
         size = readable_size(found.stale_bytes)
         console.print(
-            f"{found.stale_entries} entries ({size}) are of other versions: cmon cache prune --stale"
+            f"{counted(found.stale_entries, 'entries')} ({size}) are of other versions: cmon cache "
+            "prune --stale"
         )
     if found.leftover_files:
         size = readable_size(found.leftover_bytes)
         console.print(f"{found.leftover_files} files ({size}) of killed runs: cmon cache prune")
     if found.unreadable:
-        console.print(f"{found.unreadable} entries are damaged: cmon cache verify")
+        console.print(f"{counted(found.unreadable, 'entries are')} damaged: cmon cache verify")
 
 
 @cmon_command(app, "verify", examples=[("cmon cache verify", "read everything, remove what is damaged")])

@@ -40,6 +40,8 @@ class _Row:
     where: str | None = None
     stripped: tuple[str, ...] = ()
     ema: bool = False
+    averages: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
     left_out: str | None = None
     problem: str | None = None
     hint: str | None = None
@@ -60,14 +62,17 @@ def list_checkpoints(console: Console, options: CheckpointsOptions) -> int:
     with the reason; the exit code is 3 then, or 2 where none can be used.
     """
     from concept_monitor_cli.checkpoints import NoneUsableError, resolve
+    from concept_monitor_cli.models.pretrained import pretrained_files
     from concept_monitor_cli.study.training import reader_of
 
-    reader = reader_of(**options.loading)
+    specs, model = pretrained_files(options.checkpoints, options.model)
+    loading = {**options.loading, "model": model}
+    reader = reader_of(**loading)
     try:
-        found = resolve(options.checkpoints, reader, order=options.order, series=options.series)
+        found = resolve(specs, reader, order=options.order, series=options.series)
     except NoneUsableError as error:
         found = error.found
-    rows = _rows(console, found, _Describer(**options.loading))
+    rows = _rows(console, found, _Describer(**loading))
     failed = [row for row in rows if row.problem is not None]
     if len(failed) == len(rows) == 1:
         raise InputError(failed[0].problem or "", where=failed[0].path, hint=failed[0].hint)
@@ -132,6 +137,8 @@ class _Describer:
                 where=loaded.where,
                 stripped=tuple(loaded.stripped),
                 ema=loaded.ema,
+                averages=loaded.averages,
+                said=loaded.notes,
             )
             source = self._source(loaded)
             row = replace(row, architecture=source.label, alternatives=source.alternatives)
@@ -178,7 +185,7 @@ def _show(console: Console, rows: list[_Row]) -> None:
         table.add_row(
             Text(row.name),
             "" if row.epoch is None else str(row.epoch),
-            Text(row.architecture or ("cannot be read" if row.where is None else "not recognised")),
+            Text(row.architecture or _unknown(row)),
             "" if row.parameters is None else readable_count(row.parameters),
             readable_size(row.bytes),
         )
@@ -194,8 +201,17 @@ def _show(console: Console, rows: list[_Row]) -> None:
     for row in rows:
         if row.problem is not None:
             console.warning(f"{row.name}: {row.problem}" + (f"\ntry: {row.hint}" if row.hint else ""))
+    for note in dict.fromkeys(note for row in rows for note in row.said):
+        console.notice(note)
     for others in dict.fromkeys(row.alternatives for row in rows if row.alternatives):
         console.notice(f"the same names and shapes: {', '.join(others)} (choose with --model)")
+
+
+def _unknown(row: _Row) -> str:
+    """What is said in the place of an architecture."""
+    if row.where is not None:
+        return "not recognised"
+    return "cannot be read" if row.left_out is None else "no checkpoint by itself"
 
 
 def _place(row: _Row) -> str:
@@ -204,4 +220,6 @@ def _place(row: _Row) -> str:
         return ""
     place = f"in {row.where!r}" if row.where else "at the top level"
     stripped = f", prefix {''.join(row.stripped)!r} taken off" if row.stripped else ""
-    return place + stripped + (", a running average" if row.ema else "")
+    ema = ", a running average" if row.ema else ""
+    beside = f"; running averages beside them: {', '.join(map(repr, row.averages))}" if row.averages else ""
+    return place + stripped + ema + beside

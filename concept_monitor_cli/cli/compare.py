@@ -9,6 +9,7 @@ from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.cli.show_run import finding_lines
 from concept_monitor_cli.options import CompareOptions
+from concept_monitor_cli.wording import counted
 
 if TYPE_CHECKING:
     from concept_monitor_cli.stories.compare import CompareResult
@@ -83,7 +84,8 @@ def _sentences(row: dict[str, Any]) -> list[str]:
         if count:
             more = f" and {count - len(names)} more" if count > len(names) else ""
             lines.append(
-                f"{count} concepts of {side.upper()} that {other.upper()} lacks: {', '.join(names)}{more}"
+                f"{counted(count, 'concepts')} of {side.upper()} that {other.upper()} lacks: "
+                f"{', '.join(names)}{more}"
             )
     if not lines:
         lines.append("the same concepts")

@@ -19,6 +19,7 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, TextIO
 
 from concept_monitor_cli.errors import CmonError, Interrupted
+from concept_monitor_cli.wording import counted
 
 if TYPE_CHECKING:
     import rich.console
@@ -342,12 +343,12 @@ class _LoggedTask:
                 self._line(f"took {_duration(seconds)}")
                 return
             speed = f", {_speed(self.done / seconds)} {self.unit}/s"
-            self._line(f"{self.done:.0f} {self.unit} in {_duration(seconds)}{speed}")
+            self._line(f"{_amount(self.done, self.unit)} in {_duration(seconds)}{speed}")
 
     def _so_far(self, seconds: float) -> str:
         speed = self.done / seconds if seconds > 0 else 0.0
         if self.total is None:
-            return f"{self.done:.0f} {self.unit}, {_speed(speed)} {self.unit}/s"
+            return f"{_amount(self.done, self.unit)}, {_speed(speed)} {self.unit}/s"
         share = f"{self.done / self.total:.0%}".replace("%", " %") if self.total else ""
         left = f", {_duration((self.total - self.done) / speed)} left" if speed else ""
         return f"{self.done:.0f}/{self.total:.0f} {self.unit} ({share}), {_speed(speed)} {self.unit}/s{left}"
@@ -368,6 +369,10 @@ def _at_words(line: str, width: int, indent: int) -> list[str]:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _amount(done: float, unit: str) -> str:
+    return f"{done:.0f} {unit}" if done != 1 or unit == "MB" else counted(1, unit)
 
 
 def _speed(per_second: float) -> str:

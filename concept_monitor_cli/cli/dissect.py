@@ -10,6 +10,7 @@ from concept_monitor_cli.cli.app import DONE, PART_DONE, cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.cli.sizes import readable_size
 from concept_monitor_cli.options import DissectOptions
+from concept_monitor_cli.wording import counted
 
 if TYPE_CHECKING:
     from concept_monitor_cli.stories.plan import Plan
@@ -98,7 +99,7 @@ def _lines(plan: Plan) -> Iterator[str]:
     for step in plan.checkpoints:
         if step.forward_passes:
             passes = _passes(step.forward_passes)
-            what = f"{passes} over {plan.images:,} images for {', '.join(step.layers)}"
+            what = f"{passes} over {counted(plan.images, 'images')} for {', '.join(step.layers)}"
             what += f"; {readable_size(step.bytes)} to keep"
         else:
             what = f"no forward pass; {step.known_tables} of {step.tables} tables known"

@@ -16,6 +16,7 @@ from concept_monitor_cli.cli.app import DONE, FAILED, cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.cli.sizes import readable_size
 from concept_monitor_cli.options import StoreOptions
+from concept_monitor_cli.wording import counted
 
 app = cmon_app()
 
@@ -216,7 +217,10 @@ def _cache(cache: Path) -> Iterator[Finding]:
     from concept_monitor_cli.store import Store
 
     held = Store(cache).info()
-    value = f"{cache}: {readable_size(held.bytes)} in {held.entries} entries, {readable_size(free)} free"
+    value = (
+        f"{cache}: {readable_size(held.bytes)} in {counted(held.entries, 'entries')}, "
+        f"{readable_size(free)} free"
+    )
     if free < _ENOUGH_ROOM:
         yield Finding(
             "cache", "note", value, "name a folder on a larger disk with --cache-dir or CMON_CACHE_DIR"
@@ -237,7 +241,9 @@ def _slurm() -> Iterator[Finding]:
 def _terminal(console: Console) -> Iterator[Finding]:
     size = shutil.get_terminal_size()
     encoding = getattr(console.err, "encoding", None) or "unknown encoding"
-    kind = f"{size.columns} columns" if console.draws else "none: plain lines with the time are written"
+    kind = (
+        counted(size.columns, "columns") if console.draws else "none: plain lines with the time are written"
+    )
     if encoding.lower().replace("-", "") != "utf8":
         advice = "export PYTHONIOENCODING=utf-8 if file names look wrong"
         yield Finding("terminal", "note", f"{kind}, {encoding}", advice)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.options import DynamicsOptions
+from concept_monitor_cli.wording import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,7 +52,9 @@ def _table(result: DynamicsResult, threshold: float) -> Table:
     from rich.text import Text
 
     table = Table(
-        title=Text(f"similarity to the last epoch (CKA over {result.images:,} images)", style="bold"),
+        title=Text(
+            f"similarity to the last epoch (CKA over {counted(result.images, 'images')})", style="bold"
+        ),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,

@@ -31,6 +31,7 @@ def layers(console: Console, options: LayersOptions) -> None:
     from concept_monitor_cli.models.build import resolve_model
     from concept_monitor_cli.models.layers import list_layers
     from concept_monitor_cli.models.preprocess import target_preprocessing
+    from concept_monitor_cli.models.pretrained import pretrained_files
     from concept_monitor_cli.models.stages import LAST, stages
     from concept_monitor_cli.study.training import reader_of
 
@@ -38,10 +39,12 @@ def layers(console: Console, options: LayersOptions) -> None:
         raise InputError(
             "the pattern is empty", where="--match", hint="write 'layer4*' or '*attn*'; --all for all"
         )
-    file = resolve([options.checkpoint], reader_of(**options.loading)).kept[0].file
-    loaded = load_checkpoint(file.path, **options.loading)
+    specs, model = pretrained_files([options.checkpoint], options.model)
+    loading = {**options.loading, "model": model}
+    file = resolve(specs, reader_of(**loading)).kept[0].file
+    loaded = load_checkpoint(file.path, **loading)
     source = resolve_model(
-        options.model, loaded.state_dict, said=loaded.arch, family=loaded.family, config=loaded.config
+        model, loaded.state_dict, said=loaded.arch, family=loaded.family, config=loaded.config
     )
     size = target_preprocessing(source, input_size=options.input_size).geometry.size
     network = source.build(device="meta")

@@ -8,6 +8,7 @@ from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.cli.sizes import readable_size
 from concept_monitor_cli.options import ReportOptions
+from concept_monitor_cli.wording import counted
 
 app = cmon_app()
 
@@ -39,8 +40,8 @@ def report(console: Console, options: ReportOptions) -> None:
     if console.json:
         return
     console.print(
-        f"{result.units} units, {result.epochs} epochs, {result.images} images of "
-        f"{result.units_with_images} units, {readable_size(result.bytes)}"
+        f"{counted(result.units, 'units')}, {result.epochs} epochs, {counted(result.images, 'images')} of "
+        f"{counted(result.units_with_images, 'units')}, {readable_size(result.bytes)}"
     )
     for sentence in result.left_out:
         console.print(sentence)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from concept_monitor_cli.wording import counted
+
 if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
@@ -189,7 +191,7 @@ def _layer_table(epochs: list[LayerSummary]) -> Table:
     first = epochs[0]
     dead = f", up to {max(e.dead for e in epochs)} dead" if any(e.dead for e in epochs) else ""
     table = Table(
-        title=Text(f"{first.layer}: {first.units} units{dead} ({first.detector})", style="bold"),
+        title=Text(f"{first.layer}: {counted(first.units, 'units')}{dead} ({first.detector})", style="bold"),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,

@@ -8,6 +8,7 @@ from concept_monitor_cli.cli.app import DONE, PART_DONE, cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.cli.show_run import finding_lines
 from concept_monitor_cli.options import WatchOptions
+from concept_monitor_cli.wording import counted
 
 app = cmon_app()
 
@@ -37,5 +38,8 @@ def watch(console: Console, options: WatchOptions) -> int:
     console.result(asdict(result))
     if not console.json:
         console.print(*finding_lines(result.findings))
-        console.print(f"{len(result.done)} checkpoints, {len(result.alerts)} warnings; see {options.out}.")
+        console.print(
+            f"{counted(len(result.done), 'checkpoints')}, {counted(len(result.alerts), 'warnings')}; "
+            f"see {options.out}."
+        )
     return PART_DONE if result.failed else DONE

@@ -15,7 +15,9 @@ from concept_monitor_cli.concepts.tidy import tidy
 NAME_HEADERS = (
     "concept", "concepts", "name", "names", "class_name", "classname", "category_name", "label_name",
     "display_name", "displayname", "word", "words", "label", "labels", "class", "classes", "object", "noun",
-    "term", "text", "english", "readable_name", "synonyms", "description", "title", "tag", "lemma", "phrase",
+    "sign_name", "species", "species_name", "common_name", "object_name", "label_text", "class_label",
+    "breed", "term", "text", "english", "readable_name", "synonyms", "description", "title", "tag", "lemma",
+    "phrase",
 )  # fmt: skip
 CATEGORY_HEADERS = ("category", "categories", "kind", "supercategory")
 _OTHER_HEADERS = frozenset(
@@ -40,7 +42,9 @@ _COUNTED = re.compile(r"(.+?)\s*\(\d+\)")  # Broden: object(6)
 
 def key_of(header: str) -> str:
     """A header as it is compared: `Class Name` and `class-name` are `class_name`."""
-    return re.sub(r"[\s\-]+", "_", tidy(header).lower())
+    split = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", tidy(header))
+    key = re.sub(r"[\s\-_]+", "_", split.lower())
+    return "index" if key.startswith("unnamed:") else key  # what pandas calls its index
 
 
 def is_header(cells: Sequence[str]) -> bool:

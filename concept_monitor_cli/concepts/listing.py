@@ -13,7 +13,6 @@ from concept_monitor_cli.concepts.concept_set import CATEGORIES
 from concept_monitor_cli.concepts.reading import (
     Entry,
     WordList,
-    counted,
     first_lines,
     lines_of,
     without_unlabelled,
@@ -23,14 +22,15 @@ from concept_monitor_cli.concepts.synonyms import first_names
 from concept_monitor_cli.concepts.table import read_table
 from concept_monitor_cli.concepts.tidy import tidy
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.wording import counted
 
-_COMMENT = re.compile(r"(#|//)")
+_COMMENT = re.compile(r"(#|//|;|%)")
 _TRAILING_COMMENT = re.compile(r"\s+(#|//).*$")
 _MARKER = re.compile(
     r"\s*(?:[-*+•–·▪]|\(?\d{1,6}[.)](?=\s)|\d{1,6}\s*[:.)](?=\s*[^\W\d_]))\s+|\s*\d{1,6}\s*[:=]\s*"
 )
 _NUMBER_FIRST = re.compile(r"\s*(\d{1,7})\s+(?:[-–—:=]\s+)?(?=\S)")
-_NUMBER_LAST = re.compile(r"\s+(\d{1,7})\s*$")
+_NUMBER_LAST = re.compile(r"\s+(\d{1,12}|\d*\.\d+(?:e-?\d+)?)\s*$")
 _CODE_FIRST = re.compile(r"\s*(n\d{8}|/[mg]/[0-9a-z_]{2,})(?:\s*,\s*|\s+)(?=\S)")
 _PLACE = re.compile(r"\s*/[a-z]/\S+\s*$")
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "“", "`": "`"}
@@ -101,7 +101,7 @@ def _changed(words: WordList, change: Callable[[Entry], Entry | None], what: str
     after = [(entry, change(entry) if entry.name.strip() else entry) for entry in words.entries]
     touched = [old for old, new in after if new is not old]
     if touched:
-        words.note(f"{what} in {counted(len(touched), 'line')}, the first is {touched[0].place}")
+        words.note(f"{what} in {counted(len(touched), 'lines')}, the first is {touched[0].place}")
     return WordList(words.path, [new for _, new in after if new is not None], words.notes)
 
 
@@ -135,7 +135,7 @@ def _quotes(words: WordList) -> WordList:
         entries += new
     if touched:
         words.note(
-            f"quotation marks or commas at the end removed in {counted(len(touched), 'line')}, "
+            f"quotation marks or commas at the end removed in {counted(len(touched), 'lines')}, "
             f"the first is {touched[0].place}"
         )
     return WordList(words.path, entries, words.notes)
@@ -228,8 +228,11 @@ def _one_line(words: WordList) -> WordList:
     full = _full(words)
     if len(full) != 1 or full[0].whole:
         return words
-    cells = [cell.strip() for cell in full[0].name.split(",")]
+    separator = ";" if full[0].name.count(";") > 1 else ","
+    cells = [cell.strip() for cell in full[0].name.split(separator)]
     if len(cells) < 3 or re.match(r"(and|or)\b", cells[-1]) or re.search(r"\b(and|or|with)\b", cells[-1]):
         return words
-    words.note(f"{first_lines(full)} is read as a list separated by commas")
+    words.note(
+        f"{first_lines(full)} is read as a list separated by {'commas' if separator == ',' else 'semicolons'}"
+    )
     return WordList(words.path, [replace(full[0], name=cell) for cell in cells], words.notes)

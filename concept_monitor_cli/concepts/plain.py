@@ -22,6 +22,9 @@ _WNID_PREFIX = re.compile(r"n\d{8}[ _\-.:]+(?=\S)")  # folders: n02085620-Chihua
 _CUB_PREFIX = re.compile(r"\d{3}\.(?=[A-Za-z])")  # 001.Black_footed_Albatross
 _SYNSET = re.compile(r"(.+)\.[nvasr]\.\d{1,3}")  # WordNet, Visual Genome, LVIS: dog.n.01
 _PLACES = re.compile(r"/[a-z]/([^/\s]+(?:/[^/\s]+)*)")  # Places365: /a/apartment_building/outdoor
+# iNaturalist 2021: 00000_Animalia_Annelida_..._Lumbricus_terrestris, the species its last two words
+_INATURALIST = re.compile(r"\d{5}_(?:[A-Z][a-z]+_){5,6}([A-Z][a-z]+_[a-z][a-z-]+)")
+_JOINED_BY_PLUS = re.compile(r"[a-z]+(?:\+[a-z]+)+")
 _NUMBERED = re.compile(r"(.+?)_(\d{1,2})")
 _CAMEL = re.compile(r"[A-Z][a-z]+(?:[A-Z][a-z]+)+")
 _GLOSS = re.compile(r"\s*\(([^()]*)\)\s*")
@@ -117,6 +120,10 @@ def _plain(
     for prefix in (_WNID_PREFIX, _CUB_PREFIX):
         if match := prefix.match(name):
             name = name[match.end() :]
+    if match := _INATURALIST.fullmatch(name):
+        name = match[1]
+    if _JOINED_BY_PLUS.fullmatch(name):  # Animals with Attributes: grizzly+bear
+        name = name.replace("+", " ")
     if match := _SYNSET.fullmatch(name):
         name = match[1]
     if match := _PLACES.fullmatch(name):

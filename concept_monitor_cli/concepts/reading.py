@@ -12,6 +12,7 @@ from concept_monitor_cli.concepts.concept_set import CATEGORIES, ConceptSet
 from concept_monitor_cli.concepts.plain import is_unlabelled, plain_names, problem_with
 from concept_monitor_cli.concepts.tidy import tidy
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.wording import counted
 
 MAX_LENGTH = 200
 """Characters of one concept. A longer line is a paragraph, or no word list: CLIP reads 77 tokens."""
@@ -21,6 +22,9 @@ MAX_LENGTH = 200
 _INVISIBLE = frozenset("\u00ad\u200b\u200e\u200f\u2060\ufeff") | {
     chr(c) for c in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
 }
+
+# Office files and archives, PDF, pickles, gzip: some have no zero byte.
+_NO_TEXT = (b"PK\3\4", b"%PDF", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"\x1f\x8b", b"{\\rtf")
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,9 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise InputError(f"the concept file cannot be read: {error.strerror}", where=path) from error
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    if b"\0" in data and not wide:
+    if not wide and (b"\0" in data or data.startswith(_NO_TEXT)):
         raise InputError(
-            "the concept file is not a text file (it holds zero bytes)",
+            "the concept file is not a text file",
             where=path,
             hint="save it as UTF-8 text, one word a line, or as CSV",
         )
@@ -88,7 +92,7 @@ def read_text(path: Path) -> str:
             hint=f"iconv -f LATIN1 -t UTF-8 {path.name} > concepts.txt, where it is Latin-1",
         ) from error
     if "\0" in text:
-        raise InputError("the concept file is not a text file (it holds zero bytes)", where=path)
+        raise InputError("the concept file is not a text file", where=path)
     return text
 
 
@@ -103,11 +107,6 @@ def visible(text: str) -> str:
     """`text` without control characters and characters that nobody sees."""
     # White space of every kind becomes a blank in `tidy`, so it is no control character here.
     return "".join(c for c in text if c.isspace() or not (unicodedata.category(c) == "Cc" or c in _INVISIBLE))
-
-
-def counted(number: int, what: str) -> str:
-    """`1 line`, `2 lines`."""
-    return f"{number:,} {what if number == 1 else what[:-1] + 'ies' if what[-1] == 'y' else what + 's'}"
 
 
 def concept_set(words: WordList) -> ConceptSet:
@@ -137,7 +136,7 @@ def concept_set(words: WordList) -> ConceptSet:
     changed = [(e.name, name) for e, name in zip(entries, plain, strict=True) if name != tidy(e.name)]
     if changed:
         notes.append(
-            f"{counted(len(changed), 'name')} made plain words, such as {tidy(changed[0][0])!r} to "
+            f"{counted(len(changed), 'names')} made plain words, such as {tidy(changed[0][0])!r} to "
             f"{changed[0][1]!r}"
         )
     result = ConceptSet.clean(
@@ -161,7 +160,7 @@ def _without_invisible(words: WordList) -> tuple[list[Entry], list[str]]:
         entries.append(entry)
     notes = list(words.notes)
     if cleaned:
-        what = cleaned[0].split()[0]
+        what = {"line": "lines", "entry": "entries"}.get(kind := cleaned[0].split()[0], kind)
         notes.append(
             f"control or invisible characters removed in {counted(len(cleaned), what)}, the first is "
             f"{cleaned[0]}"
@@ -196,7 +195,7 @@ def _with_notes(concepts: ConceptSet, path: Path) -> ConceptSet:
             alike.append((first, name))
     if alike:
         notes.append(
-            f"{path.name}: {counted(len(alike), 'name')} differ{'s' if len(alike) == 1 else ''} only in "
+            f"{path.name}: {counted(len(alike), 'names differ')} only in "
             f"case, such as {alike[0][0]!r} and {alike[0][1]!r}: most encoders read them as one"
         )
     return ConceptSet(concepts.name, concepts.concepts, concepts.categories, tuple(notes), concepts.codes)

@@ -15,6 +15,7 @@ from concept_monitor_cli.concepts.plain import WNID
 from concept_monitor_cli.concepts.reading import Entry, WordList, lines_of, without_unlabelled
 from concept_monitor_cli.concepts.synonyms import first_names
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.wording import counted
 
 # Where published files keep their names: COCO and LVIS (`categories`), YOLO (`names`), Hugging Face
 # (`id2label`, `names` in a dataset card), detectron2 (`thing_classes`), mmdetection (`classes`).
@@ -218,7 +219,7 @@ def _of_named(keys: list[str], values: list[Any], words: WordList, depth: int) -
         kinds = all(key.strip().lower() in CATEGORIES for key in keys)
         listed = [(key, word) for key, value in zip(keys, values, strict=True) for word in value]
         if not kinds and len(keys) > 1:
-            words.note(f"the lists under its {len(keys)} keys are read as one")
+            words.note(f"the lists under its {counted(len(keys), 'keys are')} read as one")
         return [
             Entry(f"entry {n}", word, key.strip().lower() if kinds else "")
             for n, (key, word) in enumerate(listed, 1)

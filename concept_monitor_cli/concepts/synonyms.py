@@ -6,10 +6,13 @@ import re
 from dataclasses import replace
 
 from concept_monitor_cli.concepts.concept_set import CATEGORIES
-from concept_monitor_cli.concepts.reading import WordList, counted
+from concept_monitor_cli.concepts.reading import WordList
+from concept_monitor_cli.wording import counted
 
 # A last part like this belongs to a phrase: `red, white and blue`.
 _PHRASE = re.compile(r"\b(and|or|with|but|that|which|on|in)\b", re.IGNORECASE)
+
+_TIGHT = re.compile(r"[^\W\d_],[^\W\d_]")
 
 
 def first_names(words: WordList, *, commas: bool | None = None) -> WordList:
@@ -43,6 +46,10 @@ def first_names(words: WordList, *, commas: bool | None = None) -> WordList:
         words.note("what follows the comma in each entry is read as its category")
         return WordList(words.path, entries, words.notes)
     phrases = sum(bool(_PHRASE.search(part)) for part in last)
+    # Nobody writes a phrase without a blank after the comma: `hot dog,hotdog`.
+    tight = [entry for entry in with_comma if _TIGHT.search(entry.name) and ", " not in entry.name]
+    if not commas and tight and len(tight) == len(with_comma):
+        return _cut(words, ",")
     if not commas and (3 * len(with_comma) < len(full) or 4 * phrases > len(with_comma)):
         return words
     return _cut(words, ",")
@@ -60,7 +67,7 @@ def _cut(words: WordList, separator: str) -> WordList:
     ]
     example = several[0].name.strip()
     words.note(
-        f"{counted(len(several), 'entry')} with several names separated by {separator!r}, such as "
+        f"{counted(len(several), 'entries')} with several names separated by {separator!r}, such as "
         f"{example[:60]!r}: the first is taken"
     )
     return WordList(words.path, entries, words.notes)

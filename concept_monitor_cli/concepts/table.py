@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,7 +38,10 @@ def read_table(path: Path, text: str, separator: str | None = None) -> WordList:
     """
     lines = lines_of(text)
     skipped = 0
-    while skipped < len(lines) and not lines[skipped].strip():
+    while skipped < len(lines) and (not lines[skipped].strip() or lines[skipped].startswith("# ")):
+        skipped += 1
+    if skipped < len(lines) and (excel := re.fullmatch(r"sep=(.)", lines[skipped].strip(), re.IGNORECASE)):
+        separator = excel[1]
         skipped += 1
     if skipped == len(lines):
         raise InputError("the concept file is empty", where=path)

@@ -7,6 +7,7 @@ builds from that config and the weights file, not from a name.
 from __future__ import annotations
 
 import pickle
+import re
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -255,6 +256,18 @@ def _build_open_clip(files: ClipFiles, device: torch.device) -> tuple[Any, Any]:
     return network, open_clip.get_tokenizer(name)
 
 
+_TOWERS = {"text": ("token_embedding.weight", "text.token_embedding.weight"), "image": ("visual.",)}
+
+
+def _missing_part(text: str) -> str:
+    """Which tower torch's `Missing key(s) in state_dict: "a", "b".` names; empty where it is neither."""
+    missing = re.search(r"Missing key\(s\) in state_dict: ([^\n]*)", text)
+    names = re.findall(r'"([^"]+)"', missing[1]) if missing else []
+    return next(
+        (part for part, marks in _TOWERS.items() if any(name.startswith(marks) for name in names)), ""
+    )
+
+
 def _building_error(error: Exception, where: str) -> InputError:
     text = str(error)
     if isinstance(error, pickle.UnpicklingError):
@@ -266,6 +279,13 @@ def _building_error(error: Exception, where: str) -> InputError:
             else "the encoder's weights are no checkpoint, or a damaged one",
             where=where,
             hint="use the .safetensors file of the same weights",
+        )
+    part = _missing_part(text)
+    if part:
+        return InputError(
+            f"the weights hold no {part} tower: an encoder needs one for images and one for texts",
+            where=where,
+            hint="the file that the model was published in holds both",
         )
     # torch: `Missing key(s) in state_dict: "a", "b". Unexpected key(s) ...`, each in a line of its own.
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.wording import counted
 
 
 class ImageNames:
@@ -23,7 +24,7 @@ class ImageNames:
 
     def __init__(self, names: Sequence[str], dataset: str, where: str, rows: int) -> None:
         if len(names) != rows:
-            raise InputError(f"{rows} images but {len(names)} names in `{dataset}`", where=where)
+            raise InputError(f"{rows} images but {counted(len(names), 'names')} in `{dataset}`", where=where)
         self.dataset = dataset
         self._where = where
         self._names = [name.replace("\\", "/") for name in names]
@@ -32,13 +33,14 @@ class ImageNames:
         """The row of each image.
 
         Compared are whole names, then the ends of the file's paths (`/data/photos/a/1.jpg` is `a/1.jpg`),
-        then file names, then file names without their ending: the first way that gives every image one row.
+        then file names, then both without their ending: the first way that gives every image one row.
 
         Raises:
             InputError: an image has no row, or several.
         """
         problem = ""
-        for key in (_same, _end(ids), _file_name, _stem):
+        fits = False
+        for key in (_same, _end(ids), _file_name, _end_stem(ids), _stem):
             found: dict[str, list[int]] = {}
             for row, name in enumerate(self._names):
                 found.setdefault(key(name), []).append(row)
@@ -47,10 +49,16 @@ class ImageNames:
                 return [found[name][0] for name in wanted]
             missing = [name for name, own in zip(ids, wanted, strict=True) if own not in found]
             twice = [name for name, own in zip(ids, wanted, strict=True) if len(found.get(own, ())) > 1]
-            if not missing and twice:
-                problem = f"{twice[0]!r} stands there several times"
-            elif not problem or len(missing) < len(ids):
-                problem = f"{len(missing)} of {len(ids)} probing images are not in it, such as {missing[:1]}"
+            if not fits:  # the first way of comparing in which some fit tells what is wrong
+                fits = len(missing) < len(ids)
+                if missing:
+                    problem = (
+                        f"{len(missing)} of {len(ids)} probing images are not in it, such as {missing[0]!r}"
+                    )
+                elif twice:
+                    problem = f"{twice[0]!r} stands there several times"
+                else:
+                    problem = "several probing images have one name in it"
         raise InputError(
             f"the embeddings' `{self.dataset}` do not fit the probing images: {problem}",
             where=self._where,
@@ -68,6 +76,15 @@ def _end(ids: Sequence[str]) -> Callable[[str], str]:
 
     def key(name: str) -> str:
         return "/".join(name.split("/")[-depth:])
+
+    return key
+
+
+def _end_stem(ids: Sequence[str]) -> Callable[[str], str]:
+    end = _end(ids)
+
+    def key(name: str) -> str:
+        return PurePosixPath(end(name)).with_suffix("").as_posix() if PurePosixPath(name).name else name
 
     return key
 

@@ -21,10 +21,14 @@ from concept_monitor_cli.encoders.image_names import ImageNames
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.models.geometry import Preprocessing
 from concept_monitor_cli.probe.hdf5 import own_dataset
+from concept_monitor_cli.wording import counted
 
 _NAMED = 5
 # Datasets that name the images; the first that is there counts.
-_NAMES = ("ids", "paths", "filenames", "files", "image_ids", "image_paths")
+_NAMES = (
+    *("ids", "paths", "filenames", "files", "image_ids", "image_paths", "image_names"),
+    *("file_names", "filename", "file_name", "image_id", "image_path"),
+)
 
 
 class PrecomputedEncoder:
@@ -68,7 +72,9 @@ class PrecomputedEncoder:
                 where=where,
             )
         if len(concepts) != len(texts):
-            raise InputError(f"{len(texts)} texts but {len(concepts)} concepts", where=where)
+            raise InputError(
+                f"{counted(len(texts), 'texts')} but {counted(len(concepts), 'concepts')}", where=where
+            )
         self._names = None if names is None else ImageNames(names, str(named_by), where, len(self._images))
         self._texts = texts
         self._rows: dict[str, int] = {}
@@ -122,7 +128,7 @@ class PrecomputedEncoder:
             return self._images[self._names.rows(ids)]
         if len(self._images) != n_images:
             raise InputError(
-                f"the embeddings have {len(self._images)} images, the probe set has {n_images}",
+                f"the embeddings have {counted(len(self._images), 'images')}, the probe set has {n_images}",
                 where=str(self.path),
                 hint="embed this probe set in its order, or write the images' names beside them as `ids`",
             )
@@ -176,7 +182,8 @@ def _unit_rows(dataset: Any, name: str, where: str) -> npt.NDArray[np.float32]:
     bad = np.flatnonzero(~np.isfinite(norms[:, 0]) | (norms[:, 0] == 0))
     if len(bad):
         raise InputError(
-            f"`{name}` has {len(bad)} rows that are not finite or zero, the first is row {bad[0]}",
+            f"`{name}` has {counted(len(bad), 'rows that are')} not finite or zero, the first is row "
+            f"{bad[0]}",
             where=where,
         )
     unit: npt.NDArray[np.float32] = (values / norms).astype(np.float32)

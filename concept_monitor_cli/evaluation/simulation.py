@@ -19,6 +19,7 @@ from concept_monitor_cli.functional.evaluation.simulation import (
     top_images_showing,
 )
 from concept_monitor_cli.probe.presence import Presence, prevalence
+from concept_monitor_cli.wording import counted
 
 if TYPE_CHECKING:
     from concept_monitor_cli.options import EvaluateOptions
@@ -144,7 +145,8 @@ def _notices(subject: Subject, level: int, unknown: int) -> tuple[str, ...]:
         )
     if unknown:
         notices.append(
-            f"{unknown} labels of {subject.layer} are not judged: too few held-out images are labelled with "
+            f"{counted(unknown, 'labels')} of {subject.layer} are not judged: too few held-out images "
+            "are labelled with "
             "them, and the run has no encoder"
         )
     return tuple(notices)

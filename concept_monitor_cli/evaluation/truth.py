@@ -6,6 +6,7 @@ from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.evaluation.classifier import Classifier
 from concept_monitor_cli.evaluation.subject import Subject
 from concept_monitor_cli.study.context import NO_ENCODER
+from concept_monitor_cli.wording import counted
 
 
 def no_classifier(subject: Subject) -> InputError | None:
@@ -53,7 +54,8 @@ def not_before_classifier(subject: Subject, measure: str) -> InputError | None:
     if classifier.follows(subject.layer, units):
         return None if subject.common.spaces() else no_encoder(subject)
     return InputError(
-        f"{subject.layer} ({units} units) is not the layer before the classifier {classifier.layer}, which "
+        f"{subject.layer} ({counted(units, 'units')}) is not the layer before the classifier "
+        f"{classifier.layer}, which "
         f"has {classifier.inputs} inputs",
         where=f"--measure {measure}",
         hint="dissect the last layer before the classifier",

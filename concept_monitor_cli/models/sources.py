@@ -14,6 +14,7 @@ from concept_monitor_cli.checkpoints.prefixes import strip_prefixes
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.models.constructors import Factory, LeaveOut, built
 from concept_monitor_cli.models.differences import load_weights
+from concept_monitor_cli.wording import counted
 
 T = TypeVar("T")
 
@@ -61,7 +62,7 @@ class ModelSource:
 
     def describe(self) -> str:
         """One sentence for the user: what it is, how that is known, what was assumed."""
-        classes = "no classifier" if self.num_classes is None else f"{self.num_classes} classes"
+        classes = "no classifier" if self.num_classes is None else counted(self.num_classes, "classes")
         channels = "" if self.in_chans == 3 else f", {self.in_chans} input channels"
         size = "".join(f", {key}={value}" for key, value in self.kwargs.items() if key.endswith("_size"))
         how = "recognised from the weights' names and shapes" if self.recognised else "as given by --model"

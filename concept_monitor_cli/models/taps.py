@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.wording import counted
 
 T = TypeVar("T")
 
@@ -89,7 +90,7 @@ def first_tensor(output: object, module: nn.Module, name: str) -> Tensor:
     if len(tensors) == 1:
         return tensors[0]
     inside = tensors_in(output)
-    problem = f"{len(inside)} tensors" if inside else f"no tensor ({type(output).__name__})"
+    problem = counted(len(inside), "tensors") if inside else f"no tensor ({type(output).__name__})"
     hint = "choose a layer inside or after it; `cmon layers` lists those that can be read"
     raise InputError(
         f"layer {name!r} ({type(module).__name__}) puts out {problem}, so what its units are is unclear",

@@ -21,7 +21,7 @@ import concept_monitor_cli._torchvision  # noqa: F401  isort: skip
 from timm import layers as timm_layers
 from timm.models.beit import Beit
 from timm.models.convnext import ConvNeXt
-from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet, make_blocks
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 
@@ -52,8 +52,7 @@ class _TokensViT(VisionTransformer):  # type: ignore[misc]
 
     Args:
         reads: "cls"; "cls+mean", the class token beside the mean of the patches' (DINOv2); "both", the mean
-        of the
-            answers of a classifier on the class token and of one on the distillation token (DeiT).
+            of the answers of a classifier on the class token and of one on the distillation token (DeiT).
         distilled: whether there is a distillation token.
     """
 
@@ -66,6 +65,8 @@ class _TokensViT(VisionTransformer):  # type: ignore[misc]
             self.num_prefix_tokens += 1
             rows = self.patch_embed.num_patches + self.num_prefix_tokens
             self.pos_embed = nn.Parameter(torch.zeros(1, rows, self.embed_dim))
+        if self.reg_token is not None:  # DINOv2 gives its registers no position
+            self.pos_embed = nn.Parameter(torch.zeros(1, self.patch_embed.num_patches + 1, self.embed_dim))
         if classes:
             width = self.embed_dim * (2 if reads == "cls+mean" else 1)
             self.head = nn.Linear(width, classes)
@@ -73,11 +74,14 @@ class _TokensViT(VisionTransformer):  # type: ignore[misc]
                 self.head_dist = nn.Linear(width, classes)
 
     def _pos_embed(self, x: Tensor) -> Tensor:
-        if not hasattr(self, "dist_token"):
-            out: Tensor = super()._pos_embed(x)
-            return out
-        tokens = [self.cls_token.expand(len(x), -1, -1), self.dist_token.expand(len(x), -1, -1), x]
-        return torch.cat(tokens, dim=1) + self.pos_embed
+        first = [self.cls_token.expand(len(x), -1, -1)]
+        if hasattr(self, "dist_token"):
+            first.append(self.dist_token.expand(len(x), -1, -1))
+        tokens = torch.cat([*first, x], dim=1) + self.pos_embed
+        if self.reg_token is None:
+            return tokens
+        registers = self.reg_token.expand(len(x), -1, -1)
+        return torch.cat([tokens[:, :1], registers, tokens[:, 1:]], dim=1)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, tokens, C) -> (B, num_classes)."""
@@ -94,17 +98,17 @@ def build_vit(
     *, eps: float, act: str, reads: str, distilled: bool, registers: int, swiglu: bool, **kwargs: Any
 ) -> nn.Module:
     """ViT, DeiT and DINOv2."""
-    return _TokensViT(
+    model: nn.Module = _TokensViT(
         reads=reads,
         distilled=distilled,
         reg_tokens=registers,
-        no_embed_class=registers > 0 and kwargs.pop("no_embed_class", False),
         norm_layer=partial(nn.LayerNorm, eps=eps),
         act_layer=nn.SiLU if swiglu else _activation(act),
         global_pool="token",
         mlp_layer=timm_layers.SwiGLUPacked if swiglu else timm_layers.Mlp,
         **kwargs,
     )
+    return model
 
 
 def build_beit(*, eps: float, act: str, pooled: bool, **kwargs: Any) -> nn.Module:
@@ -128,16 +132,36 @@ def build_swin(*, eps: float, act: str, **kwargs: Any) -> nn.Module:
 
 def build_convnext(*, eps: float, act: str, **kwargs: Any) -> nn.Module:
     """ConvNeXt; `eps` is that of the last normalisation, the others have 1e-6."""
-    model: nn.Module = ConvNeXt(norm_eps=1e-6, **kwargs)
-    model.get_submodule("head.norm").eps = eps  # type: ignore[assignment]
+    model: Any = ConvNeXt(norm_eps=1e-6, **kwargs)
+    model.head.norm.eps = eps
     _set_activation(model, act)
-    return model
+    made: nn.Module = model
+    return made
 
 
-def build_resnet(*, bottleneck: bool, act: str, **kwargs: Any) -> nn.Module:
-    """ResNet (the stride is in the 3x3 convolution)."""
-    model: nn.Module = ResNet(Bottleneck if bottleneck else BasicBlock, act_layer=_activation(act), **kwargs)
-    return model
+def build_resnet(
+    *, bottleneck: bool, act: str, stem_width: int, channels: list[int], layers: list[int], **kwargs: Any
+) -> nn.Module:
+    """ResNet (the stride is in the 3x3 convolution); timm's stem has 64 channels, here it has any number."""
+    block, made = Bottleneck if bottleneck else BasicBlock, _activation(act)
+    model: Any = ResNet(block, layers, channels=channels, act_layer=made, **kwargs)
+    if stem_width != model.bn1.num_features:
+        model.conv1 = nn.Conv2d(kwargs["in_chans"], stem_width, 7, stride=2, padding=3, bias=False)
+        model.bn1 = nn.BatchNorm2d(stem_width)
+        stages, _ = make_blocks(
+            (block,) * len(channels),
+            channels,
+            layers,
+            stem_width,
+            act_layer=made,
+            norm_layer=nn.BatchNorm2d,
+            cardinality=1,
+            base_width=64,
+        )
+        for name, stage in stages:
+            setattr(model, name, stage)
+    network: nn.Module = model
+    return network
 
 
 def _activation(name: str) -> Any:
@@ -157,7 +181,7 @@ def _set_activation(model: nn.Module, name: str) -> None:
             module.act = made()
 
 
-_FACTORIES: dict[Family, Callable[..., nn.Module]] = {
+_FACTORIES: Mapping[str, Callable[..., nn.Module]] = {
     "vit": build_vit,
     "deit": build_vit,
     "dinov2": build_vit,
@@ -270,8 +294,6 @@ def _vit(family: Family, shapes: Shapes, config: Mapping[str, Any], common: dict
         "distilled": distilled,
         "registers": registers,
         "swiglu": swiglu,
-        # DINOv2 gives its registers no position.
-        **({"no_embed_class": False} if registers else {}),
     }
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from concept_monitor_cli.monitor.statistics import ALL
+from concept_monitor_cli.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,7 +128,8 @@ def alerts(statistics: pd.DataFrame, rules: Rules, *, standing: bool = False) ->
             "fading",
             _falling([float(value) for value in rows["interpretable"]], rules.patience),
             lambda value, before: (
-                f"interpretable units fade: {value:.0f}, after {before:.0f} {rules.patience} checkpoints ago"
+                f"interpretable units fade: {value:.0f}, after {before:.0f} "
+                f"{counted(rules.patience, 'checkpoints')} ago"
             ),
         )
     return sorted(found, key=lambda alert: (alert.epoch, alert.layer, alert.detector, alert.rule))

@@ -142,7 +142,8 @@ class TrainingOptions(Options):
 
     checkpoints: tuple[str, ...] = field(
         metadata=declare(
-            "A folder of checkpoints, a file, or a glob. Several may be given.",
+            "A folder of checkpoints, a file, or a glob. Several may be given. torchvision/NAME and "
+            "timm/NAME are the pretrained weights in the library's cache.",
             argument=True,
             metavar="CKPTS",
             # Their folder may hold settings, so it must be known before those are read.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ CLASS_LISTS = (
     "codes.txt",
     "class_names.txt",
     "labels.txt",
+    "label_names.txt",
+    "class_list.txt",
+    "categories.txt",
+    "_classes.csv",
+    "object150_info.csv",
     "objectInfo150.txt",
     "objectInfo150.csv",
     "class_dict.csv",
@@ -43,6 +49,13 @@ _UNLABELLED_NAMES = frozenset(
         "not classified",
         "no label",
         "unknown",
+        "none",
+        "nothing",
+        "null",
+        "n/a",
+        "undefined",
+        "unannotated",
+        "no class",
     ]
 )
 
@@ -77,6 +90,7 @@ class ClassList:
         numbered: whether the list says its numbers; else the first line is 0.
         source: the file, or whose list it is, for messages.
         colours: for lists of colours, `R + 256 G + 65536 B` -> number; else empty.
+        assumed: for masks that came without a list, what is taken for it, as a sentence for the user.
     """
 
     labels: tuple[Label, ...]
@@ -84,6 +98,7 @@ class ClassList:
     numbered: bool
     source: str
     colours: Mapping[int, int] = field(default_factory=dict)
+    assumed: str = ""
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -146,7 +161,13 @@ def known_classes(masks: str, names: Iterable[str]) -> ClassList | None:
         return _of_names(_VOC, "Pascal VOC's classes")
     if folder == "trimaps":
         pets: list[Listed] = [(1, "pet", "object"), (2, "background", ""), (3, "not classified", "")]
-        return _class_list(pets, numbered=True, source="the trimaps of Oxford-IIIT Pet")
+        said = (
+            "trimaps are read as those of Oxford-IIIT Pet: 1 is 'pet', 2 (background) and 3 "
+            "(border) unlabelled"
+        )
+        return replace(
+            _class_list(pets, numbered=True, source="the trimaps of Oxford-IIIT Pet"), assumed=said
+        )
     if any(stem.endswith("_labelIds") for stem in stems):
         return _of_names(_CITYSCAPES, "the classes of Cityscapes", void=_CITYSCAPES_VOID)
     if any(stem.endswith(("TrainIds", "_train_id")) for stem in stems) or "sem_seg/masks" in masks:
@@ -160,7 +181,8 @@ def _of_names(text: str, source: str, void: Sequence[str] = ()) -> ClassList:
         (number, "void" if name in void else name, "object") for number, name in enumerate(text.split(","))
     ]
     listed.append((255, "void", "object"))
-    return _class_list(listed, numbered=True, source=source)
+    classes = _class_list(listed, numbered=True, source=source)
+    return replace(classes, assumed=f"the masks have no class list and are read with {source}")
 
 
 def _class_list(
@@ -191,25 +213,34 @@ def is_unlabelled(name: str) -> bool:
 
 # -- text ----------------------------------------------------------------------------------------------------
 
-_NUMBERED = re.compile(r"\s*(\d{1,9})(?:\s*[:=,;.)\t-]\s*|\s+)(\S.*)")
+_NUMBERED = re.compile(
+    r"\s*(?:class|label|id)?\s*[\[(]?\s*(\d{1,9})(?:\s*(?:->|=>|[\])]?\s*[:=,;.\t-]|[\])])\s*|\s+)(\S.*)",
+    re.IGNORECASE,
+)
+_NUMBER_LAST = re.compile(r"(.*?\S)(?:\s*[:=,;\t]\s*|\s+)(\d{1,9})\s*")
+_QUOTED = re.compile(r"""\s*(["'])(.*)\1\s*[,;]?\s*""")
 _COLOUR_FIRST = re.compile(r"\s*(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\D.*)")
 _CVAT = re.compile(r"([^:]+):(\d{1,3}),(\d{1,3}),(\d{1,3}):[^:]*:[^:]*")
 
 
 def _text_classes(text: str, path: Path) -> tuple[list[Listed], bool, dict[int, int]]:
     """What a text or CSV file lists, whether with numbers, and its colours."""
+    if text.lstrip()[:1] in ("{", "[") and (literal := _literal(text)) is not None:
+        return _listed(literal), True, {}
     lines = text.splitlines()
     while lines and not lines[-1].strip():
         lines.pop()
     first = lines[0] if lines else ""
-    delimiter = "\t" if "\t" in first else ","
+    delimiter = next((sign for sign in ("\t", ",", ";") if sign in first), ",")
     header = [cell.strip().strip('"').lower() for cell in first.split(delimiter)]
-    name_at = _column(header, "name", "class", "label")
+    name_at = _column(header, "name", "class", "label", "class_name", "label_name", "class name")
     if name_at is not None and len(header) > 1:
         colours_at = [_column(header, short, long) for short, long in _CHANNELS]
         if all(at is not None for at in colours_at):
             return _colour_table(lines, delimiter, name_at, [at for at in colours_at if at is not None], path)
-        number_at = _column(header, "index", "idx", "id", "number", "value")
+        number_at = _column(
+            header, "index", "idx", "id", "number", "value", "pixel value", "class_id", "label_id"
+        )
         if number_at is not None:
             return _number_table(lines, delimiter, header, number_at, name_at, path), True, {}
     if path.suffix != ".txt":
@@ -235,14 +266,29 @@ def _plain_lines(lines: Sequence[str], path: Path) -> tuple[list[Listed], bool, 
                 ([int(match[channel]) for channel in channels], match[name_group].strip()) for match in found
             ]
             return _coloured(rows, path)
-    numbered = [_NUMBERED.fullmatch(line) for line in filled]
-    if filled and all(numbered):
-        pairs = [(int(match[1]), match[2].strip()) for match in numbered if match is not None]
-        if len({number for number, _ in pairs}) == len(pairs):
-            return [(number, name, "object") for number, name in pairs], True, {}
+    for pattern, number_at, name_at in ((_NUMBERED, 1, 2), (_NUMBER_LAST, 2, 1)):
+        numbered = [pattern.fullmatch(line) for line in filled]
+        if filled and all(numbered):
+            pairs = [
+                (int(match[number_at]), _bare(match[name_at])) for match in numbered if match is not None
+            ]
+            numbers = sorted(number for number, _ in pairs)
+            counts = numbers in (list(range(len(pairs))), list(range(1, len(pairs) + 1)))
+            names = {name for _, name in pairs}
+            # `type 1`, `type 2` are names; `sky 1`, `grass 2` have numbers.
+            if len(set(numbers)) == len(pairs) and (number_at == 1 or (counts and len(names) == len(pairs))):
+                return [(number, name, "object") for number, name in pairs], True, {}
+    if len(filled) == 1 and filled[0].count(",") > 1:  # all in one line
+        lines = filled[0].split(",")
     if lines and lines[0].strip() == "__ignore__":  # labelme: this name stands for -1
         lines = lines[1:]
-    return [(number, line.strip(), "object") for number, line in enumerate(lines)], False, {}
+    return [(number, _bare(line), "object") for number, line in enumerate(lines)], False, {}
+
+
+def _bare(name: str) -> str:
+    """A name without quotation marks around it."""
+    match = _QUOTED.fullmatch(name)
+    return (match[2] if match else name).strip()
 
 
 def _number_table(
@@ -250,7 +296,7 @@ def _number_table(
 ) -> list[Listed]:
     category_at = header.index("category") if "category" in header else None
     # ADE20K lists synonyms: "wall, walls" or "door;double door".
-    synonyms = "[;,]" if delimiter == "\t" or path.stem == "objectInfo150" else ";"
+    synonyms = "[;,]" if delimiter == "\t" or path.stem in ("objectInfo150", "object150_info") else ";"
     listed: dict[int, Listed] = {}
     try:
         for row in csv.reader(lines[1:], delimiter=delimiter, strict=True):
@@ -305,20 +351,40 @@ def _json_classes(text: str, path: Path) -> list[Listed] | None:
         data = json.loads(text)
         if path.name.startswith("config"):
             return _config_classes(data)
-        if isinstance(data, list):
-            pairs = list(enumerate(data))
-        elif all(isinstance(value, int) for value in data.values()):
-            pairs = [(number, name) for name, number in data.items()]
-        else:
-            pairs = [(int(number), name) for number, name in data.items()]
-        listed = [(int(number), str(name).strip(), "object") for number, name in pairs]
-        if any(not isinstance(name, str) or number < 0 for number, name in pairs):
-            raise ValueError("names must be text and numbers not negative")
-        if len({number for number, _, _ in listed}) < len(listed):
-            raise ValueError("a number stands there twice")
+        return _listed(data)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"malformed class list: {error}"[:300], where=path) from error
+
+
+def _listed(data: Any) -> list[Listed]:
+    """A list of names, `{"0": "name"}` or `{"name": 0}`.
+
+    Raises:
+        ValueError, TypeError, AttributeError: it is none of them.
+    """
+    if isinstance(data, list):
+        pairs = list(enumerate(data))
+    elif all(isinstance(value, int) for value in data.values()):
+        pairs = [(number, name) for name, number in data.items()]
+    else:
+        pairs = [(int(number), name) for number, name in data.items()]
+    listed = [(int(number), str(name).strip(), "object") for number, name in pairs]
+    if any(not isinstance(name, str) or number < 0 for number, name in pairs):
+        raise ValueError("names must be text and numbers not negative")
+    if len({number for number, _, _ in listed}) < len(listed):
+        raise ValueError("a number stands there twice")
     return listed
+
+
+def _literal(text: str) -> Any:
+    """JSON or a Python literal in a text file; None where it is neither, or no list of classes."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            _listed(found := read(text))
+        except (ValueError, TypeError, AttributeError, SyntaxError, RecursionError, MemoryError):
+            continue
+        return found
+    return None
 
 
 def _config_classes(data: Any) -> list[Listed] | None:

@@ -16,6 +16,7 @@ from PIL import Image
 from concept_monitor_cli.probe.decode import UnreadableImageError, decode_image, deep_greys, deep_mode
 from concept_monitor_cli.probe.images import EncodedImages, content_digest
 from concept_monitor_cli.progress import Progress
+from concept_monitor_cli.wording import counted
 
 GreyRange = tuple[float, float]
 
@@ -91,7 +92,8 @@ def scale_greys(
     if scale is None:
         return images, dict(digests)
     progress.notice(
-        f"greys of {len(deep):,} images have more than 8 bits: {scale[0]:g} is shown black, {scale[1]:g} "
+        f"{counted(len(deep), 'images have')} greys of more than 8 bits: {scale[0]:g} is shown black, "
+        f"{scale[1]:g} "
         f"white ({said})"
     )
     scaled = ScaledImages(images, deep, scale)

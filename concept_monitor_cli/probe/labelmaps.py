@@ -11,21 +11,17 @@ import numpy as np
 from PIL import Image
 
 from concept_monitor_cli.probe.decode import check_size, formats, quiet_pillow
+from concept_monitor_cli.probe.maskfiles import black_and_white
 
-_LOSSLESS = (
-    ".png",
-    ".tif",
-    ".tiff",
-    ".bmp",
-    ".gif",
-    ".webp",
-)  # a label map in another format has no labels left
+_LOSSLESS = (".png", ".tif", ".tiff", ".bmp", ".gif", ".webp")
+_LOSSY = (".jpg", ".jpeg")  # of label maps, only black and white ones are left legible
 _WORDS = re.compile(
     r"(^|[^a-z])(masks?|labels?|labeled|lbls?|annots?|annotations?|anno|seg|segs|segmentations?|segmentation\w*|"
     r"semantic|panoptic\w*|instances?|trimaps?|gt|gtfine|gtcoarse|ground_?truths?|stuffthingmaps|label_?ids|"
     r"parsing|depth|edges)([^a-z]|$)|class(es)?_?map|(train|val|test)annot",
     re.IGNORECASE,
 )
+_LOSSY_WORDS = re.compile(rf"{_WORDS.pattern}|segmim", re.IGNORECASE)
 _PHOTO_ENDING = re.compile(r"([_-](leftimg8bit|sat|image|img|rgb|photo))$", re.IGNORECASE)
 
 _SAMPLE = 12  # files of a group that are looked at
@@ -36,6 +32,9 @@ _NEARLY = 0.9
 _FEW_COLOURS = 16
 _SOME_COLOURS = 512
 _FLAT = 0.8  # share of neighbouring pixels of one colour, in label maps of many labels
+_COARSE = 32  # levels of a channel that JPEG may mix: 8 are left
+_COARSE_COLOURS = 8
+_COARSELY = 0.93  # of 1,000 ImageNet photos 7 have so few colours, and so flat
 _SMALLEST = 64  # pixels of an image that can be judged
 
 
@@ -96,7 +95,8 @@ def _evenly(count: int, wanted: int) -> list[int]:
 def _groups(names: Sequence[str], top: str) -> tuple[list[list[str]], list[list[str]]]:
     """Files that may be label maps: those whose names say so, and those with the name of another file."""
     candidates = [name for name in names if name.lower().endswith(_LOSSLESS)]
-    if not candidates:
+    lossy = [name for name in names if name.lower().endswith(_LOSSY) and _names_a_mask(name)]
+    if not candidates and not lossy:
         return [], []
     stems = Counter(_stem(name) for name in names)
     photos = {_PHOTO_ENDING.sub("", stem) for stem in stems}
@@ -112,7 +112,15 @@ def _groups(names: Sequence[str], top: str) -> tuple[list[list[str]], list[list[
             telling[place, _digits(rest) or folder.rpartition("/")[2]].append(name)
         elif stems[stem] > 1:
             twins[place, name.rpartition(".")[2]].append(name)
+    for name in lossy:
+        folder, _, file = name.rpartition("/")
+        telling[folder, _digits(_stem(file)) if _WORDS.search(_stem(file)) else ""].append(name)
     return list(telling.values())[:_GROUPS], list(twins.values())
+
+
+def _names_a_mask(name: str) -> bool:
+    """Whether a file's own name or that of its folder speaks of masks."""
+    return bool(_LOSSY_WORDS.search("/".join(name.split("/")[-2:]).rpartition(".")[0]))
 
 
 def _folder(name: str) -> str:
@@ -150,8 +158,23 @@ def _looks_like_map(name: str, read: Callable[[str], bytes]) -> bool:
         return False
 
 
+def _is_coarsely_flat(image: Image.Image) -> bool:
+    channels = np.asarray(image.convert("RGB")).astype(np.int64) // _COARSE
+    codes = channels[..., 0] + 8 * channels[..., 1] + 64 * channels[..., 2]
+    if codes.size < _SMALLEST or codes.shape[1] < 2:
+        return False
+    most = np.sort(np.bincount(codes.ravel(), minlength=512))[-_COARSE_COLOURS:].sum()
+    flat = (codes[:, 1:] == codes[:, :-1]).mean()
+    return bool(most >= _COARSELY * codes.size and flat >= _COARSELY)
+
+
 def looks_like_map(image: Image.Image) -> bool:
-    """Whether an image has few colours, or flat areas of some: label maps have them and photos have not."""
+    """Whether an image has few colours, or flat areas of some: label maps have them and photos have not.
+
+    JPEG blurs the borders of areas: there, colours are counted coarsely.
+    """
+    if image.format == "JPEG":
+        return black_and_white(image) is not None or _is_coarsely_flat(image)
     if image.mode in ("P", "L", "1", "F") or image.mode.startswith("I"):
         codes = np.asarray(image)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,12 @@ from concept_monitor_cli.probe.classes import CLASS_LISTS, find_classes, known_c
 from concept_monitor_cli.probe.files import Listing, list_files, list_images
 from concept_monitor_cli.probe.labelmaps import find_label_maps
 from concept_monitor_cli.probe.masked import MASK_ENDINGS, IndexMasks, MaskedImage
+from concept_monitor_cli.wording import counted
 
-_IMAGE_FOLDERS = ("images", "JPEGImages", "image", "imgs", "img", "leftImg8bit", "photos", "rgb")
+_IMAGE_FOLDERS = (
+    *("images", "JPEGImages", "image", "imgs", "img", "leftImg8bit", "photos", "rgb", "image_2", "color"),
+    *("images_png", "PNGImages"),
+)
 _MASK_FOLDERS = (
     *("masks", "SegmentationClass", "labels", "annotations", "mask", "gtFine", "SegmentationClassAug"),
     *(
@@ -27,6 +31,9 @@ _MASK_FOLDERS = (
         "segmentation",
         "label",
         "labelIds",
+        "semantic",
+        "masks_png",
+        "PedMasks",
     ),
 )
 _SIBLING = re.compile(r"[_-]?(masks?|labels?|annot|annotations?|gt|seg)$", re.IGNORECASE)
@@ -136,7 +143,7 @@ def _with_classes(
     missing = [name for name in photos if name not in names]
     if not found:
         problem = InputError(
-            f"none of {len(photos):,} images has a mask of its name, the first: {photos[0]}",
+            f"none of {counted(len(photos), 'images')} has a mask of its name, the first: {photos[0]}",
             where=masks_at,
             hint="a mask is a .png or .tif with the path and name of its image",
         )
@@ -163,7 +170,7 @@ def _under(folder: Path, inner: Path) -> str:
 def pair(photos: Sequence[str], masks: Sequence[str]) -> Paired:
     """Each photo that has a mask, and that mask. By path and name, else by name alone where it is unique."""
     usable = [mask for mask in masks if not _NO_NUMBERS.search(_without_ending(mask))]
-    found = _matched(photos, usable, lambda name: name)
+    found = _matched(photos, usable, lambda name: name) or _by_common_rest(photos, usable)
     paired, used = {photo for photo, _ in found}, {mask for _, mask in found}
     left = [photo for photo in photos if photo not in paired]
     often = Counter(photo.rpartition("/")[2] for photo in photos)
@@ -175,6 +182,37 @@ def pair(photos: Sequence[str], masks: Sequence[str]) -> Paired:
         found += _matched(left, free, lambda name: name.rpartition("/")[2])
     order = {photo: place for place, photo in enumerate(photos)}
     return sorted(found, key=lambda each: order[each[0]])
+
+
+def _by_common_rest(photos: Sequence[str], masks: Sequence[str]) -> Paired:
+    """Photos and masks where something stands after, or before, the photo's name, the same in all masks."""
+    stems = {_without_ending(photo).rpartition("/")[2]: photo for photo in photos}
+    if len(stems) < len(photos) or len(masks) < 2:
+        return []
+    names = [_without_ending(mask).rpartition("/")[2] for mask in masks]
+    for rest in dict.fromkeys(_rests(names[0], stems)):
+        before, after = rest
+        if _NO_CLASSES.search(before + after):
+            continue
+        found = [
+            (stems[name[len(before) : len(name) - len(after)]], mask)
+            for name, mask in zip(names, masks, strict=True)
+            if name.startswith(before)
+            and name.endswith(after)
+            and name[len(before) : len(name) - len(after)] in stems
+        ]
+        if len(found) == len(masks) == len({photo for photo, _ in found}):
+            return found
+    return []
+
+
+_NO_CLASSES = re.compile(r"depth|instance|edge|colou?r|normal|disp", re.IGNORECASE)
+
+
+def _rests(name: str, stems: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What may stand before and after a photo's name in that of a mask, for the longest such name."""
+    inside = sorted((stem for stem in stems if stem and stem in name), key=len, reverse=True)[:8]
+    return [(name[: name.index(stem)], name[name.index(stem) + len(stem) :]) for stem in inside]
 
 
 def _matched(photos: Sequence[str], masks: Sequence[str], of: Callable[[str], str]) -> Paired:

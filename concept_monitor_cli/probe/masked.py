@@ -32,7 +32,7 @@ _SIZE = (MASK_SIDE, MASK_SIDE)
 MASK_ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".gif")
 """Endings of index masks: formats that keep numbers as they are."""
 
-_MASK_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
+_MASK_FORMATS = ("PNG", "TIFF", "BMP", "GIF", "JPEG")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.probe.decode import UnreadableImageError, check_size
@@ -55,6 +55,8 @@ def open_mask(
             return image
     except InputError:
         raise
+    except UnidentifiedImageError:
+        raise InputError(f"a mask is damaged, or no {' or '.join(formats)}", where=path) from None
     except (UnreadableImageError, Image.DecompressionBombError) as error:
         raise InputError(f"a mask is too large: {error}", where=path) from error
     except Exception as error:  # decoders raise nearly anything on damaged files
@@ -117,6 +119,13 @@ def class_numbers(image: Image.Image, path: Path, colours: Mapping[int, int]) ->
     Raises:
         InputError: these pixels hold no numbers.
     """
+    if image.format == "JPEG":
+        binary = black_and_white(image)
+        if binary is not None:
+            return binary
+        raise InputError(
+            "a mask is a JPEG file, which keeps no numbers", where=path, hint="save the masks as PNG files"
+        )
     if colours and image.mode != "F" and not image.mode.startswith("I"):
         numbers = _by_colour(image, colours)
         if image.mode not in ("L", "P", "1") or (numbers < UNKNOWN_COLOUR).mean() > 0.5:
@@ -138,6 +147,19 @@ def class_numbers(image: Image.Image, path: Path, colours: Mapping[int, int]) ->
         hint="add class_dict.csv there, with the columns name,r,g,b and a line for each colour; or save the "
         "masks with one number per pixel (grey or palette)",
     )
+
+
+_NEAR = 48  # how far JPEG may carry a grey from black or white; seen at borders with qualities from 75
+_MOST = 0.95  # share of pixels that are so near
+
+
+def black_and_white(image: Image.Image) -> npt.NDArray[np.int64] | None:
+    """A black and white picture as 0 and 255, `(h, w)`; None: it has greys or colours, or is all white."""
+    channels = np.asarray(image.convert("RGB"))
+    low, high = channels.min(axis=2), channels.max(axis=2)
+    if ((high <= _NEAR) | (low >= 255 - _NEAR)).mean() < _MOST or low.min() >= 255 - _NEAR:
+        return None
+    return np.where(low > 127, 255, 0).astype(np.int64)
 
 
 UNKNOWN_COLOUR = 1 << 24

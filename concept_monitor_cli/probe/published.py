@@ -15,6 +15,7 @@ from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.probe.arrays import require_images
 from concept_monitor_cli.probe.decode import Pixels8
 from concept_monitor_cli.probe.images import ArrayImages, ImageSource
+from concept_monitor_cli.wording import counted
 
 _IDX = re.compile(r"(^|[-_])(images[-.]idx3[-.]ubyte)(\.gz)?$")
 _STL = re.compile(r"(train|test|unlabeled)_X\.bin$")
@@ -130,10 +131,10 @@ def _idx(path: Path) -> Pixels8:
         count, height, width = struct.unpack(">III", head[4:])
         size = count * height * width
         if size > path.stat().st_size * (_MOST_PACKED if packed else 1):
-            raise InputError(f"the file is cut off: it should hold {count:,} images", where=path)
+            raise InputError(f"the file is cut off: it should hold {counted(count, 'images')}", where=path)
         data = file.read(size)
     if len(data) < size:
-        raise InputError(f"the file is cut off: it should hold {count:,} images", where=path)
+        raise InputError(f"the file is cut off: it should hold {counted(count, 'images')}", where=path)
     images = np.frombuffer(data, np.uint8).reshape(count, height, width)
     require_images(images.shape, images.dtype, "images", path)
     # EMNIST's images lie on their side: https://www.nist.gov/itl/products-and-services/emnist-dataset

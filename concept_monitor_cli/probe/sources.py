@@ -30,8 +30,10 @@ from concept_monitor_cli.probe.published import (
 )
 from concept_monitor_cli.probe.skipped import Skipped, warn_of
 from concept_monitor_cli.progress import SILENT, Progress
+from concept_monitor_cli.wording import counted
 
 _ARRAYS = (".npz", ".h5", ".hdf5")
+_MANY = 8  # data sets below a folder; more are one, with a folder for each photo
 _BARE = 20  # files without an ending that are looked into where there are others with one
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*")
 
@@ -81,7 +83,12 @@ def open_source(spec: str, cache_dir: str | Path | None, progress: Progress) -> 
         return _open_glob(str(path), progress)
     if path.exists():
         raise InputError("not a probing set", where=spec, hint="give a folder or a file of images")
-    raise InputError("no such probing set", where=spec, hint="see the forms of --probe: cmon dissect --help")
+    hint = "see the forms of --probe: cmon dissect --help"
+    if "://" in spec:
+        hint = "download it first, and give the folder or file"
+    elif spec.lower() in ("cifar10", "cifar100"):
+        hint = f"name its folder: --probe {spec.lower()}:DIR"
+    raise InputError("no such probing set", where=spec, hint=hint)
 
 
 # -- files ---------------------------------------------------------------------------------------------------
@@ -185,7 +192,7 @@ def _open_folder(folder: Path, progress: Progress) -> Opened:
     photos = [each for each in listing.images if each not in maps]
     if not photos:
         raise InputError(
-            f"all {len(maps):,} images look like label maps, not like photos",
+            f"{counted(len(maps), 'images look')} like label maps, and none like a photo",
             where=folder,
             hint="give the folder that holds the photos, or the one above that holds both",
         )
@@ -207,6 +214,12 @@ def _below(folder: Path, below: Sequence[Path], listing: Listing, progress: Prog
     """
     inside = [f"{path.relative_to(folder).as_posix()}/" for path in below]
     outside = [each for each in listing.images if not each.startswith(tuple(inside))]
+    if len(below) > _MANY:
+        progress.notice(
+            f"{folder} holds {counted(len(below), 'folders')} with masks of their own; their photos "
+            "are one set"
+        )
+        return None
     if len(below) > 1 and not outside:
         raise InputError(
             f"{len(below)} data sets with masks: {', '.join(inside)[:200]}",
@@ -239,9 +252,11 @@ def _open_masked(
             progress.notice(f"{folder}: the masks are not used: {problem.what}{hint}")
         return Opened(name, _files(found.root, found.photos), left_out=left_out, problem=problem)
     classes = found.masks.classes
-    progress.detail(f"{len(classes.labels)} classes: {classes.source}")
+    progress.detail(f"{counted(len(classes.labels), 'class')}: {classes.source}")
+    if classes.assumed:
+        progress.notice(f"{folder}: {classes.assumed}")
     if found.missing:
-        said = f"{folder}: {len(found.missing):,} images without a mask are left out"
+        said = f"{folder}: {counted(len(found.missing), 'images without a mask are')} left out"
         published = found.masks.folder.name.startswith("SegmentationClass")  # where most have none
         if published or len(found.missing) > len(found.images):
             progress.notice(said)
@@ -300,7 +315,9 @@ def _open_without_images(folder: Path, listing: Listing, progress: Progress) -> 
         return _open_file(folder / single[0], progress)
     bare = [each for each in listing.bare if _starts_as_image(folder / each)]
     if bare:
-        progress.notice(f"{folder}: {len(bare):,} files without an ending are images by their first bytes")
+        progress.notice(
+            f"{folder}: {counted(len(bare), 'files without an ending are')} images by their first bytes"
+        )
         return Opened(name, _files(folder, bare), left_out=_left_out(listing.foreign, progress))
     if single:
         hint = f"name the one you mean: --probe {folder / single[0]}"
@@ -339,6 +356,8 @@ def _advice(names: Sequence[str]) -> str:
             return f"{name} is not read: convert the images, as with {how}"
         if lower.endswith((".dcm", ".dicom", ".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")):
             return f"{name} is not read: save the slices as 16-bit PNG or float TIFF files, see --grey-range"
+        if lower.endswith((".pt", ".pth", ".pkl", ".pickle")):
+            return f"{name} is not read: save its images as uint8 (N, H, W, 3) with numpy.save, as .npy"
         if lower.endswith(FOREIGN):
             return f"{name} is not read: convert the images to JPEG or PNG"
     return "give a folder of JPEG, PNG or other images, or one of the files in docs/inputs.md"

@@ -19,6 +19,7 @@ from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.probe.annotations import UNLABELLED
 from concept_monitor_cli.probe.classes import ClassList
 from concept_monitor_cli.probe.maskfiles import UNKNOWN_COLOUR
+from concept_monitor_cli.wording import counted
 
 RARE = 0.05
 """Share of the set's pixels up to which a number that no list names may be void."""
@@ -100,7 +101,7 @@ def meaning(facts: Sequence[MaskFacts], classes: ClassList, where: str) -> Meani
         inner.update(each.inner)
     indices = {label.number: label.index for label in classes.labels}
     indices |= dict.fromkeys(classes.unlabelled, UNLABELLED)
-    notes = list(_first_line(classes, pixels))
+    notes = [*_first_line(classes, pixels), *_from_one(classes, pixels)]
     scaled = _two_numbers(pixels, classes) or _spread_numbers(pixels, classes)
     if scaled is not None:
         indices.update(scaled.indices)
@@ -108,16 +109,27 @@ def meaning(facts: Sequence[MaskFacts], classes: ClassList, where: str) -> Meani
     if classes.numbered:
         indices.setdefault(0, UNLABELLED)
     total = sum(pixels.values())
+    colours: dict[int, int] = {}
     for value in sorted(value for value in pixels if value not in indices):
         share = pixels[value] / total
         border = value in inner and inner[value] <= _BORDER * pixels[value]
         if (_is_next(value, classes) and not border) or not (value in _USUAL_VOID or share <= RARE or border):
             return Meaning(indices, tuple(notes), _unlisted(value, facts, pixels, classes, where))
         indices[value] = UNLABELLED
+        if value >= UNKNOWN_COLOUR:
+            colours[value] = pixels[value]
+            continue
         why = "a border" if border else "rare" if share <= RARE else "what is usual for void"
         notes.append(
             f"{_said(value)}, which {classes.source} does not name, is taken as unlabelled: {share:.1%} of "
             f"the masks' pixels, {why}"
+        )
+    if colours:
+        often = max(colours, key=lambda value: colours[value])
+        rest = f" and {counted(len(colours) - 1, 'others')}" if len(colours) > 1 else ""
+        notes.append(
+            f"{_said(often)}{rest}, which {classes.source} does not name, taken as unlabelled: "
+            f"{sum(colours.values()) / total:.1%} of the masks' pixels"
         )
     if not any(indices[value] != UNLABELLED for value in pixels):
         found = ", ".join(_said(value) for value in sorted(pixels)[:6])
@@ -160,6 +172,19 @@ def _first_line(classes: ClassList, pixels: Mapping[int, int]) -> list[str]:
     return [
         f"{classes.source} has no line for background: number 0 is taken for {first!r}, {last} for its last "
         "line. If 0 means unlabelled in these masks, put a blank line first"
+    ]
+
+
+def _from_one(classes: ClassList, pixels: Mapping[int, int]) -> list[str]:
+    """Whether a list that counts from 1 belongs to masks that count from 0: its background is 1."""
+    numbers = classes.numbers
+    if not classes.numbered or numbers[0] != 1 or 1 not in classes.unlabelled or 0 not in pixels:
+        return []
+    if numbers[-1] in pixels:
+        return []
+    return [
+        f"{classes.source} numbers its classes from 1 to {numbers[-1]}, with 1 for background, and the masks "
+        f"hold 0 and no {numbers[-1]}. If its first line is 0, number the lines from 0"
     ]
 
 
@@ -219,7 +244,8 @@ def _unlisted(
     hint = "list it, or leave its line blank: unlabelled"
     if _is_next(value, classes):
         hint = (
-            f"the list is one line short: it has {lines} lines, for 0 to {lines - 1}. If 0 means unlabelled, "
+            f"the list is one line short: it has {counted(lines, 'lines')}, for 0 to {lines - 1}. If "
+            "0 means unlabelled, "
             "put a blank line first"
         )
     elif classes.colours:

@@ -17,7 +17,7 @@ KINDS: dict[str, int] = {
     "layers": 2,
     "probe_block": 1,
     "image_groups": 1,
-    "mask_check": 1,
+    "mask_check": 2,
     "pixels": 1,
     "image_embeddings": 1,
     "text_embeddings": 1,

@@ -28,6 +28,7 @@ from concept_monitor_cli.run import TABLES, TableRecord
 from concept_monitor_cli.store import Key
 from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.stats import plain_rows
+from concept_monitor_cli.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -250,7 +251,7 @@ def _along_time(sets: Sequence[Seen], order: Tensor, progress: Progress) -> Iter
             advance(1)
     for layer, units in few.items():
         progress.notice(
-            f"no svcca and pwcca of {layer}: its {units:,} units would need "
+            f"no svcca and pwcca of {layer}: its {counted(units, 'units')} would need "
             f"{measures.IMAGES_PER_UNIT * units:,} images, fewer show chance"
         )
 

@@ -32,6 +32,7 @@ from concept_monitor_cli.space import (
 )
 from concept_monitor_cli.store import Store
 from concept_monitor_cli.study.context import NO_ENCODER
+from concept_monitor_cli.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,7 +126,7 @@ def embed(options: EmbedOptions, progress: Progress = SILENT) -> EmbedResult:
     marks = vectors[len(words) :]
     placed = unit_vectors(table, words, vectors[: len(words)])
 
-    with progress.task(f"placing {len(placed.units)} units", None, "fits"):
+    with progress.task(f"placing {counted(len(placed.units), 'units')}", None, "fits"):
         points = project(
             np.concatenate([placed.vectors, marks]),
             method=options.method,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -40,6 +40,7 @@ from concept_monitor_cli.models.layers import (
     resolve_layers,
 )
 from concept_monitor_cli.models.preprocess import grey, target_preprocessing
+from concept_monitor_cli.models.pretrained import pretrained_files
 from concept_monitor_cli.models.stages import LAST, stages
 from concept_monitor_cli.options import AUTO, DissectOptions, Shard, split_name
 from concept_monitor_cli.probe import (
@@ -61,6 +62,7 @@ from concept_monitor_cli.study.context import Context
 from concept_monitor_cli.study.looks import Look
 from concept_monitor_cli.study.share import slurm_share
 from concept_monitor_cli.study.training import reader_of
+from concept_monitor_cli.wording import counted
 
 T = TypeVar("T")
 
@@ -184,6 +186,11 @@ class Study:
     looks: dict[str, Look] = field(default_factory=dict)
     #: Layers of which a long note was said.
     told: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        specs, model = pretrained_files(self.options.checkpoints, self.options.model)
+        if model != self.options.model or list(self.options.checkpoints) != specs:
+            self.options = replace(self.options, checkpoints=tuple(map(str, specs)), model=model)
 
     def later(self, complete: Callable[[Path], bool]) -> Study:
         """The same inputs with the checkpoints that are there by now; the others are not opened again."""
@@ -577,7 +584,10 @@ class Study:
             self.notice(f"layers: {', '.join(layer.name for layer in layers)}")
         left = [name for name in names if name not in {layer.name for layer in layers}]
         if left:
-            self.notice(f"{len(left)} layers of the pattern cannot be read and are left out: {left[0]} ...")
+            self.notice(
+                f"{counted(len(left), 'layers of the pattern cannot be read and are')} left out: "
+                f"{left[0]} ..."
+            )
 
     def _decode(self, geometry: Geometry) -> Pixels:
         """The probing images for a network; for the encoder too, so that each file is decoded once."""
@@ -645,10 +655,14 @@ class Study:
         """Say which images count as one."""
         images, groups, named = len(context.probe), context.groups.n_groups, context.named_groups
         if named is not None:
-            self.notice(f"{images:,} images in {groups:,} groups by {named.source}: each counts as one photo")
+            self.notice(
+                f"{counted(images, 'images')} in {groups:,} groups by {named.source}: each counts as "
+                "one photo"
+            )
         elif groups < images:
             self.notice(
-                f"{images:,} images, of which {images - groups:,} are copies of others or nearly so: "
+                f"{counted(images, 'images')}, of which {images - groups:,} are copies of others or "
+                "nearly so: "
                 f"{groups:,} groups count as one photo each. Name groups of your own with --groups"
             )
 

@@ -611,4 +611,55 @@ MENDED: dict[str, tuple[Layout, Expected]] = {
         },
         [("model_ep0_it0.pth", 0), ("model_ep160_it0.pth", 160)],
     ),
+    # Folds, seeds and repetitions.
+    "folds of a file each": ({f"fold_{f}/best.pt": w(f) for f in range(3)}, [("best.pt", 0)]),
+    "folds in the files' names": ({f"model_fold{f}.pt": w(f) for f in range(5)}, [("model_fold0.pt", 0)]),
+    "folds with entries": (
+        {f"cv{f}/model_best.pth.tar": w(f, epoch=30 + f) for f in range(3)},
+        [("model_best.pth.tar", 30)],
+    ),
+    "seeds, each with best and last": (
+        {
+            **{f"seed{s}/last.pt": w(s, epoch=90) for s in (1, 2, 3)},
+            **{f"seed{s}/best.pt": w(10 + s, epoch=70 + s) for s in (1, 2, 3)},
+        },
+        [("best.pt", 71), ("last.pt", 90)],
+    ),
+    "seeds with epochs": (
+        {f"seed{s}/epoch={e}.ckpt": w(10 * s + e, epoch=e) for s in (1, 2) for e in (0, 1, 2)},
+        [(f"epoch={e}.ckpt", e) for e in (0, 1, 2)],
+    ),
+    "the longer of two repetitions": (
+        {f"rep_{r}/epoch_{e}.pt": w(10 * r + e) for r, last in ((1, 2), (2, 5)) for e in range(last)},
+        [(f"epoch_{e}.pt", e) for e in range(5)],
+    ),
+    "splits in names": (
+        {f"split{s}_best.pth": w(s, epoch=50 + s) for s in (0, 1)},
+        [("split0_best.pth", 50)],
+    ),
+    "runs without any number": ({f"run_{r}/model.pt": w(r) for r in (0, 1)}, [("model.pt", 0)]),
+    "generator and critic": (
+        {f"net{kind}_{e}.pth": w(50 * (kind == "D") + e) for kind in "GD" for e in (1, 2)},
+        [("netG_1.pth", 1), ("netG_2.pth", 2)],
+    ),
+    # More of which number is it.
+    "the number in front of the word": (
+        {f"resnet_{e}ep_{a}.pth": w(e) for e, a in ((5, 71), (10, 73))},
+        [("resnet_5ep_71.pth", 5), ("resnet_10ep_73.pth", 10)],
+    ),
+    "epochs in front of the word, then a loss": (
+        {f"{e}epochs_{a}.pth": w(e) for e, a in ((5, 9), (10, 7))},
+        [("5epochs_9.pth", 5), ("10epochs_7.pth", 10)],
+    ),
+    "before the first": (
+        {"epoch_-1.pt": w(9), "epoch_1.pt": w(1), "epoch_2.pt": w(2)},
+        [("epoch_-1.pt", 0), ("epoch_1.pt", 1), ("epoch_2.pt", 2)],
+    ),
+    "a mask behind its epoch": (
+        {
+            **{f"epoch_{e}.pt": w(e) for e in (1, 2)},
+            **{f"epoch_{e}_mask.pt": {"0.weight": torch.ones(4, 4)} for e in (2, 3)},
+        },
+        [("epoch_1.pt", 1), ("epoch_2.pt", 2)],
+    ),
 }

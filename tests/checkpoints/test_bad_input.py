@@ -74,6 +74,11 @@ def test_a_harmless_class_is_left_out_and_named(tmp_path: Path) -> None:
         assert loaded.meta["config"] == {"lr": 0.1}
 
 
+def test_an_object_among_the_weights_is_left_out(tmp_path: Path) -> None:
+    torch.save({**small_weights(), "config": Config()}, tmp_path / "c.pt")
+    assert same(load_checkpoint(tmp_path / "c.pt").state_dict, small_weights())
+
+
 def test_weights_that_only_their_code_can_make_need_trust(tmp_path: Path) -> None:
     path = tmp_path / "c.pt"
     torch.save({"state_dict": {**small_weights(), "extra": Scaled(torch.ones(3))}}, path)

@@ -240,9 +240,44 @@ def test_side_files_are_no_failure(tmp_path: Path) -> None:
     assert [item.file.name for item in found.unusable] == ["epoch_2.pt"]
     assert set(reasons(found)) == {"prototypes.pt", "results.pt"}
     assert "prototypes.pt, results.pt" in found.notes[0]
-    # Given by name it is meant.
-    given = resolve([tmp_path / "epoch_1.pt", tmp_path / "results.pt"], Reader(known))
-    assert [item.file.name for item in given.unusable] == ["results.pt"]
+
+
+def test_side_files_are_no_failure_where_the_shell_named_them(tmp_path: Path) -> None:
+    """`ckpts/*` names every file; another network that was named is meant, though."""
+
+    def known(checkpoint: Checkpoint) -> str:
+        if "1.weight" not in checkpoint.state_dict:
+            raise NotRecognisedError("no known architecture fits")
+        return "small"
+
+    write(
+        tmp_path,
+        {
+            "epoch_1.pt": w(1),
+            "results.pt": {"accuracy": 0.7},
+            "optimizer.pt": {"state": {}, "param_groups": []},
+            "mask.pt": {"0.weight": torch.ones(3, 3)},
+            "level_1_mask.pt": {"0.weight": torch.ones(3, 3)},
+            "prototypes.pt": {"0.weight": torch.ones(3, 3)},
+        },
+    )
+    found = resolve(sorted(tmp_path.iterdir()), Reader(known))
+    assert kept(found) == [("epoch_1.pt", 1)]
+    assert set(reasons(found)) == {"results.pt"}
+    for name in ("optimizer.pt", "mask.pt", "level_1_mask.pt"):
+        assert name in found.notes[0]
+    assert [item.file.name for item in found.unusable] == ["prototypes.pt"]
+    with pytest.raises(NoneUsableError):
+        resolve([tmp_path / "mask.pt"], Reader(known))
+
+
+def test_all_folds_are_taken_where_the_order_is_given(tmp_path: Path) -> None:
+    layout = MENDED["folds of a file each"][0]
+    found = resolved(tmp_path, layout)
+    assert "fold_0/best (1) is taken, not fold_1/best (1), fold_2/best (1)" in found.warnings[0]
+    assert kept(resolve([tmp_path / "run"], Reader(), series="fold_2")) == [("best.pt", 0)]
+    ordered = resolve([tmp_path / "run"], Reader(), order="name")
+    assert kept(ordered) == [(f"fold_{f}/best.pt", f) for f in range(3)]
 
 
 def test_other_frameworks_are_named(tmp_path: Path) -> None:

@@ -180,6 +180,31 @@ def test_a_torchscript_archive(tiny_clip: TinyClip, tiny: Any, tmp_path: Path) -
     assert any("read as ViT-B-16" in said for said in heard.said)
 
 
+def test_an_archive_without_its_text_tower_says_so(tiny_clip: TinyClip, tmp_path: Path) -> None:
+    network = open_clip.create_model("tiny-clip", pretrained=str(tiny_clip.weights)).eval()
+
+    class ImagesAlone(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.visual = network.visual
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.visual(images)
+            return found
+
+    path = tmp_path / "images.pt"
+    torch.jit.save(torch.jit.trace(ImagesAlone(), torch.zeros(1, 3, 32, 32), check_trace=False), path)
+    encoder = load_encoder("tiny", weights=path, config=tiny_clip.config)
+    with pytest.raises(InputError, match="hold no text tower") as error:
+        encoder.text(WORDS)
+    assert "resblocks" not in str(error.value)
+    texts = {name: value for name, value in load_file(tiny_clip.weights).items() if "visual" not in name}
+    save_file(texts, tmp_path / "texts.safetensors")
+    encoder = load_encoder("tiny", weights=tmp_path / "texts.safetensors", config=tiny_clip.config)
+    with pytest.raises(InputError, match="hold no image tower"):
+        encoder.text(WORDS)
+
+
 def test_folders_and_files_that_are_no_encoder(tiny_clip: TinyClip, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no image-text encoder in this folder"):
         load_encoder(str(tmp_path))

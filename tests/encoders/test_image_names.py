@@ -24,6 +24,8 @@ IDS = ["a/0.jpg", "a/1.jpg", "a/2.jpg", "b/10.jpg"]
         lambda name: f"./{name}",
         lambda name: f"/data/photos/{name}",
         lambda name: name.replace("/", "\\"),
+        lambda name: name.removesuffix(".jpg"),
+        lambda name: f"/data/{name.removesuffix('.jpg')}",
         lambda name: name.rpartition("/")[2],
         lambda name: name.rpartition("/")[2].removesuffix(".jpg"),
     ],
@@ -45,6 +47,16 @@ def test_every_way_of_naming_an_image(change: Any) -> None:
 def test_a_contradiction_is_an_error(names: list[str], said: str) -> None:
     with pytest.raises(InputError, match=re.escape(said)):
         ImageNames(names, "ids", "e.h5", len(names)).rows(IDS)
+
+
+def test_folders_tell_names_without_ending_apart() -> None:
+    assert ImageNames(["b/0", "a/0"], "ids", "e.h5", 2).rows(["a/0.jpg", "b/0.jpg"]) == [1, 0]
+
+
+def test_a_missing_name_is_not_called_a_double_one() -> None:
+    """File names alone stand in both folders; what is wrong is that a path is missing."""
+    with pytest.raises(InputError, match="1 of 2 probing images are not in it, such as 'b/0"):
+        ImageNames(["a/0.jpg", "c/0.jpg"], "ids", "e.h5", 2).rows(["a/0.jpg", "b/0.jpg"])
 
 
 def test_file_names_that_several_folders_have_decide_nothing() -> None:

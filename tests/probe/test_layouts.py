@@ -170,13 +170,76 @@ def prefixes(top: Path) -> None:
     (top / "classes.txt").write_text("background\nsky\n")
 
 
+def _blob(k: int) -> np.ndarray:
+    """A disc, as masks of organs and animals are."""
+    y, x = np.ogrid[:H, :W]
+    return np.where((y - 16 - k) ** 2 + (x - 20 - k) ** 2 < 120, 255, 0).astype(np.uint8)
+
+
+def jpeg_masks(top: Path) -> None:
+    """Kvasir-SEG: masks in JPEG, of nearly black and nearly white."""
+    for k in NUMBERS:
+        _photo(top / "images" / f"c{k}.jpg", k)
+        path = top / "masks" / f"c{k}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(_blob(k)).save(path, quality=85)
+    (top / "classes.txt").write_text("background\npolyp\n")
+
+
+def jpeg_drawings(top: Path) -> None:
+    """Oxford flowers: segmentations in few colours, in JPEG."""
+    for k in NUMBERS:
+        _photo(top / "jpg" / f"image_{k:05d}.jpg", k)
+        path = top / "segmim" / f"segmim_{k:05d}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        drawn = np.zeros((H, W, 3), np.uint8)
+        drawn[:, : W // 3], drawn[:, W // 3 :] = (20, 20, 200), (200, 40, 40)
+        Image.fromarray(drawn).save(path, quality=85)
+
+
+def a_folder_for_each_photo(top: Path) -> None:
+    """The nuclei of the Data Science Bowl 2018: several masks of a photo in a folder for each."""
+    for k in range(10):
+        _photo(top / f"id{k}" / "images" / f"id{k}.png", k)
+        for cell in range(2):
+            _mask(top / f"id{k}" / "masks" / f"cell{k}{cell}.png", (0, 255))
+
+
+def kitti(top: Path) -> None:
+    for k in NUMBERS:
+        _photo(top / "image_2" / f"{k:06d}_10.png", k)
+        _mask(top / "semantic" / f"{k:06d}_10.png", (7, 26))
+        _mask(top / "semantic_rgb" / f"{k:06d}_10.png", (7, 26), colours=True)
+    (top / "classes.csv").write_text("index,name\n7,road\n26,car\n")
+
+
+def one_rest(top: Path) -> None:
+    """Whatever stands after the photos' names, the same in all masks."""
+    for k in NUMBERS:
+        _photo(top / "images" / f"c{k}.jpg", k)
+        _mask(top / "masks" / f"c{k}_groundtruth_v2.png")
+    (top / "classes.txt").write_text("background\nsky\n")
+
+
+def roboflow(top: Path) -> None:
+    for k in NUMBERS:
+        _photo(top / "train" / f"{k}_jpg.rf.0a.jpg", k)
+        _mask(top / "train" / f"{k}_jpg.rf.0a_mask.png")
+    (top / "train" / "_classes.csv").write_text("Pixel Value, Class\n0, background\n1, sky\n")
+
+
 LAYOUTS = [
     # the layout, how many images, how many classes (None: masks are not used), a word that is said
     (voc, 4, 20, "VOC2012/, which is used"),
-    (cityscapes, 4, 28, None),
+    (cityscapes, 4, 28, "read with the classes of Cityscapes"),
     (ade, 4, 3, None),
     (ade_full, 4, None, "8 files are not probed"),
-    (pets, 4, 1, None),
+    (pets, 4, 1, "1 is 'pet', 2 (background) and 3 (border) unlabelled"),
+    (jpeg_masks, 4, 1, "255 is taken for 'polyp'"),
+    (jpeg_drawings, 4, None, "4 files are not probed"),
+    (a_folder_for_each_photo, 10, None, "20 files are not probed"),
+    (kitti, 4, 2, None),
+    (one_rest, 4, 1, None),
     (kaggle_camvid, 4, 2, None),
     (segnet_camvid, 4, 1, None),
     (mapillary, 4, 1, "training/, which is used"),
@@ -216,6 +279,31 @@ def test_layouts(tmp_path, make, images, classes, said, above):
     assert said is None or any(said in message for message in told.notices + told.warnings)
 
 
+def test_a_class_list_of_roboflow(tmp_path):
+    roboflow(tmp_path)
+    probe = load_probe(str(tmp_path / "train"))
+    assert [label.name for label in probe.annotations.labels] == ["sky"]
+
+
+def test_a_rest_that_differs_or_names_no_classes_pairs_nothing():
+    photos = ["c0.jpg", "c1.jpg"]
+    assert pair(photos, ["c0_v1.png", "c1_v1.png"]) == [("c0.jpg", "c0_v1.png"), ("c1.jpg", "c1_v1.png")]
+    assert pair(photos, ["segc0.png", "segc1.png"]) == [("c0.jpg", "segc0.png"), ("c1.jpg", "segc1.png")]
+    assert pair(photos, ["c0_v1.png", "c1_v2.png"]) == []
+    assert pair(photos, ["c0_depth16.png", "c1_depth16.png"]) == []
+
+
+def test_jpeg_masks_with_greys_are_not_used(tmp_path):
+    jpeg_masks(tmp_path)
+    for k in NUMBERS:
+        grey = np.linspace(0, 255, W).astype(np.uint8)
+        Image.fromarray(np.tile(np.where(grey > 127, 255, grey // 2), (H, 1))).save(
+            tmp_path / "masks" / f"c{k}.jpg"
+        )
+    probe = load_probe(str(tmp_path))
+    assert probe.annotations is None
+
+
 def test_several_data_sets_below_are_named(tmp_path):
     for name in ("VOC2007", "VOC2012"):
         voc(tmp_path, name)
@@ -236,7 +324,7 @@ def test_photos_beside_a_data_set_are_probed_with_it_and_masks_are_not(tmp_path)
 
 def test_a_folder_of_masks_alone_is_refused(tmp_path):
     voc(tmp_path)
-    with pytest.raises(InputError, match="all 4 images look like label maps"):
+    with pytest.raises(InputError, match="4 images look like label maps, and none"):
         load_probe(str(tmp_path / "VOC2012" / "SegmentationClass"))
 
 
@@ -281,15 +369,17 @@ def test_quantised_photos(tmp_path):
 
 
 def test_label_maps_are_not_looked_for_among_jpegs(tmp_path, monkeypatch):
-    """A folder of JPEG files costs no more than it did: none is opened to see what it is."""
-    for k in NUMBERS:
+    """A folder of JPEG files costs no more than it did: none is opened to see what it is, but for a sample of
+    those whose folder speaks of masks."""
+    for k in range(20):
         _photo(tmp_path / f"{k}.jpg", k)
-        _photo(tmp_path / "masks" / f"{k}.jpg", k)
+        _photo(tmp_path / "masks" / f"{k}.jpg", k + 20)
     opened: list[str] = []
     real = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda self: opened.append(self.name) or real(self))
-    load_probe(str(tmp_path))
-    assert len(opened) == 8
+    monkeypatch.setattr(Path, "read_bytes", lambda self: opened.append(self.parent.name) or real(self))
+    assert len(load_probe(str(tmp_path))) == 40
+    assert opened.count("masks") == 20 + 12
+    assert len(opened) == 40 + 12
 
 
 # -- pairs ---------------------------------------------------------------------------------------------------

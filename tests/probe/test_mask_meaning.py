@@ -242,6 +242,18 @@ def test_colours_without_a_line_or_a_list(tmp_path):
         ("labels.txt", "0: background\n1: sky\n3: road\n"),
         ("labels.txt", "3\troad\n1\tsky\n0\tvoid\n"),
         ("class_names.txt", "__ignore__\n_background_\nsky\nvoid\nroad\n"),
+        ("classes.txt", "background 0\nsky 1\nvoid 2\nroad 3\n"),
+        ("classes.txt", '"background"\n"sky",\n""\n"road"\n'),
+        ("classes.txt", "[0] background\n[1] sky\n[3] road\n"),
+        ("classes.txt", "0 - none\n1 - sky\n3 - road\n"),
+        ("classes.txt", "class 0: background\nclass 1: sky\nclass 3: road\n"),
+        ("classes.txt", "background,sky,void,road\n"),
+        ("classes.txt", "{0: 'background', 1: 'sky', 3: 'road'}"),
+        ("classes.txt", "['background', 'sky', 'void', 'road']"),
+        ("class_list.txt", "0 -> background\n1 -> sky\n3 -> road\n"),
+        ("_classes.csv", "Pixel Value, Class\n0, background\n1, sky\n3, road\n"),
+        ("classes.csv", "value;class\n0;background\n1;sky\n3;road\n"),
+        ("object150_info.csv", "Idx,Ratio,Train,Val,Stuff,Name\n1,0.1,1,1,1,sky;heaven\n3,1,1,1,0,road\n"),
         ("classes.csv", "index,name,category\n3,road,object\n1,sky,\n"),
         (
             "objectInfo150.csv",
@@ -270,6 +282,32 @@ def test_class_lists(tmp_path, name, text):
         (1, "sky"),
         (3, "road"),
     ]
+
+
+@pytest.mark.parametrize("text", ["type 1\ntype 2\ntype 3\n", "route 66\nbus 7\n", "3D print\n2D print\n"])
+def test_numbers_that_belong_to_names(tmp_path, text):
+    (tmp_path / "classes.txt").write_text(text)
+    assert [label.name for label in read_classes(tmp_path / "classes.txt").labels] == text.splitlines()
+
+
+def test_a_list_that_counts_from_one_beside_masks_that_count_from_zero(tmp_path):
+    text = "1. background\n2. sky\n3. road\n"
+    _, told = _load(_folder(tmp_path / "zero", [_regions([0, 1, 2])] * 2, text))
+    assert "numbers its classes from 1 to 3" in told.notices[0]
+    _, told = _load(_folder(tmp_path / "one", [_regions([1, 2, 3])] * 2, text))
+    assert told.notices == []
+
+
+def test_a_photo_among_masks_of_colours_is_one_sentence(tmp_path):
+    folder = _coloured(tmp_path, "class_dict.csv", "name,r,g,b\nvoid,0,0,0\nsky,1,37,91\nroad,255,74,182\n")
+    mask = folder / "masks" / "0.png"
+    pixels = np.asarray(Image.open(mask).convert("RGB")).copy()
+    pixels[0, :20] = picture(20, 1, 3)[0]
+    Image.fromarray(pixels).save(mask)
+    _, told = _load(folder)
+    strange = [note for note in told.notices if "class_dict.csv does not name" in note]
+    assert len(strange) == 1
+    assert "and 19 others" in strange[0]
 
 
 def test_another_config_is_no_class_list(tmp_path):

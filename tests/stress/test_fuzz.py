@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
 import contextlib
+import functools
 import io
 import pickle
 import tempfile
@@ -33,11 +36,35 @@ _TOKENS = [b"../../x", b"/etc/passwd", b"\0", b"\n", b'"', b",", b";", b"[" * 30
 _TOKENS += [b"-1", b"999999999999999999999", b"1e999", b"nan", b"'''", b"<script>", b"a" * 5000, b"\xf0\x9f"]
 
 
-def _torch_file(legacy: bool) -> bytes:
+def _torch_file(legacy: bool, *, protocol: int = 2, **beside: Any) -> bytes:
     buffer = io.BytesIO()
     state = {"conv.weight": torch.ones(2, 3), "bn.num_batches_tracked": torch.tensor(1)}
-    torch.save({"state_dict": state, "epoch": 3}, buffer, _use_new_zipfile_serialization=not legacy)
+    torch.save(
+        {"state_dict": state, "epoch": 3, **beside},
+        buffer,
+        pickle_protocol=protocol,
+        _use_new_zipfile_serialization=not legacy,
+    )
     return buffer.getvalue()
+
+
+def _files_with_objects() -> list[bytes]:
+    """Checkpoints with objects of unknown classes, arrays and whole networks beside the weights."""
+    network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    beside = {
+        "partial": functools.partial(torch.optim.SGD, lr=0.1),
+        "args": argparse.Namespace(lr=0.1, loss=torch.nn.NLLLoss(weight=torch.ones(3))),
+        "arrays": [np.arange(3.0), np.float32(1), np.random.RandomState(0)],
+        "counts": collections.Counter("aab"),
+    }
+    files = [
+        _torch_file(legacy, protocol=protocol, **beside) for legacy in (False, True) for protocol in (2, 4)
+    ]
+    return [
+        *files,
+        pickle.dumps({"model": network, **beside}, 4),
+        pickle.dumps({"model": network, **beside}, 0),
+    ]
 
 
 def _broden_files() -> dict[str, bytes]:
@@ -92,6 +119,7 @@ SEEDS: dict[str, list[bytes]] = {
         save({"conv.weight": torch.ones(2, 3)}),
         b"",
         b"PK\x03\x04",
+        *_files_with_objects(),
     ],
     "concepts": [
         b"red\ngreen\n\nblue\n",

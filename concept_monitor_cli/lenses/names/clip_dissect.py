@@ -26,6 +26,7 @@ from concept_monitor_cli.lenses.names.clip_values import ValuedLayer
 from concept_monitor_cli.lenses.similarity import layer_by
 from concept_monitor_cli.record.requests import Activations, Recording
 from concept_monitor_cli.run import TableSchema, traits
+from concept_monitor_cli.wording import counted
 
 if TYPE_CHECKING:
     from concept_monitor_cli.options import DissectOptions
@@ -173,7 +174,8 @@ class ClipDissect(Detector):
         if used == wanted:
             return ()
         return (
-            f"the probing set has {len(context.probe):,} images, so {self.similarity.name} looks at {used} "
+            f"the probing set has {counted(len(context.probe), 'images')}, so {self.similarity.name} "
+            f"looks at {used} "
             f"instead of {wanted} top images of a unit; --top-k sets it",
         )
 
@@ -280,4 +282,4 @@ def _sparse_note(sparse: Tensor, context: Context) -> tuple[str, ...]:
     if not count:
         return ()
     what = "photos" if context.groups.are_single else "groups of images"
-    return (f"{count:,} units fire on fewer than {MIN_GROUPS} {what}: they are `sparse` and have no concept",)
+    return (f"{counted(count, 'units fire')} on fewer than {MIN_GROUPS} {what}: `sparse`, without a concept",)

@@ -31,6 +31,7 @@ from concept_monitor_cli.functional.resampling import RESAMPLES, image_counts
 from concept_monitor_cli.lenses.base import Detector
 from concept_monitor_cli.record.requests import Masks, Recording, read_masks
 from concept_monitor_cli.run.traits import Candidates, Evidence
+from concept_monitor_cli.wording import counted
 
 if TYPE_CHECKING:
     from concept_monitor_cli.models.layers import LayerInfo
@@ -152,7 +153,8 @@ class MaskDetector(Detector):
         """
         if context.groups.n_groups < 2:
             raise InputError(
-                f"all {len(context.probe)} images are copies or one group, and {self.name} needs 2 groups or "
+                f"all {counted(len(context.probe), 'images are')} copies or one group, and "
+                f"{self.name} needs 2 groups or "
                 "more to know what chance gives",
                 where="--probe",
                 hint="give more images, or name their groups with --groups",
@@ -202,7 +204,8 @@ class MaskDetector(Detector):
         if not count:
             return ()
         return (
-            f"{count:,} units fire above their threshold on fewer than {FEWEST_GROUPS} images, or groups of "
+            f"{counted(count, 'units fire')} above their threshold on fewer than {FEWEST_GROUPS} "
+            "images, or groups of "
             "images: they are `sparse` and have no concept",
         )
 

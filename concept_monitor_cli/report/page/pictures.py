@@ -14,6 +14,7 @@ from concept_monitor_cli.probe import ProbeSet
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.report.images import Sheets, make_sheets
 from concept_monitor_cli.report.page.pack import integers
+from concept_monitor_cli.wording import counted
 
 # (a layer, column of its history) -> `C x K` numbers of images, strongest first, -1 for none, if known.
 TopImages = Callable[[History, int], "NDArray[np.int64] | None"]
@@ -118,7 +119,7 @@ def _say_what_is_left_out(pictures: Pictures, histories: Sequence[History]) -> N
         )
     if pictures.sheets.unreadable:
         pictures.left_out.append(
-            f"{pictures.sheets.unreadable} images cannot be read any more: they are grey."
+            f"{counted(pictures.sheets.unreadable, 'images')} cannot be read any more: they are grey."
         )
     if not pictures.sheets.numbers:
         pictures.missing = "No image fits into the space of --image-megabytes."
