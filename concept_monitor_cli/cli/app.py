@@ -55,6 +55,7 @@ DONE, FAILED, PART_DONE = 0, 1, 3
 # Panel, then name and one line each. A command whose file is not there yet is not shown.
 COMMANDS: dict[str, dict[str, str]] = {
     "The main job": {
+        "run": "From checkpoints to the page, everything that fits, in one.",
         "dissect": "Which concept does each unit detect, at every epoch?",
         "embed": "How do the units move through concept space?",
         "watch": "Dissect checkpoints as they land, while training goes on.",
@@ -63,6 +64,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     "What the tables say": {
         "stats": "Interpretable units by category, layer and epoch.",
         "units": "The life of every unit: born, changed, died.",
+        "search": "Any text: which units are nearest to it?",
         "dynamics": "When has each layer become what it will be?",
         "factors": "Images, pixels and units clustered by the same factors.",
         "retention": "Which concepts survive pruning?",
@@ -324,8 +326,11 @@ app = typer.Typer(
     epilog=_epilog(
         [
             ("cmon demo", "everything, offline, in minutes"),
-            ("cmon dissect ckpts/ --layer layer4", "a concept for every unit, at every epoch"),
-            ("cmon embed --anchors windmill,field", "how the units moved"),
+            ("cmon run ckpts/ --probe photos/", "everything about your own checkpoints, and a page"),
+            (
+                "cmon dissect ckpts/ --layer layer4 --probe photos/",
+                "a concept for every unit, at every epoch",
+            ),
         ],
         "`cmon COMMAND --help` says more.",
     ),

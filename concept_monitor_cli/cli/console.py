@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, TextIO
 
-from concept_monitor_cli.errors import CmonError
+from concept_monitor_cli.errors import CmonError, Interrupted
 from concept_monitor_cli.wording import counted
 
 if TYPE_CHECKING:
@@ -190,6 +191,10 @@ class Console:
 
     def error(self, error: CmonError) -> None:
         """An error in one to three lines; with `--json` also as an object on standard output."""
+        if isinstance(error, Interrupted) and self.err.isatty():
+            # The terminal shows ^C, and no line end.
+            with suppress(OSError, ValueError):
+                self.err.write("\n")
         self._say("error", *(line.replace("\n", "\\n") for line in error.lines()))
         if self.verbose:
             self._traceback(error)
@@ -255,9 +260,10 @@ class Console:
                 return
             from rich.text import Text
 
+            console = self._bars.console if self._bars else self.rich(stderr=True)
+            text = [part for line in text for part in _at_words(line, console.width, len(label))]
             styled = Text("\n".join(text), style="dim" if kind == "detail" else "")
             styled.stylize(_STYLES[kind], 0, len(label))
-            console = self._bars.console if self._bars else self.rich(stderr=True)
             console.print(styled, soft_wrap=True)
 
     # -- progress ------------------------------------------------------------------------------
@@ -351,6 +357,14 @@ class _LoggedTask:
         with suppress(OSError, ValueError):
             self.console.err.write(f"{_now()}  {self.description}: {text}\n")
             self.console.err.flush()
+
+
+def _at_words(line: str, width: int, indent: int) -> list[str]:
+    """A line broken between words; a word that is longer than a line, such as a path, stays whole."""
+    lines = textwrap.wrap(
+        line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+    )
+    return lines or [line]
 
 
 def _now() -> str:

@@ -20,13 +20,11 @@ app = cmon_app()
     ],
 )
 def demo(console: Console, options: DemoOptions) -> None:
-    """Train a small network on renderings, dissect it at every epoch, place its units among words, draw.
+    """Train a small network on renderings, run everything on it, and make a page.
 
     Needs no network and no data. Takes some minutes on two cores.
     """
-    from concept_monitor_cli.cli.show_run import run_tables
-    from concept_monitor_cli.monitor.summary import summarise
-    from concept_monitor_cli.run import RunFolder
+    from concept_monitor_cli.cli.show_run import print_run
     from concept_monitor_cli.stories import demo as library
 
     result = library.demo(
@@ -37,10 +35,8 @@ def demo(console: Console, options: DemoOptions) -> None:
         progress=console,
     )
     console.result(asdict(result))
-    console.print(*run_tables(summarise(RunFolder.open(result.folder / "cmon-out").concepts())))
-    console.print("Pictures:")
-    for path in result.embed.plots if result.embed else []:
-        console.print(f"  {path}")
+    if result.run is not None:
+        print_run(console, result.run)
     console.print("The same by hand:")
     for line in result.commands:
         console.print(f"  {line}")

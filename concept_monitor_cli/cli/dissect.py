@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from concept_monitor_cli.cli.app import DONE, PART_DONE, cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.cli.sizes import readable_size
-from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import DissectOptions
 from concept_monitor_cli.wording import counted
 
@@ -24,7 +23,7 @@ app = cmon_app()
     "dissect",
     resumable=True,
     examples=[
-        ("cmon dissect ckpts/ --layer layer4", "try it: built-in images, concepts and encoder"),
+        ("cmon dissect ckpts/", "try it: the last two stages; built-in images, concepts and encoder"),
         (
             "cmon dissect ckpts/ -l layer3,layer4 --probe broden1_224/",
             "a real probing set, with CLIP ViT-B/16 as encoder",
@@ -43,12 +42,6 @@ def dissect(console: Console, options: DissectOptions) -> int:
     per epoch, layer and detector, and run.json, which says what was run on what. What was computed once is
     kept in the cache and not computed again.
     """
-    if not options.layers:
-        raise InputError(
-            "no layer is named",
-            where="--layer",
-            hint=f"see what there is: cmon layers {options.checkpoints[0]}",
-        )
     if options.dry_run:
         from concept_monitor_cli.stories.plan import plan
 
@@ -73,6 +66,7 @@ def dissect(console: Console, options: DissectOptions) -> int:
         caption_lines,
         finding_lines,
         held_out_lines,
+        pairs_lines,
         run_tables,
         summaries_of,
     )
@@ -80,8 +74,8 @@ def dissect(console: Console, options: DissectOptions) -> int:
     from concept_monitor_cli.run import RunFolder
 
     run = RunFolder.open(options.out)
-    summaries = summaries_of(run, options.layers_in_tables)
-    compared = latest(run.agreement(), options.layers_in_tables)
+    summaries = summaries_of(run, result.layers)
+    compared = latest(run.agreement(), result.layers)
     console.result(
         {
             **asdict(result),
@@ -93,6 +87,7 @@ def dissect(console: Console, options: DissectOptions) -> int:
     if not console.json:
         console.print(*finding_lines(result.findings))
         console.print(*run_tables(summaries), *map(Text, agreement_lines(compared)))
+        console.print(*map(Text, pairs_lines(run, summaries)))
         console.print(f"Tables and run.json are in {options.out}.")
         console.print(*map(Text, held_out_lines(summaries)))
         console.print(*map(Text, caption_lines(run)))

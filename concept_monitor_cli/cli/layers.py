@@ -8,7 +8,7 @@ from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.cli.sizes import readable_count
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.options import LayersOptions
+from concept_monitor_cli.options import LayersOptions, split_name
 
 app = cmon_app()
 
@@ -17,19 +17,28 @@ app = cmon_app()
     app,
     "layers",
     examples=[
-        ("cmon layers ckpts/epoch_0.pt", "every layer with its output"),
+        ("cmon layers ckpts/epoch_0.pt", "the stages of the network; --all for every layer"),
         ("cmon layers ckpts/ --match 'layer4*'", "some of them; of a folder, the first checkpoint"),
     ],
 )
 def layers(console: Console, options: LayersOptions) -> None:
-    """List the layers of a network that `cmon dissect --layer` can name, with their output and units."""
+    """List the layers of a network that `cmon dissect --layer` can name, with their output and units.
+
+    Shown are the stages: layer1 to layer4 of a residual network, the blocks of a transformer. `--layer auto`,
+    the default of `run` and `dissect`, takes the last two of them.
+    """
     from concept_monitor_cli.checkpoints import load_checkpoint, resolve
     from concept_monitor_cli.models.build import resolve_model
     from concept_monitor_cli.models.layers import list_layers
     from concept_monitor_cli.models.preprocess import target_preprocessing
     from concept_monitor_cli.models.pretrained import pretrained_files
+    from concept_monitor_cli.models.stages import LAST, stages
     from concept_monitor_cli.study.training import reader_of
 
+    if not options.match and options.sources.get("match", "default") != "default":
+        raise InputError(
+            "the pattern is empty", where="--match", hint="write 'layer4*' or '*attn*'; --all for all"
+        )
     specs, model = pretrained_files([options.checkpoint], options.model)
     loading = {**options.loading, "model": model}
     file = resolve(specs, reader_of(**loading)).kept[0].file
@@ -38,13 +47,20 @@ def layers(console: Console, options: LayersOptions) -> None:
         model, loaded.state_dict, said=loaded.arch, family=loaded.family, config=loaded.config
     )
     size = target_preprocessing(source, input_size=options.input_size).geometry.size
-    found = list_layers(source.build(device="meta"), size)
-    console.notice(source.describe())
-    chosen = [
+    network = source.build(device="meta")
+    modules = dict(network.named_modules())
+    # A layer that passes on what it gets is the one before it.
+    found = [
         layer
-        for layer in found
-        if not options.match or any(fnmatchcase(layer.name, pattern) for pattern in options.match)
+        for layer in list_layers(network, size)
+        if type(modules.get(split_name(layer.name)[0])).__name__ != "Identity"
     ]
+    main = {layer.name for layer in stages(network, found)}
+    console.notice(source.describe())
+    if options.match:
+        chosen = [each for each in found if any(fnmatchcase(each.name, pattern) for pattern in options.match)]
+    else:
+        chosen = found if options.all else [each for each in found if each.name in main]
     if not chosen:
         raise InputError(
             f"no layer is called {' or '.join(options.match)}",
@@ -64,6 +80,7 @@ def layers(console: Console, options: LayersOptions) -> None:
                     "units": layer.units,
                     "map_size": layer.map_size,
                     "parameters": layer.parameters,
+                    "stage": layer.name in main,
                 }
                 for layer in chosen
             ],
@@ -94,3 +111,6 @@ def layers(console: Console, options: LayersOptions) -> None:
             readable_count(layer.parameters) if layer.parameters else "-",
         )
     console.print(table)
+    if len(chosen) < len(found) and not options.match:
+        last = ",".join(layer.name for layer in chosen[-LAST:])
+        console.print(f"{len(found) - len(chosen)} more with --all. --layer auto is {last}.")

@@ -247,3 +247,30 @@ def gather(kind: type[T], ctx: typer.Context) -> T:
         if value is not None:
             given[item.name] = tuple(value) if isinstance(value, list) else value
     return kind(**given, sources=sources(ctx))
+
+
+def written(kind: type[Options], options: Options) -> list[str]:
+    """The command line of `dissect` that asks for the same: what was given as a flag, and no more.
+
+    Args:
+        kind: the options that the command has.
+        options: those that were given, of this kind or one that has more.
+    """
+    places: list[str] = []
+    flags: list[str] = []
+    for item in fields(kind):
+        declared = offer(kind, item)
+        if declared is None:
+            continue
+        value = getattr(options, item.name)
+        name = declared.name_of(item.name)
+        values = [str(each) for each in (value if isinstance(value, tuple) else (value,))]
+        if declared.argument:
+            places += values
+        elif options.sources.get(name) == "flag":
+            flag = f"--{name.replace('_', '-')}"
+            if isinstance(value, bool):
+                flags.append(flag if value else f"--no-{flag[2:]}")
+            else:
+                flags += [flag, declared.separator.join(values)]
+    return ["cmon", "dissect", *places, *flags]

@@ -14,12 +14,16 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
+    from concept_monitor_cli.cli.console import Console
     from concept_monitor_cli.monitor.findings import Finding
     from concept_monitor_cli.monitor.summary import LayerSummary
     from concept_monitor_cli.run import RunFolder
+    from concept_monitor_cli.stories.run_all import RunResult
 
 # More lines than this say less: the epochs in between are in the tables.
 _MOST_LINES = 12
+# Units named for their pairs of words.
+_PAIRS = 3
 
 
 def finding_lines(findings: Sequence[Finding], width: int = 80) -> list[str]:
@@ -34,15 +38,37 @@ def finding_lines(findings: Sequence[Finding], width: int = 80) -> list[str]:
     lines = []
     for each in findings:
         mark = "! " if each.is_caution else "* "
-        command = f" [{each.command}]" if each.command else ""
-        lines += textwrap.wrap(
+        # A command stays in one piece, to be copied.
+        command = f" [{each.command}]".replace(" ", "\xa0").replace("\xa0", " ", 1) if each.command else ""
+        wrapped = textwrap.wrap(
             f"{mark}{each.sentence}.{command}",
             width,
             subsequent_indent="  ",
             break_long_words=False,
             break_on_hyphens=False,
         )
+        lines += [line.replace("\xa0", " ") for line in wrapped]
     return lines
+
+
+def print_run(console: Console, result: RunResult) -> None:
+    """What a `run` found: what it says, its tables, and where the page is.
+
+    Args:
+        console: prints.
+        result: of the run.
+    """
+    from concept_monitor_cli.run import RunFolder
+
+    if console.json:
+        return
+    console.print(*finding_lines(result.findings))
+    if result.done:
+        folder = RunFolder.open(result.out)
+        console.print(*run_tables(summaries_of(folder, result.layers)), *caption_lines(folder))
+    if result.page is not None:
+        console.print(f"{len(result.plots)} plots and the tables are in {result.out}. The page:")
+        console.print(str(result.page))
 
 
 def caption_lines(run: RunFolder) -> list[str]:
@@ -100,6 +126,37 @@ def agreement_lines(rows: pd.DataFrame) -> list[str]:
             said.append(one if math.isnan(cosine) else f"{one} (cosine {cosine:.2f})")
         epoch = pairs["epoch"].iloc[0]
         lines.append(f"{layer}, epoch {epoch}, units with the same concept: {'; '.join(said)}")
+    return lines
+
+
+def pairs_lines(run: RunFolder, summaries: Sequence[LayerSummary]) -> list[str]:
+    """The pairs of words that fit units better than one word does, at the last epoch of each layer.
+
+    Args:
+        run: the run.
+        summaries: of its layers.
+    """
+    import pandas as pd
+
+    folders = {record.epoch: record.folder for record in run.checkpoints()}
+    lines = []
+    for one in {(one.layer, one.detector): one for one in summaries}.values():
+        path = run.table_path(folders[one.epoch], one.layer, f"{one.detector}.pairs")
+        if not path.is_file():
+            continue
+        rows = pd.read_csv(path, keep_default_na=False)
+        best = rows[rows["rank"] == 1]
+        better = best[best["score"] > best["single_score"]]
+        gain = (better["score"] - better["single_score"]).sort_values(ascending=False, kind="stable")
+        shown = better.loc[gain.index].head(_PAIRS)
+        named = ", ".join(
+            f"{unit} {pair}" for unit, pair in zip(shown["unit"], shown["concept"], strict=True)
+        )
+        lines.append(
+            f"{one.layer}, epoch {one.epoch}: two words fit {len(better)} of {len(best)} units better "
+            f"than one, which "
+            f"more words do by luck too{': ' + named if named else ''}"
+        )
     return lines
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from typing import Any
 
 from concept_monitor_cli.cli.app import DONE, FAILED, Group, cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
-from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.options import StatusOptions, SubmitOptions
+from concept_monitor_cli.cli.options import written
+from concept_monitor_cli.options import DissectOptions, StatusOptions, SubmitOptions
 
 
 class _Submit(Group):
@@ -45,17 +46,23 @@ def dissect(console: Console, options: SubmitOptions) -> int:
 
     All options of `cmon dissect` hold. With --dry-run the script is printed and nothing is submitted.
     """
-    if not options.layers:
-        raise InputError("no layer is named", where="--layer", hint="name one as for `cmon dissect`")
-
     from concept_monitor_cli.cluster import submit
 
     shares = submit.shares_of(options, console)
     if options.dry_run:
         script = submit.sbatch_script(options, len(shares))
-        console.result({"dry_run": True, "tasks": [list(share) for share in shares], "script": script})
+        command = shlex.join([*written(DissectOptions, options), "--shard", f"I/{len(shares)}"])
+        console.result(
+            {
+                "dry_run": True,
+                "tasks": [list(share) for share in shares],
+                "command": command,
+                "script": script,
+            }
+        )
         if not console.json:
             console.print(script)
+            console.print(f"Each task I of {len(shares)} does what this would:\n{command}")
         return DONE
     submission = submit.submit(options, shares, console, say=Console)
     console.result({"dry_run": False, **asdict(submission)})

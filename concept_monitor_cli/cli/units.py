@@ -77,7 +77,12 @@ def _show(console: Console, result: UnitsResult, wanted: Sequence[int]) -> None:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
         names = ("layer", "units", "ever interpretable", "no longer", "changes", "relabelled", "own")
         for name in names:
-            table.add_column(name, justify="left" if name == "layer" else "right", no_wrap=name == "layer")
+            table.add_column(
+                name,
+                justify="left" if name == "layer" else "right",
+                overflow="fold" if name == "layer" else "ellipsis",
+                min_width=None if name == "layer" else max(map(len, name.split())),
+            )
         for row in result.layers:
             sure = row["confident_changes"]
             table.add_row(

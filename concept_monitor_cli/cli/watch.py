@@ -7,7 +7,6 @@ from dataclasses import asdict
 from concept_monitor_cli.cli.app import DONE, PART_DONE, cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.cli.show_run import finding_lines
-from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import WatchOptions
 from concept_monitor_cli.wording import counted
 
@@ -33,9 +32,6 @@ def watch(console: Console, options: WatchOptions) -> int:
     page at most once a minute, and at the end). A warning is given, and kept in alerts.jsonl, when units
     clump, collapse (both by their activations), die, or ever fewer of them are interpretable.
     """
-    if not options.layers:
-        raise InputError("no layer is named", where="--layer", hint="name one as for `cmon dissect`")
-
     from concept_monitor_cli.stories.watch import watch as _watch
 
     result = _watch(options, console)

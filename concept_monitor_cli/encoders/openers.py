@@ -206,16 +206,17 @@ def _open_listed(request: EncoderRequest, name: str, tag: str) -> Encoder:
         raise InputError(
             f"open_clip has no model {name!r}",
             where=f"--encoder {label}",
-            hint=f"nearest: {', '.join(close)}"
-            if close
-            else "python -c 'import open_clip; print(open_clip.list_models())'",
+            hint=(f"nearest: {', '.join(close)}. " if close else "")
+            + f"For a model of your own: --encoder {name} --encoder-weights FILE, with {name}.json beside it "
+            "or --encoder-config JSON",
         )
     tags = open_clip.list_pretrained_tags_by_model(name)
     if not tag and request.weights is None:
         raise InputError(
             f"which weights of {name}?",
             where=f"--encoder {label}",
-            hint=f"--encoder {name}/TAG with one of {', '.join(tags)}, or --encoder-weights FILE"
+            hint=f"--encoder {name}/TAG with one of "
+            f"{', '.join(sorted(tags, key=lambda tag: tag != 'openai'))}, or --encoder-weights FILE"
             if tags
             else "--encoder-weights FILE",
         )

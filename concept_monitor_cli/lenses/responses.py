@@ -27,6 +27,12 @@ REDUNDANT = 0.1
 #: Likewise from so few effective units on, as a share of what independent units give.
 FEW = 0.1
 
+#: What it means for detectors that weigh a label against the other units of the layer.
+RELATIVE_ADVICE = (
+    ". soft-wpmi and wpmi weigh a concept against the other units of the layer: units that are alike "
+    "take it from each other and get wrong, different names. --similarity cos-cubed does not suffer"
+)
+
 _BLOCK = 4096
 
 
@@ -149,8 +155,5 @@ def redundancy_note(found: Redundancy, *, layer: str, relative: bool) -> str | N
         f"({found.effective_chance:.0f} by chance)"
     )
     if relative:
-        said += (
-            ". soft-wpmi and wpmi weigh a concept against the other units of the layer: units that are alike "
-            "take it from each other and get wrong, different names. --similarity cos-cubed does not suffer"
-        )
+        said += RELATIVE_ADVICE
     return said

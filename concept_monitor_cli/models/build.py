@@ -206,6 +206,8 @@ def _named(spec: str, shapes: Shapes) -> ModelSource:
         name = spec
         makers = [constructor(library, name) for library in ("cmon", "torchvision", "timm")]
     known = [maker for maker in makers if maker is not None]
+    if not known and (meant := _respelt(spec)) is not None:
+        return _named(meant, shapes)
     if not known:
         libraries = (library,) if slash and library in LIBRARIES else LIBRARIES
         names = [name for library in libraries for name in list_architectures(library)]
@@ -229,6 +231,21 @@ def _named(spec: str, shapes: Shapes) -> ModelSource:
         where=f"--model {spec}",
         hint="leave out --model to have the architecture recognised",
     )
+
+
+def _respelt(spec: str) -> str | None:
+    """The only architecture whose name differs in nothing but case and separators: `vit-b-16` is vit_b_16."""
+    library, slash, rest = spec.partition("/")
+    libraries, name = ((library,), rest) if slash and library in LIBRARIES else (LIBRARIES, spec)
+    for each in libraries:
+        alike = [known for known in list_architectures(each) if _bare(known) == _bare(name)]
+        if len(alike) == 1 and alike[0] != name:
+            return f"{each}/{alike[0]}"
+    return None
+
+
+def _bare(name: str) -> str:
+    return "".join(char for char in name.casefold() if char.isalnum())
 
 
 def _fitted(maker: Constructor, shapes: Shapes) -> tuple[ModelSource, Difference]:

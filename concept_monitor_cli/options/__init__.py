@@ -12,9 +12,10 @@ from concept_monitor_cli.options.common import (
     default_cache_dir,
 )
 from concept_monitor_cli.options.declare import Declaration, declaration, declare, option
-from concept_monitor_cli.options.dissect import DissectOptions, SubmitOptions, WatchOptions
+from concept_monitor_cli.options.dissect import DissectOptions, RunOptions, SubmitOptions, WatchOptions
 from concept_monitor_cli.options.evaluate import EvaluateOptions
 from concept_monitor_cli.options.kinds import (
+    AUTO,
     CHANNELS,
     SIMILARITIES,
     BasisKind,
@@ -51,6 +52,7 @@ from concept_monitor_cli.options.reading import (
     PruneOptions,
     ReportOptions,
     RetentionOptions,
+    SearchOptions,
     StatsOptions,
     StatusOptions,
     UnitsOptions,
@@ -59,6 +61,7 @@ from concept_monitor_cli.options.reading import (
 from concept_monitor_cli.options.structure import DynamicsOptions, FactorsOptions
 
 __all__ = [
+    "AUTO",
     "CHANNELS",
     "SIMILARITIES",
     "BasisKind",
@@ -94,6 +97,8 @@ __all__ = [
     "ReadingOptions",
     "ReportOptions",
     "RetentionOptions",
+    "RunOptions",
+    "SearchOptions",
     "Shard",
     "Similarity",
     "Source",

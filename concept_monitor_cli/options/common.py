@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options.declare import (
     CHECKPOINTS,
     MACHINE,
     NETWORK,
     OUTPUT,
     PART,
+    argument,
     declare,
     option,
 )
@@ -287,6 +289,25 @@ class ReadingOptions(PlotOptions, CommonOptions):
         shown="all of the run",
     )
     epochs: EpochFilter | None = epochs_option(PART)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneRunOptions(ReadingOptions):
+    """What every command that reads one finished run understands: it is named by its place or by --out."""
+
+    run: Path | None = argument(None, "The run's folder.", metavar="RUN", read=path, shown="the run in --out")
+
+    def __post_init__(self) -> None:
+        """The folder that is named by its place is the one that is read and written."""
+        if self.run is None:
+            return
+        if self.sources.get("out", "default") == "flag" and self.out != self.run:
+            raise InputError(
+                f"two runs are named: {self.run} and, with --out, {self.out}",
+                where="RUN",
+                hint="name it once: `cmon stats RUN` or `cmon stats --out RUN`",
+            )
+        object.__setattr__(self, "out", self.run)
 
 
 def default_cache_dir() -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,15 +20,16 @@ from concept_monitor_cli.options.declare import (
     METHOD,
     NETWORK,
     OUTPUT,
+    PICTURE,
     PROBE,
     SLURM,
     WARN,
     WHAT,
     WHEN,
-    declare,
     option,
 )
 from concept_monitor_cli.options.kinds import (
+    AUTO,
     CHANNELS,
     BasisSpec,
     EpochFilter,
@@ -57,6 +58,7 @@ from concept_monitor_cli.options.values import (
     slurm_memory,
     slurm_name,
     spec,
+    unit_list,
 )
 
 
@@ -75,14 +77,13 @@ def name_code(value: Any) -> bool:
 class DissectOptions(PlotOptions, CommonOptions, InputSizeOptions, LoadingOptions, TrainingOptions):
     """The options of `cmon dissect`."""
 
-    layers: tuple[str, ...] = field(
-        metadata=declare(
-            "Layer, as `cmon layers` lists them; a comma list for several.",
-            panel=WHAT,
-            name="layer",
-            flags=("--layer", "-l"),
-            metavar="NAME",
-        )
+    layers: tuple[str, ...] = option(
+        (AUTO,),
+        "Layer, as `cmon layers` lists them; a comma list for several. auto: the last two stages.",
+        panel=WHAT,
+        name="layer",
+        flags=("--layer", "-l"),
+        metavar="NAME",
     )
     bases: tuple[str, ...] = option(
         (CHANNELS,),
@@ -296,6 +297,31 @@ class DissectOptions(PlotOptions, CommonOptions, InputSizeOptions, LoadingOption
         return tuple(
             layer if spec is None else basis_name(layer, spec) for layer in self.layers for spec in specs
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(DissectOptions):
+    """The options of `cmon run`: those of `dissect`, and what the map and the page show."""
+
+    without: ClassVar[tuple[str, ...]] = ("dry_run", "save_scores")
+
+    anchors: tuple[str, ...] = option(
+        (),
+        "Words that mark places on the map: a comma list, or a .txt file with one a line.",
+        panel=PICTURE,
+        flags=("--anchors", "-a"),
+        metavar="WORDS",
+        shown="the most frequent concepts",
+    )
+    units: tuple[int, ...] = option(
+        (),
+        "Units that are followed on the map: 256,479 or 10-19.",
+        panel=PICTURE,
+        flags=("--units", "-u"),
+        metavar="LIST",
+        read=unit_list,
+        shown="those that change most",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
-from concept_monitor_cli.options.common import NetworksAgainOptions, ReadingOptions, epochs_option
-from concept_monitor_cli.options.declare import GRID, IMAGES, PART, TRUTH, argument, option
+from concept_monitor_cli.options.common import NetworksAgainOptions, OneRunOptions, epochs_option
+from concept_monitor_cli.options.declare import GRID, IMAGES, PART, TRUTH, option
 from concept_monitor_cli.options.kinds import EpochFilter, MeasureName, Pooling, Quality, Similarity
-from concept_monitor_cli.options.values import count, number, path, share, spec, unit_list
+from concept_monitor_cli.options.values import count, number, share, spec, unit_list
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(NetworksAgainOptions, ReadingOptions):
+class EvaluateOptions(NetworksAgainOptions, OneRunOptions):
     """The options of `cmon evaluate`."""
 
     without: ClassVar[tuple[str, ...]] = ("precision", "dry_run")
 
-    run: Path | None = argument(None, "The run's folder.", metavar="RUN", read=path, shown="the run in --out")
     measures: tuple[MeasureName, ...] = option(
         (),
         "Only these measures: labels, contributions, weights, simulation, cutoff, ranges, clarity, groups, "
@@ -135,8 +133,3 @@ class EvaluateOptions(NetworksAgainOptions, ReadingOptions):
         separator=";",
         shown="the run's",
     )
-
-    @property
-    def root(self) -> Path:
-        """The folder of the run."""
-        return self.out if self.run is None else self.run

@@ -182,6 +182,8 @@ class EpochFilter:
 
 
 CHANNELS = "channels"
+#: `--layer auto`: the last stages of the network.
+AUTO = "auto"
 BasisKind = Literal["random", "pca", "nmf", "saved"]
 
 

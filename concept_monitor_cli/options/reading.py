@@ -10,6 +10,7 @@ from concept_monitor_cli.options.common import (
     DryRunOptions,
     InputSizeOptions,
     LoadingOptions,
+    OneRunOptions,
     Options,
     OutOptions,
     ReadingOptions,
@@ -54,7 +55,7 @@ class _ClassesOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedOptions(ReadingOptions):
+class EmbedOptions(OneRunOptions):
     """The options of `cmon embed`."""
 
     without: ClassVar[tuple[str, ...]] = (*ReadingOptions.without, "workers")
@@ -97,7 +98,7 @@ class EmbedOptions(ReadingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StatsOptions(ReadingOptions):
+class StatsOptions(OneRunOptions):
     """The options of `cmon stats`."""
 
     without: ClassVar[tuple[str, ...]] = (*ReadingOptions.without, "workers", "seed")
@@ -113,7 +114,7 @@ class StatsOptions(ReadingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnitsOptions(_ClassesOptions, ReadingOptions):
+class UnitsOptions(_ClassesOptions, OneRunOptions):
     """The options of `cmon units`."""
 
     units: tuple[int, ...] = option(
@@ -134,6 +135,20 @@ class UnitsOptions(_ClassesOptions, ReadingOptions):
         metavar="N",
         read=from_zero,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TextOptions(Options):
+    text: str = field(metadata=declare("Any words.", argument=True, metavar="TEXT"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(OneRunOptions, _TextOptions):
+    """The options of `cmon search`."""
+
+    without: ClassVar[tuple[str, ...]] = (*OneRunOptions.without, "seed")
+
+    top: int = option(3, "So many units of each epoch.", panel=PICTURE, metavar="N", read=count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +190,7 @@ class CompareOptions(_ClassesOptions, ReadingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportOptions(ReadingOptions):
+class ReportOptions(OneRunOptions):
     """The options of `cmon report`."""
 
     without: ClassVar[tuple[str, ...]] = (*ReadingOptions.without, "seed", "plot_formats")
@@ -237,12 +252,13 @@ class LayersOptions(InputSizeOptions, LoadingOptions):
     )
     match: tuple[str, ...] = option(
         (),
-        "Only names like this: 'layer4*', '*attn*'.",
+        "Names like this, of all layers: 'layer4*', '*attn*'.",
         panel=NETWORK,
         flags=("--match", "-m"),
         metavar="PATTERN",
-        shown="all",
+        shown="the stages",
     )
+    all: bool = option(False, "Every layer, not only the stages of the network.", panel=NETWORK)
 
 
 @dataclass(frozen=True, kw_only=True)

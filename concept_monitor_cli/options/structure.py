@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.options.common import NetworksAgainOptions, ReadingOptions
+from concept_monitor_cli.options.common import NetworksAgainOptions, OneRunOptions, ReadingOptions
 from concept_monitor_cli.options.declare import LISTED, METHOD, PART, argument, option
 from concept_monitor_cli.options.kinds import FactorMode, FactorRows, FactorSolver
 from concept_monitor_cli.options.values import count, from_zero, number, of_text, path, share
@@ -49,12 +49,11 @@ def rank(text: str) -> int | str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FactorsOptions(NetworksAgainOptions, ReadingOptions):
+class FactorsOptions(NetworksAgainOptions, OneRunOptions):
     """The options of `cmon factors`."""
 
     without: ClassVar[tuple[str, ...]] = ("precision", "dry_run", "detector")
 
-    run: Path | None = argument(None, "The run folder.", metavar="[RUN]", read=path, shown="the run in --out")
     rank: int | Literal["auto"] = option(
         20,
         "How many factors; auto: the most that random starts agree on.",
@@ -148,8 +147,3 @@ class FactorsOptions(NetworksAgainOptions, ReadingOptions):
     top: int = option(
         20, "Images of a factor, and units in each layer, to list.", panel=LISTED, metavar="N", read=count
     )
-
-    @property
-    def root(self) -> Path:
-        """The folder of the run."""
-        return self.out if self.run is None else self.run

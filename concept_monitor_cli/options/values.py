@@ -125,10 +125,12 @@ def size(text: str) -> int:
 
 @of_text
 def duration(text: str) -> float:
-    """Seconds: `12h`, `30d`, `8w`."""
+    """Seconds: `90s`, `30min`, `12h`, `30d`, `8w`."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h|d|w)\s*", text)
     if match is None:
-        raise InputError(f"{text!r} is not a length of time", hint="write 12h or 30d or 8w")
+        meant = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*m\s*", text)
+        hint = f"minutes are written {meant[1]}min" if meant else "write 90s, 30min, 12h, 30d or 8w"
+        raise InputError(f"{text!r} is not a length of time", hint=hint)
     return float(match[1]) * {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}[match[2]]
 
 

@@ -372,6 +372,25 @@ TABLES: dict[str, TableSchema] = {
         },
         (),
     ),
+    # The units nearest to a text.
+    "search": TableSchema(
+        "search",
+        {
+            "epoch": "int",
+            "checkpoint": "str",
+            "layer": "str",
+            "detector": "str",
+            "text": "str",
+            "place": "int",
+            "unit": "int",
+            "cosine": "float",
+            "average": "float",
+            "chance": "float",
+            "concept": "str",
+            "interpretable": "bool",
+        },
+        ("layer", "detector", "epoch", "checkpoint", "place"),
+    ),
     "anchors": TableSchema("anchors", {"anchor": "str", "x": "float", "y": "float"}, ()),
     "statistics": TableSchema(
         "statistics",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,10 @@ from concept_monitor_cli.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+# How alike a slip and the word that was meant are.
+_SLIP = 0.85
 
 
 def parse_anchors(values: Sequence[str]) -> tuple[str, ...]:
@@ -49,6 +54,25 @@ def _words_of(path: Path) -> tuple[str, ...]:
     except InputError as error:
         what = error.what.replace("concept file", "anchor file")
         raise InputError(what, where=path, hint=error.hint or "give a text file, a word a line") from error
+
+
+def misspelt(anchors: Sequence[str], concepts: Iterable[str]) -> dict[str, str]:
+    """Anchors that are nearly a concept, with the concept that was meant.
+
+    Args:
+        anchors: as given. Any word may be an anchor, so only those that look like a slip are found.
+        concepts: of the run.
+    """
+    known = {concept.casefold(): concept for concept in concepts}
+    found = {}
+    for word in anchors:
+        if word.casefold() in known:
+            continue
+        near = get_close_matches(word.casefold(), known, n=1, cutoff=_SLIP)
+        # A plural is a word of its own.
+        if near and word.casefold().rstrip("s") != near[0].rstrip("s"):
+            found[word] = known[near[0]]
+    return found
 
 
 def default_anchors(table: pd.DataFrame, count: int) -> tuple[str, ...]:

@@ -59,7 +59,7 @@ class Bench:
 
     def __init__(self, options: EvaluateOptions, progress: Progress) -> None:
         self.options, self.progress = options, progress
-        self.opened = OpenRun(options.root, options, progress)
+        self.opened = OpenRun(options.out, options, progress)
         self._records = {(record.name, record.epoch): record for record in self.opened.run.checkpoints()}
         self.notices: list[str] = []
         self._recorders: dict[Pooling | None, Recorder] = {}

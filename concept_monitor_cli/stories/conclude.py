@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.lenses import Findings
 from concept_monitor_cli.lenses.halves import Halves, held_out_record
-from concept_monitor_cli.lenses.responses import layer_redundancy, redundancy_note, redundancy_record
+from concept_monitor_cli.lenses.responses import (
+    RELATIVE_ADVICE,
+    layer_redundancy,
+    redundancy_note,
+    redundancy_record,
+)
 from concept_monitor_cli.monitor.agreement import agreement
 from concept_monitor_cli.monitor.crowded import crowded
 from concept_monitor_cli.run import UNTRAINED, RunFolder, TableRecord
@@ -80,7 +85,12 @@ def conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Pie
         run.write_more(file.folder, *piece.table, schemas[table], more)
     run.write_table(file.folder, record_of, {**rows, "concept_code": study.codes_of(rows)})
     for note in notes:
-        study.notice(note)
+        if note != said[0]:
+            study.notice(note)
+        elif piece.layer.name not in study.told:
+            # Once for a layer, and what it means once for a run; the records of the tables have all of it.
+            study.notice(note.replace(RELATIVE_ADVICE, "") if study.told else note)
+            study.told.add(piece.layer.name)
 
 
 def _halves(study: Study, piece: Piece) -> Halves | None:

@@ -6,7 +6,6 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,11 +13,10 @@ from torch.nn import functional as F
 from concept_monitor_cli.builtin import classification_set
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.models.cifar import create_model
-from concept_monitor_cli.options import DissectOptions, EmbedOptions
+from concept_monitor_cli.options import RunOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.store import atomic_write
-from concept_monitor_cli.stories.dissect import DissectResult, dissect
-from concept_monitor_cli.stories.embed import EmbedResult, embed
+from concept_monitor_cli.stories.run_all import RunResult, run_all
 from concept_monitor_cli.study import BUILTIN
 
 NETWORK = "cifar_resnet20"
@@ -43,15 +41,13 @@ class DemoResult:
         folder: everything lies in here.
         accuracy: share of validation pictures named right, per epoch.
         commands: the same by hand.
-        dissect: of the network.
-        embed: of its units.
+        run: what was found.
     """
 
     folder: Path
     accuracy: list[float] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
-    dissect: DissectResult | None = None
-    embed: EmbedResult | None = None
+    run: RunResult | None = None
 
 
 def demo(
@@ -62,7 +58,7 @@ def demo(
     cache_dir: Path | None = None,
     progress: Progress = SILENT,
 ) -> DemoResult:
-    """Train, dissect and embed a small network, offline.
+    """Train a small network and run everything on it, offline.
 
     Args:
         folder: gets `ckpts/` and `cmon-out/`.
@@ -78,26 +74,20 @@ def demo(
     checkpoints, out = folder / "ckpts", folder / "cmon-out"
     _check_folder(checkpoints, epochs)
     train(checkpoints, epochs, seed, result, progress)
-    result.dissect = dissect(
-        DissectOptions(
+    result.run = run_all(
+        RunOptions(
             checkpoints=(str(checkpoints),),
             layers=LAYERS,
-            # The network has learned renderings: there they say what they are said to say.
-            probe=BUILTIN,
+            anchors=ANCHORS,
             input_size=_SIZE,
             mean=(_MEAN, _MEAN, _MEAN),
             std=(_STD, _STD, _STD),
+            # The network has learned renderings: there they say what they are said to say.
+            probe=BUILTIN,
             out=out,
             cache_dir=cache_dir,
             seed=seed,
             overwrite=True,
-        ),
-        progress,
-    )
-    tracked = _most_changed(out)
-    result.embed = embed(
-        EmbedOptions(
-            anchors=ANCHORS, units=tracked, layers=LAYERS[-1:], out=out, cache_dir=cache_dir, seed=seed
         ),
         progress,
     )
@@ -107,12 +97,11 @@ def demo(
         common += ["--seed", str(seed)]
     if cache_dir is not None:
         common += ["--cache-dir", str(cache_dir)]
-    dissected = ["cmon", "dissect", str(checkpoints), "--layer", ",".join(LAYERS), "--input-size", str(_SIZE)]
-    dissected += ["--probe", BUILTIN]
-    embedded = ["cmon", "embed", "--anchors", ",".join(ANCHORS), "--units", ",".join(map(str, tracked))]
+    by_hand = ["cmon", "run", str(checkpoints), "--layer", ",".join(LAYERS), "--probe", BUILTIN]
+    by_hand += ["--input-size", str(_SIZE), "--anchors", ",".join(ANCHORS)]
     result.commands = [
-        shlex.join([*dissected, *numbers, *common]),
-        shlex.join([*embedded, "--layer", LAYERS[-1], *common]),
+        shlex.join([*by_hand, *numbers, *common]),
+        shlex.join(["cmon", "units", str(out), "--layer", LAYERS[-1], *common[2:]]),
     ]
     return result
 
@@ -185,18 +174,3 @@ def _accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     model.eval()
     right = torch.cat([model(part).argmax(1) for part in torch.split(images, _BATCH)]) == labels
     return float(right.float().mean())
-
-
-def _most_changed(out: Path, count: int = 3) -> tuple[int, ...]:
-    """The interpretable units of the last layer that had most concepts on their way: worth a look."""
-    from concept_monitor_cli.run import RunFolder
-
-    table = RunFolder.open(out).concepts(layers=LAYERS[-1:])
-    first = table[table["rank"] == 1]
-    last = first[first["epoch"] == first["epoch"].max()].set_index("unit")
-    concepts = first.groupby("unit")["concept"].nunique()
-    # Sorted by what a reader wants to see: certain in the end, and far from where it began; ties by number.
-    order = np.lexsort(
-        (concepts.index.to_numpy(), -concepts.to_numpy(), last.loc[concepts.index, "p_value"].to_numpy())
-    )
-    return tuple(int(concepts.index[i]) for i in order[:count])

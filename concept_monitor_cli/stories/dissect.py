@@ -74,7 +74,9 @@ class DissectResult:
         floor_passes: how often a network with random weights was run for floors; not in `forward_passes`.
         forward_seconds: time inside the networks.
         images: number of probing images.
-        findings: what the run says, in sentences; none where other shares of it are not done yet.
+        layers: of the tables that were written.
+        whole: whether no other share of the checkpoints is left to be done.
+        findings: what the run says, in sentences; none where it is not whole.
     """
 
     out: Path
@@ -84,6 +86,8 @@ class DissectResult:
     floor_passes: int = 0
     forward_seconds: float = 0.0
     images: int = 0
+    layers: tuple[str, ...] = ()
+    whole: bool = False
     findings: list[Finding] = field(default_factory=list)
 
 
@@ -173,7 +177,8 @@ def dissect_study(
     if architecture is not None:
         result.images = len(study.context.probe)
         study.warn_of_few_images()
-        if _is_whole(study, run):
+        result.whole = _is_whole(study, run)
+        if result.whole:
             common = {item.name: getattr(options, item.name) for item in fields(CommonOptions)}
             result.findings = conclude_run(
                 run, ReadingOptions(**common), study.context, resample=options.stability, progress=progress
@@ -269,6 +274,7 @@ def dissect_network(
     """
     require_numbers(study, architecture, checkpoint, file)
     pieces = pieces_of(study, architecture, checkpoint)
+    result.layers = tuple(dict.fromkeys(piece.layer.name for piece in pieces))
     if begin is not None:
         begin(run)
     run.check_settings(describe.settings(study, architecture))

@@ -21,8 +21,15 @@ from concept_monitor_cli.options import CommonOptions, EmbedOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.report.embedding_figures import embedding_panels, trajectories
 from concept_monitor_cli.report.style import save
-from concept_monitor_cli.run import RunFolder
-from concept_monitor_cli.space import concept_words, default_anchors, parse_anchors, project, unit_vectors
+from concept_monitor_cli.run import TABLES, RunFolder
+from concept_monitor_cli.space import (
+    concept_words,
+    default_anchors,
+    misspelt,
+    parse_anchors,
+    project,
+    unit_vectors,
+)
 from concept_monitor_cli.store import Store
 from concept_monitor_cli.study.context import NO_ENCODER
 from concept_monitor_cli.wording import counted
@@ -95,11 +102,22 @@ def embed(options: EmbedOptions, progress: Progress = SILENT) -> EmbedResult:
     Raises:
         InputError: there is no run, or no such layer, unit or epoch in it.
     """
+    import pandas as pd
+
     run = RunFolder.open(options.out)
-    table = _table(run, options)
-    detector = str(table["detector"].iloc[0])
-    anchors = _anchors(options, table, progress)
-    check_units(options.units, table)
+    asked = _table(run, options)
+    detector = str(asked["detector"].iloc[0])
+    others = _others(run, asked, detector)
+    # In the order of the run's table, whatever was asked for: the same units get the same places.
+    table = pd.concat([asked, others]).sort_values(
+        list(TABLES["concepts"].order), kind="stable", ignore_index=True
+    )
+    if len(others):
+        progress.notice(
+            f"placed anew with the rest, in one coordinate system: {', '.join(sorted(set(others['layer'])))}"
+        )
+    anchors = _anchors(options, asked, progress)
+    check_units(options.units, asked)
     encoder, templates = run_encoder(run, options, progress)
     store = Store(options.cache, progress=progress)
 
@@ -128,6 +146,8 @@ def embed(options: EmbedOptions, progress: Progress = SILENT) -> EmbedResult:
     stars = _frame(anchors, points[len(placed.units) :])
     run.write_csv("anchors", stars)
 
+    wanted = _moments(units).isin(set(_moments(asked)))
+    units = units[wanted]
     result = EmbedResult(options.out, units=len(units), anchors=anchors)
     layers = units["layer"].astype(str)
     for layer, epoch in sorted(set(zip(layers, units["epoch"].astype(int), strict=True))):
@@ -173,9 +193,32 @@ def _table(run: RunFolder, options: EmbedOptions) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
+def _others(run: RunFolder, asked: pd.DataFrame, detector: str) -> pd.DataFrame:
+    """The rows of the concept table that are on the map already and were not asked for this time."""
+    path = run.tables / "embedding.csv"
+    if not path.is_file():
+        return asked.iloc[:0]
+    before = TABLES["embedding"].read_csv(path)
+    known = set(_moments(before[before["detector"] == detector])) - set(_moments(asked))
+    table = run.concepts()
+    return table[(table["detector"] == detector) & _moments(table).isin(known)]
+
+
+def _moments(rows: pd.DataFrame) -> pd.Series[str]:
+    """Layer, epoch and checkpoint of each row in one."""
+    return rows["layer"].astype(str) + "/" + rows["epoch"].astype(str) + "/" + rows["checkpoint"].astype(str)
+
+
 def _anchors(options: EmbedOptions, table: pd.DataFrame, progress: Progress) -> tuple[str, ...]:
     if options.sources.get("anchors", "default") != "default" or options.anchors:
-        return parse_anchors(options.anchors)
+        anchors = parse_anchors(options.anchors)
+        for word, meant in misspelt(anchors, concept_words(table)).items():
+            progress.warning(
+                f"the anchor {word!r} is no concept of this run: did you mean {meant!r}? It stands "
+                f"where the encoder "
+                "puts these letters"
+            )
+        return anchors
     anchors = default_anchors(table, _DEFAULT_ANCHORS)
     progress.notice(
         f"no --anchors given: concepts that many units of the last epoch have, {', '.join(anchors)}"

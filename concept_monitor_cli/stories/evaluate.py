@@ -92,7 +92,7 @@ def evaluate(options: EvaluateOptions, progress: Progress = SILENT) -> EvaluateR
     measures = make_measures(options.measures, options)
     bench = Bench(options, progress)
     check_units(options.units, bench.opened.table)
-    result = EvaluateResult(options.root, classes=bench.describe_classes())
+    result = EvaluateResult(options.out, classes=bench.describe_classes())
     trials = Trials(measures, asked=bool(options.measures))
     with progress.task("judging labels", None, "sets of labels") as advance:
         if options.grid:
@@ -106,7 +106,7 @@ def evaluate(options: EvaluateOptions, progress: Progress = SILENT) -> EvaluateR
     result.notices = [*trials.finish(progress), *bench.notices]
     tables = trials.tables()
     if not tables:
-        raise trials.nothing(options.root)
+        raise trials.nothing(options.out)
     if options.grid:
         # What is behind the numbers would fill a table for every cell.
         tables = {"evaluation-grid": tables["evaluation"]} if "evaluation" in tables else {}

@@ -100,7 +100,7 @@ def factors(options: FactorsOptions, progress: Progress = SILENT) -> FactorsResu
             factors, or a file of superclasses that does not fit.
     """
     # The classifier and bases of the run are of use, whichever layers are asked for.
-    opened = OpenRun(options.root, replace(options, layers=()), progress)
+    opened = OpenRun(options.out, replace(options, layers=()), progress)
     plain = [each for each in recorded_layers(opened, opened.name) if split_name(each.layer)[1] == ORDINARY]
     classes = _classes(opened, options.superclasses)
     chosen, outputs = _layers(plain, classes, options, progress)
@@ -238,7 +238,7 @@ def _layers(
     if missing:
         raise InputError(
             f"the run has recorded no activations of {missing[0]}",
-            where=options.root,
+            where=options.out,
             hint=f"it has: {', '.join(names)}",
         )
     if options.layers:
@@ -255,7 +255,7 @@ def _layers(
         if not names:
             raise InputError(
                 "all layers of the run have activations below 0, which non-negative factors cannot make",
-                where=options.root,
+                where=options.out,
                 hint="dissect layers behind their ReLU, or count them as 0 with --rectify",
             )
     by_epoch: dict[int, list[RecordedLayer]] = {}
@@ -267,7 +267,7 @@ def _layers(
     if partial:
         progress.notice(f"epochs {', '.join(map(str, partial))} lack a layer and are left out")
     if not whole:
-        raise InputError("no epoch of the run has all of these layers", where=options.root)
+        raise InputError("no epoch of the run has all of these layers", where=options.out)
     return whole, outputs
 
 

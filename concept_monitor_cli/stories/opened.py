@@ -155,6 +155,19 @@ class OpenRun:
             return self._given.encoder, list(self._given.templates)
         return run_encoder(self.run, self.options, self.progress)
 
+    def embedded(self, text: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """A text in the space of words, `(D,)` of unit length.
+
+        Raises:
+            InputError: the run has no encoder, or it cannot embed this text.
+        """
+        encoder, templates = self._encoder
+        vector = embed_texts(self.store, encoder, [text], template=templates or None, progress=self.progress)[
+            0
+        ].astype(np.float64)
+        unit: np.ndarray[Any, np.dtype[np.float64]] = vector / np.linalg.norm(vector)
+        return unit
+
     def placed(self, history: History) -> UnitVectors | None:
         """The live units of a layer in the space of words.
 

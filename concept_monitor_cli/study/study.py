@@ -32,11 +32,18 @@ from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.models.build import ModelSource, resolve_model
 from concept_monitor_cli.models.dependencies import weights_of_layers
 from concept_monitor_cli.models.device import resolve_device
-from concept_monitor_cli.models.layers import LayerInfo, describe_layers, is_pattern, resolve_layers
+from concept_monitor_cli.models.layers import (
+    LayerInfo,
+    describe_layers,
+    is_pattern,
+    list_layers,
+    resolve_layers,
+)
 from concept_monitor_cli.models.live import LiveSource
 from concept_monitor_cli.models.preprocess import grey, target_preprocessing
 from concept_monitor_cli.models.pretrained import pretrained_files
-from concept_monitor_cli.options import DissectOptions, Shard, split_name
+from concept_monitor_cli.models.stages import LAST, stages
+from concept_monitor_cli.options import AUTO, DissectOptions, Shard, split_name
 from concept_monitor_cli.probe import (
     Geometry,
     Pixels,
@@ -178,6 +185,8 @@ class Study:
     _scratch: tempfile.TemporaryDirectory[str] | None = None
     _architectures: dict[tuple[Any, ...], Architecture] = field(default_factory=dict)
     looks: dict[str, Look] = field(default_factory=dict)
+    #: Layers of which a long note was said.
+    told: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         specs, model = pretrained_files(self.options.checkpoints, self.options.model)
@@ -197,6 +206,7 @@ class Study:
         )
         study._architectures = self._architectures
         study.looks = self.looks
+        study.told = self.told
         study._before = {*self._before, *(file.path for file in self.__dict__.get("files", ()))}
         kept = ("reader", "store", "device", "listed_probe", "encoder", "concepts", "context")
         study.__dict__.update({name: self.__dict__[name] for name in kept if name in self.__dict__})
@@ -475,7 +485,8 @@ class Study:
             self.notice(note)
         self.notice(source.describe())
         # Before the probing images are opened, which may take long: a slip in a name should be told at once.
-        names = resolve_layers(model, [split_name(name)[0] for name in options.layers])
+        named = [split_name(name)[0] for name in options.layers if name != AUTO]
+        names = resolve_layers(model, named) if named or AUTO not in options.layers else []
         wanted = target_preprocessing(
             source,
             input_size=options.input_size,
@@ -494,6 +505,12 @@ class Study:
                 f"{wanted.source}; the whole frame is shown, so that masks line up",
             )
         size = wanted.geometry.size
+        if AUTO in options.layers:
+            last = self._last_stages(source, model, size)
+            names = list(dict.fromkeys([*names, *last]))
+            self.notice(
+                f"layers: auto, the last stages of the network: {', '.join(last)}. `cmon layers` shows others"
+            )
         layers, weights = self._traced(source, model, names, size)
         self._say_left_out(names, layers)
         if layers[0].channels == 1:
@@ -565,6 +582,21 @@ class Study:
             }
             self.store.put(key, {}, meta).close()
         return layers, needed
+
+    def _last_stages(self, source: ModelSource, model: nn.Module, size: int) -> list[str]:
+        """The layers of `--layer auto`."""
+        try:
+            found = list_layers(model, size)
+        except InputError:
+            raise
+        except CmonError:
+            model = source.build(device="cpu")
+            found = list_layers(model, size)
+        if not found:
+            raise InputError(
+                "no layer of this network can be read", where=source.label, hint="name one with --layer"
+            )
+        return [layer.name for layer in stages(model, found)[-LAST:]]
 
     def _say_left_out(self, names: Sequence[str], layers: Sequence[LayerInfo]) -> None:
         """Say which layers a pattern named, and which of them cannot be read."""

@@ -112,6 +112,15 @@ def test_layers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert layers["layer3"]["units"] == 64
     assert layers["layer3"]["shape"] == [64, 8, 8]
     assert layers["layer3"]["map_size"] == [8, 8]
+    # The stages; with --all every layer that does not only pass on what it gets.
+    assert list(layers) == ["layer1", "layer2", "layer3"]
+    code, found = answer(capsys, "layers", str(folder), "--all")
+    every = {layer["name"]: layer for layer in found["layers"]}
+    assert len(every) > 20
+    assert "Identity" not in {layer["type"] for layer in every.values()}
+    assert [name for name in every if every[name]["stage"]] == list(layers)
+    assert main(["layers", str(folder)]) == 0
+    assert "--layer auto is layer2,layer3" in capsys.readouterr().out
     assert main(["layers", str(folder), "--match", "layer3*"]) == 0
     text = capsys.readouterr().out
     assert "8 x 8" in text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concept_monitor_cli._torchvision  # noqa: F401 # isort: skip - before torchvision and timm
+
 import pytest
 import torch
 from torch import nn
@@ -27,8 +29,6 @@ def names(model: nn.Module, size: int) -> list[str]:
 def test_networks_of_torchvision(name: str, size: int, expected: list[str]) -> None:
     from torchvision import models
 
-    import concept_monitor_cli._torchvision  # noqa: F401
-
     with torch.device("meta"):
         model = getattr(models, name)()
     assert names(model, size) == expected
@@ -44,8 +44,6 @@ def test_networks_of_torchvision(name: str, size: int, expected: list[str]) -> N
 )
 def test_networks_of_timm(name: str, size: int, expected: list[str]) -> None:
     import timm
-
-    import concept_monitor_cli._torchvision  # noqa: F401
 
     with torch.device("meta"):
         model = timm.create_model(name)

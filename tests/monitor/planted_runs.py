@@ -87,6 +87,7 @@ def noise(seed: int, units: int = UNITS, epochs: Sequence[int] = EPOCHS, layer: 
             "held_out": held_out.tolist(),
             "held_out_chance": [0.5] * len(epochs),
             "held_out_error": [error] * len(epochs),
+            "held_out_measure": ["auc"] * len(epochs),
             "held_out_word": [
                 "weakly" if value - 0.5 >= max(0.03, 2 * error) else "no better than chance"
                 for value in held_out

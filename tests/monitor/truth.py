@@ -33,7 +33,8 @@ class RunFiles:
         path = self.root / "tables" / f"{name}.csv"
         if not path.is_file():
             return []
-        rows: list[Row] = pd.read_csv(path, keep_default_na=False, na_values=[""]).to_dict("records")
+        frame = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"layer": str})
+        rows: list[Row] = frame.to_dict("records")
         return rows
 
     def findings(self) -> list[Row]:
@@ -64,7 +65,7 @@ class RunFiles:
     def random(self, where: str) -> int | None:
         layer, detector = place(where)
         files = sorted((self.root / "untrained").glob(f"*.{detector or '*'}.csv"))
-        rows = [row for file in files for row in pd.read_csv(file, keep_default_na=False).to_dict("records")]
+        rows = [row for file in files for row in read(file).to_dict("records")]
         own = [row for row in rows if row["layer"] == layer and row["rank"] == 1]
         return sum(row["interpretable"] and row["state"] == "live" for row in own) if own else None
 
@@ -75,6 +76,10 @@ class RunFiles:
             if row["category"] == "all" and row["epoch"] == epoch
         )
         return row
+
+
+def read(file: Path) -> pd.DataFrame:
+    return pd.read_csv(file, keep_default_na=False, dtype={"layer": str})
 
 
 def place(where: str) -> tuple[str, str | None]:
@@ -199,6 +204,23 @@ def _(run, where, auc, chance, epoch, word):
         same(auc, row["held_out"]),
         same(chance, row["held_out_chance"]),
         row["held_out"] > row["held_out_chance"],
+        row["held_out_measure"] == "auc",
+        HELD[row["held_out_word"]] == word,
+        int(epoch) == run.epochs(where)[-1],
+    ]
+
+
+@reads(
+    r"(.+?): on images that had no part in choosing them, labels overlap their units with IoU #, "
+    r"labels of other units #, at epoch #: (.+)"
+)
+def _(run, where, iou, chance, epoch, word):
+    row = run.whole(where, int(epoch))
+    return [
+        same(iou, row["held_out"]),
+        same(chance, row["held_out_chance"]),
+        row["held_out"] > row["held_out_chance"],
+        row["held_out_measure"] == "iou",
         HELD[row["held_out_word"]] == word,
         int(epoch) == run.epochs(where)[-1],
     ]
@@ -335,15 +357,16 @@ def _(run, where, count, live, concept, epoch):
 
 
 @reads(
-    r"(.+?): labels hold no better than chance on images that had no part in choosing them \(AUC #, "
+    r"(.+?): labels hold no better than chance on images that had no part in choosing them \((AUC|IoU) #, "
     r"labels of other units "
     r"#, epoch #\): trust no single label\. More photos, or photos and words that fit the network: "
     r"--probe, --concepts"
 )
-def _(run, where, auc, chance, epoch):
+def _(run, where, measure, value, chance, epoch):
     row = run.whole(where, int(epoch))
     return [
-        same(auc, row["held_out"]),
+        row["held_out_measure"] == measure.lower(),
+        same(value, row["held_out"]),
         same(chance, row["held_out_chance"]),
         row["held_out_word"] == "no better than chance",
     ]

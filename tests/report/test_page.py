@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from report_runs import DETECTOR, info, make_images, make_run, write_layer
 
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.monitor.history import histories
+from concept_monitor_cli.monitor.lives import unit_lives
 from concept_monitor_cli.options import EpochFilter, ReportOptions
 from concept_monitor_cli.probe import load_probe
 from concept_monitor_cli.report.images import PER_SHEET, make_sheets
@@ -66,6 +69,16 @@ def content(run: Path) -> dict[str, Any]:
     page = (run / "report.html").read_text(encoding="utf-8")
     result: dict[str, Any] = json.loads(parse(page).texts["cmon-data"])
     return result
+
+
+def test_a_page_leads_with_what_the_run_says(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", layers={"layer4": 60}, epochs=(0, 5, 10), embed=False)
+    report(ReportOptions(out=run.root, images=0))
+    found = content(run.root)["findings"]
+    assert "growth" in {row["kind"] for row in found}
+    assert all(row["sentence"] and row["evidence"] for row in found)
+    assert [row["caution"] for row in found] == sorted(row["caution"] for row in found)
+    assert content(run.root)["caption"] == ""
 
 
 # -- packing -------------------------------------------------------------------------------------
@@ -381,3 +394,26 @@ def test_too_many_units_keep_their_best_concept_only(
     result = report(options(known))
     assert content(known.root)["series"][0]["ranks"] == 1
     assert any("Only the best of 2 concepts" in sentence for sentence in result.left_out)
+
+
+def test_changes_beyond_luck_are_shown_only_where_they_are_of_these_labels(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", layers={"layer4": 50}, epochs=(0, 5, 10), embed=False)
+    (history,) = histories(run.concepts())
+    taken = np.zeros(history.labels.shape, dtype=bool)
+    taken[:4, 1] = taken[7, 2] = True
+    run.write_csv("units", unit_lives(history, confident=taken))
+    at, column = np.nonzero(taken)
+    words = dict.fromkeys(("from_concept", "from_category", "to_concept", "to_category", "checkpoint"), "")
+    rows = {"epoch": history.epochs[column], "unit": history.units[at], "from_epoch": 0, "confidence": 1.0}
+    place = {"layer": "layer4", "detector": DETECTOR}
+    run.write_csv("changes", pd.DataFrame({**rows, **place, **words}))
+    report(ReportOptions(out=run.root, images=0))
+    shown = content(run.root)["series"][0]["statistics"]
+    assert shown["sure"] == [None, 4, 1]
+    live = [int((history.live[:, t] & (history.previous[:, t] >= 0)).sum()) for t in (1, 2)]
+    assert shown["sure_by_luck"] == [None, *(round(0.031 * count) for count in live)]
+    # A table of other labels says nothing of these.
+    other = unit_lives(history, confident=taken)
+    run.write_csv("units", other.assign(label_changes=other["label_changes"] + 1))
+    report(ReportOptions(out=run.root, images=0))
+    assert content(run.root)["series"][0]["statistics"]["sure"] == [None] * 3

@@ -289,6 +289,34 @@ def test_a_unit_opens_from_the_picture_and_shows_its_life(known: Path, visit: Ca
     until(page, "document.querySelectorAll('#followed li').length === 1")
 
 
+def test_the_tip_follows_the_epoch(known: Path, visit: Callable[..., Opened]) -> None:
+    page = visit().open(known)
+    canvas = page.locator("#space-canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    assert box is not None
+    scale = min(box["width"] - 48, box["height"] - 48) / 10
+    page.mouse.move(box["x"] + box["width"] / 2 + 0.9 * scale, box["y"] + box["height"] / 2)
+    page.wait_for_selector("#tip:not([hidden])")
+    assert "dog" in page.inner_text("#tip")
+    for _ in range(2):
+        page.keyboard.press("ArrowLeft")
+    until(page, "document.querySelector('#epoch-name b').textContent === '0'")
+    until(page, "document.querySelector('#tip').innerText.includes('red')")
+    assert "Unit 0" in page.inner_text("#tip")
+    page.mouse.move(5, 5)
+    page.wait_for_selector("#tip", state="hidden")
+
+
+def test_the_page_begins_with_what_the_run_says(known: Path, visit: Callable[..., Opened]) -> None:
+    page = visit().open(known)
+    assert page.locator("main > section").first.get_attribute("id") == "findings"
+    said = texts(page.locator("#findings-list li > bdi"))
+    told = page.evaluate("JSON.parse(document.getElementById('cmon-data').textContent).findings")
+    assert said == [f"{row['sentence']}." for row in told]
+    assert said
+
+
 def test_images_are_drawn_and_named(known: Path, visit: Callable[..., Opened]) -> None:
     page = visit().open(known, "#unit-1-0-9")
     page.wait_for_selector("#unit[open]")

@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from concept_monitor_cli import __version__
+from concept_monitor_cli.monitor.confidence import FALSE_CHANGES
 from concept_monitor_cli.monitor.findings import caption
 from concept_monitor_cli.monitor.history import UNCATEGORISED, History, category_order
 from concept_monitor_cli.monitor.lives import unit_lives
@@ -52,6 +53,7 @@ class Tables:
         anchors: `anchors.csv`.
         statistics: `statistics.csv`.
         units: `units.csv`.
+        changes: `changes.csv`.
         remarks: what is missing or out of date, and the command that makes it.
     """
 
@@ -60,6 +62,7 @@ class Tables:
     anchors: pd.DataFrame | None = None
     statistics: pd.DataFrame | None = None
     units: pd.DataFrame | None = None
+    changes: pd.DataFrame | None = None
     remarks: list[str] = field(default_factory=list)
 
 
@@ -74,7 +77,14 @@ def read_tables(run: RunFolder, concepts: pd.DataFrame) -> Tables:
         path = run.tables / f"{name}.csv"
         return TABLES[name].read_csv(path) if path.is_file() else None
 
-    tables = Tables(concepts, read("embedding"), read("anchors"), read("statistics"), read("units"))
+    tables = Tables(
+        concepts,
+        read("embedding"),
+        read("anchors"),
+        read("statistics"),
+        read("units"),
+        read("changes"),
+    )
     if tables.embedding is None or tables.anchors is None:
         tables.remarks.append(
             "Positions in concept space are missing: run “cmon embed --anchors WORDS”, then “cmon report”."
@@ -266,9 +276,33 @@ def _statistics_json(history: History, tables: Tables, categories: Sequence[str]
         "interpretable": whole["interpretable"].astype(int).tolist(),
         "distinct": whole["distinct_concepts"].astype(int).tolist(),
         "changed": [None, *changed[1:]],
+        **_sure_changes(history, tables),
         **spreads,
         "anchor_distance": [_number(value) for value in whole["anchor_distance"]],
         "categories": interpretable.astype(int).T.to_numpy().tolist(),
+    }
+
+
+def _sure_changes(history: History, tables: Tables) -> dict[str, list[int | None]]:
+    """Changes that other images would not undo, a value per epoch, and how many of them luck gives.
+
+    None where they were not tested on these labels.
+    """
+    nothing: list[int | None] = [None] * len(history.epochs)
+    units = None if tables.units is None else _of(tables.units, history)
+    current = (
+        units is not None
+        and units["unit"].tolist() == history.units.tolist()
+        and units["label_changes"].tolist() == history.changed.sum(axis=1).tolist()
+        and not units["confident_changes"].isna().any()
+    )
+    if tables.changes is None or not current:
+        return {"sure": nothing, "sure_by_luck": nothing}
+    at = _of(tables.changes, history)["epoch"].value_counts()
+    could = (history.live & (history.previous >= 0)).sum(axis=0).tolist()
+    return {
+        "sure": [None, *(int(at.get(epoch, 0)) for epoch in history.epochs[1:].tolist())],
+        "sure_by_luck": [None, *(round(FALSE_CHANGES * units) for units in could[1:])],
     }
 
 

@@ -3,6 +3,7 @@
 const METRICS = [
   ["categories", "Categories", "Interpretable units by the category of their concept."],
   ["distinct", "Distinct concepts", "Different concepts among the interpretable units."],
+  ["sure", "Changes", "Units that took another concept in a way that other probing images would not undo; dashed: what luck gives."],
   ["changed", "Relabelled", "Units with another concept than when they were last alive, whatever the reason; dashed: what two halves of the images give by luck."],
   ["dead", "Dead", "Units whose activation is the same on every image."],
   ["effective", "Different units", "Effective number of different units, by their activations; dashed: independent units on as many images."],
@@ -13,6 +14,7 @@ const METRICS = [
 
 // What a number is to be compared with, drawn as dashed lines.
 const FLOORS = {
+  sure: ["sure_by_luck"],
   changed: ["changed_by_luck"],
   effective: ["effective_chance"],
   held_out: ["held_out_chance"],
@@ -90,7 +92,8 @@ function showCards() {
     small.textContent = `of ${whole.format(s.units[t])} · ${percent(s.interpretable[t], s.units[t])}`;
     more.textContent = [
       count(s.distinct[t], "concept"),
-      s.changed[t] === null ? null : `${whole.format(s.changed[t])} relabelled${s.changed_by_luck[t] === null ? "" : ` (by luck ${whole.format(s.changed_by_luck[t])})`}`,
+      s.sure[t] !== null ? `${count(s.sure[t], "change")} (by luck ${whole.format(s.sure_by_luck[t])})`
+        : s.changed[t] === null ? null : `${whole.format(s.changed[t])} relabelled${s.changed_by_luck[t] === null ? "" : ` (by luck ${whole.format(s.changed_by_luck[t])})`}`,
       s.dead[t] ? `${whole.format(s.dead[t])} dead` : null,
       s.effective[t] === null ? null : `as different as ${number(s.effective[t])} units`,
       s.held_out[t] === null ? null : `held out: ${plain(s.held_out_word[t])}, ${number(s.held_out[t])} (chance ${number(s.held_out_chance[t])})`,

@@ -249,7 +249,7 @@ function start() {
   buildFactors();
   listen(["series", "epoch"], () => { showCards(); showEpoch(); markCharts(); markDynamics(); markFactors(); });
   listen(["series", "epoch", "query", "followed", "dark"], (changed) => {
-    space.hover = -1;
+    followHover(changed);
     const before = shown;
     shown = { series: state.series, epoch: state.epoch };
     if (before.series === state.series && before.epoch !== state.epoch && current().place && current().at(state.epoch) >= 0) {

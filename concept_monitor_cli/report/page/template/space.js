@@ -1,7 +1,7 @@
 // The picture of concept space: units as dots, anchors as stars, followed units with their way.
 
 const space = {
-  zoom: 1, panX: 0, panY: 0, hover: -1, from: null, moved: 0, colours: {}, ways: 0,
+  zoom: 1, panX: 0, panY: 0, hover: -1, pointer: null, from: null, moved: 0, colours: {}, ways: 0,
 };
 
 // All layers and epochs share one frame, so that places can be compared.
@@ -332,6 +332,7 @@ function startSpace() {
     const row = nearestUnit(event, 14);
     if (row !== space.hover) { space.hover = row; drawSpace(); }
     canvas.classList.toggle("over", row >= 0);
+    space.pointer = event;
     if (row >= 0) showTip(event, spaceTip(current(), current().at(state.epoch), row));
     else hideTip();
   });
@@ -412,4 +413,15 @@ function follow(which, row, wanted) {
     followed.set(key, DATA.trackColours.find((colour) => !used.has(colour)) || DATA.trackColours[followed.size % DATA.trackColours.length]);
   } else followed.delete(key);
   update({ followed });
+}
+
+// The unit under the pointer stays the one that is told of while the epochs go by.
+function followHover(changed) {
+  const t = current().at(state.epoch);
+  if (space.hover < 0 || $("tip").hidden || changed.has("series") || changed.has("everything") || t < 0) {
+    if (space.hover >= 0) hideTip();
+    space.hover = -1;
+    return;
+  }
+  showTip(space.pointer, spaceTip(current(), t, space.hover));
 }
