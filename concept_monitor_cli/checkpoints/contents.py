@@ -40,6 +40,8 @@ _OTHER_STATE = (
     *("hyper_parameters", "hparams", "config", "cfg", "args", "datamodule", "sampler", "dataloader"),
 )
 
+_AVERAGED_WORD = re.compile(r"(?:^|_)(?:ema|swa|teacher)(?:_|$)")
+
 _EPOCH_NAMES = ("epoch", "current_epoch", "cur_epoch", "epochs_run", "epoch_num")
 _STEP_NAMES = ("global_step", "global_steps", "step", "iteration", "iter", "num_updates", "train_steps")
 _META_NAMES = ("meta", "metadata", "state", "trainer_state", "train_state", "app")
@@ -98,11 +100,13 @@ def find_weights(
         return None, ()
     best = found[0][0][0]
     ties = [weights for rank, weights in found if rank[0] == best]
-    if best == _UNKNOWN and len(ties) > 1:
-        fitting = [weights for weights in ties if known is not None and known(weights.tensors)]
-        if len(fitting) != 1:
+    if best in (_UNKNOWN, _AVERAGE) and len(found) > 1:
+        unknown = [weights for rank, weights in found if rank[0] == _UNKNOWN]
+        fitting = [weights for weights in unknown if known is not None and known(weights.tensors)]
+        if len(fitting) == 1:  # `g` beside `g_ema`
+            return fitting[0], tuple(weights for weights in others if weights is not fitting[0])
+        if best == _UNKNOWN and len(ties) > 1:
             return None, tuple(others)
-        return fitting[0], tuple(weights for weights in others if weights is not fitting[0])
     return others[0], tuple(others[1:])
 
 
@@ -200,7 +204,7 @@ def _walk(value: object, path: tuple[str, ...], depth: int, left: list[int]) -> 
         lacking = tuple(
             key for key, item in entries.items() if isinstance(key, str) and _stands_for_weights(key, item)
         )
-        averaged = _rank(path, depth)[0] == _AVERAGE or any(name.lower() in AVERAGED for name in path)
+        averaged = _rank(path, depth)[0] == _AVERAGE or any(map(is_averaged, path))
         yield _rank(path, depth), Weights(".".join(path), direct, averaged, lacking, whole)
     else:
         yield from _of_weight_averaging(entries, inner) if depth == 0 else inner
@@ -225,9 +229,19 @@ def _of_weight_averaging(entries: Mapping[Any, Any], found: list[_Ranked]) -> It
             yield rank, weights
 
 
+def is_averaged(name: str) -> bool:
+    """Whether a name is that of a running average: `ema`, `g_ema`, `teacher_backbone`.
+
+    >>> is_averaged("g_ema"), is_averaged("schema")
+    (True, False)
+    """
+    lowered = name.lower()
+    return lowered in AVERAGED or _AVERAGED_WORD.search(lowered) is not None
+
+
 def _rank(path: tuple[str, ...], depth: int) -> tuple[int, int, int]:
     names = [name.lower() for name in path]
-    if any(name in AVERAGED for name in names):
+    if any(map(is_averaged, names)):
         return _AVERAGE, 0, depth
     if any(name in TRAINED for name in names):
         return _TRAINED, 0, depth

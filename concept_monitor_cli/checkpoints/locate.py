@@ -15,7 +15,7 @@ from itertools import combinations
 from math import prod
 
 from concept_monitor_cli.checkpoints.architectures import MASK, Shape, Shapes, is_volatile, name_hash, numel
-from concept_monitor_cli.checkpoints.contents import AVERAGED
+from concept_monitor_cli.checkpoints.contents import is_averaged
 from concept_monitor_cli.checkpoints.prefixes import strip_prefixes
 from concept_monitor_cli.checkpoints.recognition import Recognition, shipped_index
 
@@ -123,7 +123,7 @@ def _located(items: tuple[tuple[str, Shape], ...]) -> Located | None:
 def is_average(prefix: str) -> bool:
     """Whether a prefix says that what follows is a running average of another network."""
     parts = prefix.lower().split(".")
-    return any(part in AVERAGED or part == "target" for part in parts)
+    return any(is_averaged(part) or part == "target" for part in parts)
 
 
 def _nodes(shapes: Shapes) -> Iterator[tuple[str, int]]:

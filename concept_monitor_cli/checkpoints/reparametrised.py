@@ -156,13 +156,17 @@ def _spectral_norm(name: str, weight: Tensor, u: Tensor, v: Tensor | None, lazy:
     return weight / torch.dot(u, matrix @ v)
 
 
+# The module's names, and a mask of its weight.
+_MASK = re.compile(r"((?:.*?\.)?)(?:weight[._])?(?:[a-z]+_)?mask(?:_weight)?", re.IGNORECASE)
+
+
 def _fold_masks_beside(state: dict[str, Tensor], lazy: bool) -> dict[str, Tensor]:
-    """`weight` with `weight_mask` or `mask` of its shape beside it."""
+    """`weight` with `weight_mask`, `mask`, `pruning_mask` or the like of its shape beside it."""
     masks: dict[str, str] = {}
     for name, mask in state.items():
-        module, _, last = name.rpartition(".")
-        if last in ("mask", "weight_mask"):
-            weight = f"{module}.weight" if module else "weight"
+        found = _MASK.fullmatch(name)
+        if found is not None:
+            weight = f"{found[1]}weight"
             there = state.get(weight)
             if there is not None and there.shape == mask.shape and mask.ndim >= 2 and _is_mask(mask, lazy):
                 masks[weight] = name

@@ -176,10 +176,10 @@ BOMBS = {
 def test_a_pickle_that_would_take_all_memory_or_time(tmp_path: Path, name: str, form: str) -> None:
     path = tmp_path / "c.pt"
     put(path, BOMBS[name], form)
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(InputError):
         load_checkpoint(path)
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20
 
 
 def test_a_zip_bomb(tmp_path: Path) -> None:

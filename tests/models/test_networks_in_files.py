@@ -172,6 +172,8 @@ def test_a_network_of_the_users_own_keeps_its_names(tmp_path: Path) -> None:
             "current_model_state",
             ("state_dict",),
         ),
+        (lambda a, b: {"g": a, "g_ema": b}, "g", ("g_ema",)),
+        (lambda a, b: {"body": a, "ema": b, "queue": {"keys": torch.ones(3, 3)}}, "body", ("ema",)),
         (lambda a, b: {"backbone": a, "head": {"weight": torch.ones(3, 3)}}, "backbone", ()),
         (lambda a, b: {"online_network": a, "target_network": b}, "online_network", ("target_network",)),
     ],
@@ -244,7 +246,7 @@ def test_reparametrised_weights_are_folded(
     assert computes_as(network, model)
 
 
-@pytest.mark.parametrize("name", ["mask", "weight_mask"])
+@pytest.mark.parametrize("name", ["mask", "weight_mask", "mask_weight", "weight.mask", "pruning_mask"])
 def test_a_mask_beside_the_weight_is_applied(tmp_path: Path, name: str) -> None:
     weights, true = state(), made()
     for key, value in list(weights.items()):
