@@ -131,7 +131,7 @@ def reordered(Q: Tensor, groups: ImageGroups) -> list[Reordered]:
     images, values = top_images_of_groups(Q, top, groups)
     sizes = set_sizes(firing(Q, groups).groups, top, 1).clamp_min(1)
     found = []
-    for size in sizes.unique().tolist():
+    for size in sorted(set(sizes.tolist())):
         units = (sizes == size).nonzero()[:, 0].to(Q.device)
         found.append(Reordered(units, images[:size, units], values[:size, units]))
     return found

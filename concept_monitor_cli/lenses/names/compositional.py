@@ -36,7 +36,8 @@ from concept_monitor_cli.functional.dissection import (
     shuffled_masks,
 )
 from concept_monitor_cli.lenses.base import Findings
-from concept_monitor_cli.lenses.names.masked import MaskDetector, MaskedUnits, NamedHalf, effect_beyond
+from concept_monitor_cli.lenses.names.mask_halves import NamedHalf
+from concept_monitor_cli.lenses.names.masked import MaskDetector, MaskedUnits, effect_beyond
 from concept_monitor_cli.run import TableSchema
 from concept_monitor_cli.run.traits import LabelKind
 

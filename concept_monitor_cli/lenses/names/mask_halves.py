@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 OTHERS = 8
 
 
-class HalfNamed(Protocol):
+@dataclass(frozen=True)
+class NamedHalf:
     """The labels of units on one half.
 
     Attributes:
@@ -38,17 +40,17 @@ class HalfNamed(Protocol):
 
     labels: Sequence[Hashable | None]
     texts: Sequence[str]
-    places: Tensor | None
+    places: Tensor | None = None
 
 
 class HalvedDetector(Protocol):
     """A detector that can be asked about a half of the images."""
 
-    def named_on(self, masks: UnitMasks, context: Context) -> HalfNamed:
+    def named_on(self, masks: UnitMasks, context: Context) -> NamedHalf:
         """The labels that it gives from these images."""
 
     def ious_of(
-        self, masks: UnitMasks, candidates: Sequence[Sequence[Hashable]], context: Context
+        self, masks: UnitMasks, candidates: Sequence[Sequence[Any]], context: Context
     ) -> NDArray[np.float64]:
         """The IoU of each unit with each of its candidates, `(C, L)`."""
 
@@ -65,7 +67,8 @@ class _SomeImages(Sequence[ImageLabels]):
         return len(self._rows)
 
     def __getitem__(self, index: int) -> ImageLabels:  # type: ignore[override]
-        return self._labels[self._rows[index]]
+        image: ImageLabels = self._labels[self._rows[index]]
+        return image
 
 
 def _on_images(context: Context, rows: NDArray[np.int64]) -> Context:
@@ -108,8 +111,8 @@ def halves_of_masks(
     distance = np.full(len(units), np.nan)
     if named[0].places is not None and named[1].places is not None:
         distance = cosine_distance(named[0].places, named[1].places).cpu().numpy()
-    texts = [np.array(each.texts, dtype=object) for each in named]
-    return Halves(units, *texts, distance, own, chance, measure="iou")
+    concept_a, concept_b = (np.array(each.texts, dtype=object) for each in named)
+    return Halves(units, concept_a, concept_b, distance, own, chance, measure="iou")
 
 
 def _asked(

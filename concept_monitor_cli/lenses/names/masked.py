@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,7 +28,7 @@ from concept_monitor_cli.functional.dissection import (
     share_first,
 )
 from concept_monitor_cli.lenses.base import Detector
-from concept_monitor_cli.lenses.names.mask_halves import halves_of_masks
+from concept_monitor_cli.lenses.names.mask_halves import NamedHalf, halves_of_masks
 from concept_monitor_cli.record.requests import Masks, Recording, read_masks
 from concept_monitor_cli.run.traits import Candidates, Evidence
 
@@ -59,15 +59,6 @@ class MaskedUnits:
     masks: UnitMasks
     live: Tensor
     sparse: NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class NamedHalf:
-    """The labels of units on one half of the images; see `HalfNamed`."""
-
-    labels: Sequence[Hashable | None]
-    texts: Sequence[str]
-    places: Tensor | None = None
 
 
 @dataclass(frozen=True)

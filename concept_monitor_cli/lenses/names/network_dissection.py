@@ -30,7 +30,8 @@ from concept_monitor_cli.functional.dissection import (
 )
 from concept_monitor_cli.functional.embedding import TOP_CONCEPTS, neuron_embedding_from_top
 from concept_monitor_cli.lenses.base import Findings
-from concept_monitor_cli.lenses.names.masked import MaskDetector, MaskedUnits, NamedHalf, effect_beyond
+from concept_monitor_cli.lenses.names.mask_halves import NamedHalf
+from concept_monitor_cli.lenses.names.masked import MaskDetector, MaskedUnits, effect_beyond
 from concept_monitor_cli.run import TableSchema
 
 if TYPE_CHECKING:
