@@ -12,6 +12,7 @@ from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.monitor.statistics import ALL, category_statistics
 from concept_monitor_cli.options import StatsOptions
 from concept_monitor_cli.progress import SILENT, Progress
+from concept_monitor_cli.report.floor_figures import beside_floors, has_floors
 from concept_monitor_cli.report.statistics_figures import (
     categories_by_layer,
     categories_over_epochs,
@@ -71,6 +72,8 @@ def stats(options: StatsOptions, progress: Progress = SILENT) -> StatsResult:
             "categories": categories_by_layer(rows),
             "categories_over_epochs": categories_over_epochs(rows),
         }
+        if has_floors(rows):
+            figures["beside_floors"] = beside_floors(rows)
         if other is not None and options.against is not None:
             beside = other[other["detector"] == detector]
             if len(beside):

@@ -40,7 +40,7 @@ def test_planted_labels_hold_on_the_other_half_and_blind_ones_do_not(
     tmp_path: Path, detector: MaskDetector, copies: int
 ) -> None:
     world = MaskWorld(tmp_path, 80 * copies, copies=copies)
-    planted, names = world.planted(8)
+    planted, names = world.planted(5)  # of objects that are on many photos
     found = asked(world, detector, planted)
     assert found is not None
     assert found.measure == "iou"
@@ -49,8 +49,8 @@ def test_planted_labels_hold_on_the_other_half_and_blind_ones_do_not(
     for name, one, other in zip(names, found.concept_a, found.concept_b, strict=True):
         assert name in one
         assert name in other
-    record = held_out_record(found, np.array([name.split()[0] for name in names], dtype=object), 8.0)
-    assert (record["word"], record["measure"], record["units"]) == ("well", "iou", 8)
+    record = held_out_record(found, np.array([name.split()[0] for name in names], dtype=object), 5.0)
+    assert (record["word"], record["measure"], record["units"]) == ("well", "iou", 5)
     luck = asked(world, detector, world.blind(24, None))
     assert luck is not None
     gain = held_out_summary(
@@ -91,11 +91,14 @@ def test_against_pixels_counted_by_hand(tmp_path: Path, rule: Any) -> None:
     for unit in range(5):
         own, chance = [], []
         for here, column in ((first, found.concept_a), (~first, found.concept_b)):
-            best = [np.argmax(ious(here, each, supported=rule == "supported")) for each in range(5)]
-            assert column[unit] == names[best[unit]]
+            scores = [ious(here, each, supported=rule == "supported") for each in range(5)]
+            best = [int(np.argmax(each)) if max(each) > 0 else -1 for each in scores]
+            assert column[unit] == ("" if best[unit] < 0 else names[best[unit]])
+            if best[unit] < 0:
+                continue
             there = ious(~here, unit, supported=False)
             own.append(there[best[unit]])
-            others = [there[label] for label in best if label != best[unit]]
+            others = [there[label] for label in best if label not in (best[unit], -1)]
             chance.append(np.mean(others))
         assert found.held_out[unit] == pytest.approx(np.mean(own))
         assert found.chance[unit] == pytest.approx(np.mean(chance))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ OTHERS = 8
 
 @dataclass(frozen=True)
 class NamedHalf:
-    """The labels of units on one half of the images.
+    """The labels of units on one half.
 
     Attributes:
         labels: of every unit; `None` for one without.
@@ -50,7 +50,7 @@ class HalvedDetector(Protocol):
         """The labels that it gives from these images."""
 
     def ious_of(
-        self, masks: UnitMasks, candidates: Sequence[Sequence[Hashable]], context: Context
+        self, masks: UnitMasks, candidates: Sequence[Sequence[Any]], context: Context
     ) -> NDArray[np.float64]:
         """The IoU of each unit with each of its candidates, `(C, L)`."""
 
@@ -67,8 +67,8 @@ class _SomeImages(Sequence[ImageLabels]):
         return len(self._rows)
 
     def __getitem__(self, index: int) -> ImageLabels:  # type: ignore[override]
-        labels: ImageLabels = self._labels[self._rows[index]]
-        return labels
+        image: ImageLabels = self._labels[self._rows[index]]
+        return image
 
 
 def _on_images(context: Context, rows: NDArray[np.int64]) -> Context:
@@ -111,8 +111,8 @@ def halves_of_masks(
     distance = np.full(len(units), np.nan)
     if named[0].places is not None and named[1].places is not None:
         distance = cosine_distance(named[0].places, named[1].places).cpu().numpy()
-    text_a, text_b = (np.array(each.texts, dtype=object) for each in named)
-    return Halves(units, text_a, text_b, distance, own, chance, measure="iou")
+    concept_a, concept_b = (np.array(each.texts, dtype=object) for each in named)
+    return Halves(units, concept_a, concept_b, distance, own, chance, measure="iou")
 
 
 def _asked(
