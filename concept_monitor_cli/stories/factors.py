@@ -99,6 +99,7 @@ def factors(options: FactorsOptions, progress: Progress = SILENT) -> FactorsResu
         InputError: no run, no pooled activations, images that are gone, negative activations, too many
             factors, or a file of superclasses that does not fit.
     """
+    check_options(options)
     # The classifier and bases of the run are of use, whichever layers are asked for.
     opened = OpenRun(options.out, replace(options, layers=()), progress)
     plain = [each for each in recorded_layers(opened, opened.name) if split_name(each.layer)[1] == ORDINARY]
@@ -151,6 +152,36 @@ def factors(options: FactorsOptions, progress: Progress = SILENT) -> FactorsResu
     if options.plot_formats:
         _draw(opened, last, near, seen, classes, frames, options, result)
     return result
+
+
+def check_options(options: FactorsOptions) -> None:
+    """Refuse options that would do nothing beside others.
+
+    Raises:
+        InputError: says which.
+    """
+    sparse = options.group_sparse
+    refused = {
+        "--warm": (
+            options.warm and (options.mode != "free" or options.solver == "published"),
+            "begins at the factors of the next epoch, which only --mode free with --solver hals can",
+        ),
+        "--reference": (
+            options.reference is not None and options.mode != "anchored",
+            "is the epoch of --mode anchored",
+        ),
+        "--group-sparse": (
+            sparse and (options.pixels or options.solver == "published"),
+            "is for activations only, by --solver hals: add --no-pixels",
+        ),
+        "--lambda-pixels, --lambda-units": (
+            sparse and bool(options.lambda_pixels or options.lambda_units),
+            "has no part in --group-sparse, where columns have unit length",
+        ),
+    }
+    for where, (wrong, why) in refused.items():
+        if wrong:
+            raise InputError(f"the option {why}", where=where)
 
 
 def _number(value: float) -> float | None:

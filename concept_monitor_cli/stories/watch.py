@@ -146,7 +146,8 @@ def anchored(options: ReadingOptions) -> FactorsOptions:
         before = {int(epoch) for epoch in TABLES["factor-images"].read_csv(path)["epoch"]}
         reference = max(before & epochs, default=None)
     given = {item.name: getattr(options, item.name) for item in fields(ReadingOptions)}
-    return FactorsOptions(**{**given, "plot_formats": ()}, mode="anchored", reference=reference)
+    # Stability takes several more fits each time, of factors that stay.
+    return FactorsOptions(**{**given, "plot_formats": ()}, mode="anchored", reference=reference, starts=0)
 
 
 class Landing:

@@ -29,7 +29,12 @@ from concept_monitor_cli.run import TABLES
 from concept_monitor_cli.stories.activations import RecordedLayer, recorded_layers
 from concept_monitor_cli.stories.dissect import dissect
 from concept_monitor_cli.stories.factor_fits import Block, Blocks, Setting, over_epochs
-from concept_monitor_cli.stories.factors import FactorsResult, factors, read_superclasses
+from concept_monitor_cli.stories.factors import (
+    FactorsResult,
+    check_options,
+    factors,
+    read_superclasses,
+)
 from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.watch import CurrentReport, anchored
 
@@ -320,6 +325,25 @@ def test_superclasses(place: Path, tmp_path: Path) -> None:
     both = rows[rows["place"] == 0].pivot(index="factor", columns="kind", values="name")
     assert [above[name] for name in both["class"]] == both["superclass"].tolist()
     assert np.allclose(rows[rows["kind"] == "superclass"]["chance"], 0.5)
+
+
+@pytest.mark.parametrize(
+    ("more", "where"),
+    [
+        ({"warm": True}, "--warm"),
+        ({"warm": True, "mode": "free", "solver": "published"}, "--warm"),
+        ({"reference": 3}, "--reference"),
+        ({"group_sparse": True}, "--group-sparse"),
+        ({"group_sparse": True, "pixels": False, "solver": "published"}, "--group-sparse"),
+        ({"group_sparse": True, "pixels": False, "lambda_units": 0.1}, "--lambda-units"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(more: dict[str, object], where: str) -> None:
+    with pytest.raises(InputError) as refused:
+        check_options(FactorsOptions(**more))  # type: ignore[arg-type]
+    assert where in str(refused.value.where)
+    check_options(FactorsOptions(warm=True, mode="free"))
+    check_options(FactorsOptions(group_sparse=True, pixels=False, lambda_images=0.1))
 
 
 @pytest.mark.parametrize(
