@@ -16,6 +16,7 @@ from torch import nn
 
 import concept_monitor_cli as cmon
 from concept_monitor_cli.cli.app import run as command
+from concept_monitor_cli.stories.recorder import open_checkpoint
 
 from .conftest import REPOSITORY, LiveBench, own_network, small_network
 
@@ -260,7 +261,6 @@ def test_every_command_reads_the_run(bench: LiveBench, capsys: pytest.CaptureFix
         ["units"],
         ["embed", "--anchors", "red,dog", "--method", "pca"],
         ["dynamics"],
-        ["evaluate", "--measure", "contributions,weights,simulation"],
         ["report"],
     ):
         assert command([*words, *out, *cache, "-q"]) == 0, words
@@ -268,6 +268,9 @@ def test_every_command_reads_the_run(bench: LiveBench, capsys: pytest.CaptureFix
     run = monitor.run
     assert {"statistics", "units", "embedding", "similarity"} <= set(run.tables)
     assert run.plots
+    # `evaluate` opens the checkpoints again: they are those of the tables.
+    for record in run.checkpoints:
+        assert open_checkpoint(record).digest == record.weights
     # What a logger gets are the numbers of the table.
     table = run.table("statistics")
     table = table[(table["category"] == "all") & (table["epoch"] == 1)].iloc[0]
