@@ -131,10 +131,10 @@ class Monitor:
         try:
             visit = self._visitor.visit(model, epoch, name)
         except (CmonError, OSError, MemoryError, RuntimeError) as error:
+            if not self.visits:
+                raise
             if isinstance(error, UnusableCheckpointError):
                 self._visitor.write_failed(epoch, name, error)
-            elif not self.visits:
-                raise
             self.failed[epoch] = error.what if isinstance(error, CmonError) else str(error)
             self._progress.warning(f"{name} is not monitored: {self.failed[epoch]}")
             return None

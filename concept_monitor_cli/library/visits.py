@@ -37,7 +37,13 @@ from concept_monitor_cli.options import BasisSpec
 from concept_monitor_cli.progress import Progress
 from concept_monitor_cli.run import CheckpointRecord, RunFolder
 from concept_monitor_cli.store import atomic_write, write_text_atomic
-from concept_monitor_cli.stories.dissect import DissectResult, combine, dissect_network, write_failed
+from concept_monitor_cli.stories.dissect import (
+    DissectResult,
+    check_place,
+    combine,
+    dissect_network,
+    write_failed,
+)
 from concept_monitor_cli.stories.pieces import open_study
 from concept_monitor_cli.study import Architecture, Study, StudyFile, UnusableCheckpointError, describe
 
@@ -157,7 +163,11 @@ class Visitor:
         saved = checkpoint_of(state, file.path, epoch=epoch, model=spec, config=config)
         study = self._opened(model, saved)
         checkpoint, architecture = self._known(study, model, saved, exact=_is_same(saved, state))
-        self._make_room(study, file, checkpoint)
+        if not self._start_anew:
+            # Before anything is removed.
+            self.run.check_settings(describe.settings(study, architecture))
+            self._make_room(study, file, checkpoint)
+            check_place(self.run, file, checkpoint)
         result = DissectResult(self.run.root)
         if any(spec is not None and spec.fitted for spec in map(BasisSpec.parse, study.options.bases)):
             study.__dict__["last_checkpoint"] = checkpoint
@@ -166,7 +176,6 @@ class Visitor:
             if self._start_anew:
                 self._clear(run)
                 self._start_anew = False
-            run.check_settings(describe.settings(study, architecture))
             if self._keep_weights:
                 _save(file.path, state, epoch, config)
 
@@ -262,21 +271,19 @@ class Visitor:
         Raises:
             InputError: the run begins with other weights: it is another training's.
         """
-        if self._start_anew:
-            return
         records = self.run.checkpoints()
         here = self.run.checkpoint_in(file.folder)
-        if here is None or here.weights in ("", checkpoint.digest):
-            return
+        if here is None or here.weights in ("", checkpoint.digest) or not self._is_own(here):
+            return  # another one's checkpoint is refused in its place, as by a `dissect`
         if not self._written and records[0].epoch == file.epoch:
             raise InputError(
                 f"the run begins at epoch {file.epoch} with other weights: it is another training's",
                 where=self.run.root,
                 hint="write to another folder (out=), or start the run anew (overwrite=True)",
             )
-        later = [record for record in records if record.epoch > file.epoch]
+        later = [record for record in records if record.epoch > file.epoch and self._is_own(record)]
         for record in later:
-            _remove_weights(self.run, record)
+            Path(record.path).unlink(missing_ok=True)
             self.run.drop(record.folder)
         if later:
             epochs = ", ".join(str(record.epoch) for record in later[:5]) + " ..." * (len(later) > 5)
@@ -285,17 +292,15 @@ class Visitor:
                 f"({epochs}) is removed"
             )
 
+    def _is_own(self, record: CheckpointRecord) -> bool:
+        """Whether a visit made it, and no `dissect` of checkpoints that lie elsewhere."""
+        return (self.run.root / WEIGHTS).resolve() in Path(record.path).parents
+
     def _clear(self, run: RunFolder) -> None:
         for record in run.checkpoints():
-            _remove_weights(run, record)
+            if self._is_own(record):
+                Path(record.path).unlink(missing_ok=True)
         run.clear()
-
-
-def _remove_weights(run: RunFolder, record: CheckpointRecord) -> None:
-    """Remove weights that a visit has kept; files of others stay."""
-    folder, path = (run.root / WEIGHTS).resolve(), Path(record.path)
-    if folder in path.parents:
-        path.unlink(missing_ok=True)
 
 
 def _is_same(checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> bool:

@@ -16,6 +16,7 @@ from torch import nn
 
 import concept_monitor_cli as cmon
 from concept_monitor_cli.cli.app import run as command
+from concept_monitor_cli.stories.recorder import open_checkpoint
 
 from .conftest import REPOSITORY, LiveBench, own_network, small_network
 
@@ -96,11 +97,10 @@ TRAINING = """
 import os, signal, sys
 from pathlib import Path
 
-import torch
-
 import concept_monitor_cli as cmon
 from concept_monitor_cli.run import RunFolder
 from tests.library.conftest import LiveBench, own_network
+from tests.library.test_monitor import epoch_of_the_training
 
 root, out, start, fatal = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
 bench, network = LiveBench(root), own_network()
@@ -119,28 +119,37 @@ def then_killed(which):
 RunFolder.write_table, RunFolder.write_checkpoint = then_killed("table"), then_killed("checkpoint")
 monitor = cmon.Monitor(**bench.inputs(out, layers="norm", input_size=32))
 for epoch in range(start, 3):
-    with torch.no_grad():
-        network.conv.weight.fill_(0.01).mul_(epoch + 1).add_(torch.arange(27.).view(3, 3, 3) / 50)
-    monitor(network, epoch)
+    monitor(epoch_of_the_training(network, epoch), epoch)
 """
 
 
-def train(bench: LiveBench, out: str, start: int = 0, fatal: str = "never") -> int:
+def train(bench: LiveBench, start: int = 0, fatal: str = "never") -> int:
     return subprocess.run(
-        [sys.executable, "-c", TRAINING, str(bench.root), out, str(start), fatal],
+        [sys.executable, "-c", TRAINING, str(bench.root), "killed", str(start), fatal],
         cwd=REPOSITORY,
         check=False,
     ).returncode
 
 
-def test_a_training_that_is_killed_leaves_a_run_that_continues(bench: LiveBench) -> None:
-    assert train(bench, "whole") == 0
-    whole = bench.all_tables("whole")
-    for fatal in ("table", "checkpoint"):  # before the second epoch's table, and between it and its record
-        assert train(bench, fatal, fatal=fatal) == -signal.SIGKILL
-        assert cmon.open_run(bench.root / fatal, cache_dir=bench.root / "cache-live").epochs == [0]
-        assert train(bench, fatal, start=1) == 0
-        assert bench.all_tables(fatal) == whole
+def epoch_of_the_training(network: nn.Module, epoch: int) -> nn.Module:
+    """What the network of `TRAINING` is after an epoch."""
+    with torch.no_grad():
+        network.conv.weight.fill_(0.01).mul_(epoch + 1).add_(torch.arange(27.0).view(3, 3, 3) / 50)
+    return network
+
+
+@pytest.mark.parametrize("fatal", ["table", "checkpoint"])
+def test_a_training_that_is_killed_leaves_a_run_that_continues(bench: LiveBench, fatal: str) -> None:
+    """Killed in the second epoch: before its table is written, and between that and its record."""
+    assert train(bench, fatal=fatal) == -signal.SIGKILL
+    killed = cmon.open_run(bench.root / "killed", cache_dir=bench.root / "cache-live")
+    assert killed.epochs == [0]
+    assert train(bench, start=1) == 0
+    whole = cmon.Monitor(**bench.inputs("whole", layers="norm", input_size=32))
+    network = own_network()
+    for epoch in range(3):
+        whole(epoch_of_the_training(network, epoch), epoch)
+    assert bench.all_tables("killed") == bench.all_tables("whole")
 
 
 def changed(network: nn.Module, by: float) -> nn.Module:
@@ -172,6 +181,20 @@ def test_epochs_that_are_trained_once_more_replace_what_was_there(
     assert anew.run.epochs == [0]
 
 
+def test_a_run_of_checkpoints_elsewhere_is_left_alone(bench: LiveBench) -> None:
+    network = small_network()
+    for epoch in (0, 1, 2):
+        save(bench, small_network(epoch), epoch)
+    before = bench.dissected(out="live")
+    shared = bench.inputs(cache_dir=bench.root / "cache")
+    with pytest.raises(cmon.InputError, match="another checkpoint for epoch 1"):
+        cmon.Monitor(**shared)(network, 1)
+    with pytest.raises(cmon.InputError, match="other settings"):
+        cmon.Monitor(**{**shared, "stability": True})(network, 1)
+    assert bench.all_tables("live") == before
+    assert not (bench.root / "live" / "weights").exists()
+
+
 # -- what goes wrong ----------------------------------------------------------------
 
 
@@ -193,6 +216,8 @@ def test_a_training_that_diverges_goes_on(bench: LiveBench, caplog: pytest.LogCa
 def test_what_cannot_work_ends_the_training_at_its_first_visit_and_not_later(bench: LiveBench) -> None:
     with pytest.raises(cmon.InputError, match="no layer"):
         cmon.Monitor(**bench.inputs(layers="no_such"))(own_network(), 0)
+    with pytest.raises(cmon.InputError, match="does not fit"):
+        cmon.Monitor(**bench.inputs(layers="norm", architecture="resnet18"))(own_network(), 0)
     network: Any = own_network()
     monitor = cmon.Monitor(**bench.inputs(layers="norm", input_size=32))
     monitor(network, 0)
@@ -236,7 +261,6 @@ def test_every_command_reads_the_run(bench: LiveBench, capsys: pytest.CaptureFix
         ["units"],
         ["embed", "--anchors", "red,dog", "--method", "pca"],
         ["dynamics"],
-        ["evaluate", "--measure", "contributions,weights,simulation"],
         ["report"],
     ):
         assert command([*words, *out, *cache, "-q"]) == 0, words
@@ -244,6 +268,9 @@ def test_every_command_reads_the_run(bench: LiveBench, capsys: pytest.CaptureFix
     run = monitor.run
     assert {"statistics", "units", "embedding", "similarity"} <= set(run.tables)
     assert run.plots
+    # `evaluate` opens the checkpoints again: they are those of the tables.
+    for record in run.checkpoints:
+        assert open_checkpoint(record).digest == record.weights
     # What a logger gets are the numbers of the table.
     table = run.table("statistics")
     table = table[(table["category"] == "all") & (table["epoch"] == 1)].iloc[0]

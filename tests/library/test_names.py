@@ -1,0 +1,111 @@
+"""The public names: light to import, documented, with examples that run."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+import os
+import subprocess
+import sys
+import typing
+from dataclasses import fields
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import concept_monitor_cli as cmon
+from concept_monitor_cli.library.settings import NOT_FOR_MODELS, Settings
+from concept_monitor_cli.options import DissectOptions
+
+from .conftest import REPOSITORY
+
+PLACES = ("adapters", "loggers", "models", "monitoring", "runs", "saying")
+
+
+def test_the_import_brings_nothing_heavy_along() -> None:
+    code = (
+        "import sys, concept_monitor_cli as cmon; assert 'Monitor' in dir(cmon); cmon.InputError; "
+        "print(sorted(set(sys.modules) & {'torch', 'numpy', 'pandas', 'h5py', 'typer', 'rich'}))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+def test_every_name_is_there_with_words_types_and_a_place_on_the_page() -> None:
+    page = (REPOSITORY / "docs" / "library.md").read_text("utf-8")
+    assert set(cmon.__all__) <= set(dir(cmon))
+    for name in cmon.__all__:
+        found = getattr(cmon, name)
+        assert inspect.getdoc(found), name
+        assert f"`{name}" in page, name
+        called = found.__init__ if inspect.isclass(found) else found
+        if found.__module__.startswith("concept_monitor_cli.library"):
+            signature = inspect.signature(called)
+            lacking = [
+                each.name
+                for each in signature.parameters.values()
+                if each.name != "self" and each.annotation is each.empty
+            ]
+            assert not lacking, name
+    with pytest.raises(AttributeError, match="no_such_name"):
+        cmon.no_such_name  # noqa: B018
+
+
+def test_functions_have_an_example() -> None:
+    for name in ("Monitor", "dissect_model", "open_run", "to_tensorboard", "to_wandb", "monitor_saver"):
+        assert ">>>" in (inspect.getdoc(getattr(cmon, name)) or ""), name
+    for name in ("lightning_callback", "trainer_callback"):
+        assert ">>>" in (inspect.getdoc(getattr(cmon, name)) or ""), name
+
+
+def test_settings_are_the_options_of_a_dissect() -> None:
+    options = {field.name for field in fields(DissectOptions)}
+    named = set(typing.get_type_hints(Settings, {**vars(import_module(Settings.__module__)), "AnyPath": str}))
+    assert named - {"architecture"} == options - NOT_FOR_MODELS
+    assert options >= NOT_FOR_MODELS
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_examples_in_the_words_run(
+    place: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # One store for all: the renderings are made once.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "examples"))
+    found = doctest.testmod(import_module(f"concept_monitor_cli.library.{place}"))
+    assert found.attempted > 0
+    assert found.failed == 0
+
+
+def test_the_examples_of_the_package_run() -> None:
+    found = doctest.testmod(cmon)
+    assert (found.attempted, found.failed) == (2, 0)
+
+
+@pytest.mark.parametrize("script", ["live_model.py", "lightning_training.py"])
+def test_the_examples_beside_the_documents_run(
+    script: str,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    if script.startswith("lightning") and find_spec("lightning") is None:
+        pytest.skip("Lightning is not installed")
+    answer = subprocess.run(
+        [sys.executable, str(REPOSITORY / "docs" / "examples" / script)],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "XDG_CACHE_HOME": str(tmp_path_factory.getbasetemp() / "examples"),
+            "PYTHONPATH": str(REPOSITORY),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "interpretable" in answer.stdout
