@@ -375,7 +375,7 @@ def _(run, where, measure, value, chance, epoch):
 @reads(
     r"(.+?): # of the units repeat another one at epoch #, and together they count as # different "
     r"ones \(independent "
-    r"units: #\)(?:\. Their names are wrong and differ for no reason: --similarity cos-cubed)?"
+    r"units: #\)(?:\. Units that are alike get wrong, different names: --similarity cos-cubed)?"
 )
 def _(run, where, share, epoch, effective, chance):
     row = run.whole(where, int(epoch))

@@ -182,7 +182,7 @@ def repeating(layer: Layer) -> Iterator[Finding]:
     if not (redundant >= REDUNDANT or effective <= FEW * chance):
         return
     settings = layer.tables.info.get("settings", {}).get("detectors", {}).get(layer.detector, {})
-    advice = ". Their names are wrong and differ for no reason: --similarity cos-cubed"
+    advice = ". Units that are alike get wrong, different names: --similarity cos-cubed"
     yield _caution(
         layer,
         f"{redundant:.0%} of the units repeat another one at epoch {epoch}, and together they count as "
