@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from concept_monitor_cli.lenses.names.clip_dissect import ClipDissect
 from concept_monitor_cli.options import SIMILARITIES
-from scripts.check_blind_units import found, planted, random_world
+from scripts.blind_worlds import found, planted, random_world
 
 
 def measure(

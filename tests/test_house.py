@@ -34,6 +34,7 @@ FOLDERS = (
     "evaluation",
     "report",
     "stories",
+    "library",
     "cluster",
     "cli",
 )

@@ -3,7 +3,7 @@
 from concept_monitor_cli.checkpoints.digest import combined_digest, tensor_digest, weights_digest
 from concept_monitor_cli.checkpoints.find import EXTENSIONS, CheckpointFile, find_checkpoints
 from concept_monitor_cli.checkpoints.formats import NoWeightsError
-from concept_monitor_cli.checkpoints.load import Checkpoint, load_checkpoint
+from concept_monitor_cli.checkpoints.load import Checkpoint, checkpoint_of, load_checkpoint
 from concept_monitor_cli.checkpoints.order import LeftOut, Placed
 from concept_monitor_cli.checkpoints.prefixes import strip_prefixes
 from concept_monitor_cli.checkpoints.pruning import fold_masks, sparsity
@@ -31,6 +31,7 @@ __all__ = [
     "Resolved",
     "UnrecognisedError",
     "Unusable",
+    "checkpoint_of",
     "combined_digest",
     "find_checkpoints",
     "fold_masks",

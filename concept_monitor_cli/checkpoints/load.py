@@ -217,6 +217,50 @@ def load_checkpoint(
     )
 
 
+def checkpoint_of(
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    *,
+    epoch: int,
+    model: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """What `load_checkpoint` would give for these weights, saved in a file: without the file.
+
+    Args:
+        tensors: a network's state dict, on the CPU.
+        path: where the file would lie, for messages.
+        epoch: that they are of.
+        model: what was given as `--model`.
+        config: what a `config.json` beside the file would say.
+
+    Raises:
+        InputError: there are no weights in it, or they are kept in a form that cannot be used.
+    """
+    found = find_network(
+        tensors,
+        lambda name: _usable(path, name, tensors[name], 2**63, False),
+        lazy=False,
+        own=model is not None and ":" in model,
+        config=config,
+        where=path,
+    )
+    if found is None:
+        raise InputError("the network has no weights", where=path)
+    return Checkpoint(
+        path=path,
+        state_dict=found.state_dict,
+        epoch=epoch,
+        epoch_source="file",
+        stripped=found.prefixes,
+        ignored=found.ignored,
+        notes=found.notes,
+        family=found.family,
+        config=dict(config or {}) if found.family is not None else {},
+        stated=(Fraction(epoch), None),
+    )
+
+
 def _stated(content: object, text: Mapping[str, Any]) -> tuple[Fraction | None, Fraction | None]:
     """The epoch and the step that the file states, in its content or in the text beside it."""
     epoch, step = find_time(content)

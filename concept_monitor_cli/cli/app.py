@@ -66,6 +66,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "units": "The life of every unit: born, changed, died.",
         "search": "Any text: which units are nearest to it?",
         "dynamics": "When has each layer become what it will be?",
+        "factors": "Images, pixels and units clustered by the same factors.",
         "retention": "Which concepts survive pruning?",
         "compare": "Two runs side by side.",
         "report": "One HTML page with everything in it.",

@@ -41,7 +41,11 @@ def dynamics(console: Console, options: DynamicsOptions) -> None:
     result = reading.dynamics(options, console)
     console.result(asdict(result))
     if not console.json:
+        from rich.text import Text
+
         console.print(_table(result, options.threshold))
+        for sentence in result.words:
+            console.print(Text(sentence))
         for plot in result.plots:
             console.print(str(plot))
 

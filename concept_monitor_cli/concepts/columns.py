@@ -42,7 +42,9 @@ _COUNTED = re.compile(r"(.+?)\s*\(\d+\)")  # Broden: object(6)
 
 def key_of(header: str) -> str:
     """A header as it is compared: `Class Name` and `class-name` are `class_name`."""
-    split = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", tidy(header))
+    split = tidy(header)
+    if split != "LabelName":  # Open Images: a code
+        split = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", split)
     key = re.sub(r"[\s\-_]+", "_", split.lower())
     return "index" if key.startswith("unnamed:") else key  # what pandas calls its index
 

@@ -59,7 +59,9 @@ def open_named(request: EncoderRequest) -> Encoder:
             raise InputError(
                 "--encoder names a file; which model is it?",
                 where=f"--encoder {request.spec}",
-                hint=f"--encoder NAME --encoder-weights {text}, such as --encoder ViT-B-16",
+                hint=f"--encoder embeddings:{text}, where it holds embeddings"
+                if path.suffix in (".h5", ".hdf5")
+                else f"--encoder NAME --encoder-weights {text}, such as --encoder ViT-B-16",
             )
         if text.count("/") == 1 and not text.startswith((".", "/", "~")) and not _misspelt(text):
             return _open_hub(request, text)
@@ -177,10 +179,15 @@ def _open_hf(
             hint="pip install transformers sentencepiece" + (f"; or --encoder {other}" if other else ""),
         )
     text = config.get("text_config") or {}
+    dim = config.get("projection_dim") or text.get("projection_size") or vision.get("hidden_size")
+    if not isinstance(dim, int):
+        raise InputError(
+            f"a {kind} model is no image-text encoder: its config names no image tower",
+            where=label,
+            hint=_FOLDER_HINT,
+        )
     described = {
-        "embed_dim": int(
-            config.get("projection_dim") or text.get("projection_size") or vision["hidden_size"]
-        ),
+        "embed_dim": dim,
         "text_cfg": {"context_length": int(text.get("max_position_embeddings", 64))},
         "vision_cfg": {"image_size": size},
         "config": config,

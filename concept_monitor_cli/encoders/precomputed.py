@@ -64,7 +64,9 @@ class PrecomputedEncoder:
                 )
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise InputError(
-                f"the embeddings cannot be read as HDF5: {error}", where=where, hint=hint
+                f"the embeddings cannot be read as HDF5: {error}",
+                where=where,
+                hint=f"write them with h5py; {hint}",
             ) from error
         if self._images.shape[1] != texts.shape[1]:
             raise InputError(

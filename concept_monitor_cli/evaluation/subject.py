@@ -14,6 +14,7 @@ from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.evaluation.scoring import Scored, nameable, similarity_scores
+from concept_monitor_cli.functional.groups import halves
 from concept_monitor_cli.functional.similarity import ConceptActivations
 from concept_monitor_cli.functional.topk import top_rows
 from concept_monitor_cli.probe import LabelledImages
@@ -287,15 +288,15 @@ class Subject:
     def trial(self) -> Trial:
         """Labels, and images that had no part in making them.
 
-        The held-out images are another set, or a random half of the run's own; then the labels are made again
-        from the other half.
+        The held-out images are another set, or a random half of the run's own, cut by groups of images; then
+        the labels are made again from the other half.
 
         Raises:
             InputError: too few images; or the labels cannot be made again from half of them.
         """
         if self.read_unseen is not None:
             unseen = self.read_unseen()
-            _check_enough(len(unseen), "--held-out", "give more images")
+            _check_enough(len(unseen), "held-out images", "--held-out", "give more images")
             return Trial(self.labels, self.scored if self.similarity else None, unseen)
         if not self.similarity:
             raise InputError(
@@ -304,9 +305,15 @@ class Subject:
                 hint="judge them by other images: --held-out PROBE",
             )
         probe, context = self.common.context.probe, self.common.context
-        seen, held = halves(probe.digests, self.common.seed)
-        different = (len(set(probe.digests)) + 1) // 2
-        _check_enough(different, probe.name, "dissect with more images, or judge by others: --held-out PROBE")
+        first = torch.from_numpy(halves(context.groups, seed=self.common.seed))
+        seen, held = first.nonzero()[:, 0], (~first).nonzero()[:, 0]
+        different = len(np.unique(context.groups.of[held.numpy()]))
+        _check_enough(
+            different,
+            "held-out images" if context.groups.are_single else "groups of held-out images",
+            probe.name,
+            "dissect with more images, or judge by others: --held-out PROBE",
+        )
         pooled = self.pooled[seen.to(self.pooled.device)]
         half = context.on_images(seen.to(context.device))
         live = nameable(pooled, half)
@@ -321,26 +328,10 @@ class Subject:
         return Trial(Labels.best_of(scored, self.common.concepts.concepts, live), scored, unseen)
 
 
-def halves(digests: Sequence[str], seed: int) -> tuple[Tensor, Tensor]:
-    """Images cut at random into two halves; copies of one image are in the same half.
-
-    Args:
-        digests: of the `N` images; equal for copies.
-        seed: of the cut.
-
-    Returns:
-        the rows of each half, ascending. Of an odd number of different images the second has one more.
-    """
-    number = {digest: place for place, digest in enumerate(dict.fromkeys(digests))}
-    first = np.random.default_rng(seed).permutation(len(number))[: len(number) // 2]
-    chosen = torch.from_numpy(np.isin([number[digest] for digest in digests], first))
-    return chosen.nonzero()[:, 0], (~chosen).nonzero()[:, 0]
-
-
-def _check_enough(count: int, where: str, hint: str) -> None:
+def _check_enough(count: int, what: str, where: str, hint: str) -> None:
     if count < LEAST_HELD_OUT:
         raise InputError(
-            f"{count} held-out images are too few to judge labels by: {LEAST_HELD_OUT} are the least",
+            f"{count} {what} are too few to judge labels by: {LEAST_HELD_OUT} are the least",
             where=where,
             hint=hint,
         )

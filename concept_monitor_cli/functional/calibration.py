@@ -54,27 +54,27 @@ def random_top_images(
     """Top images of units whose activations have nothing to do with the images: random ordered sets.
 
     Args:
-        images: `N`, or the groups of the `N` images; groups come in a random order, each with all its images
-            in a row, as the copies of a photo excite a unit alike.
-        k: length of each set; `N` where that is less.
+        images: `N`, or the groups of the `N` images; of a group one random image, as each group has one place
+            among the top images of a unit (`top_images_of_groups`).
+        k: length of each set; the number of groups `G` where that is less.
         draws: how many sets.
         seed: the first sets do not depend on how many are drawn.
         device: where the result is needed.
 
     Returns:
-        `(min(k, N), draws)` int64, in the form of `top_images`. The first `j` of each set are a random set of
+        `(min(k, G), draws)` int64, in the form of `top_images`. The first `j` of each set are a random set of
         `j` images.
 
     Example:
         >>> random_top_images(10, 3, draws=4).shape
         torch.Size([3, 4])
     """
-    n_images = images if isinstance(images, int) else images.n_images
-    if n_images < 1 or k < 1 or draws < 1:
-        raise InputError(f"{draws} random sets of {k} out of {n_images} images: each must be at least 1")
-    groups = ImageGroups.single(n_images) if isinstance(images, int) else images
+    count = images if isinstance(images, int) else images.n_groups
+    if count < 1 or k < 1 or draws < 1:
+        raise InputError(f"{draws} random sets of {k} out of {count} images: each must be at least 1")
+    groups = ImageGroups.single(images) if isinstance(images, int) else images
     generator = np.random.default_rng(seed)
-    sets = np.stack([random_images(groups, min(k, n_images), generator) for _ in range(draws)], axis=1)
+    sets = np.stack([random_images(groups, min(k, count), generator) for _ in range(draws)], axis=1)
     return torch.from_numpy(sets).to(device)
 
 

@@ -29,11 +29,9 @@ class Firing:
     """How much each unit fires.
 
     Attributes:
-        images: `(C,)` int64, on how many images.
         groups: `(C,)` int64, on images of how many groups.
     """
 
-    images: Tensor
     groups: Tensor
 
     def sparse(self, n_groups: int) -> Tensor:
@@ -54,21 +52,20 @@ def firing(Q: Tensor, groups: ImageGroups | None = None) -> Firing:
         groups: of the images; every image for itself by default.
 
     Example:
-        >>> firing(torch.tensor([[0.0, 1.0], [0.0, 2.0], [3.0, 3.0]])).images.tolist()
+        >>> firing(torch.tensor([[0.0, 1.0], [0.0, 2.0], [3.0, 3.0]])).groups.tolist()
         [1, 3]
     """
     groups = ImageGroups.single(Q.shape[0]) if groups is None else groups
     of = torch.from_numpy(groups.of).to(Q.device)
-    images, counts = [], []
+    counts = []
     for part in spans(Q.shape[1], 512):
         values = Q[:, part].nan_to_num(nan=-torch.inf)
         lowest = values.masked_fill(values == -torch.inf, torch.inf).amin(0)
         at_lowest = values == lowest
         shared = _groups_of(at_lowest, of, groups.n_groups) > 1
         fires = (values > lowest) | (at_lowest & ~shared)
-        images.append(fires.sum(0))
         counts.append(_groups_of(fires, of, groups.n_groups))
-    return Firing(torch.cat(images), torch.cat(counts))
+    return Firing(torch.cat(counts))
 
 
 def _groups_of(chosen: Tensor, of: Tensor, n_groups: int) -> Tensor:
@@ -78,19 +75,20 @@ def _groups_of(chosen: Tensor, of: Tensor, n_groups: int) -> Tensor:
     return (found > 0).sum(0)
 
 
-def set_sizes(images: Tensor, top_k: int, together: int, *, sizes: Sequence[int] = SIZES) -> Tensor:
-    """Through how many of its top images each unit is looked at.
+def set_sizes(fires: Tensor, top_k: int, together: int, *, sizes: Sequence[int] = SIZES) -> Tensor:
+    """Through how many of its top images, one of each group, each unit is looked at.
 
     Args:
-        images: `(C,)`, on how many images each of the units that are to be named fires.
+        fires: `(C,)`, on images of how many groups each of the units that are to be named fires.
         top_k: no more than these.
-        together: a prior needs at least so many units that fire on as many images. Units without that many
+        together: a prior needs at least so many units that fire on as many. Units without that many
             beside them are looked at through fewer; all of them through as many as the least of them has,
             where the layer has fewer units.
         sizes: to choose from, ascending; `top_k` is one of them too.
 
     Returns:
-        `(C,)` int64, each one of `sizes` or `top_k`, or for a unit with less than the smallest, its images.
+        `(C,)` int64, each one of `sizes` or `top_k`, or for a unit with less than the smallest, what it fires
+        on.
 
     Example:
         >>> set_sizes(torch.tensor([600, 90, 9, 600]), 100, 1).tolist()
@@ -99,10 +97,44 @@ def set_sizes(images: Tensor, top_k: int, together: int, *, sizes: Sequence[int]
         [85, 85, 8, 85]
     """
     given = torch.tensor([*[size for size in sizes if size < top_k], top_k])
-    most = images.cpu().clamp(max=top_k)
+    most = fires.cpu().clamp(max=top_k)
     place = torch.searchsorted(given, most, right=True) - 1
     chosen = torch.where(place >= 0, given[place.clamp_min(0)], most)
     if len(chosen) == 0:
         return chosen
     ranked = chosen.sort(descending=True).values
     return chosen.clamp_max(int(ranked[min(together, len(ranked)) - 1]))
+
+
+@dataclass(frozen=True)
+class Company:
+    """Units that are looked at through equally many top images, beside all that fire on as many.
+
+    Attributes:
+        size: of the sets of top images.
+        units: which units fire on images of `size` groups; a prior is taken over these.
+        own: `(units,)` bool, those that are looked at through this size.
+    """
+
+    size: int
+    units: Tensor
+    own: Tensor
+
+    @property
+    def rows(self) -> Tensor:
+        """Which units are looked at through this size."""
+        return self.units[self.own]
+
+
+def companies(fires: Tensor, top_k: int, together: int) -> list[Company]:
+    """Units by how many of their top images they are looked at through, the largest sets first.
+
+    Arguments as those of `set_sizes`; every unit is in the rows of one company.
+    """
+    fires = fires.cpu()
+    sizes = set_sizes(fires, top_k, together)
+    found = []
+    for size in sorted(set(sizes.tolist()), reverse=True):
+        units = (fires >= size).nonzero()[:, 0]
+        found.append(Company(size, units, sizes[units] == size))
+    return found

@@ -206,25 +206,21 @@ def halves(groups: ImageGroups, *, seed: int = 0) -> NDArray[np.bool_]:
 
 
 def random_images(groups: ImageGroups, k: int, generator: np.random.Generator) -> IntArray:
-    """`k` images of groups in a random order, each group with all its images in a row, in random order.
+    """One random image of each of `k` random groups, in a random order.
 
     The first `j` are a random set of `j` images of the same kind.
 
     Args:
         groups: of the images.
-        k: how many; at most `N`.
+        k: how many; at most `G`.
         generator: of the order.
 
     Returns:
         `(k,)` int64.
     """
+    chosen = generator.choice(groups.n_groups, k, replace=False)
     if groups.are_single:
-        return generator.choice(groups.n_images, k, replace=False)
-    order = generator.permutation(groups.n_groups)
-    order = order[: int(np.searchsorted(np.cumsum(groups.sizes[order]), k)) + 1]
-    return np.concatenate(
-        [
-            groups.members[start + generator.permutation(size)]
-            for start, size in zip(groups.starts[order].tolist(), groups.sizes[order].tolist(), strict=True)
-        ]
-    )[:k]
+        return chosen
+    sizes = groups.sizes[chosen]
+    image: IntArray = groups.members[groups.starts[chosen] + generator.integers(0, sizes)]
+    return image

@@ -6,6 +6,7 @@ of what a detector says hangs on the sample: here for the question whether one c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -17,6 +18,18 @@ from concept_monitor_cli.functional.groups import ImageGroups
 
 #: Resamples. A share of 0.98 is known to about 0.014.
 RESAMPLES = 100
+
+
+def reach(k: int, deviations: float = 10.0) -> int:
+    """So many top images of a unit fill `k` ranks of a resample.
+
+    Drawn with replacement, `n` images take `n` ranks with a standard deviation of about `sqrt(n)`.
+
+    Args:
+        k: ranks.
+        deviations: how sure this is to be; at 10 no resample is ever short, at 4 one of some ten thousand.
+    """
+    return k + math.ceil(deviations * math.sqrt(k))
 
 
 def image_counts(images: int | ImageGroups, resamples: Iterable[int], *, seed: int = 0) -> Tensor:

@@ -14,10 +14,14 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.functional._blocks import spans
+from concept_monitor_cli.functional.groups import ImageGroups
 from concept_monitor_cli.functional.similarity.activations import ConceptActivations
-from concept_monitor_cli.functional.similarity.registry import RankSimilarity, ValueSimilarity
-from concept_monitor_cli.functional.similarity.reorder import MIN_MEAN, POWER, SCALE_POWER, TOP_FRACTION
-from concept_monitor_cli.functional.topk import top_images
+from concept_monitor_cli.functional.similarity.registry import (
+    RankSimilarity,
+    ValueSimilarity,
+    reordered,
+)
+from concept_monitor_cli.functional.similarity.reorder import MIN_MEAN, POWER, SCALE_POWER
 
 #: Concepts of a unit that compete, and the share of the draws that a concept set must make up.
 CANDIDATES = 20
@@ -80,14 +84,14 @@ def rank_stability(
     """For similarities of ranks: every draw adds up what the top images that it has say.
 
     An image that is drawn twice takes two of the `size` places; in those of one that is not drawn, others
-    move up.
-    A unit that fires on fewer images than `size` in a draw is scaled to it.
+    move up. A unit that fires on fewer images than `size` in a draw is scaled to it.
 
     Args:
         similarity: of the registry.
         activations: `P`, from embeddings or a matrix.
-        top: `(L, C)`, top images of every unit, `L` beyond `size`, so that draws find enough.
-        fires: `(C,)`, on how many images each unit fires; those after them in `top` do not count.
+        top: `(L, C)`, top images of every unit, one of each group, `L` beyond `size`, so that draws find
+            enough.
+        fires: `(C,)`, on how many groups each unit fires; images after them in `top` do not count.
         size: of the set of top images.
         candidates: `(C, S)`, concepts, the printed one first.
         order: `(C, S)`, what sorts them in the whole set.
@@ -125,6 +129,7 @@ def value_stability(
     Q: Tensor,
     candidates: Tensor,
     counts: Tensor,
+    groups: ImageGroups,
 ) -> Stability:
     """For similarities of values: weighted cosines, or weighted errors of the order.
 
@@ -134,16 +139,20 @@ def value_stability(
         Q: `(N, C)`.
         candidates: `(C, S)`, concepts, the printed one first.
         counts: `(R, N)`, how often each image is drawn.
+        groups: of the images, drawn as a whole.
     """
     drawn = counts.to(Q.device, torch.float32)
     if similarity.name != "rank-reorder":
         cubed = similarity.name == "cos-cubed"
         return Stability(shares_of_first(_weighted_cosines(activations, Q, candidates, drawn, cubed=cubed)))
-    parts: list[Tensor] = []
-    for part in spans(Q.shape[1], 16):
-        concepts, column = torch.unique(candidates[part], return_inverse=True)
-        parts.append(_reordered(_columns(activations, concepts), Q[:, part], column, drawn))
-    return Stability(shares_of_first(torch.cat(parts, 1)))
+    scores = torch.empty(len(drawn), *candidates.shape, device=Q.device)
+    for each in reordered(Q, groups):
+        for part in spans(len(each.units), 16):
+            units = each.units[part]
+            concepts, column = torch.unique(candidates[units], return_inverse=True)
+            top = each.images[:, part], each.values[:, part]
+            scores[:, units] = _reordered(_columns(activations, concepts), top, column, drawn)
+    return Stability(shares_of_first(scores))
 
 
 def _weighted_cosines(
@@ -177,11 +186,11 @@ def _cosine_terms(activations: ConceptActivations, concepts: Tensor, *, cubed: b
     return (P - P.mean(0)) ** 3 if cubed else P
 
 
-def _reordered(P: Tensor, Q: Tensor, column: Tensor, drawn: Tensor) -> Tensor:
+def _reordered(P: Tensor, top: tuple[Tensor, Tensor], column: Tensor, drawn: Tensor) -> Tensor:
     """`(R, u, S)`: minus the weighted error of each concept's order, as in `rank_reorder`."""
-    images, values = top_images(Q, max(1, int(Q.shape[0] * TOP_FRACTION)))
-    result = torch.empty(len(drawn), *column.shape, device=Q.device)
-    for unit in range(Q.shape[1]):
+    images, values = top
+    result = torch.empty(len(drawn), *column.shape, device=P.device)
+    for unit in range(images.shape[1]):
         own, q = images[:, unit], values[:, unit].double()
         shown = P[own][:, column[unit]].double()  # (n, S)
         rank = shown.argsort(0).argsort(0)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional._blocks import ordered_bits, run_blocks, spans
+from concept_monitor_cli.functional.groups import ImageGroups
 
 _LOW = 0xFFFF_FFFF
 # Keys that are made at once: on a processor so many that they and their values stay in the cache.
@@ -93,6 +94,51 @@ def top_images(Q: Tensor, k: int) -> tuple[Tensor, Tensor]:
         indices[:, part] = top_rows(columns.T.contiguous(), k)[0].T
 
     run_blocks(select, spans(units, max(16, together // max(1, n))), Q.device)
+    return indices, Q.gather(0, indices)
+
+
+@torch.no_grad()
+def top_images_of_groups(Q: Tensor, k: int, groups: ImageGroups) -> tuple[Tensor, Tensor]:
+    """The `k` groups of images that excite each unit most, each by its most exciting image.
+
+    Copies of a photo or frames of a video are one piece of evidence, not many: each group has one place among
+    the top images. Where every image is a group of its own these are the `top_images`.
+
+    Args:
+        Q: `(N, C)` pooled activations.
+        k: how many groups; `G` where there are fewer.
+        groups: of the images.
+
+    Returns:
+        indices `(K, C)`, int64, one image of each group, and activations `(K, C)`, `K = min(k, G)`. Of level
+        images of a group the first one; ties between groups go to the one whose first image is lower. NaN
+        counts as minus infinity.
+
+    Raises:
+        InputError: groups of another number of images, or as for `top_images`.
+
+    Example:
+        >>> Q = torch.tensor([[3.0], [4.0], [1.0], [2.0]])
+        >>> top_images_of_groups(Q, 2, ImageGroups.read([0, 0, 1, 1]))[0].tolist()
+        [[1], [3]]
+    """
+    if Q.ndim == 2 and groups.n_images != Q.shape[0]:
+        raise InputError(f"groups of {groups.n_images} images for activations of {Q.shape[0]}")
+    if groups.are_single or Q.ndim != 2 or k < 1:
+        return top_images(Q, k)
+    images, units = Q.shape
+    of = torch.from_numpy(groups.of).to(Q.device)
+    number = torch.arange(images, device=Q.device)[:, None]
+    indices = torch.empty(min(k, groups.n_groups), units, dtype=torch.int64, device=Q.device)
+    for part in spans(units, 256):
+        values = Q[:, part].nan_to_num(nan=-torch.inf)
+        rows = of[:, None].expand_as(values)
+        highest = values.new_empty(groups.n_groups, values.shape[1])
+        highest.scatter_reduce_(0, rows, values, "amax", include_self=False)
+        first = torch.where(values == highest[of], number, images)
+        image = first.new_empty(highest.shape)
+        image.scatter_reduce_(0, rows, first, "amin", include_self=False)
+        indices[:, part] = image.gather(0, top_images(highest, k)[0])
     return indices, Q.gather(0, indices)
 
 

@@ -29,8 +29,8 @@ def layer_by(
         similarity: of the registry.
         pooled: `(N, U)`, activations of the units that are to be named.
         context: images, concepts, groups.
-        top_k: top images of a unit that count; `None` for what suits the number of images.
+        top_k: top images of a unit that count, one of each group; `None` for what suits the number of groups.
     """
     if isinstance(similarity, RankSimilarity):
-        return RankedLayer(similarity, pooled, context, similarity.images(len(context.probe), top_k))
+        return RankedLayer(similarity, pooled, context, similarity.images(context.groups.n_groups, top_k))
     return ValuedLayer(similarity, pooled, context)

@@ -3,8 +3,8 @@
 A unit whose two best concepts are nearly level changes its label at every epoch without having learned
 anything. So a change counts only where drawing the probing images again would not undo it: in at least 98 %
 of the resamples the new concept beats the old one after the change, and the old one beat the new one before.
-Both epochs see the same resample. The prior of the similarity is taken over all live units of the layer each
-time.
+Both epochs see the same resample. Scores follow the rules by which labels were given: through images on which
+a unit fires, one of each group, with the prior of the units beside it.
 
 Why 98 % and not 95: a label is the winner among hundreds of concepts, and a winner looks surer of itself
 than it is. On one checkpoint seen through two disjoint halves of a set of photos, where 86 to 96 % of the
@@ -29,11 +29,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from concept_monitor_cli.functional.calibration import DRAWS, beyond_chance, random_top_images
+from concept_monitor_cli.functional.firing import Company, companies, firing
 from concept_monitor_cli.functional.groups import ImageGroups
-from concept_monitor_cli.functional.resampling import RESAMPLES, image_counts, resampled_top_images
+from concept_monitor_cli.functional.resampling import RESAMPLES, image_counts, reach, resampled_top_images
 from concept_monitor_cli.functional.similarity import ConceptActivations, Evidence
-from concept_monitor_cli.functional.similarity.registry import ValueSimilarity, similarity_named
-from concept_monitor_cli.functional.topk import dead_units, top_images
+from concept_monitor_cli.functional.similarity.registry import (
+    RankSimilarity,
+    ValueSimilarity,
+    similarity_named,
+)
+from concept_monitor_cli.functional.topk import dead_units, top_images_of_groups
+from concept_monitor_cli.lenses.names.clip_ranks import FEW_UNITS
 from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.monitor.own import SelfSimilarity
 
@@ -67,49 +74,121 @@ class Rescorer(Protocol):
         """Scores `(R, C, m)` of the `m` concepts, float64, where image `i` is drawn `counts[r, i]` times."""
 
 
+class _Sized:
+    """The units that similarities of ranks look at through equally many of their top images.
+
+    Args:
+        company: which units, and through how many images; see `companies`.
+        pooled: `(N, C)`, the layer.
+        groups: of the images.
+    """
+
+    def __init__(self, company: Company, pooled: Tensor, fires: Tensor, groups: ImageGroups) -> None:
+        self.company = company
+        order = top_images_of_groups(pooled[:, company.units], reach(company.size), groups)[0]
+        # Images on which a unit does not fire say nothing about it: in their places stands one past the last.
+        place = torch.arange(len(order), device=order.device)[:, None]
+        self.order = torch.where(place < fires[company.units].to(order.device), order, groups.n_images)
+
+
 class _ByRank:
-    """For similarities that look at the top images only: evidence minus the layer's prior."""
+    """For similarities that look at the top images only, as `RankedLayer` scores: the named units of a layer.
+
+    Evidence minus the prior of the units beside it; in a layer of few units, in standard deviations of random
+    sets of images. A unit that fires on fewer groups of images than `top_k` is looked at through those. In a
+    resample these may be fewer still; then what they say beyond an image that knows nothing is scaled to the
+    full number.
+
+    Args:
+        similarity: of the registry.
+        activations: of the concepts in question, which knows the normaliser of its softmax over all of them.
+        pooled: `(N, C)`, the layer.
+        groups: of the images.
+        top_k: `K`.
+        a: temperature.
+        lam: weight of the prior.
+    """
 
     def __init__(
         self,
-        evidence: Callable[..., Evidence],
+        similarity: RankSimilarity,
         activations: ConceptActivations,
         pooled: Tensor,
+        groups: ImageGroups,
         *,
         top_k: int,
         a: float,
         lam: float,
     ) -> None:
-        self.n_images, units = pooled.shape
-        self._evidence = evidence
-        self._top_k, self._a, self._lam = min(top_k, self.n_images), a, lam
-        self._live = ~dead_units(pooled)
-        # A resample reaches further down than K where the first images were drawn less often than once: by
-        # about sqrt(K). Ten times that is never too short; if it is all the same, that is an error and no
-        # wrong number.
-        order = top_images(pooled, top_k + 10 * math.ceil(math.sqrt(top_k)))[0]
-        # Only the images in some unit's list are ever looked at: their part of P is made once.
-        self._images, place = torch.unique(order, return_inverse=True)
-        self._order = place
-        self._activations = ConceptActivations(
-            activations.select(self._images).block(slice(0, activations.n_concepts)),
-            None,
-            None,
-            {a: activations.log_normaliser(a)[self._images]},
+        self.n_images, self._units = pooled.shape
+        self._evidence, self._a, self._lam = similarity.evidence, a, lam
+        fired = firing(pooled, groups)
+        named = (~dead_units(pooled) & ~fired.sparse(groups.n_groups)).nonzero()[:, 0].cpu()
+        self._few = len(named) < FEW_UNITS
+        fires = torch.zeros(self._units, dtype=torch.int64)
+        fires[named] = fired.groups.cpu()[named]
+        self._sized = [
+            _Sized(Company(each.size, named[each.units], each.own), pooled, fires, groups)
+            for each in companies(fires[named], top_k, 1 if self._few else FEW_UNITS)
+        ]
+        self._random = (
+            {each.company.size: self._chance(activations, groups, each.company.size) for each in self._sized}
+            if self._few
+            else {}
         )
-        self.batch = max(1, _BATCH // (units * max(len(order), activations.n_concepts)))
+        # Only the images in some unit's list are ever looked at: their part of P is made once.
+        listed = [each.order.flatten() for each in self._sized]
+        images = torch.unique(torch.cat([*listed, torch.empty(0, dtype=torch.int64, device=pooled.device)]))
+        self._images = images[images < self.n_images]
+        for each in self._sized:
+            each.order = torch.searchsorted(self._images, each.order)
+        self._activations = _with_ignorant(activations, self._images, a)
+        longest = max([len(each.order) for each in self._sized], default=1)
+        self.batch = max(1, _BATCH // (self._units * max(longest, activations.n_concepts)))
+
+    def _chance(self, activations: ConceptActivations, groups: ImageGroups, size: int) -> Evidence:
+        """Evidence of random sets of so many images."""
+        sets = random_top_images(groups, size, DRAWS, device=activations.device)
+        return self._evidence(activations, sets, a=self._a)
 
     def scores(self, counts: Tensor) -> Tensor:
-        chosen = counts.to(self._images.device)[:, self._images]
-        # Every resample sees the same number of images, though not all of them are in `chosen`.
-        top = resampled_top_images(self._order, chosen, self._top_k)
+        drawn = counts.to(self._images.device)[:, self._images]
+        shape = (len(counts), self._units, self._activations.n_concepts)
+        scores = torch.zeros(shape, dtype=torch.float64, device=drawn.device)
+        for each in self._sized:
+            scores[:, each.company.rows] = self._scored(each, drawn)
+        return scores
+
+    def _scored(self, part: _Sized, drawn: Tensor) -> Tensor:
+        """`(R, rows, m)`."""
+        size, nothing = part.company.size, len(self._images)
+        # What knows nothing of the concepts fills the ranks that a resample leaves empty.
+        counts = torch.cat([drawn, drawn.new_full((len(drawn), 1), size)], 1)
+        order = torch.cat([part.order, part.order.new_full((1, part.order.shape[1]), nothing)])
+        top = resampled_top_images(order, counts, size)  # (size, R, units)
+        filled = (top < nothing).sum(0).clamp_min(1)
         evidence = self._evidence(self._activations, top.flatten(1), a=self._a)
         # In double: where a unit is by far the best of its layer at a concept, what is left of the score
         # above the prior is a tiny number.
-        values = evidence.values.double().view(*top.shape[1:], -1)
-        live = values[:, self._live]
-        prior = torch.logsumexp(live, 1, keepdim=True) - math.log(live.shape[1])
-        return values - self._lam * prior
+        values = evidence.values.double().view(*top.shape[1:], -1) * (size / filled)[:, :, None]
+        own = part.company.own.to(values.device)
+        if self._few:
+            return beyond_chance(Evidence(values[:, own], 0.0), self._random[size])
+        prior = torch.logsumexp(values, 1, keepdim=True) - math.log(values.shape[1])
+        return values[:, own] - self._lam * prior
+
+
+def _with_ignorant(activations: ConceptActivations, images: Tensor, a: float) -> ConceptActivations:
+    """Some images, and after them one that knows nothing: every concept has `1 / m` of its softmax."""
+    m = activations.n_concepts
+    known = activations.select(images).block(slice(0, m))
+    of_known = activations.log_normaliser(a)[images]
+    return ConceptActivations(
+        torch.cat([known, known.new_zeros(1, m)]),
+        None,
+        None,
+        {a: torch.cat([of_known, of_known.new_full((1,), math.log(m))])},
+    )
 
 
 class _ByValue:
@@ -118,19 +197,24 @@ class _ByValue:
     batch = 1
 
     def __init__(
-        self, similarity: Callable[..., Tensor], images: Tensor, texts: Tensor, pooled: Tensor
+        self, similarity: ValueSimilarity, images: Tensor, texts: Tensor, pooled: Tensor, groups: ImageGroups
     ) -> None:
         self.n_images = pooled.shape[0]
-        self._similarity = similarity
+        self._similarity, self._groups = similarity, torch.from_numpy(groups.of)
         self._images, self._texts, self._pooled = images, texts, pooled
 
     def scores(self, counts: Tensor) -> Tensor:
         return torch.stack([self._score(row) for row in counts])
 
     def _score(self, counts: Tensor) -> Tensor:
-        drawn = torch.repeat_interleave(counts).to(self._pooled.device)
+        drawn = torch.repeat_interleave(counts)
+        # A group that is drawn twice is two groups of the resample.
+        first = counts.cumsum(0) - counts
+        time = torch.arange(len(drawn)) - first[drawn]
+        groups = ImageGroups.read(self._groups[drawn] * (int(counts.max()) + 1) + time)
+        drawn = drawn.to(self._pooled.device)
         activations = ConceptActivations.from_embeddings(self._images[drawn], self._texts)
-        return self._similarity(activations, self._pooled[drawn]).double()
+        return self._similarity.function(activations, self._pooled[drawn], groups).double()
 
 
 @dataclass(frozen=True)
@@ -141,16 +225,19 @@ class Words:
         images: `I`, `(N, D)`, rows of unit length.
         texts: `T`, `(M, D)`, rows of unit length.
         activations: `P`, which knows the normaliser of its softmax over all `M` concepts.
+        groups: of the images.
     """
 
     images: Tensor
     texts: Tensor
     activations: ConceptActivations
+    groups: ImageGroups
 
     @classmethod
-    def of(cls, images: Tensor, texts: Tensor) -> Words:
-        """From the embeddings."""
-        return cls(images, texts, ConceptActivations.from_embeddings(images, texts))
+    def of(cls, images: Tensor, texts: Tensor, groups: ImageGroups | None = None) -> Words:
+        """From the embeddings; every image for itself by default."""
+        groups = ImageGroups.single(len(images)) if groups is None else groups
+        return cls(images, texts, ConceptActivations.from_embeddings(images, texts), groups)
 
     def rescorer(self, settings: Mapping[str, Any], pooled: Tensor, concepts: Tensor) -> Rescorer:
         """Scores of some concepts as CLIP-Dissect gives them.
@@ -162,14 +249,14 @@ class Words:
         """
         similarity, texts = similarity_named(settings["similarity"]), self.texts[concepts]
         if isinstance(similarity, ValueSimilarity):
-            return _ByValue(similarity.function, self.images, texts, pooled)
+            return _ByValue(similarity, self.images, texts, pooled, self.groups)
         a = float(settings["a"])
         # The softmax is over all concepts, whichever of them are asked for.
         some = ConceptActivations.from_embeddings(
             self.images, texts, log_normalisers={a: self.activations.log_normaliser(a)}
         )
-        top_k = similarity.images(pooled.shape[0], settings["top_k"])
-        return _ByRank(similarity.evidence, some, pooled, top_k=top_k, a=a, lam=float(settings["lam"]))
+        top_k = similarity.images(self.groups.n_groups, settings["top_k"])
+        return _ByRank(similarity, some, pooled, self.groups, top_k=top_k, a=a, lam=float(settings["lam"]))
 
 
 @torch.no_grad()

@@ -21,8 +21,11 @@ from concept_monitor_cli.options.kinds import (
     BasisKind,
     BasisSpec,
     EpochFilter,
+    FactorMode,
+    FactorSolver,
     Interpolation,
     IouNormaliser,
+    Kept,
     LabelRule,
     MeasureName,
     Method,
@@ -43,7 +46,6 @@ from concept_monitor_cli.options.reading import (
     CheckpointsOptions,
     CompareOptions,
     DemoOptions,
-    DynamicsOptions,
     EmbedOptions,
     LayersOptions,
     PruneOptions,
@@ -55,6 +57,7 @@ from concept_monitor_cli.options.reading import (
     UnitsOptions,
     VerifyOptions,
 )
+from concept_monitor_cli.options.structure import DynamicsOptions, FactorsOptions
 
 __all__ = [
     "AUTO",
@@ -72,8 +75,12 @@ __all__ = [
     "EmbedOptions",
     "EpochFilter",
     "EvaluateOptions",
+    "FactorMode",
+    "FactorSolver",
+    "FactorsOptions",
     "Interpolation",
     "IouNormaliser",
+    "Kept",
     "LabelRule",
     "LayersOptions",
     "MeasureName",

@@ -30,16 +30,32 @@ CONFIDENCE = "Confidence"
 NETWORK = "Network"
 PROBE = "Probe images, concepts, encoder"
 METHOD = "Method"
+LISTED = "What is listed"
 WHEN = "When to look, when to stop"
 WARN = "What to warn of"
+KEPT = "What is kept current besides"
 SLURM = "What to ask SLURM for"
 TRAINING = "Training"
 REMOVE = "What to remove"
 MACHINE = "Machine"
 OUTPUT = "Output"
 PANELS = (
-    *(WHAT, CHECKPOINTS, PART, TRUTH, IMAGES, GRID, PAGE, PICTURE, CONFIDENCE, NETWORK, PROBE, METHOD),
-    *(WHEN, WARN, SLURM, TRAINING, REMOVE, MACHINE, OUTPUT),
+    *(
+        WHAT,
+        CHECKPOINTS,
+        PART,
+        TRUTH,
+        IMAGES,
+        GRID,
+        PAGE,
+        PICTURE,
+        CONFIDENCE,
+        NETWORK,
+        PROBE,
+        METHOD,
+        LISTED,
+    ),
+    *(WHEN, WARN, KEPT, SLURM, TRAINING, REMOVE, MACHINE, OUTPUT),
 )
 
 

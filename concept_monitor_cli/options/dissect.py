@@ -16,6 +16,7 @@ from concept_monitor_cli.options.common import (
     epochs_option,
 )
 from concept_monitor_cli.options.declare import (
+    KEPT,
     METHOD,
     NETWORK,
     OUTPUT,
@@ -34,6 +35,7 @@ from concept_monitor_cli.options.kinds import (
     EpochFilter,
     Interpolation,
     IouNormaliser,
+    Kept,
     LabelRule,
     Null,
     Pooling,
@@ -229,7 +231,7 @@ class DissectOptions(PlotOptions, CommonOptions, InputSizeOptions, LoadingOption
     top_concepts: int = option(5, "Concepts per unit in the tables.", panel=METHOD, metavar="K", read=count)
     top_k: int | None = option(
         None,
-        "Top images of a unit that soft-wpmi and wpmi look at.",
+        "Top images of a unit that soft-wpmi and wpmi look at, one of each group.",
         panel=METHOD,
         metavar="K",
         read=count,
@@ -382,6 +384,13 @@ class WatchOptions(DissectOptions):
         metavar="COMMAND",
         shown="none",
         risky=bool,
+    )
+    keep: tuple[Kept, ...] = option(
+        (),
+        "Keep the tables of these current, too: dynamics, factors (anchored).",
+        panel=KEPT,
+        metavar="NAMES",
+        shown="none",
     )
 
 

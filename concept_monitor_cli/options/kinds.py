@@ -44,6 +44,9 @@ Quality = Literal[
     "inverse_auprc",
     "inverse_auc",
 ]
+FactorMode = Literal["shared", "anchored", "free"]
+FactorSolver = Literal["hals", "published"]
+Kept = Literal["dynamics", "factors"]
 Source = Literal["flag", "environment", "file", "default"]
 Triple = tuple[float, float, float]
 

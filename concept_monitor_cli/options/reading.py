@@ -20,7 +20,6 @@ from concept_monitor_cli.options.common import (
 )
 from concept_monitor_cli.options.declare import (
     CONFIDENCE,
-    METHOD,
     NETWORK,
     OUTPUT,
     PAGE,
@@ -39,7 +38,6 @@ from concept_monitor_cli.options.values import (
     from_zero,
     number,
     path,
-    share,
     size,
     unit_list,
 )
@@ -227,31 +225,6 @@ class ReportOptions(OneRunOptions):
     )
     parquet: Path | None = option(
         None, "Also write all tables as Parquet.", panel=OUTPUT, metavar="DIR", read=path, shown="none"
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class DynamicsOptions(ReadingOptions):
-    """The options of `cmon dynamics`."""
-
-    without: ClassVar[tuple[str, ...]] = (*ReadingOptions.without, "device", "workers", "detector")
-
-    runs: tuple[Path, ...] = argument(
-        (), "Run folders with the same probing images.", metavar="[RUN]...", read=path
-    )
-    threshold: float = option(
-        0.9,
-        "A layer is near its end where its CKA to the last epoch stays above this.",
-        panel=PART,
-        metavar="SHARE",
-        read=share,
-    )
-    block: int = option(
-        64,
-        "Images in a block of Gram matrices. More take more memory; results hardly change.",
-        panel=METHOD,
-        metavar="N",
-        read=number(int, least=4),
     )
 
 

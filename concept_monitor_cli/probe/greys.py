@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -22,15 +23,17 @@ GreyRange = tuple[float, float]
 
 _SAMPLE = 256  # images that the range is taken of
 _PIXELS = 1 << 14  # of each
+_COLOURS = 32  # images with colours of 16 bits that are looked at
+_DARK = 64  # of 255: the lightest in 14 bits that are kept in 16
 _PERCENT = (0.1, 99.9)  # what lies outside is black or white, so that a few hot pixels do not darken the rest
 _DEPTHS: tuple[GreyRange, ...] = ((0, 1), *((0, 2**bits - 1) for bits in (8, 10, 12, 14, 16)))
 _MARK = b"cmon-greys\0"
 
 
 def may_be_deep(data: bytes) -> bool:
-    """Whether an image file may hold greys of more than 8 bits, by its first bytes."""
+    """Whether an image file may hold more than 8 bits, by its first bytes."""
     if data[:4] == b"\x89PNG":
-        return data[24:25] == b"\x10" and data[25:26] in (b"\0", b"\4")
+        return data[24:25] == b"\x10" and data[25:26] in (b"\0", b"\2", b"\4", b"\6")
     return data[:4] in (b"II*\0", b"MM\0*") or data[:2] in (b"P5", b"P2") or data[4:8] == b"jP  "
 
 
@@ -79,6 +82,7 @@ def scale_greys(
         progress: is told of the scale.
     """
     deep = [row for row in candidates if row in digests and _is_deep(images, row)]
+    _warn_of_dark_colours(images, sorted({*candidates} & {*digests} - {*deep}), progress)
     if not deep:
         if given is not None:
             progress.notice("--grey-range changes nothing: no image has greys of more than 8 bits")
@@ -100,6 +104,28 @@ def scale_greys(
     # Their content depends on the scale now.
     changed = {row: content_digest(scaled.read(row)) for row in deep}
     return scaled, {**digests, **changed}
+
+
+def _warn_of_dark_colours(images: EncodedImages, rows: Sequence[int], progress: Progress) -> None:
+    """Of colours of 16 bits only the upper 8 are read: those that fill 10 or 12 come out nearly black."""
+    some = []
+    for row in rows:
+        with suppress(OSError):
+            data = images.read(row)
+            if data[:4] == b"\x89PNG" and data[25:26] in (b"\2", b"\6"):
+                some.append(row)
+    lightest = 0.0
+    for row in some[:: max(1, len(some) // _COLOURS)]:
+        with suppress(OSError, UnreadableImageError):
+            lightest = max(
+                lightest, float(np.percentile(np.asarray(decode_image(images.read(row))), _PERCENT[1]))
+            )
+    if some and lightest < _DARK:
+        progress.warning(
+            f"{counted(len(some), 'images have')} colours of 16 bits, of which the upper 8 are read: "
+            f"the lightest is {lightest:.0f} of 255. Save them as PNG files of 8 bits, as light as "
+            "they should be seen"
+        )
 
 
 def _is_deep(images: EncodedImages, row: int) -> bool:

@@ -87,7 +87,7 @@ def load_probe(
     masks = _checked(opened, {row: digests[row] for row in rows}, progress, store)
     rows = [row for row in rows if row not in masks.bad]
     bad = [Skipped(opened.source.ids[row], reason) for row, reason in masks.bad.items()]
-    warn_of(bad, "images are left out for their masks", progress)
+    warn_of(bad, "images without a usable mask are left out", progress)
     source = opened.source
     if isinstance(source, EncodedImages):
         with quiet_pillow():

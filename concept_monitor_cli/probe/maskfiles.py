@@ -56,7 +56,9 @@ def open_mask(
     except InputError:
         raise
     except UnidentifiedImageError:
-        raise InputError(f"a mask is damaged, or no {' or '.join(formats)}", where=path) from None
+        raise InputError(
+            f"a mask is damaged, or of another format than {', '.join(formats)}", where=path
+        ) from None
     except (UnreadableImageError, Image.DecompressionBombError) as error:
         raise InputError(f"a mask is too large: {error}", where=path) from error
     except Exception as error:  # decoders raise nearly anything on damaged files

@@ -335,6 +335,13 @@ class RunFolder:
             derived.unlink(missing_ok=True)
         return removed
 
+    def drop(self, folder: str) -> None:
+        """Remove a checkpoint with its tables, and what was made of all tables."""
+        for place in (self.tables / folder, self.root / "scores" / folder):
+            shutil.rmtree(place, ignore_errors=True)
+        for derived in self.tables.glob("*.csv"):
+            derived.unlink(missing_ok=True)
+
     def write_checkpoint(self, record: CheckpointRecord) -> None:
         """Record the state of one checkpoint."""
         path = self.tables / record.folder / "checkpoint.json"

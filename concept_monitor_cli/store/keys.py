@@ -23,15 +23,15 @@ KINDS: dict[str, int] = {
     "text_embeddings": 1,
     "activations": 3,
     "masks": 3,
-    "null": 2,
-    "findings": 4,
-    "resampling": 2,
+    "null": 3,
+    "findings": 5,
+    "resampling": 3,
     "matching": 2,
     "presence": 1,
     "basis": 1,
     "redundancy": 1,
     "self_similarity": 1,
-    "halves": 1,
+    "halves": 2,
 }
 """Kind of value -> version of the code that makes it. Raise the version when that code's results change:
 entries of the old version are then not found any more, and `prune` may remove them."""

@@ -252,9 +252,9 @@ class Bench:
 
     @property
     def _top_k(self) -> int | None:
-        """`--top-k` of the run."""
-        detectors = self.opened.info["settings"]["detectors"]
-        return next((made["top_k"] for made in detectors.values() if made.get("top_k")), None)
+        """`--top-k` of the run, whatever similarity it was made with: others are judged as it would be."""
+        top_k = self.opened.info["options"].get("top_k")
+        return None if top_k is None else int(top_k)
 
     @property
     def own_similarity(self) -> str:

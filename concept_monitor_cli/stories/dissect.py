@@ -162,18 +162,18 @@ def dissect_study(
                     errors.append(error)
                     unusable.append((file, error))
                 if begin is None:
-                    _write_failed(run, unusable)
+                    write_failed(run, unusable)
                 advance(1)
     except BaseException:
         # An error, or a signal: what is done should be seen in the run all the same.
         if architecture is not None:
-            _combine(study, run, architecture, finished=False)
+            combine(study, run, architecture, finished=False)
         raise
     if begin is not None and unusable and study.shard_count > 1:
         # Nothing but broken ones in this share: the others may be whole.
         begin(run)
-        _write_failed(run, unusable)
-    _combine(study, run, architecture, finished=True)
+        write_failed(run, unusable)
+    combine(study, run, architecture, finished=True)
     if architecture is not None:
         result.images = len(study.context.probe)
         study.warn_of_few_images()
@@ -198,7 +198,7 @@ def _is_whole(study: Study, run: RunFolder) -> bool:
     return all(file.folder in ended for file in study.all_files)
 
 
-def _combine(study: Study, run: RunFolder, architecture: Architecture | None, *, finished: bool) -> None:
+def combine(study: Study, run: RunFolder, architecture: Architecture | None, *, finished: bool) -> None:
     """Bring what all checkpoints share up to date: `run.json`, the stacked table, how detectors agree.
 
     Args:
@@ -243,9 +243,35 @@ def _dissect_checkpoint(
     result: DissectResult,
     begin: Callable[[RunFolder], None] | None,
 ) -> Architecture:
-    """Record, conclude, write."""
     checkpoint = load()
     architecture = study.architecture(checkpoint)
+    dissect_network(study, run, file, checkpoint, architecture, result, begin)
+    return architecture
+
+
+def dissect_network(
+    study: Study,
+    run: RunFolder,
+    file: StudyFile,
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    result: DissectResult,
+    begin: Callable[[RunFolder], None] | None = None,
+) -> None:
+    """Record, conclude, write.
+
+    Args:
+        study: the inputs.
+        run: where the tables go.
+        file: the checkpoint's place in the run.
+        checkpoint: the weights.
+        architecture: the network that they are of.
+        result: gets the number of forward passes and their time.
+        begin: see `dissect_study`.
+
+    Raises:
+        InputError, CmonError: see `dissect`.
+    """
     require_numbers(study, architecture, checkpoint, file)
     pieces = pieces_of(study, architecture, checkpoint)
     result.layers = tuple(dict.fromkeys(piece.layer.name for piece in pieces))
@@ -285,7 +311,6 @@ def _dissect_checkpoint(
             if attempt == ATTEMPTS:
                 raise
     run.write_checkpoint(record)
-    return architecture
 
 
 def require_numbers(
@@ -317,7 +342,7 @@ def require_numbers(
             )
 
 
-def _write_failed(run: RunFolder, unusable: list[tuple[StudyFile, InputError]]) -> None:
+def write_failed(run: RunFolder, unusable: list[tuple[StudyFile, InputError]]) -> None:
     """Record checkpoints that cannot be dissected, and empty the list of them."""
     while unusable:
         file, error = unusable.pop(0)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +23,8 @@ from concept_monitor_cli.options import DynamicsOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.report.dynamics_figures import curves, matrix
 from concept_monitor_cli.report.style import save
-from concept_monitor_cli.run import TABLES, TableRecord
-from concept_monitor_cli.store import Key
+from concept_monitor_cli.run import TABLES
+from concept_monitor_cli.stories.activations import RecordedLayer, recorded_layers, usable
 from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.stats import plain_rows
 from concept_monitor_cli.wording import counted
@@ -33,7 +32,6 @@ from concept_monitor_cli.wording import counted
 if TYPE_CHECKING:
     import pandas as pd
 
-_POOLED = "activations"
 # Measures of two sets that cost a decomposition for each pair: taken along time and to the end only.
 _PAIRED: dict[str, Callable[[Tensor, Tensor], float]] = {
     "svcca": measures.svcca,
@@ -46,25 +44,6 @@ _DIMENSIONS: dict[str, Callable[[Tensor], float]] = {
     "participation_ratio": measures.participation_ratio,
     "two_nearest_neighbours": measures.two_nearest_neighbours,
 }
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One layer at one epoch of one run.
-
-    Attributes:
-        run: the run's name.
-        layer: the layer.
-        epoch: the epoch.
-        checkpoint: its checkpoint.
-        read: gives the pooled activations, `(N, C)` float32.
-    """
-
-    run: str
-    layer: str
-    epoch: int
-    checkpoint: str
-    read: Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
@@ -94,6 +73,7 @@ class DynamicsResult:
         images: how many images count.
         similarity, dimension: rows of the tables as plain values.
         convergence: a line for each layer of each run.
+        words: the same as a sentence for each run.
         plots: the pictures.
     """
 
@@ -102,6 +82,7 @@ class DynamicsResult:
     similarity: list[dict[str, Any]] = field(default_factory=list)
     dimension: list[dict[str, Any]] = field(default_factory=list)
     convergence: list[Convergence] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
     plots: list[Path] = field(default_factory=list)
 
 
@@ -117,7 +98,9 @@ def dynamics(options: DynamicsOptions, progress: Progress = SILENT) -> DynamicsR
     """
     opened = [OpenRun(root, options, progress) for root in options.runs or (options.out,)]
     _check_images(opened)
-    sets = [each for run, name in zip(opened, _names(opened), strict=True) for each in _recorded(run, name)]
+    sets = [
+        each for run, name in zip(opened, _names(opened), strict=True) for each in recorded_layers(run, name)
+    ]
     result = DynamicsResult(opened[0].run.root)
     similarity, result.images = _similarities(sets, options, progress)
     dimension = _dimensions(sets, options, progress)
@@ -129,7 +112,8 @@ def dynamics(options: DynamicsOptions, progress: Progress = SILENT) -> DynamicsR
         plain_rows(TABLES[name].frame(rows)) for name, rows in tables.items()
     )
     result.convergence = convergence(similarity, options.threshold)
-    for name in dict.fromkeys(each.run for each in sets):
+    result.words = in_words(result.convergence, options.threshold)
+    for name in dict.fromkeys(each.run for each in sets) if options.plot_formats else ():
         figures = {
             "similarity": matrix(similarity, name),
             "convergence": curves(similarity, dimension, name, options.threshold),
@@ -157,59 +141,18 @@ def _names(opened: Sequence[OpenRun]) -> list[str]:
     return [str(run.run.root) if names.count(run.name) > 1 else run.name for run in opened]
 
 
-def _recorded(opened: OpenRun, name: str) -> Iterator[Seen]:
-    """Every layer at every epoch whose pooled activations a detector asked for."""
-    wanted = {(history.layer, int(epoch)) for history in opened.histories for epoch in history.epochs}
-    records: dict[tuple[str, int], Seen] = {}
-    for _, record in opened.run.table_records():
-        kind = record.recording.partition("/")[0]
-        place = (record.layer, record.epoch)
-        if kind == _POOLED and place in wanted and place not in records:
-            records[place] = Seen(
-                name, record.layer, record.epoch, record.checkpoint, partial(_read, opened, record)
-            )
-    if not records:
-        raise InputError(
-            "the run has no pooled activations: its detectors record where units fire only",
-            where=opened.run.root,
-            hint="dissect with a detector that reads activations, too",
-        )
-    order = list(dict.fromkeys(history.layer for history in opened.histories))
-    yield from sorted(records.values(), key=lambda each: (order.index(each.layer), each.epoch))
-
-
-def _read(opened: OpenRun, record: TableRecord) -> Tensor:
-    kind, _, digest = record.recording.partition("/")
-    entry = opened.store.get(Key(kind, digest, {}))
-    if entry is None:
-        raise InputError(
-            f"the activations of {record.layer} are not in the cache",
-            where=opened.store.root,
-            hint="name the --cache-dir of the dissect, or dissect again",
-        )
-    with entry:
-        return torch.from_numpy(entry.read("pooled"))
-
-
-def _usable(each: Seen) -> Tensor:
-    values = each.read()
-    if not bool(values.isfinite().all()):
-        values = values[:, values.isfinite().all(0)]
-    return values
-
-
 def _similarities(
-    sets: Sequence[Seen], options: DynamicsOptions, progress: Progress
+    sets: Sequence[RecordedLayer], options: DynamicsOptions, progress: Progress
 ) -> tuple[pd.DataFrame, int]:
     """All pairs by CKA, and those along time by the other measures."""
     import pandas as pd
 
-    n = len(_usable(sets[0]))
+    n = len(usable(sets[0]))
     order = torch.from_numpy(np.random.default_rng(options.seed).permutation(n))
     grams, shuffled = [], []
     with progress.task("comparing activations", len(sets), "layers") as advance:
         for each in sets:
-            values = _usable(each)
+            values = usable(each)
             if values.shape[1] == 0:
                 raise InputError(f"no unit of {each.layer} has finite activations", where=each.checkpoint)
             grams.append(CenteredGrams.of(values, options.block))
@@ -228,9 +171,9 @@ def _similarities(
     return pd.DataFrame(rows), images
 
 
-def _along_time(sets: Sequence[Seen], order: Tensor, progress: Progress) -> Iterator[dict[str, Any]]:
+def _along_time(sets: Sequence[RecordedLayer], order: Tensor, progress: Progress) -> Iterator[dict[str, Any]]:
     """Every epoch of a layer beside the next and the last one, by the measures that cost more."""
-    by_layer: dict[tuple[str, str], list[Seen]] = {}
+    by_layer: dict[tuple[str, str], list[RecordedLayer]] = {}
     for each in sets:
         by_layer.setdefault((each.run, each.layer), []).append(each)
     pairs = [
@@ -241,7 +184,7 @@ def _along_time(sets: Sequence[Seen], order: Tensor, progress: Progress) -> Iter
     few: dict[str, int] = {}
     with progress.task("canonical correlations", len(pairs), "pairs") as advance:
         for first, second in pairs:
-            X, Y = _usable(first), _usable(second)
+            X, Y = usable(first), usable(second)
             units = max(X.shape[1], Y.shape[1])
             for name, measure in _PAIRED.items():
                 if name in _CANONICAL and len(X) < measures.IMAGES_PER_UNIT * units:
@@ -256,7 +199,9 @@ def _along_time(sets: Sequence[Seen], order: Tensor, progress: Progress) -> Iter
         )
 
 
-def _row(first: Seen, second: Seen, measure: str, value: float, chance: float, images: int) -> dict[str, Any]:
+def _row(
+    first: RecordedLayer, second: RecordedLayer, measure: str, value: float, chance: float, images: int
+) -> dict[str, Any]:
     return {
         "epoch": first.epoch,
         "checkpoint": first.checkpoint,
@@ -273,7 +218,7 @@ def _row(first: Seen, second: Seen, measure: str, value: float, chance: float, i
     }
 
 
-def _dimensions(sets: Sequence[Seen], options: DynamicsOptions, progress: Progress) -> pd.DataFrame:
+def _dimensions(sets: Sequence[RecordedLayer], options: DynamicsOptions, progress: Progress) -> pd.DataFrame:
     """How many dimensions the activations fill, beside independent units of the same number."""
     import pandas as pd
 
@@ -281,7 +226,7 @@ def _dimensions(sets: Sequence[Seen], options: DynamicsOptions, progress: Progre
     rows = []
     with progress.task("dimensions", len(sets), "layers") as advance:
         for each in sets:
-            values = _usable(each)
+            values = usable(each)
             shape = tuple(values.shape)
             if shape not in independent:
                 generator = torch.Generator().manual_seed(options.seed)
@@ -331,6 +276,28 @@ def convergence(similarity: pd.DataFrame, threshold: float) -> list[Convergence]
             Convergence(str(run), str(layer), epochs[start], max(earlier) if earlier else None, speed)
         )
     return found
+
+
+def in_words(lines: Sequence[Convergence], threshold: float) -> list[str]:
+    """When layers came near their end, a sentence for each run: `layer1 is within 0.9 of its end from ...`.
+
+    Args:
+        lines: of `convergence`.
+        threshold: what it was asked with.
+    """
+    sentences = []
+    for run in dict.fromkeys(line.run for line in lines):
+        said: list[str] = []
+        for line in lines:
+            if line.run != run or not line.speed:  # a single epoch is its own end
+                continue
+            verb = "" if said else f" is within {threshold:g} of its end"
+            settled = line.from_epoch in line.speed
+            when = f"from epoch {line.from_epoch} on" if settled else "only at its last epoch"
+            said.append(f"{line.layer}{verb} {when}")
+        if said:
+            sentences.append(", ".join(said))
+    return sentences
 
 
 def _stays_from(holds: NDArray[np.bool_]) -> int:

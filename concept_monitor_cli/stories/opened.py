@@ -308,7 +308,7 @@ class OpenRun:
     def words(self) -> Words:
         """Images and concepts in the encoder's space."""
         context = self.context
-        return Words(context.image_embeddings, context.text_embeddings, context.activations)
+        return Words(context.image_embeddings, context.text_embeddings, context.activations, context.groups)
 
     def _check(self, what: str, digest: str, name: str) -> None:
         if digest != self.info[what]["digest"]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.monitor.findings import findings
 from concept_monitor_cli.monitor.history import History
-from concept_monitor_cli.options import ReportOptions
+from concept_monitor_cli.options import DynamicsOptions, ReportOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.report.exports import (
     MOST_POINTS,
@@ -25,14 +26,17 @@ from concept_monitor_cli.report.exports import (
 )
 from concept_monitor_cli.report.page import (
     Pictures,
+    Structure,
     draw_pictures,
     known_images,
     page_content,
+    read_structure,
     read_tables,
     render,
 )
 from concept_monitor_cli.run import RunFolder
 from concept_monitor_cli.store import Key, Store, write_text_atomic
+from concept_monitor_cli.stories.dynamics import convergence, in_words
 from concept_monitor_cli.stories.findings import run_tables
 from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.stats import statistics_of
@@ -81,7 +85,8 @@ def report(options: ReportOptions, progress: Progress = SILENT) -> ReportResult:
     _check_units(options, opened)
     if options.tensorboard is not None:
         require_tensorboard()
-    pictures = _pictures(opened, options, progress)
+    structure = _structure(opened)
+    pictures = _pictures(opened, options, structure.factor_images(), progress)
     tables = read_tables(opened.run, opened.table)
     content = page_content(
         opened.run,
@@ -90,6 +95,7 @@ def report(options: ReportOptions, progress: Progress = SILENT) -> ReportResult:
         pictures,
         findings=findings(run_tables(opened)),
         tracked=options.units,
+        structure=structure,
         progress=progress,
     )
     page = render(content, pictures.sheets.uris)
@@ -113,7 +119,20 @@ def _check_units(options: ReportOptions, opened: OpenRun) -> None:
         )
 
 
-def _pictures(opened: OpenRun, options: ReportOptions, progress: Progress) -> Pictures:
+def _structure(opened: OpenRun) -> Structure:
+    """What `cmon dynamics` and `cmon factors` found of this run, and when its layers came near their end."""
+    found = read_structure(opened.run)
+    names = [] if found.similarity is None else [opened.name, str(opened.run.root)]
+    for name in names:
+        assert found.similarity is not None
+        own = found.similarity[found.similarity["run"] == name]
+        if len(own):
+            threshold = DynamicsOptions().threshold
+            return replace(found, name=name, words=tuple(in_words(convergence(own, threshold), threshold)))
+    return found
+
+
+def _pictures(opened: OpenRun, options: ReportOptions, before: Sequence[str], progress: Progress) -> Pictures:
     """The images of a page; where they cannot be had, the page says why."""
     none = Pictures([None] * len(opened.histories))
     if not options.images or options.image_megabytes <= 0:
@@ -134,11 +153,13 @@ def _pictures(opened: OpenRun, options: ReportOptions, progress: Progress) -> Pi
         none.missing = f"The probing images are not accessible: {error.what}."
         progress.warning(f"the report has no images: {error.what}")
         return none
+    number = {name: place for place, name in enumerate(probe.ids)}
     return draw_pictures(
         opened.histories,
         known,
         probe,
         tracked=options.units,
+        before=[number[name] for name in before if name in number],
         max_bytes=int(options.image_megabytes * 1_000_000),
         progress=progress,
     )

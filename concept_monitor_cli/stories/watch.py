@@ -8,6 +8,7 @@ import os
 import shlex
 import subprocess
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,21 @@ from concept_monitor_cli.checkpoints import NoWeightsError, find_checkpoints, lo
 from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.monitor.alerts import Alert, Rules, alerts
 from concept_monitor_cli.monitor.findings import Finding
-from concept_monitor_cli.options import CommonOptions, ReadingOptions, ReportOptions, Shard, WatchOptions
+from concept_monitor_cli.options import (
+    CommonOptions,
+    DynamicsOptions,
+    FactorsOptions,
+    ReadingOptions,
+    ReportOptions,
+    Shard,
+    WatchOptions,
+)
 from concept_monitor_cli.progress import SILENT, Progress
-from concept_monitor_cli.run import RunFolder
+from concept_monitor_cli.run import TABLES, RunFolder
 from concept_monitor_cli.store import write_text_atomic
 from concept_monitor_cli.stories.dissect import dissect_study
+from concept_monitor_cli.stories.dynamics import dynamics
+from concept_monitor_cli.stories.factors import factors
 from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.pieces import open_study
 from concept_monitor_cli.stories.report import report
@@ -67,11 +78,13 @@ class CurrentReport:
     Args:
         options: of the watching.
         progress: told of what goes wrong: a page that cannot be made must not end the watching.
+        keep: commands whose tables are made again before the page: `dynamics`, `factors`.
     """
 
-    def __init__(self, options: ReadingOptions, progress: Progress) -> None:
+    def __init__(self, options: ReadingOptions, progress: Progress, keep: Iterable[str] = ()) -> None:
         self.path: Path | None = None
         self._options = ReportOptions(**{item.name: getattr(options, item.name) for item in fields(options)})
+        self._reading, self._keep = options, tuple(keep)
         self._progress = progress
         self._stale = self._failed = False
         self._next = -math.inf
@@ -94,6 +107,8 @@ class CurrentReport:
         if not (RunFolder(self._options.out).tables / "concepts.parquet").is_file():
             return
         began = time.monotonic()
+        for name in self._keep:
+            self._make_again(name)
         try:
             self.path = report(self._options, self._progress).page
             self._failed = False
@@ -104,6 +119,34 @@ class CurrentReport:
         self._stale = False  # also after a failure: the next news, or the end, is time enough
         ended = time.monotonic()
         self._next = ended + max(_REPORT_SECONDS, (ended - began) / _REPORT_SHARE)
+
+    def _make_again(self, name: str) -> None:
+        """The tables of another command; what it cannot do is said, and the watching goes on."""
+        try:
+            if name == "dynamics":
+                given = {item.name: getattr(self._reading, item.name) for item in fields(ReadingOptions)}
+                dynamics(DynamicsOptions(**{**given, "plot_formats": ()}), self._progress)
+            else:
+                factors(anchored(self._reading), self._progress)
+        except CmonError as error:
+            self._progress.warning(f"{name} is not up to date: {error.what}")
+
+
+def anchored(options: ReadingOptions) -> FactorsOptions:
+    """Factors that stay when a checkpoint lands: those of the epoch that they were first made at.
+
+    Args:
+        options: which run.
+    """
+    run = RunFolder(options.out)
+    path = run.tables / "factor-images.csv"
+    epochs = {record.epoch for record in run.checkpoints() if record.status == "done"}
+    reference = None
+    if path.is_file():
+        before = {int(epoch) for epoch in TABLES["factor-images"].read_csv(path)["epoch"]}
+        reference = max(before & epochs, default=None)
+    given = {item.name: getattr(options, item.name) for item in fields(ReadingOptions)}
+    return FactorsOptions(**{**given, "plot_formats": ()}, mode="anchored", reference=reference)
 
 
 class Landing:
@@ -196,7 +239,7 @@ def watch(options: WatchOptions, progress: Progress = SILENT) -> WatchResult:
     landing = Landing(**options.loading)
     result = WatchResult(options.out)
     reading = _reading(options)
-    page = CurrentReport(reading, progress)
+    page = CurrentReport(reading, progress, options.keep)
     done: dict[tuple[Path, str, int], State] = {}
     early: set[str] = set()
     latest, last_news = -1, time.monotonic()

@@ -14,6 +14,7 @@ from concept_monitor_cli.encoders import Encoder, PrecomputedEncoder, embed_imag
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.evaluation.simulation import ACTIVE_SHARE
 from concept_monitor_cli.functional.groups import ImageGroups, halves
+from concept_monitor_cli.functional.resampling import RESAMPLES, image_counts
 from concept_monitor_cli.functional.similarity.activations import ConceptActivations
 from concept_monitor_cli.probe import LabelledImages, Pixels, ProbeSet
 from concept_monitor_cli.probe.groups import NamedGroups, copies, named_groups
@@ -91,6 +92,11 @@ class Context:
 
         with self.store.get_or_make(self._copies_key, make) as entry:
             return ImageGroups(entry.read("groups"))
+
+    @cached_property
+    def bootstrap(self) -> Tensor:
+        """How often each image is in each of `RESAMPLES` draws of the groups: `(R, N)` int64."""
+        return image_counts(self.groups, range(RESAMPLES), seed=self.seed)
 
     @property
     def groups_digest(self) -> str:

@@ -108,6 +108,10 @@ def record_missing(
         visited: called after each forward pass over all images.
     """
     missing = not_recorded(study, wanted)
+    for each in missing:
+        # What a basis is fitted to may have to be recorded itself, which must not wait for a lock held here.
+        each.look.basis()
+    missing = not_recorded(study, missing)
     if not missing:
         return
     with ExitStack() as locks:

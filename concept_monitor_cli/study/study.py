@@ -39,6 +39,7 @@ from concept_monitor_cli.models.layers import (
     list_layers,
     resolve_layers,
 )
+from concept_monitor_cli.models.live import LiveSource
 from concept_monitor_cli.models.preprocess import grey, target_preprocessing
 from concept_monitor_cli.models.pretrained import pretrained_files
 from concept_monitor_cli.models.stages import LAST, stages
@@ -447,10 +448,9 @@ class Study:
         return self._architectures[shapes]
 
     def _recognise(self, checkpoint: Checkpoint) -> Architecture:
-        options = self.options
         try:
             source = resolve_model(
-                options.model,
+                self.options.model,
                 checkpoint.state_dict,
                 said=checkpoint.arch,
                 family=checkpoint.family,
@@ -458,16 +458,32 @@ class Study:
             )
         except InputError as error:
             raise UnusableCheckpointError(error.what, where=error.where, hint=error.hint) from error
+        return self.architecture_of(source, source.build(device="meta"), notes=checkpoint.notes)
+
+    def architecture_of(
+        self, source: ModelSource, model: nn.Module, *, notes: Sequence[str] = ()
+    ) -> Architecture:
+        """What follows from a network: its layers, what these depend on, the images as it wants them.
+
+        Args:
+            source: how to build it.
+            model: the network itself, with or without its weights. Nothing is computed with them where it
+                runs on the meta device.
+            notes: what was found out about it so far, for the user.
+
+        Raises:
+            InputError: a layer does not exist in it or cannot be read, or its images are of another kind.
+        """
+        options = self.options
         if source.in_chans not in (1, 3):
             raise UnusableCheckpointError(
                 f"the network takes images of {source.in_chans} channels, the probing images have 3",
                 where=source.label,
                 hint="give --model file.py:factory that takes RGB and makes these channels of it",
             )
-        for note in checkpoint.notes:
+        for note in notes:
             self.notice(note)
         self.notice(source.describe())
-        model = source.build(device="meta")
         # Before the probing images are opened, which may take long: a slip in a name should be told at once.
         named = [split_name(name)[0] for name in options.layers if name != AUTO]
         names = resolve_layers(model, named) if named or AUTO not in options.layers else []
@@ -525,13 +541,15 @@ class Study:
     ) -> tuple[tuple[LayerInfo, ...], dict[str, frozenset[str]]]:
         """The layers, and the weights that each depends on: what running the network without numbers shows.
 
-        Kept in the store: torch takes seconds to get ready for the first such run of a process.
+        Kept in the store: torch takes seconds to get ready for the first such run of a process. Not so of a
+        network in use, of which only its outputs say what it is.
         """
+        lasting = not isinstance(source, LiveSource)
         key = self.store.key(
             "layers", network=source.identity(), layers=list(names), size=size, torch=torch.__version__
         )
 
-        known = self.store.get(key)
+        known = self.store.get(key) if lasting else None
         if known is not None:
             with known:
                 layers = tuple(LayerInfo.from_json(values) for values in known.meta["layers"])
@@ -544,6 +562,8 @@ class Study:
         except InputError:
             raise
         except CmonError:
+            if not lasting:
+                raise
             # Not every network runs without real memory behind its tensors.
             model = source.build(device="cpu")
             found = describe_layers(model, names, size, optional=optional)
@@ -555,7 +575,7 @@ class Study:
             )
         layers = tuple(found[name] for name in names if name in found)
         needed = {name: weights_of_layers(model, [name], size) for name in found}
-        if not self.options.dry_run:
+        if lasting and not self.options.dry_run:
             meta = {
                 "layers": [layer.to_json() for layer in layers],
                 "weights": {name: sorted(weights) for name, weights in needed.items()},

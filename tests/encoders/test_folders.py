@@ -205,6 +205,13 @@ def test_an_archive_without_its_text_tower_says_so(tiny_clip: TinyClip, tmp_path
         encoder.text(WORDS)
 
 
+def test_a_network_of_images_alone_is_refused(tiny_clip: TinyClip, tmp_path: Path) -> None:
+    folder = hf_folder(tiny_clip, tmp_path / "vit")
+    (folder / "config.json").write_text(json.dumps({"model_type": "vit", "hidden_size": 64}))
+    with pytest.raises(InputError, match=r"a vit model (is no image-text encoder|needs the package)"):
+        load_encoder(str(folder))
+
+
 def test_folders_and_files_that_are_no_encoder(tiny_clip: TinyClip, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no image-text encoder in this folder"):
         load_encoder(str(tmp_path))

@@ -8,18 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from judged_world import CLASSES, HIDDEN, WORDS
+from judged_world import CLASSES, HIDDEN, WORDS, dissect_options
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.evaluation import Labels, Measure, Subject, Value, Verdict, make_measures
 from concept_monitor_cli.evaluation.scoring import Scored, similarity_scores
-from concept_monitor_cli.evaluation.subject import LEAST_HELD_OUT, TextSpace, halves
+from concept_monitor_cli.evaluation.subject import LEAST_HELD_OUT, TextSpace
+from concept_monitor_cli.functional.groups import ImageGroups, halves
 from concept_monitor_cli.lenses.names.clip_dissect import ClipDissect
 from concept_monitor_cli.options import SIMILARITIES, EpochFilter, EvaluateOptions
 from concept_monitor_cli.progress import SILENT
 from concept_monitor_cli.stories.bench import Bench
+from concept_monitor_cli.stories.dissect import dissect
 from concept_monitor_cli.stories.evaluate import Trials
 
+LAST = EpochFilter.parse("last")
 TRUE_HIDDEN = np.array([CLASSES[unit % 6] for unit in range(HIDDEN)], dtype=object)
 
 
@@ -30,7 +33,7 @@ def bench(judged: Path) -> Bench:
 
 def options(judged: Path, **more: object) -> EvaluateOptions:
     settings = {"out": judged / "run", "cache_dir": judged / "cache", "device": "cpu"}
-    return EvaluateOptions(**{**settings, "epochs": EpochFilter.parse("last"), **more})  # type: ignore[arg-type]
+    return EvaluateOptions(**{**settings, "epochs": LAST, **more})  # type: ignore[arg-type]
 
 
 def subject_of(bench: Bench, layer: str, similarity: str = "wpmi") -> Subject:
@@ -214,28 +217,11 @@ def test_a_layer_that_could_not_be_judged_is_said(bench: Bench) -> None:
 # -- held-out images -----------------------------------------------------------------------------
 
 
-def test_halves() -> None:
-    images = [f"image {number}" for number in range(41)]
-    first, second = halves(images, seed=3)
-    assert (len(first), len(second)) == (20, 21)
-    assert sorted([*first.tolist(), *second.tolist()]) == list(range(41))
-    assert first.tolist() == sorted(first.tolist())
-    assert not torch.equal(first, halves(images, seed=4)[0])
-
-
-def test_copies_of_an_image_are_in_the_same_half() -> None:
-    images = [f"image {number % 15}" for number in range(41)]
-    for seed in range(5):
-        first, second = halves(images, seed)
-        assert sorted([*first.tolist(), *second.tolist()]) == list(range(41))
-        assert {images[row] for row in first}.isdisjoint(images[row] for row in second)
-        assert len({images[row] for row in first}) == 7
-
-
 def test_a_trial_judges_by_images_that_the_labels_have_not_seen(bench: Bench) -> None:
     subject = subject_of(bench, "2")
     trial = subject.trial
-    seen, held = halves(bench.opened.probe.digests, bench.options.seed)
+    first = torch.from_numpy(halves(bench.opened.context.groups, seed=bench.options.seed))
+    seen, held = first.nonzero()[:, 0], (~first).nonzero()[:, 0]
     assert trial.unseen.ids == tuple(bench.opened.probe.ids[row] for row in held.tolist())
     torch.testing.assert_close(trial.unseen.pooled, subject.pooled[held])
     torch.testing.assert_close(trial.unseen.embeddings, subject.images.embeddings[held])
@@ -245,6 +231,32 @@ def test_a_trial_judges_by_images_that_the_labels_have_not_seen(bench: Bench) ->
     assert torch.equal(spoilt.trial.scored.scores, trial.scored.scores)
     spoilt = replace(subject, read_pooled=lambda: subject.pooled.index_fill(0, seen[:30], 9.0))
     assert not torch.equal(spoilt.trial.scored.scores, trial.scored.scores)
+
+
+def test_a_trial_holds_out_whole_groups_of_images(bench: Bench) -> None:
+    """Frames of a video, say, which the user names: no digest knows that they belong together."""
+    groups = ImageGroups.read(np.random.default_rng(0).permutation(240) // 5)
+    context = replace(bench.common.context)
+    context.__dict__.update(bench.common.context.__dict__)
+    context.__dict__["groups"] = groups
+    subject = subject_of(bench, "2")
+    grouped = replace(subject, common=replace(bench.common, context=context))
+    held = [context.probe.ids.index(name) for name in grouped.trial.unseen.ids]
+    assert 110 <= len(held) <= 130
+    seen = sorted(set(range(240)) - set(held))
+    assert set(groups.of[held]).isdisjoint(groups.of[seen])
+    context.__dict__["groups"] = ImageGroups.read(np.arange(240) // 8)  # 15 in each half
+    with pytest.raises(InputError, match="15 groups of held-out images are too few"):
+        _ = replace(grouped, common=replace(bench.common, context=context)).trial
+
+
+def test_top_k_of_a_run_holds_for_every_similarity(judged: Path, tmp_path: Path) -> None:
+    """A run by `cos` has no top images; judged by `soft-wpmi` its `--top-k` counts all the same."""
+    out = tmp_path / "run"
+    dissect(dissect_options(judged, similarity="cos", top_k=7, out=out, layers=("3",), epochs=LAST))
+    bench = Bench(replace(options(judged), out=out), SILENT)
+    assert bench.common.top_k == 7
+    assert Bench(options(judged), SILENT).common.top_k is None
 
 
 def test_too_few_images(bench: Bench) -> None:

@@ -104,14 +104,16 @@ def test_halves_share_no_group() -> None:
     assert np.all(np.abs(share - 0.5) < 0.1)
 
 
-def test_random_sets_take_groups_whole() -> None:
-    groups = ImageGroups.read(np.arange(60) // 3)
-    sets = random_top_images(groups, 12, 50, seed=2).T
-    for each in sets.tolist():
-        assert len(set(each)) == 12
-        runs = [each[at : at + 3] for at in range(0, 12, 3)]
-        assert all(len({image // 3 for image in run}) == 1 for run in runs)
-    assert torch.equal(sets[:10], random_top_images(groups, 12, 10, seed=2).T)
+def test_random_sets_have_one_image_of_each_group() -> None:
+    groups = ImageGroups.read([0, 1, 1, 2, 2, 2, 3, 4, 4, 4, 4, 0])
+    sets = random_top_images(groups, 3, 4000, seed=2).T
+    of = groups.of[sets.numpy()]
+    assert all(len(set(each)) == 3 for each in of.tolist())
+    # Groups come equally often, however many images they have, and so do the images of a group.
+    share = np.bincount(of.ravel(), minlength=5) / of.size
+    assert np.allclose(share, 1 / 5, atol=0.02)
+    images = np.bincount(sets.numpy().ravel(), minlength=12) / of.size
+    assert np.allclose(images, (share / groups.sizes)[groups.of], atol=0.01)
+    assert torch.equal(sets[:10], random_top_images(groups, 3, 10, seed=2).T)
     assert torch.equal(random_top_images(ImageGroups.single(30), 5, 6), random_top_images(30, 5, 6))
-    cut = random_top_images(groups, 10, 4).T
-    assert cut.shape == (4, 10)
+    assert random_top_images(groups, 10, 4).shape == (5, 4)  # there are five groups

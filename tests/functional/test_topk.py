@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.functional.topk import dead_units, exciting_images, top_images, top_rows
+from concept_monitor_cli.functional.groups import ImageGroups
+from concept_monitor_cli.functional.topk import (
+    dead_units,
+    exciting_images,
+    top_images,
+    top_images_of_groups,
+    top_rows,
+)
 from tests.functional import twins
 
 
@@ -40,6 +47,42 @@ def test_heavy_ties_on_many_images() -> None:
     assert indices[:, 0].tolist() == [15_000, *range(99)]
     assert indices[:, 1].tolist() == list(range(1, 200, 2))
     assert indices[:, 2].tolist() == list(range(100))
+
+
+def twin_of_groups(q: list[float], of: list[int], k: int) -> list[int]:
+    """The best image of every group; groups by that, then by their first image."""
+    value = [-np.inf if x != x else x for x in q]
+    best: dict[int, int] = {}
+    for image, group in enumerate(of):
+        if group not in best or value[image] > value[best[group]]:
+            best[group] = image
+    return sorted(best.values(), key=lambda image: (-value[image], of.index(of[image])))[:k]
+
+
+@pytest.mark.parametrize("k", [1, 6, 40])
+@pytest.mark.parametrize("seed", range(4))
+def test_each_group_has_one_place_among_the_top_images(k: int, seed: int) -> None:
+    g = np.random.default_rng(seed)
+    Q = torch.from_numpy(g.normal(size=(60, 9)).astype(np.float32))
+    Q[:, 3:6] = torch.from_numpy(g.integers(0, 3, (60, 3)).astype(np.float32))  # with many ties
+    Q[:, 6] = 0.0
+    Q[::3, 7] = torch.nan
+    Q[:, 8] = torch.nan
+    of = g.integers(0, 25, 60)
+    groups = ImageGroups.read(of)
+    indices, values = top_images_of_groups(Q, k, groups)
+    assert indices.shape == values.shape == (min(k, groups.n_groups), 9)
+    for unit in range(9):
+        assert indices[:, unit].tolist() == twin_of_groups(Q[:, unit].tolist(), of.tolist(), k)
+    np.testing.assert_array_equal(values.numpy(), Q.gather(0, indices).numpy())
+
+
+def test_without_copies_groups_change_nothing() -> None:
+    Q = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)).relu()
+    alone = top_images_of_groups(Q, 20, ImageGroups.single(50))
+    assert all(torch.equal(*pair) for pair in zip(alone, top_images(Q, 20), strict=True))
+    with pytest.raises(InputError, match="groups of 49 images for activations of 50"):
+        top_images_of_groups(Q, 3, ImageGroups.single(49))
 
 
 def test_rows_and_subnormals_keep_their_order() -> None:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from scripts.check_blind_units import World, blind, found, make_world, planted, random_world
+from scripts.blind_worlds import World, blind, found, make_world, planted, random_world
 
 __all__ = ["World", "blind", "found", "make_world", "planted", "random_world"]

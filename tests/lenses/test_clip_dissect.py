@@ -8,12 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from concept_monitor_cli.functional.similarity.registry import SIMILARITIES, RankSimilarity
+from concept_monitor_cli.functional.groups import ImageGroups
+from concept_monitor_cli.functional.similarity.registry import (
+    SIMILARITIES,
+    RankSimilarity,
+    reordered_images,
+)
 from concept_monitor_cli.lenses.names.clip_dissect import ClipDissect
 from concept_monitor_cli.lenses.names.clip_ranks import RankedLayer
 from concept_monitor_cli.lenses.names.clip_values import ValuedLayer
 
-from .clip_world import blind, found, planted, random_world
+from .clip_world import blind, found, make_world, planted, random_world
 
 NAMES = list(SIMILARITIES)
 
@@ -21,8 +26,7 @@ NAMES = list(SIMILARITIES)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_printed_concept_is_the_tested_one(tmp_path: Path, name: str) -> None:
     """The p-value and the effect of every unit, from the printed concept and nothing else."""
-    # rank-reorder looks at 5 % of the images: at four of 90, which prove nothing.
-    world, rng = random_world(tmp_path, 400 if name == "rank-reorder" else 90, 25)
+    world, rng = random_world(tmp_path, 90, 25)
     Q = torch.cat([planted(world, rng, 9)[0], blind(world, rng, 9), blind(world, rng, 9, 8)], 1)
     findings = found(world, ClipDissect(name, top_k=20), Q)
     assert findings.matrix is not None
@@ -47,7 +51,7 @@ def test_the_printed_concept_is_the_tested_one(tmp_path: Path, name: str) -> Non
             assert (np.diff(findings.p_values[part.rows][order]) >= 0).all()
     else:
         layer_of_values = ValuedLayer(similarity, Q, world)
-        scores = similarity.function(world.activations, Q)
+        scores = similarity.function(world.activations, Q, world.groups)
         assert printed.tolist() == scores.argmax(1).tolist()
         named = layer_of_values.name(())
         np.testing.assert_allclose(findings.effect, named.effect.numpy(), rtol=1e-5)
@@ -67,6 +71,52 @@ def test_units_blind_to_content_are_not_called(tmp_path: Path, name: str, copies
         assert not findings.interpretable[20:32].any()
         called += int(findings.interpretable.sum())
     assert called <= 0.05 * 3 * 44 + 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_copies_of_every_photo_change_no_label(tmp_path: Path, name: str) -> None:
+    """K is counted in photos, and each has one place: five copies of a photo say what the photo says."""
+    world, rng = random_world(tmp_path / "one", 120, 30)
+    Q = torch.cat([planted(world, rng, 10)[0], blind(world, rng, 3), blind(world, rng, 3, 15)], 1)
+    of = torch.arange(120).repeat(5)[torch.from_numpy(rng.permutation(600))]
+    copied = make_world(
+        tmp_path / "five", world.image_embeddings[of], world.text_embeddings, ImageGroups.read(of)
+    )
+    one, five = (found(each, ClipDissect(name), q) for each, q in ((world, Q), (copied, Q[of])))
+    assert five.concepts.tolist() == one.concepts.tolist()
+    np.testing.assert_allclose(five.scores, one.scores, rtol=1e-4, atol=1e-4)
+    assert one.interpretable[:10].sum() >= 9
+    assert five.interpretable[:10].sum() >= 9
+    assert five.calibration.get("top_k") == one.calibration.get("top_k")
+    if name.endswith("wpmi"):
+        assert any("600 images in 120 groups" in note for note in five.notes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_planted_units_are_found_in_thirty_photos(tmp_path: Path, name: str) -> None:
+    """Rank reorder as well: it puts 20 photos in order, not 5 % of them, which is one."""
+    called = right = luck = 0
+    for seed in range(2):
+        world, rng = random_world(tmp_path / str(seed), 30, 40, seed=seed)
+        Q, concepts = planted(world, rng, 12)
+        findings = found(world, ClipDissect(name, stability=False), torch.cat([Q, blind(world, rng, 12)], 1))
+        called += int(findings.interpretable[:12].sum())
+        luck += int(findings.interpretable[12:].sum())
+        words = findings.concepts[:12, 0].tolist()
+        right += sum(word == f"w{m}" for word, m in zip(words, concepts, strict=True))
+    assert called >= 0.8 * 24
+    assert right >= 0.8 * 24
+    assert luck <= 0.05 * 24 + 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_too_few_photos_are_named_as_the_cause(tmp_path: Path, name: str) -> None:
+    world, rng = random_world(tmp_path, 30, 20, copies=2)
+    notes = found(world, ClipDissect(name, stability=False), blind(world, rng, 4)).notes
+    assert any("15 groups of images are too few to tell most labels from chance" in note for note in notes)
+    enough, rng = random_world(tmp_path / "more", 60, 20, copies=2)
+    notes = found(enough, ClipDissect(name, stability=False), blind(enough, rng, 4)).notes
+    assert not any("too few to tell" in note for note in notes)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -117,3 +167,14 @@ def test_a_layer_without_a_unit_to_name(tmp_path: Path, name: str) -> None:
     rows = findings.rows(epoch=0, checkpoint="c", layer="l", detector="d")
     assert set(rows["concept"]) == {""}  # type: ignore[call-overload]
     assert any("fewer than 5 photos" in note for note in findings.notes)
+
+
+def test_how_many_top_images() -> None:
+    """In proportion to the groups of images, at least ten, and no more than say something of one unit."""
+    soft, hard = SIMILARITIES["soft-wpmi"], SIMILARITIES["wpmi"]
+    assert isinstance(soft, RankSimilarity)
+    assert isinstance(hard, RankSimilarity)
+    assert [soft.images(n) for n in (60_000, 3000, 1000, 120, 12, 6)] == [100, 100, 33, 10, 10, 6]
+    assert [hard.images(n) for n in (60_000, 3000, 1500, 120, 12, 6)] == [28, 28, 14, 10, 6, 3]
+    assert [hard.images(n, 50) for n in (120, 30)] == [50, 30]
+    assert [reordered_images(n) for n in (1000, 400, 120, 12)] == [50, 20, 20, 12]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,9 +10,11 @@ import pytest
 import torch
 
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.evaluation.scoring import nameable, similarity_scores
 from concept_monitor_cli.functional.groups import ImageGroups
 from concept_monitor_cli.functional.resampling import image_counts, resampled_top_images
-from concept_monitor_cli.functional.similarity import cos, soft_wpmi
+from concept_monitor_cli.functional.similarity import ConceptActivations, cos, soft_wpmi
+from concept_monitor_cli.functional.similarity.registry import ValueSimilarity, similarity_named
 from concept_monitor_cli.functional.topk import top_images
 from concept_monitor_cli.monitor.confidence import (
     CONFIDENCE,
@@ -23,6 +26,7 @@ from concept_monitor_cli.monitor.confidence import (
     held_labels,
 )
 from concept_monitor_cli.monitor.history import histories
+from scripts.blind_worlds import blind, random_world
 
 SOFT = {"similarity": "soft-wpmi", "top_k": 20, "a": 10.0, "lam": 1.0}
 
@@ -75,7 +79,7 @@ def twin_soft_wpmi(P: np.ndarray, Q: np.ndarray, k: int, a: float, lam: float) -
 
 
 def test_scores_of_a_resample_equal_those_of_the_images_drawn_for_real() -> None:
-    images, texts, Q = _world(80, 9, 6)
+    images, texts, Q = _world(80, 9, 9)
     chosen = torch.tensor([7, 2, 4])
     rescorer = Words.of(images, texts).rescorer(SOFT, Q, chosen)
     counts = image_counts(80, range(4))
@@ -92,8 +96,89 @@ def test_scores_of_a_resample_equal_those_of_the_images_drawn_for_real() -> None
     np.testing.assert_allclose(by_value.scores(counts[1:2])[0].numpy(), expected_cos.numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize("similarity", ["soft-wpmi", "wpmi", "cos", "cos-cubed", "rank-reorder"])
+@pytest.mark.parametrize("units", [3, 12])
+def test_where_every_image_is_drawn_once_scores_are_those_of_the_labels(
+    tmp_path: Path, similarity: str, units: int
+) -> None:
+    """The rule of the detector: by groups, through images on which a unit fires, few units by chance."""
+    world, rng = random_world(tmp_path, 120, 15, copies=2)
+    parts = [
+        blind(world, rng, units),
+        blind(world, rng, units, 7),
+        blind(world, rng, 2, 2),
+        torch.zeros(120, 1),
+    ]
+    Q = torch.cat(parts if units > 3 else [parts[0], *parts[2:]], 1)
+    named = nameable(Q, world)
+    assert int(named.sum()) == len(named) - 3
+    expected = similarity_scores(similarity, world, Q, named).scores.double()
+    settings = {"similarity": similarity, "top_k": None, "a": 10.0 if similarity == "soft-wpmi" else 2.0}
+    settings["lam"] = 1.0 if similarity == "soft-wpmi" else 0.6
+    concepts = torch.tensor([3, 14, 0, 8])
+    words = Words.of(world.image_embeddings, world.text_embeddings, world.groups)
+    found = words.rescorer(settings, Q, concepts).scores(torch.ones(1, 120, dtype=torch.int64))[0]
+    beyond = (found - expected[:, concepts])[named]
+    # Of one concept and set size a score may be shifted: only differences between concepts of a unit count.
+    np.testing.assert_allclose((beyond - beyond[:, :1]).numpy(), 0, atol=2e-3)
+    assert float((expected[named][:, concepts]).std(1).min()) > 0.01
+
+
+def test_units_that_fire_on_few_images_are_scored_by_these() -> None:
+    """A resample through a unit's own images alone, scaled to their number, by the formulas in float64."""
+    images, texts, _ = _world(60, 9, 1)
+    generator = np.random.default_rng(3)
+    Q = np.zeros((60, 9), dtype=np.float32)
+    for unit in range(9):
+        Q[generator.choice(60, 8, replace=False), unit] = 1 + generator.random(8)
+    counts = image_counts(60, range(20), seed=2)
+    concepts = torch.tensor([5, 1])
+    found = Words.of(images, texts).rescorer(SOFT, torch.from_numpy(Q), concepts).scores(counts).numpy()
+    s = np.exp(10.0 * (images.double() @ texts.double().T).numpy())
+    s /= s.sum(axis=1, keepdims=True)
+    compared = 0
+    for r, draw in enumerate(counts.tolist()):
+        E, known = np.zeros((9, 9)), np.ones(9, dtype=bool)
+        for unit in range(9):
+            ranked = sorted(np.flatnonzero(Q[:, unit]), key=lambda i: -Q[i, unit])
+            taken = [i for i in ranked for _ in range(draw[i])][:8]
+            known[unit] = bool(taken)
+            for rank, image in enumerate(taken):
+                p = 0.998 - rank / 8 * (0.998 - 0.97)
+                # Beyond what an image says that knows nothing of the two concepts.
+                said = np.log(1 + p * (s[image] - 1) + 1e-7) - math.log(1 - p / 2 + 1e-7)
+                E[unit] += said * 8 / len(taken)
+        if not known.all():
+            continue
+        compared += 1
+        scores = E - (np.log(np.exp(E).sum(axis=0)) - math.log(9))
+        difference = scores[:, 5] - scores[:, 1]
+        np.testing.assert_allclose(found[r, :, 0] - found[r, :, 1], difference, atol=2e-3)
+    assert compared >= 15
+
+
+def test_a_group_that_is_drawn_twice_is_two_groups(tmp_path: Path) -> None:
+    world, rng = random_world(tmp_path, 120, 12, copies=2)
+    Q = blind(world, rng, 4)
+    words = Words.of(world.image_embeddings, world.text_embeddings, world.groups)
+    counts = image_counts(world.groups, range(3))
+    found = words.rescorer({"similarity": "rank-reorder"}, Q, torch.arange(12)).scores(counts)
+    for r in range(3):
+        drawn = torch.repeat_interleave(counts[r])
+        seen: dict[int, int] = {}
+        group = []
+        for image in drawn.tolist():
+            seen[image] = seen.get(image, -1) + 1
+            group.append(int(world.groups.of[image]) * 100 + seen[image])
+        activations = ConceptActivations.from_embeddings(world.image_embeddings[drawn], world.text_embeddings)
+        similarity = similarity_named("rank-reorder")
+        assert isinstance(similarity, ValueSimilarity)
+        expected = similarity.function(activations, Q[drawn], ImageGroups.read(group))
+        np.testing.assert_allclose(found[r].numpy(), expected.numpy(), rtol=1e-5)
+
+
 def test_dead_units_have_no_say_in_the_prior() -> None:
-    images, texts, Q = _world(80, 9, 6)
+    images, texts, Q = _world(80, 9, 9)
     dead = torch.zeros(80, 3)
     counts = image_counts(80, range(3))
     concepts = torch.arange(9)

@@ -199,7 +199,7 @@ def test_missing_masks_are_named_and_counted(tmp_path):
     assert [(each.id, each.reason) for each in probe.skipped] == [
         ("set/a.png", "a mask is missing: a_part_2.png")
     ]
-    assert "1 images left out, the first: set/a.png (a mask is missing: a_part_2.png)" in told.warnings[0]
+    assert "1 image left out, the first: set/a.png (a mask is missing: a_part_2.png)" in told.warnings[0]
     for name in ("a_part_1.png", "a_color.png"):
         (tmp_path / "images" / "set" / name).unlink()
     with pytest.raises(InputError, match=r"3 of 5 masks are missing, the first is .*a_color\.png"):
@@ -242,11 +242,11 @@ def test_masks_that_are_no_label_maps(tmp_path):
     path = tmp_path / "images" / "set" / "a_color.png"
     for data in (b"", b"hello", path.read_bytes()[:40]):
         path.write_bytes(data)
-        with pytest.raises(InputError, match="a mask cannot be read"):
+        with pytest.raises(InputError, match="a mask is damaged"):
             probe.annotations.image(1)
     Image.new("CMYK", (4, 2)).save(path.with_suffix(".jpg"))
     path.write_bytes(path.with_suffix(".jpg").read_bytes())
-    with pytest.raises(InputError, match="a mask cannot be read"):
+    with pytest.raises(InputError, match="a mask is damaged"):
         probe.annotations.image(1)
     save(path, coded(map_of([[1 << 16, 0, 0, 0], [0, 0, 0, 0]])))
     with pytest.raises(InputError, match="blue channel"):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from natural_order import load_probe
@@ -54,7 +57,7 @@ def test_ct_values_below_zero(tmp_path):
     low, high = np.percentile(GREYS.astype(float) * 12 - 1024, [0.1, 99.9])
     expected = np.clip((GREYS.astype(float) * 12 - 1024 - low) / (high - low), 0, 1) * 255
     np.testing.assert_allclose(pixels, expected, atol=1)
-    assert "4 images have more than 8 bits" in told.notices[0]
+    assert "4 images have greys of more than 8 bits" in told.notices[0]
     pixels, told = _pixels(tmp_path, grey_range=(-1024.0, 2036.0))
     np.testing.assert_allclose(pixels, GREYS, atol=1)
     assert "-1024 is shown black, 2036 white (as --grey-range says)" in told.notices[0]
@@ -131,3 +134,30 @@ def test_own_scale(values, expected):
     """Half of the values each: percentiles are the two themselves."""
     found, _ = own_scale(np.repeat(values, 1000))
     assert found == expected
+
+
+def _png_of_16_bits(pixels: np.ndarray) -> bytes:
+    """RGB of 16 bits, which Pillow reads and does not write."""
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    packed = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + packed
+
+
+@pytest.mark.parametrize(("bits", "said"), [(12, True), (16, False)])
+def test_colours_of_twelve_bits_are_dark_and_that_is_said(tmp_path, bits, said):
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 2**bits, (9, 8, 3))
+        (tmp_path / f"{number}.png").write_bytes(_png_of_16_bits(pixels))
+    told = Told()
+    probe = load_probe(str(tmp_path), progress=told)
+    assert len(probe) == 3
+    assert [warning for warning in told.warnings if "3 images have colours of 16 bits" in warning] == (
+        told.warnings if said else []
+    )
+    assert bool(told.warnings) == said

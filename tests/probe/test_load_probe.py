@@ -88,7 +88,7 @@ def test_empty_and_unopenable_files_are_named_and_skipped(tmp_path):
     probe = load_probe(str(folder), progress=told)
     assert probe.ids == ("1.png", "2.png")
     assert [(each.id, each.reason) for each in probe.skipped] == [("3.png", "empty file")]
-    assert "1 images left out" in told.warnings[0]
+    assert "1 image left out" in told.warnings[0]
 
 
 def test_symbolic_links_are_followed_and_circles_end(tmp_path):

@@ -143,7 +143,9 @@ def test_one_bad_mask_leaves_out_its_image(tmp_path):
     probe, told = _load(folder)
     assert probe.ids == ("0.jpg", "2.jpg", "4.jpg")
     assert [each.id for each in probe.skipped] == ["1.jpg", "3.jpg"]
-    assert "2 images are left out for their masks, the first: 1.jpg (a mask is 40 x 32" in told.warnings[0]
+    assert (
+        "2 images without a usable mask are left out, the first: 1.jpg (a mask is 40 x 32" in told.warnings[0]
+    )
     assert [_covered(probe, index) for index in range(3)] == [{"sky": 0.5}] * 3
 
 
@@ -154,7 +156,7 @@ def test_mostly_bad_masks_are_not_used(tmp_path):
     probe, told = _load(folder)
     assert len(probe) == 4
     assert probe.annotations is None
-    assert "3 of 4 masks: a mask cannot be read" in probe.masks_problem.what
+    assert "3 of 4 masks: a mask is damaged" in probe.masks_problem.what
     assert "masks of" in told.warnings[0]
 
 

@@ -213,7 +213,8 @@ def test_pascal_voc(tmp_path):
     assert len(probe) == 2
     assert len(probe.concepts) == 20
     assert set(_coverage(probe, 0)) == {"aeroplane", "bird"}
-    assert "1 images without a mask are left out" in told.notices[0]
+    assert "read with Pascal VOC's classes" in told.notices[0]
+    assert "1 image without a mask is left out" in told.notices[1]
 
 
 def test_a_class_table_with_categories(tmp_path):
@@ -235,7 +236,7 @@ def test_images_without_a_mask_are_counted(tmp_path):
     probe = load_probe(str(tmp_path), progress=told)
     assert len(probe) == 2
     assert [(each.id, each.reason) for each in probe.skipped] == [("more.jpg", "it has no mask")]
-    assert "1 images without a mask are left out, the first: more.jpg" in told.warnings[0]
+    assert "1 image without a mask is left out, the first: more.jpg" in told.warnings[0]
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ from scripts.case_studies.pruning import (
     share_left,
     weights_of,
 )
-from scripts.case_studies.training import Learner, Recipe
+from scripts.case_studies.training import Learner, Recipe, has_bf16
 
 CPU = torch.device("cpu")
 
@@ -137,6 +137,27 @@ def test_training_learns_and_repeats(photos: Path) -> None:
     assert losses[0] == losses[1]
     assert losses[0][-1] < 0.5 * losses[0][0]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+@pytest.mark.parametrize("able", [{}, {"avx2": True, "avx512_bf16": False}])
+def test_bfloat16_is_left_out_where_it_is_emulated(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, able: dict[str, bool]
+) -> None:
+    def weights(recipe: Recipe) -> Tensor:
+        torch.manual_seed(0)
+        learner = Learner(small_resnet(2), CIFAR10, CPU)
+        list(learner.train(small_photos(photos / "train"), recipe))
+        return torch.cat([value.flatten() for value in learner.network.parameters()])
+
+    asked = Recipe(epochs=1, lr=0.05, batch_size=8)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert not has_bf16(CPU)
+    exact = weights(replace(asked, bf16=False))
+    assert torch.equal(weights(asked), exact)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert has_bf16(CPU)
+    assert has_bf16(torch.device("cuda"))
+    assert not torch.equal(weights(asked), exact)
 
 
 def test_schedules() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +53,45 @@ def test_copies_taken_for_photos_are_found_out(monkeypatch: pytest.MonkeyPatch) 
             assert [cell.over for cell in cells] == [fault]
 
 
-def test_the_limit_is_that_of_a_layer_and_of_all_of_them() -> None:
-    def cell(called: int, most: int) -> check.Cell:
-        return check.Cell("cos", 30, 1, 20, check.DENSE, 5, called, most, 100, 5)
+def _cell(called: int, most: int, *, with_calls: int = 1, layers: int = 5, units: int = 20) -> check.Cell:
+    return check.Cell("cos", 30, 1, units, check.DENSE, layers, called, most, with_calls, 100, 5)
 
-    assert not cell(7, 3).over
-    assert cell(4, 4).over  # 5 % of 20 and 2
-    assert cell(8, 2).over  # 5 % of 100 and 2
-    assert "1 of 2 kinds" in check.summary([cell(7, 3), cell(8, 2)])
-    assert "8 of 100 called in 5 layers, at most 2 in one" in check.summary([cell(8, 2)])
+
+def test_the_limit_is_that_of_a_layer_and_of_all_of_them() -> None:
+    assert not _cell(7, 3).over
+    assert _cell(4, 4).over  # 5 % of 20 and 2
+    assert _cell(8, 2).over  # 5 % of 100 and 2
+    again = [check.Again(_cell(8, 2), _cell(1, 1, layers=50), 1)]
+    printed = check.summary([_cell(7, 3), _cell(8, 2)], again)
+    assert "1 of 2 kinds" in printed
+    assert "8 of 100 called in 5 layers, at most 2 in one" in printed
+    assert printed.endswith(": luck")
+
+
+def test_luck_is_a_binomial_bound_on_layers_with_a_call() -> None:
+    """Three of ten layers of one unit: by luck once in 87 kinds, and there are hundreds of kinds."""
+    three = _cell(3, 1, with_calls=3, layers=10, units=1)
+    tail = sum(math.comb(10, k) * 0.05**k * 0.95 ** (10 - k) for k in range(3, 11))
+    assert three.over
+    assert three.luck == pytest.approx(tail)
+    assert three.over_by_luck == pytest.approx(tail)  # the limit is 2.5
+    few, many = (_cell(n, 1, with_calls=n, layers=100, units=1) for n in (8, 12))
+    assert not check.Again(three, few, 1).wrong
+    assert check.Again(three, many, 1).wrong
+    assert not check.Again(three, many, 20).wrong  # one of twenty that were looked at again
+
+
+def test_kinds_over_the_limit_are_looked_at_again_with_other_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = check.Size((30,), (1, 2), (1, 3), (None, 8), 3, 0, 0)
+    asked = []
+
+    def counted(one: check.Size, detectors: list[str], *, seed: int = 0) -> list[check.Cell]:
+        asked.append((one.images, one.copies, one.units, one.fires, detectors, seed))
+        return [replace(over, called=1, most=1, with_calls=1)]
+
+    over = check.Cell("clip-dissect, cos", 30, 2, 1, "8", 3, 3, 1, 3, 3, 3)
+    fine = replace(over, units=3, called=0, most=0, with_calls=0)
+    monkeypatch.setattr(check, "blind_cells", counted)
+    (found,) = check.looked_at_again([fine, over], size, seed=4, again=3)
+    assert asked == [((30,), (2,), (1,), (8,), ["clip-dissect, cos"], 4 + 1000 * k) for k in (1, 2, 3)]
+    assert (found.fresh.layers, found.fresh.with_calls, found.kinds) == (9, 3, 1)

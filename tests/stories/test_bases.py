@@ -45,6 +45,19 @@ def test_members_are_read_off_the_channels_at_every_epoch(bench: Bench, cmon) ->
         assert np.allclose(pooled_of(bench, f"layer3@{name}", 0), expected, atol=1e-4)
 
 
+def test_a_basis_is_fitted_to_the_only_checkpoint_beside_its_channels(bench: Bench, cmon) -> None:
+    """What the basis is fitted to is then recorded in the same visit as what is seen in it."""
+    for path in bench.checkpoints.iterdir():
+        if "10" not in path.name:
+            path.unlink()
+    answer = cmon(*bench.dissect("--basis", "channels,pca:3", "--no-floors", "-q"))
+    assert answer.code == 0, answer.err
+    assert {path.name.split(".")[0] for path in (bench.root / "out/tables").rglob("*.csv")} == {
+        "layer3",
+        "layer3@pca3",
+    }
+
+
 def test_a_fitted_basis_is_that_of_the_last_checkpoint_whoever_works(bench: Bench, cmon) -> None:
     assert cmon(*bench.dissect("--basis", "pca:3", "-q")).code == 0
     whole = bench.tables()

@@ -13,8 +13,13 @@ from torch import Tensor
 
 from concept_monitor_cli.functional.calibration import benjamini_hochberg
 from concept_monitor_cli.functional.firing import MIN_GROUPS, firing
-from concept_monitor_cli.functional.resampling import RESAMPLES, image_counts
-from concept_monitor_cli.functional.similarity.registry import RankSimilarity, similarity_named
+from concept_monitor_cli.functional.similarity.registry import (
+    LEAST_REORDERED,
+    RankSimilarity,
+    reordered_images,
+    similarity_named,
+)
+from concept_monitor_cli.functional.similarity.reorder import TOP_FRACTION
 from concept_monitor_cli.functional.stability import concept_sets
 from concept_monitor_cli.functional.topk import top_rows
 from concept_monitor_cli.lenses.base import Detector, Findings
@@ -36,6 +41,9 @@ if TYPE_CHECKING:
 # Above this similarity the paper calls a unit interpretable (A.8). It was fitted to ImageNet's validation
 # set and Broden with 20,000 words, and is reported beside the calibrated count, not used.
 PAPER_CONSTANT = 0.16
+# With fewer groups of images planted units are hardly told from chance by any similarity; see
+# docs/calibration.md.
+FEW_GROUPS = 20
 
 
 class ClipDissect(Detector):
@@ -45,8 +53,8 @@ class ClipDissect(Detector):
         similarity: one of the paper's five.
         top_concepts: how many concepts to keep per unit.
         pairs: also score pairs of this many of each unit's best concepts; 0 for none. The paper takes 100.
-        top_k: images of a unit that similarities of ranks look at; `None` for what suits the number of
-            images.
+        top_k: images of a unit that similarities of ranks look at, one of each group; `None` for what suits
+            the number of groups.
         stability: draw the images again to say how sure the concepts are.
     """
 
@@ -90,7 +98,7 @@ class ClipDissect(Detector):
         return isinstance(self.similarity, RankSimilarity)
 
     def settings(self) -> dict[str, Any]:
-        """See `Detector`. `top_k` is null where the number of images decides (`RankSimilarity.images`)."""
+        """See `Detector`. `top_k` is null where the number of groups decides (`RankSimilarity.images`)."""
         settings: dict[str, Any] = {
             "similarity": self.similarity.name,
             "top_concepts": self.top_concepts,
@@ -100,6 +108,8 @@ class ClipDissect(Detector):
             settings["pairs"] = self.pairs
         if isinstance(self.similarity, RankSimilarity):
             settings.update(top_k=self.top_k, a=self.similarity.a, lam=self.similarity.lam, few=FEW_UNITS)
+        if self.similarity.name == "rank-reorder":
+            settings.update(top_fraction=TOP_FRACTION, least=LEAST_REORDERED)
         return settings
 
     def depends_on(self, context: Context) -> dict[str, str]:
@@ -165,19 +175,35 @@ class ClipDissect(Detector):
         return layer_by(self.similarity, pooled, context, self.top_k)
 
     def _images(self, similarity: RankSimilarity, context: Context) -> int:
-        return similarity.images(len(context.probe), self.top_k)
+        return similarity.images(context.groups.n_groups, self.top_k)
 
     def _images_note(self, context: Context) -> tuple[str, ...]:
-        if not isinstance(self.similarity, RankSimilarity):
-            return ()
-        used, wanted = self._images(self.similarity, context), self.top_k or self.similarity.top_k
-        if used == wanted:
-            return ()
-        return (
-            f"the probing set has {counted(len(context.probe), 'images')}, so {self.similarity.name} "
-            f"looks at {used} "
-            f"instead of {wanted} top images of a unit; --top-k sets it",
-        )
+        """What the number of images, or groups of them, does to the similarity."""
+        groups, name, notes = context.groups, self.similarity.name, []
+        given = f"the probing set has {counted(groups.n_images, 'images')}"
+        each = ""
+        if not groups.are_single:
+            given, each = f"{given} in {counted(groups.n_groups, 'groups')}", ", one of each group"
+        if isinstance(self.similarity, RankSimilarity):
+            used, wanted = self._images(self.similarity, context), self.top_k or self.similarity.top_k
+            if used != wanted:
+                notes.append(
+                    f"{given}, so {name} looks at {used} instead of {wanted} top images of a unit{each}; "
+                    "--top-k sets it"
+                )
+        elif name == "rank-reorder" and groups.n_groups * TOP_FRACTION < LEAST_REORDERED:
+            used = reordered_images(groups.n_groups)
+            notes.append(
+                f"{given}, so {name} looks at {used} top images of a unit{each}: {TOP_FRACTION:.0%} of them "
+                "would be too few to be put in order"
+            )
+        if groups.n_groups < FEW_GROUPS:
+            what = "images" if groups.are_single else "groups of images"
+            notes.append(
+                f"{groups.n_groups} {what} are too few to tell most labels from chance; "
+                f"{FEW_GROUPS} are the least, a hundred are better"
+            )
+        return tuple(notes)
 
     def _stable(
         self, layer: RankedLayer | ValuedLayer, found: Named, rows: _Rows, context: Context
@@ -185,8 +211,7 @@ class ClipDissect(Detector):
         """Stability and concept sets of all units, in bootstrap draws of the groups of images."""
         if not self.stability:
             return None, None
-        counts = image_counts(context.groups, range(RESAMPLES), seed=context.seed)
-        candidates, stability = layer.stability(found.order, counts)
+        candidates, stability = layer.stability(found.order, context.bootstrap)
         sets = np.array(concept_sets(stability, candidates, context.concepts.concepts), dtype=object)
         return rows.spread(stability.first.numpy(), np.nan), rows.spread(sets, "")
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,13 +17,14 @@ from concept_monitor_cli.functional.calibration import (
     p_values,
     random_top_images,
 )
-from concept_monitor_cli.functional.firing import firing, set_sizes
+from concept_monitor_cli.functional.firing import Company, companies, firing
 from concept_monitor_cli.functional.pairs import joined
+from concept_monitor_cli.functional.resampling import reach
 from concept_monitor_cli.functional.similarity.activations import ConceptActivations
 from concept_monitor_cli.functional.similarity.pmi import Evidence
 from concept_monitor_cli.functional.similarity.registry import RankSimilarity
 from concept_monitor_cli.functional.stability import Stability, rank_stability
-from concept_monitor_cli.functional.topk import dead_units, top_images, top_rows
+from concept_monitor_cli.functional.topk import dead_units, top_images_of_groups, top_rows
 from concept_monitor_cli.lenses.names.clip_named import Named, candidates_of, joined_stability
 
 if TYPE_CHECKING:
@@ -34,26 +33,9 @@ if TYPE_CHECKING:
 
 #: A layer of fewer units has no prior worth the name; see docs/calibration.md.
 FEW_UNITS = 8
-
-
-@dataclass(frozen=True)
-class _Sized:
-    """Units that are looked at through equally many top images, in the company of all that fire on as many.
-
-    Attributes:
-        size: of the sets of top images.
-        company: rows of the layer's units that fire on `size` images.
-        own: `(company,)` bool, those that are looked at through this size.
-    """
-
-    size: int
-    company: Tensor
-    own: Tensor
-
-    @property
-    def rows(self) -> Tensor:
-        """Rows of the layer's units that are looked at through this size."""
-        return self.company[self.own]
+#: How far down bootstrap draws reach (`reach`). One of some ten thousand draws of a unit is short of an image
+#: or two, and is scaled to its full number.
+STABILITY_REACH = 4.0
 
 
 class RankedLayer:
@@ -63,23 +45,18 @@ class RankedLayer:
         similarity: of the registry.
         pooled: `(N, U)`, activations of the units that are to be named.
         context: images, concepts, groups.
-        top_k: `K`, no more than `N`.
+        top_k: `K`, no more than there are groups of images.
     """
 
     def __init__(self, similarity: RankSimilarity, pooled: Tensor, context: Context, top_k: int) -> None:
         self.similarity, self.context = similarity, context
         self.units = pooled.shape[1]
         self.top_k = top_k
-        self.fires = firing(pooled, context.groups).images.cpu()
-        # A draw reaches further down than K where the first images were drawn less often than once.
-        self.top = top_images(pooled, top_k + 10 * math.ceil(math.sqrt(top_k)))[0]
+        # A group of images is one piece of evidence: it has one place, that of the image that excites most.
+        self.fires = firing(pooled, context.groups).groups.cpu()
+        self.top = top_images_of_groups(pooled, reach(top_k, STABILITY_REACH), context.groups)[0]
         self.few = self.units < FEW_UNITS
-        sizes = set_sizes(self.fires, top_k, 1 if self.few else FEW_UNITS)
-        self.sized = [self._company(sizes, size) for size in sorted(set(sizes.tolist()), reverse=True)]
-
-    def _company(self, sizes: Tensor, size: int) -> _Sized:
-        company = (self.fires >= size).nonzero()[:, 0]
-        return _Sized(size, company, sizes[company] == size)
+        self.sized = companies(self.fires, top_k, 1 if self.few else FEW_UNITS)
 
     def name(self, untrained: Sequence[Entry]) -> Named:
         """Scores, order, p-values and effect.
@@ -143,8 +120,9 @@ class RankedLayer:
             )
         fewer = sum(len(part.rows) for part in self.sized if part.size < self.top_k)
         if fewer:
+            what = "images" if self.context.groups.are_single else "groups of images"
             notes.append(
-                f"{fewer} units fire on fewer than {self.top_k} images, and are named by those on which they "
+                f"{fewer} units fire on fewer than {self.top_k} {what}, and are named by those on which they "
                 "fire"
             )
         return tuple(notes)
@@ -177,7 +155,7 @@ class RankedLayer:
                     rank_stability(
                         self.similarity,
                         self.context.activations,
-                        self.top[:, rows],
+                        self.top[: reach(part.size, STABILITY_REACH), rows],
                         self.fires[rows],
                         part.size,
                         candidates[rows],
@@ -216,19 +194,19 @@ class RankedLayer:
         return self.similarity.evidence(activations, sets, a=self.similarity.a)
 
     def _untrained(self, untrained: Sequence[Entry], size: int) -> Evidence | None:
-        """Evidence of the units of untrained networks that fire on `size` images."""
+        """Evidence of the units of untrained networks that fire on `size` groups of images."""
         parts = []
         for entry in untrained:
             pooled = torch.from_numpy(entry.read("pooled")).to(self.context.device)
             fires = firing(pooled, self.context.groups)
             enough = (
-                (fires.images >= size) & ~fires.sparse(self.context.groups.n_groups) & ~dead_units(pooled)
+                (fires.groups >= size) & ~fires.sparse(self.context.groups.n_groups) & ~dead_units(pooled)
             )
             if bool(enough.any()):
-                top = top_images(pooled[:, enough], size)[0]
+                top = top_images_of_groups(pooled[:, enough], size, self.context.groups)[0]
                 parts.append(self.similarity.evidence(self.context.activations, top, a=self.similarity.a))
         return Evidence(torch.cat([part.values for part in parts]), parts[0].constant) if parts else None
 
-    def _evidence(self, activations: ConceptActivations, part: _Sized) -> Evidence:
-        top = self.top[: part.size, part.company]
+    def _evidence(self, activations: ConceptActivations, part: Company) -> Evidence:
+        top = self.top[: part.size, part.units]
         return self.similarity.evidence(activations, top, a=self.similarity.a)

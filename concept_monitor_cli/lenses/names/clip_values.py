@@ -48,19 +48,19 @@ class ValuedLayer:
 
     def scored(self) -> tuple[Tensor, Tensor]:
         """Scores and order alone, `(U, M)` each, which are the same."""
-        scores = self.similarity.function(self.context.activations, self.pooled)
+        scores = self.similarity.function(self.context.activations, self.pooled, self.context.groups)
         return scores, scores
 
     def pair_scores(self, texts: Tensor) -> Tensor:
         """Scores of further concepts, `(U, n)`."""
-        images = self.context.image_embeddings
-        return self.similarity.function(ConceptActivations.from_embeddings(images, texts), self.pooled)
+        joining = ConceptActivations.from_embeddings(self.context.image_embeddings, texts)
+        return self.similarity.function(joining, self.pooled, self.context.groups)
 
     def stability(self, order: Tensor, counts: Tensor) -> tuple[Tensor, Stability]:
         """See `RankedLayer.stability`."""
         candidates, _ = candidates_of(order)
         return candidates, value_stability(
-            self.similarity, self.context.activations, self.pooled, candidates, counts
+            self.similarity, self.context.activations, self.pooled, candidates, counts, self.context.groups
         )
 
     def _scored(self, pooled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,13 +71,13 @@ class ValuedLayer:
             of images permuted for every unit, `(B, U)`.
         """
         function, context, compared = self.similarity.function, self.context, self.similarity.compared
-        scores = function(context.activations, pooled)
+        scores = function(context.activations, pooled, context.groups)
         best = compared(scores.amax(1)).float().cpu()
         rounds = max(self.similarity.permutations, -(-NULL_SCORES // pooled.shape[1]))
         null = []
         for number in range(rounds):
             mixed = shuffled(pooled, groups=context.groups, seed=context.seed * 100_003 + number)
-            drawn = function(context.activations, mixed)
+            drawn = function(context.activations, mixed, context.groups)
             null.append(compared(drawn.amax(1)).float().cpu())
         return scores, best, torch.stack(null)
 

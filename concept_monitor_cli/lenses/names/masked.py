@@ -27,7 +27,6 @@ from concept_monitor_cli.functional.dissection import (
     iou_counts,
     share_first,
 )
-from concept_monitor_cli.functional.resampling import RESAMPLES, image_counts
 from concept_monitor_cli.lenses.base import Detector
 from concept_monitor_cli.record.requests import Masks, Recording, read_masks
 from concept_monitor_cli.run.traits import Candidates, Evidence
@@ -167,8 +166,8 @@ class MaskDetector(Detector):
     def sureness(self, counts: GroupCounts, rule: LabelRule, context: Context) -> Sureness:
         """How sure the first of each unit's candidates is, from draws of groups of images."""
         groups = context.groups
-        drawn = image_counts(groups, range(RESAMPLES), seed=context.seed).numpy()
-        winners = drawn_winners(counts, drawn[:, groups.members[groups.starts]], rule)
+        drawn = context.bootstrap.numpy()[:, groups.members[groups.starts]]
+        winners = drawn_winners(counts, drawn, rule)
         return Sureness(share_first(winners), concept_sets(winners))
 
     def untrained_scores(self, entries: Sequence[Entry], context: Context) -> NDArray[Any]:

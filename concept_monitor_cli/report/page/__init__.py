@@ -1,11 +1,22 @@
 """`report.html`: a run as one page that works without a network.
 
-`contents` turns tables into columns, `pack` makes them small and inert, `pictures` chooses images, `render`
-joins them with the page's own script and styles in `template/`.
+`contents` turns tables into columns, `structure` those of `cmon dynamics` and `cmon factors`; `pack` makes
+them small and inert, `pictures` chooses images, `render` joins them with the page's own script and styles in
+`template/`.
 """
 
 from concept_monitor_cli.report.page.contents import page_content, read_tables
 from concept_monitor_cli.report.page.pictures import Pictures, draw_pictures, known_images
 from concept_monitor_cli.report.page.render import render
+from concept_monitor_cli.report.page.structure import Structure, read_structure
 
-__all__ = ["Pictures", "draw_pictures", "known_images", "page_content", "read_tables", "render"]
+__all__ = [
+    "Pictures",
+    "Structure",
+    "draw_pictures",
+    "known_images",
+    "page_content",
+    "read_structure",
+    "read_tables",
+    "render",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,7 @@ def draw_pictures(
     probe: ProbeSet,
     *,
     tracked: Sequence[int] = (),
+    before: Sequence[int] = (),
     max_bytes: int,
     progress: Progress = SILENT,
 ) -> Pictures:
@@ -80,11 +82,14 @@ def draw_pictures(
         known: for each, what `known_images` gives.
         probe: the images.
         tracked: units to take first.
+        before: images to draw before those of any unit.
         max_bytes: of all thumbnails together.
         progress: told of the drawing.
     """
     orders = [by_certainty(history, tracked) for history in histories]
-    sheets = make_sheets(probe, _in_turn(orders, known), max_bytes=max_bytes, progress=progress)
+    sheets = make_sheets(
+        probe, chain(before, _in_turn(orders, known)), max_bytes=max_bytes, progress=progress
+    )
     result = Pictures([None] * len(histories), sheets, [probe.ids[number] for number in sheets.numbers])
     place_of = np.zeros(len(probe) + 1, dtype=np.int64)
     place_of[sheets.numbers] = np.arange(1, len(sheets.numbers) + 1)

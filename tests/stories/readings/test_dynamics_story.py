@@ -13,7 +13,7 @@ from planted_training import EPOCHS, weights
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.dynamics import cka, effective_rank
 from concept_monitor_cli.options import DynamicsOptions, ReadingOptions
-from concept_monitor_cli.stories.dynamics import convergence, dynamics
+from concept_monitor_cli.stories.dynamics import Convergence, convergence, dynamics, in_words
 from concept_monitor_cli.stories.opened import OpenRun
 
 
@@ -116,3 +116,14 @@ def test_near_the_end_means_from_there_on() -> None:
 def test_a_single_epoch_is_its_own_end() -> None:
     (line,) = convergence(rows_of({(7, 7): 1.0}), 0.9)
     assert (line.from_epoch, line.before, line.speed) == (7, None, {})
+
+
+def test_convergence_in_words() -> None:
+    lines = [
+        Convergence("r", "layer1", 3, 0.8, {0: 0.5, 3: 0.1}),
+        Convergence("r", "layer4", 12, 0.7, {0: 0.5, 3: 0.4}),
+        Convergence("s", "layer1", 0, None, {}),
+    ]
+    assert in_words(lines, 0.9) == [
+        "layer1 is within 0.9 of its end from epoch 3 on, layer4 only at its last epoch"
+    ]

@@ -245,7 +245,9 @@ function start() {
     }
     $("layer").value = String(state.series);
   });
-  listen(["series", "epoch"], () => { showCards(); showEpoch(); markCharts(); });
+  buildDynamics();
+  buildFactors();
+  listen(["series", "epoch"], () => { showCards(); showEpoch(); markCharts(); markDynamics(); markFactors(); });
   listen(["series", "epoch", "query", "followed", "dark"], (changed) => {
     followHover(changed);
     const before = shown;

@@ -1,0 +1,165 @@
+"""What a page shows of `cmon dynamics` and `cmon factors`: their tables, where they are there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from concept_monitor_cli.report.page.pack import floats
+from concept_monitor_cli.run import TABLES, RunFolder
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: Images on the card of a factor.
+IMAGES = 6
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Tables of other commands that have a panel of their own.
+
+    Attributes:
+        similarity: rows of `similarity.csv`; `None` where `cmon dynamics` has not run.
+        factors: rows of `factors.csv`; `None` where `cmon factors` has not run.
+        classes: of `factor-classes.csv`.
+        images: of `factor-images.csv`.
+        name: what the run is called in `similarity.csv`.
+        words: sentences about when layers have become what they are.
+    """
+
+    similarity: pd.DataFrame | None = None
+    factors: pd.DataFrame | None = None
+    classes: pd.DataFrame | None = None
+    images: pd.DataFrame | None = None
+    name: str = ""
+    words: tuple[str, ...] = ()
+
+    def factor_images(self) -> list[str]:
+        """The names of the images on the cards, factor by factor."""
+        if self.images is None:
+            return []
+        last = self.images[self.images["epoch"] == self.images["epoch"].max()]
+        rows = last[last["place"] < IMAGES].sort_values(["factor", "place"], kind="stable")
+        return [str(name) for name in rows["image"]]
+
+
+def read_structure(run: RunFolder) -> Structure:
+    """The tables of a run that are there.
+
+    Raises:
+        InputError: a file is there and is no such table.
+    """
+    found: dict[str, pd.DataFrame | None] = {}
+    for name in ("similarity", "factors", "factor-classes", "factor-images"):
+        path = run.tables / f"{name}.csv"
+        found[name] = TABLES[name].read_csv(path) if path.is_file() else None
+    return Structure(found["similarity"], found["factors"], found["factor-classes"], found["factor-images"])
+
+
+def dynamics_json(structure: Structure, layers: Sequence[str]) -> dict[str, Any] | None:
+    """Debiased CKA between the epochs of each layer; `None` where there is none.
+
+    Args:
+        structure: the tables.
+        layers: those of the page.
+    """
+    table = structure.similarity
+    if table is None:
+        return None
+    own = table[
+        (table["measure"] == "cka")
+        & (table["run"] == structure.name)
+        & (table["other_run"] == structure.name)
+        & (table["layer"] == table["other_layer"])
+        & table["layer"].isin(list(layers))
+    ]
+    if own.empty:
+        return None
+    found = []
+    for layer in dict.fromkeys(name for name in layers if name in set(own["layer"])):
+        rows = own[own["layer"] == layer]
+        epochs = sorted(set(rows["epoch"]) | set(rows["other_epoch"]))
+        place = {epoch: number for number, epoch in enumerate(epochs)}
+        values = np.full((len(epochs), len(epochs)), np.nan)
+        chance = values.copy()
+        for row in rows.itertuples(index=False):
+            i, j = place[row.epoch], place[row.other_epoch]
+            values[i, j] = values[j, i] = row.value
+            chance[i, j] = chance[j, i] = row.chance
+        found.append(
+            {
+                "layer": layer,
+                "epochs": [int(epoch) for epoch in epochs],
+                "cka": floats(values),
+                "chance": floats(chance),
+            }
+        )
+    return {"layers": found, "words": list(structure.words)}
+
+
+def factors_json(structure: Structure, places: Mapping[str, int]) -> dict[str, Any] | None:
+    """The factors of a run, a card each, and their strength over the epochs; `None` where there are none.
+
+    Args:
+        structure: the tables.
+        places: name of an image -> its place in the sheets of the page, for those that are there.
+    """
+    table = structure.factors
+    if table is None or table.empty:
+        return None
+    layers = [str(name) for name in dict.fromkeys(table["layer"]) if not str(name).startswith("pixels:")]
+    rows = table[table["layer"].isin(layers)]
+    epochs = sorted(int(epoch) for epoch in rows["epoch"].unique())
+    members = int(rows["factor"].max()) + 1
+    last = rows[rows["epoch"] == epochs[-1]]
+    shares = {}
+    for layer in layers:
+        values: NDArray[np.float64] = np.full((len(epochs), members), np.nan)
+        mine = rows[rows["layer"] == layer]
+        at = np.searchsorted(epochs, mine["epoch"].to_numpy(dtype=np.int64))
+        values[at, mine["factor"].to_numpy(dtype=np.int64)] = mine["share"].to_numpy(dtype=float)
+        shares[layer] = floats(values)
+    return {
+        "epochs": epochs,
+        "layers": layers,
+        "members": members,
+        "share": shares,
+        "cards": [_card(structure, last, factor, places) for factor in range(members)],
+    }
+
+
+def _card(structure: Structure, last: pd.DataFrame, factor: int, places: Mapping[str, int]) -> dict[str, Any]:
+    own = last[last["factor"] == factor]
+    first = own.iloc[0]
+    concepts = [str(concept) for concept in own["concept"] if concept]
+    names: dict[str, list[str]] = {"class": [], "superclass": []}
+    if structure.classes is not None:
+        rows = structure.classes
+        rows = rows[(rows["factor"] == factor) & (rows["epoch"] == rows["epoch"].max())]
+        for kind in names:
+            names[kind] = [str(name) for name in rows[rows["kind"] == kind].sort_values("place")["name"]]
+    images: list[int] = []
+    if structure.images is not None:
+        rows = structure.images
+        rows = rows[(rows["factor"] == factor) & (rows["epoch"] == rows["epoch"].max())]
+        shown = rows[rows["place"] < IMAGES].sort_values("place")["image"]
+        images = [places[str(name)] for name in shown if str(name) in places]
+    return {
+        "classes": names["class"],
+        "superclasses": names["superclass"],
+        # The deepest layer's, where several have one.
+        "concept": concepts[-1] if concepts else "",
+        "purity": _number(first["purity"]),
+        "chance": _number(first["chance_purity"]),
+        "stability": _number(first["stability"]),
+        "images": images,
+    }
+
+
+def _number(value: Any) -> float | None:
+    return None if pd.isna(value) else round(float(value), 4)

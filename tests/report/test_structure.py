@@ -1,0 +1,92 @@
+"""The panels of dynamics and factors: what their JSON says of tables that can be worked out by hand."""
+
+from __future__ import annotations
+
+import base64
+
+import numpy as np
+import pandas as pd
+
+from concept_monitor_cli.report.page.structure import Structure, dynamics_json, factors_json
+
+
+def numbers(packed: dict[str, object]) -> np.ndarray:
+    steps = np.frombuffer(base64.b64decode(str(packed["data"])), dtype="<u2").astype(float)
+    low, high = float(str(packed["low"])), float(str(packed["high"]))
+    return np.where(steps == 65535, np.nan, low + steps * (high - low) / 65534)
+
+
+def cka(
+    layer: str, values: dict[tuple[int, int], float], run: str = "mine", other: str = "mine"
+) -> list[dict]:
+    return [
+        {
+            "epoch": a,
+            "other_epoch": b,
+            "layer": layer,
+            "other_layer": layer,
+            "run": run,
+            "other_run": other,
+            "measure": "cka",
+            "value": value,
+            "chance": 0.0,
+        }
+        for (a, b), value in values.items()
+    ]
+
+
+def test_the_matrix_of_a_layer_is_symmetric_and_of_its_own_run() -> None:
+    rows = cka("a", {(0, 0): 1.0, (0, 5): 0.25, (5, 5): 1.0}) + cka("a", {(0, 5): 0.9}, other="theirs")
+    rows += cka("b", {(5, 5): 1.0})
+    found = dynamics_json(Structure(pd.DataFrame(rows), name="mine", words=("settled",)), ["a", "a"])
+    assert found is not None
+    (layer,) = found["layers"]
+    assert (layer["layer"], layer["epochs"], found["words"]) == ("a", [0, 5], ["settled"])
+    assert np.allclose(numbers(layer["cka"]), [1, 0.25, 0.25, 1], atol=1e-4)
+    assert dynamics_json(Structure(pd.DataFrame(rows), name="nobody"), ["a"]) is None
+    assert dynamics_json(Structure(), ["a"]) is None
+
+
+def test_a_card_has_the_classes_images_and_deepest_concept_of_its_factor() -> None:
+    factors = pd.DataFrame(
+        [
+            {
+                "epoch": epoch,
+                "layer": layer,
+                "factor": k,
+                "share": 0.1 * epoch + 0.2 * k,
+                "purity": 0.5 if k == 0 else np.nan,
+                "chance_purity": 0.1,
+                "stability": np.nan,
+                "concept": {"one": "dog", "two": "cat"}.get(layer, "") if k == 1 else "",
+            }
+            for epoch in (1, 3)
+            for layer in ("one", "two", "pixels:red")
+            for k in (0, 1)
+        ]
+    )
+    classes = pd.DataFrame(
+        [
+            {"epoch": 3, "factor": 0, "kind": "class", "place": 1, "name": "truck"},
+            {"epoch": 3, "factor": 0, "kind": "class", "place": 0, "name": "car"},
+            {"epoch": 3, "factor": 0, "kind": "superclass", "place": 0, "name": "vehicles"},
+        ]
+    )
+    images = pd.DataFrame(
+        [
+            {"epoch": 3, "factor": k, "place": place, "image": f"{k}/{place}"}
+            for k in (1, 0)
+            for place in range(8)
+        ]
+    )
+    structure = Structure(None, factors, classes, images)
+    assert structure.factor_images() == [f"{k}/{place}" for k in (0, 1) for place in range(6)]
+    found = factors_json(structure, {"0/0": 7, "1/1": 2})
+    assert found is not None
+    assert (found["layers"], found["epochs"], found["members"]) == (["one", "two"], [1, 3], 2)
+    first, second = found["cards"]
+    assert (first["classes"], first["superclasses"], first["images"]) == (["car", "truck"], ["vehicles"], [7])
+    assert (first["purity"], first["stability"], second["purity"]) == (0.5, None, None)
+    assert (first["concept"], second["concept"], second["images"]) == ("", "cat", [2])
+    assert np.allclose(numbers(found["share"]["two"]), [0.1, 0.3, 0.3, 0.5], atol=1e-4)
+    assert factors_json(Structure(), {}) is None
