@@ -257,9 +257,9 @@ def test_every_command_reads_the_run(bench: LiveBench, capsys: pytest.CaptureFix
         monitor(network, epoch)
     out, cache = ["--out", str(bench.root / "live")], ["--cache-dir", str(bench.root / "cache-live")]
     for words in (
-        ["stats"],
         ["units"],
         ["embed", "--anchors", "red,dog", "--method", "pca"],
+        ["stats"],
         ["dynamics"],
         ["report"],
     ):

@@ -7,7 +7,6 @@ import inspect
 import os
 import subprocess
 import sys
-import typing
 from dataclasses import fields
 from importlib import import_module
 from importlib.util import find_spec
@@ -53,6 +52,9 @@ def test_every_name_is_there_with_words_types_and_a_place_on_the_page() -> None:
         cmon.no_such_name  # noqa: B018
 
 
+RUN = "import concept_monitor_cli._torchvision, runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
+
+
 def test_functions_have_an_example() -> None:
     for name in ("Monitor", "dissect_model", "open_run", "to_tensorboard", "to_wandb", "monitor_saver"):
         assert ">>>" in (inspect.getdoc(getattr(cmon, name)) or ""), name
@@ -62,7 +64,7 @@ def test_functions_have_an_example() -> None:
 
 def test_settings_are_the_options_of_a_dissect() -> None:
     options = {field.name for field in fields(DissectOptions)}
-    named = set(typing.get_type_hints(Settings, {**vars(import_module(Settings.__module__)), "AnyPath": str}))
+    named = set(Settings.__annotations__)
     assert named - {"architecture"} == options - NOT_FOR_MODELS
     assert options >= NOT_FOR_MODELS
 
@@ -96,7 +98,8 @@ def test_the_examples_beside_the_documents_run(
     if script.startswith("lightning") and find_spec("lightning") is None:
         pytest.skip("Lightning is not installed")
     answer = subprocess.run(
-        [sys.executable, str(REPOSITORY / "docs" / "examples" / script)],
+        # timm needs torchvision, whose binaries may not match torch: the package makes it importable.
+        [sys.executable, "-c", RUN, str(REPOSITORY / "docs" / "examples" / script)],
         cwd=tmp_path,
         env={
             **os.environ,

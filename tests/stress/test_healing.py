@@ -26,6 +26,9 @@ FOLLOWS = {
     "pixels": ("findings", "null", "activations", "image_embeddings", "image_groups", "halves", "redundancy"),
     "probe_block": ("findings",),
     "redundancy": ("activations",),
+    # What is said of the run as a whole.
+    "resampling": (),
+    "self_similarity": (),
     "text_embeddings": ("findings", "null"),
 }
 

@@ -76,10 +76,14 @@ def test_watching_a_training_ends_with_the_tables_of_a_dissect(training: Bench, 
     assert answer.code == 0, answer.err
     assert sorted(answer.json()["done"]) == [f"epoch_{epoch}.pth" for epoch in range(6)]
     watched = training.tables()
-    assert "statistics.csv" in watched
-    del watched["statistics.csv"]
+    assert {"concepts.parquet", "statistics.csv"} <= set(watched)
+    assert sum(name.startswith("epoch_") for name in watched) == 6
     assert cmon(*training.dissect("-q", out="after")).code == 0
-    assert watched == training.tables("after")
+    after = training.tables("after")
+    assert set(after) - set(watched) <= {
+        f"{n}.csv" for n in ("units", "changes", "self_similarity", "findings")
+    }
+    assert watched == {name: after[name] for name in watched}
 
     alerts = [json.loads(line) for line in (training.root / "out/alerts.jsonl").read_text().splitlines()]
     dying = [alert for alert in alerts if alert["rule"] == "dying"]
