@@ -204,7 +204,8 @@ def _means(found: Halves, rows: NDArray[np.bool_]) -> dict[str, float | None]:
     placed = rows & np.isfinite(found.distance)
 
     def mean(values: NDArray[Any], chosen: NDArray[np.bool_]) -> float | None:
-        return number_or_none(float(np.mean(values[chosen]))) if chosen.any() else None
+        # To four places: scores in float32 differ in their last digits from process to process.
+        return number_or_none(round(float(np.mean(values[chosen])), 4)) if chosen.any() else None
 
     return {
         "distance": mean(found.distance, placed),
