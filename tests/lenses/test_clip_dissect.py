@@ -127,12 +127,12 @@ def test_layers_of_few_units(tmp_path: Path, name: str, units: int) -> None:
     for seed in range(6):
         world, rng = random_world(tmp_path / str(seed), 400, 40, seed=seed)
         Q, concepts = planted(world, rng, units)
-        findings = found(world, ClipDissect(name), Q)
+        findings = found(world, ClipDissect(name, stability=False), Q)
         right += sum(
             word == f"w{m}" for word, m in zip(findings.concepts[:, 0].tolist(), concepts, strict=True)
         )
         called += int(findings.interpretable.sum())
-        others = found(world, ClipDissect(name), blind(world, rng, units), "blind")
+        others = found(world, ClipDissect(name, stability=False), blind(world, rng, units), "blind")
         luck += int(others.interpretable.sum())
         first += int((others.concepts[:, 0] == "w0").sum())
     assert right >= 0.75 * 6 * units

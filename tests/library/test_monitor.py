@@ -66,6 +66,7 @@ def test_only_every_second_epoch(bench: LiveBench) -> None:
     assert monitor.run.epochs == [0, 2]
 
 
+@pytest.mark.slow
 def test_memory_is_flat_over_fifty_calls(bench: LiveBench) -> None:
     """Tensors that are alive, and pages of the process, from the 10th call to the 60th."""
     network = own_network()
