@@ -76,14 +76,18 @@ def _factors(result: FactorsResult) -> Table:
     for row in result.classes_of_factors:
         if row["kind"] == "class" and row["epoch"] == max(ends):
             classes.setdefault(row["factor"], []).append(row["name"])
+    # A factor has its concept in the layer that was named in a basis, which need not be the first.
+    concepts = {
+        row["factor"]: row["concept"] for row in result.factors if row["epoch"] == last and row["concept"]
+    }
     seen: set[int] = set()
     for row in result.factors:
         if row["epoch"] != last or row["factor"] in seen:
             continue
         seen.add(row["factor"])
         said = ", ".join(classes.get(row["factor"], []))
-        if row["concept"]:
-            said += f" [{row['concept']}]"
+        if row["factor"] in concepts:
+            said += f" [{concepts[row['factor']]}]"
         table.add_row(
             str(row["factor"]),
             f"{_text(row['purity'])} ({_text(row['chance_purity'])})",
