@@ -204,11 +204,13 @@ def _means(found: Halves, rows: NDArray[np.bool_]) -> dict[str, float | None]:
     placed = rows & np.isfinite(found.distance)
 
     def mean(values: NDArray[Any], chosen: NDArray[np.bool_]) -> float | None:
-        # To four places: scores in float32 differ in their last digits from process to process.
-        return number_or_none(round(float(np.mean(values[chosen])), 4)) if chosen.any() else None
+        return number_or_none(float(np.mean(values[chosen]))) if chosen.any() else None
+
+    distance = mean(found.distance, placed)
 
     return {
-        "distance": mean(found.distance, placed),
+        # To four places: places are in float32, whose last digits differ from process to process.
+        "distance": None if distance is None else round(distance, 4),
         "changed": mean(found.concept_a != found.concept_b, named),
         "value": mean(found.held_out, known),
         "chance": mean(found.chance, known),

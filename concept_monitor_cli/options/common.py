@@ -168,6 +168,16 @@ class TrainingOptions(Options):
     )
 
 
+def trust_option(panel: str) -> Any:
+    """`--trust-pickle`, which stands under another heading where a run is read."""
+    return option(
+        False,
+        "Load checkpoints that can only be read by running the code in them. For your own files only.",
+        panel=panel,
+        risky=bool,
+    )
+
+
 def names_code(value: Any) -> bool:
     """Whether the value of `--model` names a file or module of code."""
     return ":" in str(value)
@@ -186,12 +196,7 @@ class LoadingOptions(Options):
         shown="recognised from the weights",
         risky=names_code,
     )
-    trust_pickle: bool = option(
-        False,
-        "Load checkpoints that can only be read by running the code in them. For your own files only.",
-        panel=NETWORK,
-        risky=bool,
-    )
+    trust_pickle: bool = trust_option(NETWORK)
     prefix: str | None = option(
         None,
         "The network whose weights' names begin so, where a checkpoint has several: encoder_q.",
@@ -257,12 +262,7 @@ class NetworksAgainOptions(Options):
         shown="the run's",
         risky=names_code,
     )
-    trust_pickle: bool = option(
-        False,
-        "Load checkpoints that can only be read by running the code in them. For your own files only.",
-        panel=MACHINE,
-        risky=bool,
-    )
+    trust_pickle: bool = trust_option(MACHINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,6 +289,11 @@ class ReadingOptions(PlotOptions, CommonOptions):
         shown="all of the run",
     )
     epochs: EpochFilter | None = epochs_option(PART)
+
+    @classmethod
+    def of(cls, options: CommonOptions) -> ReadingOptions:
+        """How the run that another command works on is read: whole, on the same machine."""
+        return ReadingOptions(**{item.name: getattr(options, item.name) for item in fields(CommonOptions)})
 
 
 @dataclass(frozen=True, kw_only=True)

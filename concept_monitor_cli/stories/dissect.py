@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -18,7 +18,7 @@ from concept_monitor_cli.ahead import one_ahead
 from concept_monitor_cli.checkpoints import Checkpoint, sparsity
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.monitor.findings import Finding
-from concept_monitor_cli.options import CommonOptions, DissectOptions, ReadingOptions
+from concept_monitor_cli.options import DissectOptions, ReadingOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.record import RecordInfo
 from concept_monitor_cli.record.soundness import units_without_numbers
@@ -179,9 +179,9 @@ def dissect_study(
         study.warn_of_few_images()
         result.whole = _is_whole(study, run)
         if result.whole:
-            common = {item.name: getattr(options, item.name) for item in fields(CommonOptions)}
+            reading = ReadingOptions.of(options)
             result.findings = conclude_run(
-                run, ReadingOptions(**common), study.context, resample=options.stability, progress=progress
+                run, reading, study.context, resample=options.stability, progress=progress
             )
     elif errors and study.shard_count == 1:
         raise errors[0]

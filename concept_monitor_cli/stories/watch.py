@@ -18,7 +18,6 @@ from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.monitor.alerts import Alert, Rules, alerts
 from concept_monitor_cli.monitor.findings import Finding
 from concept_monitor_cli.options import (
-    CommonOptions,
     DynamicsOptions,
     FactorsOptions,
     ReadingOptions,
@@ -239,7 +238,7 @@ def watch(options: WatchOptions, progress: Progress = SILENT) -> WatchResult:
     command = _split(options.on_alert)
     landing = Landing(**options.loading)
     result = WatchResult(options.out)
-    reading = _reading(options)
+    reading = ReadingOptions.of(options)
     page = CurrentReport(reading, progress, options.keep)
     done: dict[tuple[Path, str, int], State] = {}
     early: set[str] = set()
@@ -305,11 +304,6 @@ def watch(options: WatchOptions, progress: Progress = SILENT) -> WatchResult:
         result.failed[path.name] = reason
     progress.notice(f"{result.ended}: the watching ends")
     return result
-
-
-def _reading(options: WatchOptions) -> ReadingOptions:
-    """How the commands that read the run see it."""
-    return ReadingOptions(**{item.name: getattr(options, item.name) for item in fields(CommonOptions)})
 
 
 def _warn(

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from concept_monitor_cli.functional.luck import holm, standard_errors
 
@@ -17,6 +17,22 @@ MOST, MOST_OF_A_KIND = 7, 2
 #: Most sentences on what speaks against trusting the others.
 MOST_CAUTIONS = 3
 
+# What speaks against trusting what a run shows.
+Caution = Literal[
+    "renderings",
+    "few-images",
+    "crowded",
+    "repeating",
+    "collapsing",
+    "clumping",
+    "dying",
+    "silent",
+    "untrained",
+    "not-held-out",
+    "luck",
+    "still",
+    "different-settings",
+]
 Kind = Literal[
     # What a run shows.
     "growth",
@@ -33,41 +49,14 @@ Kind = Literal[
     "more-of-a-category",
     "matched",
     "same-concept",
-    # What speaks against trusting it.
-    "renderings",
-    "few-images",
-    "crowded",
-    "repeating",
-    "collapsing",
-    "clumping",
-    "dying",
-    "silent",
-    "untrained",
-    "not-held-out",
-    "luck",
-    "still",
-    "different-settings",
     # That there is nothing.
     "nothing",
+    Caution,
 ]
 
 NOTHING: Kind = "nothing"
 #: What speaks against trusting the others.
-CAUTIONS: tuple[Kind, ...] = (
-    "renderings",
-    "few-images",
-    "crowded",
-    "repeating",
-    "collapsing",
-    "clumping",
-    "dying",
-    "silent",
-    "untrained",
-    "not-held-out",
-    "luck",
-    "still",
-    "different-settings",
-)
+CAUTIONS: tuple[Kind, ...] = get_args(Caution)
 #: Those that say of labels or paths that they are no better than luck: where there is nothing, that is said.
 _OF_LABELS: tuple[Kind, ...] = ("untrained", "not-held-out", "luck", "still")
 #: Cautions that come before everything else: they put all names in doubt.

@@ -59,6 +59,7 @@ def test_statistics_of_the_training(training: Path, cache: Path) -> None:
     assert [path.name for path in result.plots] == [
         "categories.clip-dissect.png",
         "categories_over_epochs.clip-dissect.png",
+        "beside_floors.clip-dissect.png",
     ]
     assert len(result.rows) == len(frame)
 
