@@ -177,25 +177,32 @@ def dissect_study(
     if architecture is not None:
         result.images = len(study.context.probe)
         study.warn_of_few_images()
-        result.whole = _is_whole(study, run)
-        if result.whole:
-            reading = ReadingOptions.of(options)
-            result.findings = conclude_run(
-                run, reading, study.context, resample=options.stability, progress=progress
-            )
     elif errors and study.shard_count == 1:
         raise errors[0]
     elif not errors and study.shard_count > 1:
         study.notice(f"nothing to do: there are fewer checkpoints than shares (this is {study.shard})")
+    # A share of broken checkpoints may be the last one, too.
+    if architecture is not None or errors:
+        result.whole = _is_whole(study, run)
+    if result.whole:
+        result.findings = conclude_run(
+            run,
+            ReadingOptions.of(options),
+            None if architecture is None else study.context,
+            resample=options.stability,
+            progress=progress,
+        )
     return result
 
 
 def _is_whole(study: Study, run: RunFolder) -> bool:
-    """Whether no other share of the checkpoints is left to be done."""
+    """Whether no other share of the checkpoints is left to be done, and some of them are."""
     if study.shard_count == 1:
         return True
-    ended = {record.folder for record in run.checkpoints() if record.status in ("done", "failed")}
-    return all(file.folder in ended for file in study.all_files)
+    ended = {record.folder: record.status for record in run.checkpoints()}
+    return "done" in ended.values() and all(
+        ended.get(file.folder) in ("done", "failed") for file in study.all_files
+    )
 
 
 def combine(study: Study, run: RunFolder, architecture: Architecture | None, *, finished: bool) -> None:

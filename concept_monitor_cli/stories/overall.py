@@ -25,14 +25,14 @@ MOST_EPOCHS = 20
 
 
 def conclude_run(
-    run: RunFolder, options: ReadingOptions, context: Context, *, resample: bool, progress: Progress
+    run: RunFolder, options: ReadingOptions, context: Context | None, *, resample: bool, progress: Progress
 ) -> list[Finding]:
     """Statistics, the lives of the units, and what the run says.
 
     Args:
         run: with its concept tables.
         options: the machine, the cache and the seed.
-        context: the run's images and words.
+        context: the run's images and words; `None` to open them, where they are needed.
         resample: draw the images again to see which changes of label are more than luck.
         progress: told of long work, and where something cannot be said.
     """
