@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+# Where torchvision's binary does not match torch, this makes it importable: also in the process that hands
+# the tests out, which imports the class of every warning a test gave (Lightning's import torchvision).
+import concept_monitor_cli._torchvision  # noqa: F401
+
 # Nothing in the tests may reach a hub: what is not on the disk is an error, not a download.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Tables are as wide as the tests expect, whatever terminal they are started from.
