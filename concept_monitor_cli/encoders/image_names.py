@@ -84,7 +84,8 @@ def _end_stem(ids: Sequence[str]) -> Callable[[str], str]:
     end = _end(ids)
 
     def key(name: str) -> str:
-        return PurePosixPath(end(name)).with_suffix("").as_posix() if PurePosixPath(name).name else name
+        path = PurePosixPath(end(name))
+        return path.with_suffix("").as_posix() if path.name else name
 
     return key
 

@@ -88,3 +88,8 @@ def test_rows_by_name_and_by_place(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="4 images but 3 names in `ids`"):
         write(tmp_path / "short.h5", ids=IDS[:3])
     assert by_place.text(["great white shark"]).shape == (1, 4)
+
+
+def test_a_name_that_ends_with_a_slash_is_no_internal_error() -> None:
+    with pytest.raises(InputError, match="'0.png' stands there several times"):
+        ImageNames(["0.png", "0.png", "0\\"], "ids", "e.h5", 3).rows(["0.png"])
