@@ -19,11 +19,6 @@ if TYPE_CHECKING:
     from concept_monitor_cli.study import Context
 
 
-#: To tell changes of label from luck, every epoch may have to be compared with every other one: in runs of
-#: more epochs than these, that is not done unasked.
-MOST_EPOCHS = 20
-
-
 def conclude_run(
     run: RunFolder, options: ReadingOptions, context: Context | None, *, resample: bool, progress: Progress
 ) -> list[Finding]:
@@ -38,13 +33,6 @@ def conclude_run(
     """
     quiet = WithoutNotices(progress)
     opened = OpenRun(run.root, options, quiet, context)
-    epochs = max((len(history.epochs) for history in opened.histories), default=0)
-    if resample and epochs > MOST_EPOCHS:
-        progress.notice(
-            f"the run has {epochs} epochs: which changes of label are more than luck takes long, and is left "
-            "to `cmon units`"
-        )
-        resample = False
     try:
         write_lives(opened, resamples=RESAMPLES if resample else 0, seed=options.seed, progress=quiet)
         run.write_csv("statistics", statistics_of(opened))
