@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # Of the activations of a block of units at all epochs.
-_BYTES = 1 << 28
+_BYTES = 1 << 27
 
 
 def write_lives(opened: OpenRun, *, resamples: int, seed: int, progress: Progress) -> pd.DataFrame:
