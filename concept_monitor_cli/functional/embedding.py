@@ -6,10 +6,15 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional._blocks import run_blocks, spans
 from concept_monitor_cli.functional.topk import top_rows
 
 #: Concepts per unit (Concept-Monitor, appendix A).
 TOP_CONCEPTS = 5
+# Points placed at a time: a block of cosines stays below 8 MB beside thousands of known points.
+_PLACED = 256
+# Squared distance of unit vectors that differ by the rounding of float32 alone.
+_SAME_DIRECTION = 1e-12
 
 
 @torch.no_grad()
@@ -135,3 +140,52 @@ def nearest_anchor(U: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
     order, best = top_rows(cosine, 1)
     index = torch.where(alive, order[:, 0], torch.full_like(order[:, 0], -1))
     return index, torch.where(alive, (1.0 - best[:, 0]).clamp_min(0.0), torch.nan).float()
+
+
+@torch.no_grad()
+def interpolated(points: Tensor, known: Tensor, places: Tensor, k: int) -> Tensor:
+    """Places for further points in a map of known ones: Shepard's interpolation among the nearest.
+
+        y(u) = sum_j w_j y_j / sum_j w_j,   w_j = 1 / (1 - cos(u, v_j))
+
+    over the `k` known points `v_j` nearest to `u` by angle. `1 - cos` is half the squared distance of the two
+    directions, so the weights are inverse squared distances. A point in the direction of known ones lies
+    exactly where these lie, at their mean.
+
+    A block of points is worked on by one thread, so that the outcome does not depend on their number.
+
+    Args:
+        points: `(n, D)`, finite, no row of zeros.
+        known: `(m, D)`, likewise.
+        places: `(m, 2)`, where the known points lie.
+        k: of how many neighbours; `m` where there are fewer.
+
+    Returns:
+        `(n, 2)` float32.
+
+    Source: Shepard, "A two-dimensional interpolation function for irregularly-spaced data", 1968.
+
+    Example:
+        >>> known, places = torch.eye(2), torch.tensor([[0.0, 0.0], [4.0, 0.0]])
+        >>> interpolated(torch.tensor([[1.0, 1.0], [0.0, 3.0]]), known, places, 2).tolist()
+        [[2.0, 0.0], [4.0, 0.0]]
+    """
+    if points.ndim != 2 or known.ndim != 2 or points.shape[1] != known.shape[1] or not len(known):
+        raise InputError(f"points {tuple(points.shape)} and known ones {tuple(known.shape)}: need the same D")
+    if len(places) != len(known):
+        raise InputError(f"{len(known)} known points have {len(places)} places")
+    among = torch.nn.functional.normalize(known.float(), dim=1)
+    found = torch.empty(len(points), places.shape[1], device=points.device)
+
+    def place(part: slice) -> None:
+        own = torch.nn.functional.normalize(points[part].float(), dim=1)
+        near = (own @ among.T).topk(min(k, len(among)), dim=1).indices
+        # By the difference: 1 - cos has no digits left where it is small.
+        distance = (own[:, None] - among[near]).square().sum(2).double()
+        equal = distance < _SAME_DIRECTION
+        weights = torch.where(equal.any(1, keepdim=True), equal.double(), 1 / distance)
+        weights /= weights.sum(1, keepdim=True)
+        found[part] = torch.einsum("nk,nkd->nd", weights, places[near].double()).float()
+
+    run_blocks(place, spans(len(points), _PLACED), points.device)
+    return found

@@ -72,6 +72,14 @@ class Responses:
         rows[image, self._units[first:last]] = self._areas[first:last]
         return rows
 
+    def columns(self, start: int, stop: int) -> NDArray[np.float32]:
+        """The units from `start` to before `stop` on all images, `(N, stop - start)`."""
+        if self._pooled:
+            found: NDArray[np.float32] = self._entry.columns("pooled", start, stop)
+            return found
+        spans = ((first, min(self.n_images, first + _BLOCK)) for first in range(0, self.n_images, _BLOCK))
+        return np.concatenate([self.rows(*span)[:, start:stop] for span in spans])
+
     def some(self, images: NDArray[np.int64], most: int) -> NDArray[np.float32]:
         """At most `most` of some images, an even choice, `(n, C)`; `images` ascend."""
         count = min(most, len(images))

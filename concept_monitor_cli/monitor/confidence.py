@@ -64,10 +64,12 @@ class Rescorer(Protocol):
 
     Attributes:
         n_images: `N`.
+        n_concepts: `m`.
         batch: how many resamples to ask for at a time.
     """
 
     n_images: int
+    n_concepts: int
     batch: int
 
     def scores(self, counts: Tensor) -> Tensor:
@@ -121,6 +123,7 @@ class _ByRank:
         lam: float,
     ) -> None:
         self.n_images, self._units = pooled.shape
+        self.n_concepts = activations.n_concepts
         self._evidence, self._a, self._lam = similarity.evidence, a, lam
         fired = firing(pooled, groups)
         named = (~dead_units(pooled) & ~fired.sparse(groups.n_groups)).nonzero()[:, 0].cpu()
@@ -199,7 +202,7 @@ class _ByValue:
     def __init__(
         self, similarity: ValueSimilarity, images: Tensor, texts: Tensor, pooled: Tensor, groups: ImageGroups
     ) -> None:
-        self.n_images = pooled.shape[0]
+        self.n_images, self.n_concepts = pooled.shape[0], len(texts)
         self._similarity, self._groups = similarity, torch.from_numpy(groups.of)
         self._images, self._texts, self._pooled = images, texts, pooled
 
@@ -260,58 +263,42 @@ class Words:
 
 
 @torch.no_grad()
-def beats(rescorer: Rescorer, counts: Tensor, units: Tensor, better: Tensor, worse: Tensor) -> Tensor:
-    """Whether one concept beats another in some resamples, for some units.
-
-    Args:
-        rescorer: the layer at one epoch.
-        counts: `(R, N)`, the resamples.
-        units: `(n,)`, rows of the layer.
-        better: `(n,)`, columns of the rescorer's concepts.
-        worse: `(n,)`, likewise.
-
-    Returns:
-        `(R, n)` bool; level scores beat nothing.
-    """
-    scores = rescorer.scores(counts).cpu()
-    return scores[:, units, better] > scores[:, units, worse]
-
-
-def agreement(
-    before: Rescorer,
-    after: Rescorer,
+def wins(
+    rescorer: Rescorer,
     units: Tensor,
-    old: Tensor,
-    new: Tensor,
+    better: Tensor,
+    worse: Tensor,
     *,
     groups: ImageGroups | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> NDArray[np.float64]:
-    """Share of the resamples in which units change from an old to a new concept.
+) -> NDArray[np.uint8]:
+    """In which resamples one concept beats another, for some units.
+
+    The resamples depend on the seed and the groups alone: all epochs see the same ones.
 
     Args:
-        before: the layer at the earlier epoch.
-        after: the layer at the later epoch, with the same images and concepts.
+        rescorer: the layer at one epoch.
         units: `(n,)`, rows of the layer.
-        old: `(n,)`, columns of the rescorers' concepts.
-        new: `(n,)`, likewise.
+        better: `(n,)`, columns of the rescorer's concepts.
+        worse: `(n,)`, likewise.
         groups: of the images, which are drawn as a whole; every image for itself by default.
         resamples: how many.
         seed: of the resamples.
 
     Returns:
-        `(n,)`, between 0 and 1.
+        `(n, ceil(resamples / 8))` uint8, a bit for each resample, the first one highest; level scores beat
+        nothing.
     """
-    agreeing = torch.zeros(len(units), dtype=torch.int64)
-    batch = min(before.batch, after.batch)
-    for start in range(0, resamples, batch):
-        numbers = range(start, min(resamples, start + batch))
-        counts = image_counts(before.n_images if groups is None else groups, numbers, seed=seed)
-        changed = beats(before, counts, units, old, new) & beats(after, counts, units, new, old)
-        agreeing += changed.sum(0)
-    share: NDArray[np.float64] = agreeing.double().numpy() / resamples
-    return share
+    found = np.empty((len(units), resamples), dtype=bool)
+    places = [(units * rescorer.n_concepts + concepts).cpu() for concepts in (better, worse)]
+    for start in range(0, resamples, rescorer.batch):
+        numbers = range(start, min(resamples, start + rescorer.batch))
+        counts = image_counts(rescorer.n_images if groups is None else groups, numbers, seed=seed)
+        scores = rescorer.scores(counts).cpu().flatten(1)
+        one, other = (scores.index_select(1, place) for place in places)
+        found[:, numbers.start : numbers.stop] = (one > other).T.numpy()
+    return np.packbits(found, axis=1)
 
 
 # (column before, column after, rows of the units, old labels, new labels) -> share of resamples that agree.
@@ -334,6 +321,12 @@ class Held:
     taken: NDArray[np.bool_]
     agreement: NDArray[np.float64]
     since: NDArray[np.int64]
+
+    @classmethod
+    def together(cls, parts: Sequence[Held]) -> Held:
+        """Of a whole layer, from those of its units in blocks."""
+        names = ("labels", "taken", "agreement", "since")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 def held_labels(history: History, compare: Compare, *, confidence: float = CONFIDENCE) -> Held:
@@ -402,7 +395,10 @@ def confident_changes(history: History, held: Held, similarity: SelfSimilarity |
             "self_similarity": (
                 np.nan
                 if similarity is None
-                else [similarity(int(s), int(c))[r] for r, c, s in zip(rows, columns, since, strict=True)]
+                else [
+                    similarity(int(s), int(c), np.array([r]))[0]
+                    for r, c, s in zip(rows, columns, since, strict=True)
+                ]
             ),
         }
     )

@@ -6,7 +6,7 @@ Everything that asks how units change over epochs works on this form, without a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -59,6 +59,17 @@ class History:
     interpretable: NDArray[np.bool_]
     traits: Traits = ORDINARY
     effects: NDArray[np.float64] | None = None
+
+    def part(self, rows: slice) -> History:
+        """The same of some of the units."""
+        return replace(
+            self,
+            units=self.units[rows],
+            labels=self.labels[rows],
+            scores=self.scores[rows],
+            interpretable=self.interpretable[rows],
+            effects=None if self.effects is None else self.effects[rows],
+        )
 
     def certainty(self, column: int) -> NDArray[np.float64]:
         """`(C,)`: what ranks the units at one epoch: effects, else scores, which saturate."""

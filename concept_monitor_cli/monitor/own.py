@@ -7,7 +7,7 @@ too: a label that comes while they stay the same is not reported as a change of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,8 +17,8 @@ from concept_monitor_cli.functional.self_similarity import UNCHANGED
 from concept_monitor_cli.monitor.history import History
 
 Floats = NDArray[np.float64]
-# (column before, column after) -> correlation of every unit's activations, (C,); NaN where it is dead.
-SelfSimilarity = Callable[[int, int], Floats]
+# (column before, column after, rows of the units) -> correlation of their activations; NaN where one is dead.
+SelfSimilarity = Callable[[int, int, NDArray[np.int64]], Floats]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,16 @@ class Own:
     history: History
     self_similarity: Floats
     since_first: Floats
+
+    @classmethod
+    def together(cls, parts: Sequence[Own], history: History) -> Own:
+        """Of a whole layer, from those of its units in blocks; `history` is that of the layer."""
+        labels = np.concatenate([part.history.labels for part in parts])
+        return cls(
+            replace(history, labels=labels),
+            np.concatenate([part.self_similarity for part in parts]),
+            np.concatenate([part.since_first for part in parts]),
+        )
 
 
 def own_changes(history: History, similarity: SelfSimilarity) -> Own:
@@ -56,12 +66,13 @@ def own_changes(history: History, similarity: SelfSimilarity) -> Own:
         now = labels[:, t]
         for earlier in np.unique(since[(now >= 0) & (holds >= 0) & (now != holds)]).tolist():
             rows = np.flatnonzero((since == earlier) & (now >= 0) & (holds >= 0) & (now != holds))
-            kept = rows[similarity(earlier, t)[rows] >= UNCHANGED]
+            kept = rows[similarity(earlier, t, rows) >= UNCHANGED]
             own[kept, t] = holds[kept]
         taken = own[:, t] >= 0
         holds = np.where(taken, own[:, t], holds)
         since = np.where(taken & (now == holds), t, since)
-    steps = [similarity(t - 1, t) for t in range(1, labels.shape[1])]
+    every = np.arange(len(labels))
+    steps = [similarity(t - 1, t, every) for t in range(1, labels.shape[1])]
     before = np.full((len(labels), 1), np.nan)
     return Own(
         replace(history, labels=own),
@@ -76,6 +87,6 @@ def _since_first(history: History, similarity: SelfSimilarity) -> Floats:
     last = live.shape[1] - 1 - live[:, ::-1].argmax(axis=1)
     found = np.full(len(live), np.nan)
     for one, other in sorted({(int(a), int(b)) for a, b in zip(first, last, strict=True) if 0 <= a < b}):
-        rows = (first == one) & (last == other)
-        found[rows] = similarity(one, other)[rows]
+        rows = np.flatnonzero((first == one) & (last == other))
+        found[rows] = similarity(one, other, rows)
     return found

@@ -70,7 +70,7 @@ def category_statistics(
     for _, rows in first.groupby(["layer", "detector"], sort=True):
         whole = _counts(rows.assign(category=ALL), rows)
         live = rows[rows["live"]]
-        categories = category_order(live["category"])
+        categories = category_order(live["category"].unique())
         moments = rows[_WHERE].drop_duplicates()
         every = moments.merge(pd.DataFrame({"category": pd.Series(categories, dtype="str")}), how="cross")
         each = every.merge(_counts(live, live), how="left", on=[*_WHERE, "category"])

@@ -8,17 +8,27 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional.embedding import interpolated
 from concept_monitor_cli.progress import SILENT, Progress
 
 Points = NDArray[np.float32]
 
 # UMAP's neighbour graph needs more points than this to mean anything; its spectral start needs D + 2.
 _FEWEST_FOR_UMAP = 10
+#: UMAP is fitted to no more points than these: its time grows faster than their number.
+MOST_FITTED = 20_000
+#: Of more points UMAP is fitted to so many, drawn by the seed; the others are placed among them. Below 4,096
+#: UMAP compares all pairs of points; beyond that, its search for neighbours takes longer than the fit.
+SAMPLED = 3_000
+# Points after which progress is told.
+_TOLD = 10_000
 
 
 def _umap(points: Points, *, seed: int, neighbors: int, min_dist: float) -> Points:
@@ -62,9 +72,15 @@ def project(
     seed: int = 0,
     neighbors: int = 15,
     min_dist: float = 0.1,
+    keep: int = 0,
     progress: Progress = SILENT,
+    advance: Callable[[int], object] = lambda n: None,
 ) -> Points:
     """Coordinates in the plane.
+
+    UMAP is fitted to all points, or to `SAMPLED` of more than `MOST_FITTED`; the others are then placed
+    between the nearest of those (`functional.embedding.interpolated`). Both depend on the seed and the points
+    alone.
 
     Args:
         points: `n x D`, finite.
@@ -72,7 +88,9 @@ def project(
         seed: of UMAP; the same seed gives the same picture.
         neighbors: UMAP's `n_neighbors`.
         min_dist: UMAP's `min_dist`.
-        progress: told when there are too few points for UMAP.
+        keep: the last so many points are among those that UMAP is fitted to.
+        progress: told when there are too few points for UMAP, or too many.
+        advance: told how many points have been placed.
 
     Returns:
         `n x 2`, float32.
@@ -89,4 +107,30 @@ def project(
     if method == "umap" and len(points) < _FEWEST_FOR_UMAP:
         progress.notice(f"only {len(points)} points: too few for UMAP, so the picture is a PCA")
         method = "pca"
-    return PROJECTIONS[method](points, seed=seed, neighbors=neighbors, min_dist=min_dist)
+    fit = PROJECTIONS[method]
+    how: dict[str, Any] = {"seed": seed, "neighbors": neighbors, "min_dist": min_dist}
+    if method != "umap" or len(points) <= MOST_FITTED:
+        places = fit(points, **how)
+        advance(len(points))
+        return places
+    progress.notice(
+        f"{len(points):,} points: UMAP is fitted to {SAMPLED:,} of them, drawn by --seed; each of the others "
+        f"lies between the {neighbors} of those that are nearest to it"
+    )
+    chosen = _sample(len(points), keep, seed)
+    places = np.empty((len(points), 2), dtype=np.float32)
+    places[chosen] = fit(points[chosen], **how)
+    advance(len(chosen))
+    others = np.setdiff1d(np.arange(len(points)), chosen, assume_unique=True)
+    known = torch.from_numpy(points[chosen]), torch.from_numpy(places[chosen])
+    for part in np.array_split(others, max(1, len(others) // _TOLD)):
+        places[part] = interpolated(torch.from_numpy(points[part]), *known, neighbors).numpy()
+        advance(len(part))
+    return places
+
+
+def _sample(count: int, keep: int, seed: int) -> NDArray[np.int64]:
+    """`SAMPLED` of `count` numbers in ascending order, the last `keep` among them."""
+    kept = np.arange(count - keep, count)
+    drawn = np.random.default_rng(seed).choice(count - keep, max(0, SAMPLED - keep), replace=False)
+    return np.concatenate([np.sort(drawn), kept])

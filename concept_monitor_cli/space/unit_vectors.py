@@ -39,7 +39,7 @@ class UnitVectors:
 
 def concept_words(table: pd.DataFrame) -> list[str]:
     """The distinct concepts of a concept table, sorted."""
-    return sorted(set(table["concept"]) - {""})
+    return sorted(set(table["concept"].unique()) - {""})
 
 
 def unit_vectors(table: pd.DataFrame, words: list[str], embeddings: NDArray[np.float32]) -> UnitVectors:
@@ -64,7 +64,8 @@ def unit_vectors(table: pd.DataFrame, words: list[str], embeddings: NDArray[np.f
     row = np.repeat(np.arange(len(counts)), counts)
     column = np.arange(len(table)) - np.repeat(starts, counts)
     scores[row, column] = table["score"].to_numpy()
-    chosen[row, column] = [index[concept] for concept in table["concept"]]
+    codes, concepts = table["concept"].factorize()
+    chosen[row, column] = np.array([index[concept] for concept in concepts], dtype=np.int64)[codes]
     vectors = neuron_embedding_from_top(
         torch.from_numpy(scores), torch.from_numpy(chosen), torch.from_numpy(embeddings)
     )

@@ -179,6 +179,17 @@ class Entry:
             raise IndexError(f"rows {start}:{stop} of {name!r}, which has {dataset.shape[0]}")
         return self._decoded(dataset, slice(start, stop))
 
+    def columns(self, name: str, start: int, stop: int) -> Array:
+        """Columns `start` to `stop` (not included) of an array of two dimensions or more.
+
+        Raises:
+            IndexError: columns that the array does not have.
+        """
+        dataset = self._dataset(name)
+        if not 0 <= start <= stop <= dataset.shape[1]:
+            raise IndexError(f"columns {start}:{stop} of {name!r}, which has {dataset.shape[1]}")
+        return self._decoded(dataset, (slice(None), slice(start, stop)))
+
     def close(self) -> None:
         """Close the file; nothing can be read afterwards."""
         self._file.close()

@@ -26,12 +26,11 @@ KINDS: dict[str, int] = {
     "maps": 1,
     "null": 3,
     "findings": 5,
-    "resampling": 3,
+    "resampling": 4,
     "matching": 2,
     "presence": 1,
     "basis": 1,
     "redundancy": 1,
-    "self_similarity": 1,
     "halves": 2,
 }
 """Kind of value -> version of the code that makes it. Raise the version when that code's results change:

@@ -55,7 +55,7 @@ from concept_monitor_cli.study.seen import (
 )
 
 if TYPE_CHECKING:
-    pass
+    import pandas as pd
 
 
 # An entry of the cache may be removed, or found damaged, after it was seen there: then it is made again.
@@ -77,6 +77,7 @@ class DissectResult:
         layers: of the tables that were written.
         whole: whether no other share of the checkpoints is left to be done.
         findings: what the run says, in sentences; none where it is not whole.
+        statistics: what `statistics.csv` has, not rounded; `None` where it was not counted.
     """
 
     out: Path
@@ -89,6 +90,7 @@ class DissectResult:
     layers: tuple[str, ...] = ()
     whole: bool = False
     findings: list[Finding] = field(default_factory=list)
+    statistics: pd.DataFrame | None = None
 
 
 def dissect(
@@ -185,13 +187,14 @@ def dissect_study(
     if architecture is not None or errors:
         result.whole = _is_whole(study, run)
     if result.whole:
-        result.findings = conclude_run(
+        concluded = conclude_run(
             run,
             ReadingOptions.of(options),
             None if architecture is None else study.context,
             resample=options.stability,
             progress=progress,
         )
+        result.findings, result.statistics = concluded.findings, concluded.statistics
     return result
 
 

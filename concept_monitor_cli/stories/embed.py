@@ -126,14 +126,17 @@ def embed(options: EmbedOptions, progress: Progress = SILENT) -> EmbedResult:
     marks = vectors[len(words) :]
     placed = unit_vectors(table, words, vectors[: len(words)])
 
-    with progress.task(f"placing {counted(len(placed.units), 'units')}", None, "fits"):
+    count = len(placed.units) + len(marks)
+    with progress.task(f"placing {counted(len(placed.units), 'units')}", count, "points") as advance:
         points = project(
             np.concatenate([placed.vectors, marks]),
             method=options.method,
             seed=options.seed,
             neighbors=options.neighbors,
             min_dist=options.min_dist,
+            keep=len(marks),
             progress=progress,
+            advance=advance,
         )
     index, distance = nearest_anchor(torch.from_numpy(placed.vectors), torch.from_numpy(marks))
     units = placed.units.assign(
@@ -232,7 +235,7 @@ def check_units(units: Iterable[int], table: pd.DataFrame) -> None:
     Raises:
         InputError: names the first, and which there are.
     """
-    known = set(table["unit"])
+    known = set(table["unit"].unique().tolist())
     missing = [unit for unit in units if unit not in known]
     if missing:
         raise InputError(

@@ -1,38 +1,43 @@
 """From the concept tables of a run to the lives of its units: when each is born, changes, settles and dies.
 
-What takes the recordings in the cache (is a change more than luck, is it the unit's own?) is computed once
-and kept there.
+What takes the test of changes longest, which concepts beat a unit's label in every draw of the images, is
+computed once for each epoch and kept in the cache.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from concept_monitor_cli.functional.self_similarity import UNCHANGED, paired_correlations
+from concept_monitor_cli.functional.self_similarity import UNCHANGED, SelfCorrelation
 from concept_monitor_cli.lenses.responses import Responses
 from concept_monitor_cli.monitor.confidence import (
+    Compare,
     Held,
-    Rescorer,
-    agreement,
     concept_columns,
     confident_changes,
     held_labels,
+    wins,
 )
 from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.monitor.lives import mean_distance, unit_lives
 from concept_monitor_cli.monitor.own import Own, SelfSimilarity, own_changes
 from concept_monitor_cli.monitor.statistics import ALL
+from concept_monitor_cli.monitor.wins import Scored, rivals
 from concept_monitor_cli.progress import Progress
 from concept_monitor_cli.run import TABLES
-from concept_monitor_cli.store import Writer
+from concept_monitor_cli.store import Key, Writer
 from concept_monitor_cli.stories.opened import OpenRun
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# Of the activations of a block of units at all epochs.
+_BYTES = 1 << 27
 
 
 def write_lives(opened: OpenRun, *, resamples: int, seed: int, progress: Progress) -> pd.DataFrame:
@@ -55,11 +60,10 @@ def write_lives(opened: OpenRun, *, resamples: int, seed: int, progress: Progres
 
     lives, changes, itself = [], [], []
     for history in opened.histories:
-        similarity = self_similarity(opened, history, progress)
-        own = None if similarity is None else own_changes(history, similarity)
-        held = _held(opened, history, resamples, seed, progress, similarity)
-        if held is not None:
-            changes.append(confident_changes(history, held, similarity))
+        compare = _comparison(opened, history, resamples, seed, progress)
+        own, held, changed = _followed(opened, history, compare, progress)
+        if changed is not None:
+            changes.append(changed)
         if own is not None:
             itself.append(_itself(own))
         lives.append(
@@ -85,10 +89,57 @@ def write_lives(opened: OpenRun, *, resamples: int, seed: int, progress: Progres
 # -- a unit beside itself and beside luck -------------------------------------------------------
 
 
-def self_similarity(opened: OpenRun, history: History, progress: Progress) -> SelfSimilarity | None:
-    """Compares every unit with itself at two epochs; `None`, said why, where the activations are gone."""
+def _followed(
+    opened: OpenRun, history: History, compare: Compare | None, progress: Progress
+) -> tuple[Own | None, Held | None, pd.DataFrame | None]:
+    """What the units do beside what they are called, the concepts that they hold, and rows of `changes.csv`.
+
+    In blocks of units, whose activations at all epochs fit the memory together.
+    """
+    import pandas as pd
+
+    owns, helds, changes = [], [], []
+    for rows, similarity in self_similarities(opened, history, progress):
+        part = history.part(rows)
+        if similarity is not None:
+            owns.append(own_changes(part, similarity))
+        if compare is not None:
+            held = held_labels(part, _unless_unchanged(compare, similarity, rows.start))
+            helds.append(held)
+            changes.append(confident_changes(part, held, similarity))
+    return (
+        Own.together(owns, history) if owns else None,
+        Held.together(helds) if helds else None,
+        pd.concat(changes, ignore_index=True) if changes else None,
+    )
+
+
+def _unless_unchanged(compare: Compare, similarity: SelfSimilarity | None, first: int) -> Compare:
+    """The comparison for the rows from `first` on; a unit that does the same as before has not changed."""
+
+    def compared(
+        earlier: int,
+        later: int,
+        rows: NDArray[np.int64],
+        old: NDArray[np.int64],
+        new: NDArray[np.int64],
+    ) -> NDArray[np.float64]:
+        share = compare(earlier, later, rows + first, old, new)
+        if similarity is None:
+            return share
+        return np.where(similarity(earlier, later, rows) >= UNCHANGED, 0.0, share)
+
+    return compared
+
+
+def self_similarities(
+    opened: OpenRun, history: History, progress: Progress
+) -> Iterator[tuple[slice, SelfSimilarity | None]]:
+    """Compares every unit with itself at two epochs, the units in blocks of rows of the history.
+
+    `None`, said why, for all rows where the activations are gone.
+    """
     columns = range(len(history.epochs))
-    records = {record.epoch: record.recording for record in opened.records(history)}
     lacking = [column for column in columns if not opened.is_recorded(history, column)]
     if lacking:
         progress.notice(
@@ -96,27 +147,27 @@ def self_similarity(opened: OpenRun, history: History, progress: Progress) -> Se
             f"activations at epoch {history.epochs[lacking[0]]} are not in the cache. All changes of label "
             "count as their own"
         )
-        return None
+        yield slice(0, len(history.units)), None
+        return
+    with opened.recording(history, 0) as entry:
+        n_images = Responses(entry).n_images
+    width = max(1, _BYTES // (8 * n_images * len(columns)))
+    for start in range(0, len(history.units), width):
+        rows = slice(start, min(len(history.units), start + width))
+        units = history.units[rows]
+        yield rows, SelfCorrelation(_activations(opened, history, column, units) for column in columns)
 
-    def similarity(earlier: int, later: int) -> NDArray[np.float64]:
-        key = opened.store.key(
-            "self_similarity",
-            first=records[int(history.epochs[earlier])],
-            second=records[int(history.epochs[later])],
-        )
 
-        def make(writer: Writer) -> None:
-            with opened.recording(history, earlier) as a, opened.recording(history, later) as b:
-                first, second = Responses(a), Responses(b)
-                found = paired_correlations(first.rows, second.rows, first.n_images)
-            found[~(first.live & second.live)] = np.nan
-            writer.put("correlation", found)
-
-        with opened.store.get_or_make(key, make) as entry:
-            correlation: NDArray[np.float64] = entry.read("correlation")
-        return correlation[history.units]
-
-    return similarity
+def _activations(
+    opened: OpenRun, history: History, column: int, units: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Of some units at one epoch, `(N, u)`; NaN where a unit is dead."""
+    first, stop = int(units[0]), int(units[-1]) + 1
+    with opened.recording(history, column) as entry:
+        responses = Responses(entry)
+        found = responses.columns(first, stop)
+    found[:, ~responses.live[first:stop]] = np.nan
+    return found if stop - first == len(units) else found[:, units - first]
 
 
 def _itself(own: Own) -> pd.DataFrame:
@@ -160,15 +211,10 @@ def drift_floors(opened: OpenRun, history: History) -> tuple[float, float]:
 # -- confidence --------------------------------------------------------------------------------
 
 
-def _held(
-    opened: OpenRun,
-    history: History,
-    resamples: int,
-    seed: int,
-    progress: Progress,
-    similarity: SelfSimilarity | None,
-) -> Held | None:
-    """The concepts that units hold with confidence; None, said why, where that cannot be known."""
+def _comparison(
+    opened: OpenRun, history: History, resamples: int, seed: int, progress: Progress
+) -> Compare | None:
+    """How sure changes of label are; None, said why, where that cannot be known."""
     if not resamples:
         return None
     if not history.traits.resampled:
@@ -178,65 +224,96 @@ def _held(
         )
         return None
     # Without a change nothing is asked, and the inputs of the run need not be there.
-    codes = _concept_numbers(opened, history) if history.changed.any() else np.empty(0, dtype=np.int64)
-    settings = opened.info["settings"]["detectors"][history.detector]
+    questions = {column: asked for column, asked in enumerate(rivals(history)) if len(asked.rows)}
+    codes = _concept_numbers(opened, history) if questions else np.empty(0, dtype=np.int64)
 
-    def rescorer(column: int, concepts: NDArray[np.int64]) -> Rescorer:
-        with opened.recording(history, column) as entry:
-            pooled = torch.from_numpy(entry.read("pooled")).to(opened.context.device)
-        return opened.words.rescorer(settings, pooled, torch.from_numpy(concepts))
+    def answered(column: int, rows: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.uint8]:
+        kept = _Kept(opened, history, column, resamples, seed)
+        return kept.wins(history.units[rows], codes[history.labels[rows, column]], codes[labels])
 
-    def compare(
-        earlier: int,
-        later: int,
-        rows: NDArray[np.int64],
-        old: NDArray[np.int64],
-        new: NDArray[np.int64],
-    ) -> NDArray[np.float64]:
-        cells, concepts_old, concepts_new = history.units[rows], codes[old], codes[new]
-        key = opened.store.key(
+    with progress.task(f"resampling images for {history.layer}", len(questions), "epochs") as advance:
+        return Scored(questions, answered, len(history.names), resamples, advance).agreement
+
+
+class _Kept:
+    """Which concepts beat a unit's label at one epoch, draw by draw, as the store has it.
+
+    The store has it in parts: a checkpoint that is added to a run gives units labels that the epochs before
+    were not asked for, and only those are scored then.
+    """
+
+    def __init__(
+        self,
+        opened: OpenRun,
+        history: History,
+        column: int,
+        resamples: int,
+        seed: int,
+    ) -> None:
+        self._opened, self._history, self._column = opened, history, column
+        self._resamples, self._seed = resamples, seed
+        # A pair of unit and concept is one number.
+        self._size = len(opened.context.concepts.concepts)
+
+    def wins(
+        self, units: NDArray[np.int64], own: NDArray[np.int64], others: NDArray[np.int64]
+    ) -> NDArray[np.uint8]:
+        """As `Wins`; units and concepts by their numbers in the layer and in the concept set."""
+        wanted = units * self._size + others
+        known = np.empty(0, dtype=np.int64)
+        bits = np.empty((0, -(-self._resamples // 8)), dtype=np.uint8)
+        part = 0
+        while True:
+            missing = ~np.isin(wanted, known)
+            entry = self._opened.store.get(self._key(part))
+            if entry is None and not missing.any():
+                break
+            if entry is None:
+                make = self._maker(units[missing], own[missing], others[missing])
+                entry = self._opened.store.get_or_make(self._key(part), make)
+            with entry:
+                pairs = entry.read("units") * self._size + entry.read("others")
+                known, bits = np.concatenate([known, pairs]), np.concatenate([bits, entry.read("wins")])
+            part += 1
+        order = np.argsort(known, kind="stable")
+        return bits[order[np.searchsorted(known[order], wanted)]]
+
+    def _key(self, part: int) -> Key:
+        opened = self._opened
+        return opened.store.key(
             "resampling",
-            before=opened.record(history, earlier).finding,
-            after=opened.record(history, later).finding,
-            units=cells.tolist(),
-            old=concepts_old.tolist(),
-            new=concepts_new.tolist(),
+            finding=opened.record(self._history, self._column).finding,
             groups=opened.context.groups_digest,
-            resamples=resamples,
-            seed=seed,
+            resamples=self._resamples,
+            seed=self._seed,
+            part=part,
         )
 
+    def _maker(
+        self, units: NDArray[np.int64], own: NDArray[np.int64], others: NDArray[np.int64]
+    ) -> Callable[[Writer], None]:
+        """What scores the epoch and writes an entry."""
+
         def make(writer: Writer) -> None:
-            concepts, (one, two) = concept_columns([concepts_old, concepts_new])
-            share = agreement(
-                rescorer(earlier, concepts),
-                rescorer(later, concepts),
-                torch.from_numpy(cells),
-                torch.from_numpy(one),
-                torch.from_numpy(two),
+            opened, history = self._opened, self._history
+            concepts, (better, worse) = concept_columns([own, others])
+            settings = opened.info["settings"]["detectors"][history.detector]
+            with opened.recording(history, self._column) as entry:
+                pooled = torch.from_numpy(entry.read("pooled")).to(opened.context.device)
+            found = wins(
+                opened.words.rescorer(settings, pooled, torch.from_numpy(concepts)),
+                torch.from_numpy(units),
+                torch.from_numpy(better),
+                torch.from_numpy(worse),
                 groups=opened.context.groups,
-                resamples=resamples,
-                seed=seed,
+                resamples=self._resamples,
+                seed=self._seed,
             )
-            writer.put("agreement", share)
+            writer.put("units", units)
+            writer.put("others", others)
+            writer.put("wins", found)
 
-        with opened.store.get_or_make(key, make) as entry:
-            return entry.read("agreement")
-
-    steps = len(history.epochs) - 1
-    with progress.task(f"resampling images for {history.layer}", steps, "epochs") as advance:
-
-        def counted(*args: Any) -> NDArray[np.float64]:
-            share = compare(*args)
-            if similarity is not None:
-                # A unit that does the same as before has not changed, whatever it is called.
-                share = np.where(similarity(args[0], args[1])[args[2]] >= UNCHANGED, 0.0, share)
-            advance(int(args[1]) - reached[0])
-            reached[0] = int(args[1])
-            return share
-
-        reached = [0]
-        return held_labels(history, counted)
+        return make
 
 
 def _concept_numbers(opened: OpenRun, history: History) -> NDArray[np.int64]:

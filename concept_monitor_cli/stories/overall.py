@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from concept_monitor_cli.errors import InputError
@@ -16,17 +17,27 @@ from concept_monitor_cli.stories.opened import OpenRun, WithoutNotices
 from concept_monitor_cli.stories.stats import statistics_of
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from concept_monitor_cli.study import Context
 
 
-#: To tell changes of label from luck, every epoch may have to be compared with every other one: in runs of
-#: more epochs than these, that is not done unasked.
-MOST_EPOCHS = 20
+@dataclass
+class Conclusion:
+    """What is said of a run as a whole.
+
+    Attributes:
+        findings: in sentences.
+        statistics: what is in `statistics.csv`, not rounded; `None` where it could not be counted.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    statistics: pd.DataFrame | None = None
 
 
 def conclude_run(
     run: RunFolder, options: ReadingOptions, context: Context | None, *, resample: bool, progress: Progress
-) -> list[Finding]:
+) -> Conclusion:
     """Statistics, the lives of the units, and what the run says.
 
     Args:
@@ -38,18 +49,12 @@ def conclude_run(
     """
     quiet = WithoutNotices(progress)
     opened = OpenRun(run.root, options, quiet, context)
-    epochs = max((len(history.epochs) for history in opened.histories), default=0)
-    if resample and epochs > MOST_EPOCHS:
-        progress.notice(
-            f"the run has {epochs} epochs: which changes of label are more than luck takes long, and is left "
-            "to `cmon units`"
-        )
-        resample = False
     try:
         write_lives(opened, resamples=RESAMPLES if resample else 0, seed=options.seed, progress=quiet)
-        run.write_csv("statistics", statistics_of(opened))
+        statistics = statistics_of(opened)
+        run.write_csv("statistics", statistics)
     except InputError as error:
         # The concept tables are whole; what is made of them may need words or recordings that are gone.
         progress.warning(f"nothing is said of the run as a whole: {error.what}")
-        return []
-    return write_findings(opened)
+        return Conclusion()
+    return Conclusion(write_findings(opened), statistics)

@@ -111,7 +111,7 @@ def report(options: ReportOptions, progress: Progress = SILENT) -> ReportResult:
 
 
 def _check_units(options: ReportOptions, opened: OpenRun) -> None:
-    known = set(opened.table["unit"])
+    known = set(opened.table["unit"].unique().tolist())
     missing = [unit for unit in options.units if unit not in known]
     if missing:
         raise InputError(

@@ -124,7 +124,7 @@ def near(
     columns = {int(epoch): column for column, epoch in enumerate(history.epochs)}
     units = placed.units.reset_index(drop=True)
     rows = []
-    for epoch in sorted({int(each) for each in units["epoch"]}):
+    for epoch in sorted({int(each) for each in units["epoch"].unique()}):
         own = units[units["epoch"] == epoch]
         values = cosine[own.index.to_numpy()]
         numbers = own["unit"].to_numpy(dtype=np.int64)

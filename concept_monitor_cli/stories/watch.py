@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.checkpoints import NoWeightsError, find_checkpoints, load_checkpoint
 from concept_monitor_cli.errors import CmonError, InputError
@@ -36,6 +36,9 @@ from concept_monitor_cli.stories.pieces import open_study
 from concept_monitor_cli.stories.report import report
 from concept_monitor_cli.stories.stats import statistics_of
 from concept_monitor_cli.study import StudyFile, UnusableCheckpointError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # A command of the user's that hangs must not stop the watching.
 _COMMAND_SECONDS = 60.0
@@ -257,6 +260,7 @@ def watch(options: WatchOptions, progress: Progress = SILENT) -> WatchResult:
                 done[key] = states[file.path]
                 return False
 
+            statistics: pd.DataFrame | None = None
             try:
                 study = study.later(complete.__contains__)
                 made = dissect_study(study, skip=known, begin=begin)
@@ -268,6 +272,7 @@ def watch(options: WatchOptions, progress: Progress = SILENT) -> WatchResult:
                 for name in early - {file.path.name for file in study.files}:
                     result.failed.pop(name, None)
                 early.clear()
+                statistics = made.statistics
                 result.done += [name for name in made.done if name not in result.done]
                 result.failed.update(made.failed)
                 for name in made.done:
@@ -282,7 +287,7 @@ def watch(options: WatchOptions, progress: Progress = SILENT) -> WatchResult:
                 if path in complete:
                     done[path, name, epoch] = complete[path]
             if begin is None:  # else the run is still the one that is to make room
-                result.alerts += _warn(options, reading, command, progress)
+                result.alerts += _warn(options, reading, command, statistics, progress)
                 page.news()
                 done_epochs = [
                     record.epoch for record in RunFolder(options.out).checkpoints() if record.status == "done"
@@ -307,15 +312,19 @@ def watch(options: WatchOptions, progress: Progress = SILENT) -> WatchResult:
 
 
 def _warn(
-    options: WatchOptions, reading: ReadingOptions, command: list[str] | None, progress: Progress
+    options: WatchOptions,
+    reading: ReadingOptions,
+    command: list[str] | None,
+    statistics: pd.DataFrame | None,
+    progress: Progress,
 ) -> list[Alert]:
-    """Say, keep and pass on the warnings that are new."""
+    """Say, keep and pass on the warnings that are new; what was not counted at the end of a look is now."""
     run = RunFolder(options.out)
     if not (run.tables / "concepts.parquet").is_file():
         return []
-    opened = OpenRun(options.out, reading, progress)
-    statistics = statistics_of(opened)
-    run.write_csv("statistics", statistics)
+    if statistics is None:
+        statistics = statistics_of(OpenRun(options.out, reading, progress))
+        run.write_csv("statistics", statistics)
     rules = Rules(options.effective_drop, options.redundant_rise, options.dead_rise, options.patience)
     path = options.out / "alerts.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 
-from scripts.benchmarks import dissection, end_to_end, scaling, similarity, startup
+from scripts.benchmarks import dissection, end_to_end, epochs, scaling, similarity, startup
 from scripts.benchmarks.measure import Row, machine
 from scripts.benchmarks.table import as_line, markdown, replace_table
 
 HERE = Path(__file__).parent
-NAMES = ("startup", "end_to_end", "masks", "similarity", "scaling")
+NAMES = ("startup", "end_to_end", "masks", "similarity", "scaling", "epochs")
 
 
 def main() -> None:
@@ -58,6 +58,8 @@ def main() -> None:
                 dissection.bench(report, quick=given.quick)
             elif name == "similarity":
                 similarity.bench(report, device, quick=given.quick)
+            elif name == "epochs":
+                epochs.bench(report, place, quick=given.quick)
             else:
                 scaling.bench(report, place, device, quick=given.quick)
     about["minutes"] = round((time.perf_counter() - begin) / 60, 1)

@@ -8,6 +8,7 @@ import torch
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.embedding import (
+    interpolated,
     nearest_anchor,
     neuron_embedding,
     neuron_embedding_from_top,
@@ -94,3 +95,48 @@ def test_bad_arguments() -> None:
         neuron_embedding(torch.rand(4, 3), torch.eye(2))
     with pytest.raises(InputError):
         neuron_embedding_from_top(torch.rand(4, 3), torch.zeros(4, 2).long(), torch.eye(2))
+
+
+def test_places_between_known_points_agree_with_their_twin() -> None:
+    rng = np.random.default_rng(4)
+    known, points = rng.normal(size=(30, 5)), rng.normal(size=(700, 5))
+    places = rng.normal(size=(30, 2))
+    points[3], points[4] = 2.5 * known[7], known[8]
+    known[9], places[9] = known[8] * 0.5, places[8] + 1.0
+    given = [torch.from_numpy(each).float() for each in (points, known, places)]
+    for k in (1, 4, 99):
+        found = interpolated(*given, k)
+        for u in range(0, 700, 50):
+            cosines = [
+                sum(a * b for a, b in zip(points[u], v, strict=True))
+                / math.hypot(*points[u])
+                / math.hypot(*v)
+                for v in known
+            ]
+            near = sorted(range(30), key=lambda j: -cosines[j])[:k]
+            weights = [1 / (1 - cosines[j]) for j in near]
+            for axis in range(2):
+                mean = sum(w * places[j, axis] for w, j in zip(weights, near, strict=True)) / sum(weights)
+                assert found[u, axis].item() == pytest.approx(mean, rel=1e-3, abs=1e-4)
+    # In the direction of one known point, and of two.
+    torch.testing.assert_close(interpolated(*given, 4)[3], given[2][7])
+    torch.testing.assert_close(interpolated(*given, 4)[4], given[2][8:10].mean(0))
+
+
+def test_places_do_not_depend_on_the_number_of_threads_or_points() -> None:
+    generator = torch.Generator().manual_seed(0)
+    points, known = (torch.randn(n, 16, generator=generator) for n in (1030, 300))
+    places = torch.randn(300, 2, generator=generator)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = interpolated(points, known, places, 15)
+        torch.set_num_threads(3)
+        assert torch.equal(interpolated(points, known, places, 15), alone)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(interpolated(points[:512], known, places, 15), alone[:512])
+    with pytest.raises(InputError):
+        interpolated(points, known[:, :4], places, 15)
+    with pytest.raises(InputError):
+        interpolated(points, known, places[:4], 15)

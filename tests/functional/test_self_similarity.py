@@ -4,20 +4,19 @@ import numpy as np
 import pytest
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.functional.self_similarity import UNCHANGED, paired_correlations
+from concept_monitor_cli.functional.self_similarity import UNCHANGED, SelfCorrelation
 
 
-def correlate(a: np.ndarray, b: np.ndarray, block: int = 4096) -> np.ndarray:
-    return paired_correlations(lambda i, j: a[i:j], lambda i, j: b[i:j], len(a), block=block)
+def correlate(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return SelfCorrelation([a, b])(0, 1, np.arange(a.shape[1]))
 
 
-@pytest.mark.parametrize("block", [1, 7, 4096])
-def test_equal_to_the_literal_twin_whatever_the_blocks(block: int) -> None:
+def test_equal_to_the_literal_twin() -> None:
     rng = np.random.default_rng(0)
     a = rng.normal(size=(50, 6)).astype(np.float32)
     b = (0.5 * a + rng.normal(size=a.shape)).astype(np.float32)
     a[:, 2], b[:, 3] = 4.1, np.nan
-    found = correlate(a, b, block)
+    found = correlate(a, b)
     for unit in range(6):
         x, y = a[:, unit].astype(float), b[:, unit].astype(float)
         if unit in (2, 3):
@@ -39,6 +38,16 @@ def test_the_same_scaled_and_noisy_units() -> None:
     assert (correlate(a, a + 0.02 * noise) >= UNCHANGED).all()
     assert (correlate(a, a + 0.1 * noise) < UNCHANGED).all()
     assert np.abs(correlate(a, noise)).max() < 0.1
+
+
+def test_some_units_between_any_two_epochs() -> None:
+    rng = np.random.default_rng(2)
+    epochs = [rng.normal(size=(40, 5)).astype(np.float32) for _ in range(4)]
+    of = SelfCorrelation(epochs)
+    for earlier, later in ((0, 3), (2, 1), (2, 2)):
+        found = of(earlier, later, np.array([4, 0, 4]))
+        expected = [np.corrcoef(epochs[earlier][:, u], epochs[later][:, u])[0, 1] for u in (4, 0, 4)]
+        assert found.tolist() == pytest.approx(expected, abs=1e-12)
 
 
 def test_layers_of_other_sizes_are_refused() -> None:

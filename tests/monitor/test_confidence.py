@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,14 +19,16 @@ from concept_monitor_cli.functional.similarity.registry import ValueSimilarity, 
 from concept_monitor_cli.functional.topk import top_images
 from concept_monitor_cli.monitor.confidence import (
     CONFIDENCE,
+    Held,
+    Rescorer,
     Words,
-    agreement,
-    beats,
     concept_columns,
     confident_changes,
     held_labels,
+    wins,
 )
-from concept_monitor_cli.monitor.history import histories
+from concept_monitor_cli.monitor.history import History, Label, histories
+from concept_monitor_cli.monitor.wins import Scored, rivals, share
 from scripts.blind_worlds import blind, random_world
 
 SOFT = {"similarity": "soft-wpmi", "top_k": 20, "a": 10.0, "lam": 1.0}
@@ -186,14 +189,45 @@ def test_dead_units_have_no_say_in_the_prior() -> None:
     torch.testing.assert_close(among.scores(counts)[:, 3:], alone.scores(counts), atol=1e-4, rtol=0)
 
 
+def agreement(
+    before: Rescorer, after: Rescorer, units: torch.Tensor, old: torch.Tensor, new: torch.Tensor, **how: Any
+) -> np.ndarray:
+    """Share of the resamples in which units change from an old to a new concept."""
+    first, second = wins(before, units, old, new, **how), wins(after, units, new, old, **how)
+    return share(first, second, how.get("resamples", 100))
+
+
 def test_agreement_does_not_depend_on_how_resamples_are_batched() -> None:
     images, texts, Q = _world(60, 5, 8)
     words = Words.of(images, texts)
     before, after = (words.rescorer(SOFT, q, torch.arange(5)) for q in (Q, Q.flip(1)))
     units, old, new = torch.arange(8), torch.arange(8) % 5, (torch.arange(8) + 2) % 5
     together = agreement(before, after, units, old, new, resamples=20)
+    assert 0 < together.sum() < 8
     before.batch = 3
     np.testing.assert_array_equal(agreement(before, after, units, old, new, resamples=20), together)
+
+
+@pytest.mark.parametrize("similarity", ["soft-wpmi", "cos"])
+def test_a_bit_says_whether_a_concept_beats_another_in_one_resample(similarity: str) -> None:
+    """Against the images drawn for real and scored by the formulas in float64."""
+    images, texts, Q = _world(60, 5, 8)
+    rescorer = Words.of(images, texts).rescorer({**SOFT, "similarity": similarity}, Q, torch.arange(5))
+    units = torch.arange(8)
+    better, worse = units % 5, (units + 2) % 5
+    bits = wins(rescorer, units, better, worse, resamples=11, seed=3)
+    assert bits.shape == (8, 2)
+    found = np.unpackbits(bits, axis=1)
+    assert not found[:, 11:].any()
+    for number in range(11):
+        drawn = torch.repeat_interleave(image_counts(60, [number], seed=3)[0])
+        P = (images[drawn].double() @ texts.double().T).numpy()
+        if similarity == "cos":
+            scores = cos(torch.from_numpy(P), Q[drawn].double()).numpy()
+        else:
+            scores = twin_soft_wpmi(P, Q[drawn].numpy(), 20, 10.0, 1.0)
+        expected = scores[units, better] > scores[units, worse]
+        assert found[:, number].tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("halves", [False, True])
@@ -226,10 +260,11 @@ def test_recordings_of_one_checkpoint_with_other_images_show_hardly_any_change(h
         w.rescorer(settings, Q[part], torch.from_numpy(concepts))
         for w, part in zip(words, parts, strict=True)
     )
-    agreeing = beats(first, image_counts(first.n_images, range(100), seed=1), units, old, new)
-    agreeing &= beats(second, image_counts(second.n_images, range(100), seed=2), units, new, old)
-    share = agreeing.double().mean(0)
-    assert float((share >= CONFIDENCE).sum()) / Q.shape[1] < 0.05
+    agreeing = np.unpackbits(
+        wins(first, units, old, new, seed=1) & wins(second, units, new, old, seed=2), axis=1
+    )
+    sure = agreeing[:, :100].mean(1) >= CONFIDENCE
+    assert float(sure.sum()) / Q.shape[1] < 0.05
 
 
 def test_a_real_change_is_found() -> None:
@@ -240,8 +275,7 @@ def test_a_real_change_is_found() -> None:
     words = Words.of(images, texts)
     first, second = (words.rescorer(SOFT, q, torch.arange(10)) for q in (before, after))
     units = torch.arange(10)
-    share = agreement(first, second, units, units, units.roll(1))
-    assert (share >= CONFIDENCE).mean() >= 0.9
+    assert (agreement(first, second, units, units, units.roll(1)) >= CONFIDENCE).mean() >= 0.9
 
 
 def test_a_unit_holds_its_concept_until_another_takes_its_place(
@@ -287,10 +321,86 @@ def test_a_unit_holds_its_concept_until_another_takes_its_place(
     assert set(changes["layer"]) == {history.layer}
 
 
+def _random_history(seed: int) -> History:
+    labels = np.random.default_rng(seed).integers(-1, 4, (30, 9))
+    names = tuple(Label(name, "") for name in "abcd")
+    scores = np.zeros(labels.shape)
+    return History("l", "d", np.arange(9), tuple("x" * 9), np.arange(30), names, labels, scores, labels >= 0)
+
+
+def test_all_that_is_asked_of_an_epoch_is_known_beforehand() -> None:
+    """By a loop over all pairs of epochs; and whatever the test decides, it asks nothing else."""
+    history = _random_history(0)
+    found = [set(zip(each.rows.tolist(), each.labels.tolist(), strict=True)) for each in rivals(history)]
+    assert all(len(pairs) == len(each.rows) for pairs, each in zip(found, rivals(history), strict=True))
+    expected: list[set[tuple[int, int]]] = [set() for _ in range(9)]
+    for row, labels in enumerate(history.labels.tolist()):
+        for t in range(9):
+            for e in range(t):
+                last = labels[e] not in labels[e + 1 : t]
+                if min(labels[e], labels[t]) >= 0 and labels[e] != labels[t] and last:
+                    expected[e].add((row, labels[t]))
+                    expected[t].add((row, labels[e]))
+    assert found == expected
+    rng = np.random.default_rng(1)
+
+    def compare(earlier: int, later: int, rows: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
+        assert found[earlier] >= set(zip(rows.tolist(), new.tolist(), strict=True))
+        assert found[later] >= set(zip(rows.tolist(), old.tolist(), strict=True))
+        return rng.integers(0, 2, len(rows)).astype(float)
+
+    assert held_labels(history, compare).taken.any()
+
+
+def test_every_epoch_is_scored_once_and_says_what_pairs_of_epochs_say() -> None:
+    history = _random_history(2)
+    generator = np.random.default_rng(3)
+    # Of every epoch, draw, unit and concept a score; some labels are sure, some are not.
+    scores = generator.normal(size=(9, 21, 30, 4))
+    for column, row in np.argwhere(history.labels.T >= 0):
+        scores[column, :, row, history.labels[row, column]] += generator.uniform(0, 3)
+    asked = []
+
+    def answered(column: int, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        asked.append(column)
+        of = scores[column]
+        return np.packbits((of[:, rows, history.labels[rows, column]] > of[:, rows, labels]).T, axis=1)
+
+    advanced: list[int] = []
+    questions = dict(enumerate(rivals(history)))
+    scored = Scored(questions, answered, len(history.names), 21, advanced.append)
+    assert asked == list(range(9))
+    assert advanced == [1] * 9
+
+    def literal(earlier: int, later: int, rows: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
+        before, after = scores[earlier], scores[later]
+        agree = (before[:, rows, old] > before[:, rows, new]) & (after[:, rows, new] > after[:, rows, old])
+        return agree.sum(0) / 21
+
+    held, expected = (
+        held_labels(history, compare, confidence=0.6) for compare in (scored.agreement, literal)
+    )
+    assert expected.taken.any()
+    for name in ("labels", "taken", "agreement", "since"):
+        np.testing.assert_array_equal(getattr(held, name), getattr(expected, name))
+    parts = []
+    for rows in (slice(0, 11), slice(11, 30)):
+        first = rows.start
+
+        def some(
+            e: int, t: int, r: np.ndarray, old: np.ndarray, new: np.ndarray, at: int = first
+        ) -> np.ndarray:
+            return scored.agreement(e, t, r + at, old, new)
+
+        parts.append(held_labels(history.part(rows), some, confidence=0.6))
+    np.testing.assert_array_equal(Held.together(parts).taken, held.taken)
+    assert asked == list(range(9))
+
+
 class _Fixed:
     """A rescorer whose concept 0 scores `first` and whose concept 1 scores 0, in every resample."""
 
-    n_images, batch = 10, 7
+    n_images, n_concepts, batch = 10, 2, 7
 
     def __init__(self, first: float) -> None:
         self.first = first
@@ -305,8 +415,7 @@ class _Fixed:
 def test_a_change_is_asked_of_both_epochs(before: float, after: float, expected: float) -> None:
     """From concept 0 to 1: the old one must have won before, and the new one must win now."""
     unit, old, new = torch.tensor([0]), torch.tensor([0]), torch.tensor([1])
-    share = agreement(_Fixed(before), _Fixed(after), unit, old, new, resamples=20)
-    assert share.tolist() == [expected]
+    assert agreement(_Fixed(before), _Fixed(after), unit, old, new, resamples=20).tolist() == [expected]
 
 
 def test_copies_of_an_image_are_drawn_together() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from concept_monitor_cli.monitor.history import History, Label
-from concept_monitor_cli.monitor.own import own_changes
+from concept_monitor_cli.monitor.own import Own, own_changes
 
 
 def history(labels: list[list[int]]) -> History:
@@ -21,8 +21,8 @@ def history(labels: list[list[int]]) -> History:
 def drifting(*speeds: float):
     """Units whose activations turn away from where they began, by so much per epoch."""
 
-    def similarity(one: int, other: int) -> np.ndarray:
-        return np.cos(np.array(speeds) * abs(other - one))
+    def similarity(one: int, other: int, rows: np.ndarray) -> np.ndarray:
+        return np.cos(np.array(speeds) * abs(other - one))[rows]
 
     return similarity
 
@@ -49,5 +49,19 @@ def test_epochs_at_which_a_unit_has_no_concept_are_passed_over() -> None:
 
 
 def test_without_a_known_similarity_a_change_counts() -> None:
-    own = own_changes(history([[0, 1]]), lambda one, other: np.array([np.nan]))
+    own = own_changes(history([[0, 1]]), lambda one, other, rows: np.full(len(rows), np.nan))
     assert own.history.labels.tolist() == [[0, 1]]
+
+
+def test_units_in_blocks_give_what_they_give_together() -> None:
+    rng = np.random.default_rng(0)
+    whole = history(rng.integers(-1, 3, (20, 6)).tolist())
+    speeds = rng.uniform(0, 0.05, 20)
+    expected = own_changes(whole, drifting(*speeds))
+    blocks = [slice(0, 7), slice(7, 8), slice(8, 20)]
+    found = Own.together([own_changes(whole.part(b), drifting(*speeds[b])) for b in blocks], whole)
+    assert (expected.history.labels != whole.labels).any()
+    np.testing.assert_array_equal(found.history.labels, expected.history.labels)
+    np.testing.assert_array_equal(found.self_similarity, expected.self_similarity)
+    np.testing.assert_array_equal(found.since_first, expected.since_first)
+    np.testing.assert_array_equal(found.history.units, whole.units)

@@ -9,7 +9,10 @@ import pandas as pd
 import pytest
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.space import concept_words, parse_anchors, project, unit_vectors
+from concept_monitor_cli.progress import Silent
+from concept_monitor_cli.space import concept_words, parse_anchors, project, projection, unit_vectors
+
+HOW = {"seed": 0, "neighbors": 15, "min_dist": 0.1}
 
 
 def test_anchors_from_words_and_from_a_file(tmp_path: Path) -> None:
@@ -125,3 +128,66 @@ def test_eq_1_takes_five_concepts_however_many_the_table_has() -> None:
     vectors = unit_vectors(table(rows), words, np.eye(7, dtype=np.float32)).vectors
     assert (vectors[0, :5] > 0).all()
     assert (vectors[0, 5:] == 0).all()
+
+
+def test_many_points_are_placed_among_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clusters stay clusters, the anchors are fitted, and a rerun gives the same."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(4, 12))
+    cluster = rng.integers(0, 4, 900)
+    points = (centres[cluster] + 0.1 * rng.normal(size=(900, 12))).astype(np.float32)
+    monkeypatch.setattr(projection, "MOST_FITTED", 500)
+    monkeypatch.setattr(projection, "SAMPLED", 200)
+    fitted: list[np.ndarray] = []
+
+    def fit(some: np.ndarray, **how: object) -> np.ndarray:
+        fitted.append(some)
+        return some[:, :2] * 3
+
+    said, placed = [], []
+
+    class Told(Silent):
+        def notice(self, message: str) -> None:
+            said.append(message)
+
+    with monkeypatch.context() as patched:
+        patched.setitem(projection.PROJECTIONS, "umap", fit)
+        found = project(points, seed=1, keep=3, progress=Told(), advance=placed.append)
+        again = project(points, seed=1, keep=3)
+        project(points, seed=2, keep=3)
+        project(points[:500], seed=1)
+    np.testing.assert_array_equal(found, again)
+    assert sum(placed) == 900
+    assert [len(each) for each in fitted] == [200, 200, 200, 500]
+    assert said == [
+        "900 points: UMAP is fitted to 200 of them, drawn by --seed; each of the others lies between the 15 "
+        "of those that are nearest to it"
+    ]
+    np.testing.assert_array_equal(fitted[0][-3:], points[-3:])
+    assert (fitted[0] != fitted[2]).any()
+    inside = (points[:, None] == fitted[0]).all(2).any(1)
+    assert inside.sum() == 200
+    np.testing.assert_array_equal(found[inside], points[inside, :2] * 3)
+    # The others lie within reach of where their own direction would have put them.
+    assert np.abs(found - points[:, :2] * 3)[~inside].max() < 1.5
+    np.testing.assert_array_equal(project(points, method="pca"), projection._pca(points, **HOW))
+
+
+@pytest.mark.slow
+def test_a_sampled_map_keeps_neighbours_as_a_whole_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Share of the ten nearest in the plane that are of the same cluster, beside luck (one in eight)."""
+    rng = np.random.default_rng(0)
+    cluster = rng.integers(0, 8, 3000)
+    points = (rng.normal(size=(8, 24))[cluster] + 0.6 * rng.normal(size=(3000, 24))).astype(np.float32)
+
+    def kept(places: np.ndarray, labels: np.ndarray) -> float:
+        distance = ((places[:, None] - places) ** 2).sum(2)
+        near = np.argsort(distance, axis=1)[:, 1:11]
+        return float((labels[near] == labels[:, None]).mean())
+
+    whole = kept(project(points), cluster)
+    monkeypatch.setattr(projection, "MOST_FITTED", 1000)
+    monkeypatch.setattr(projection, "SAMPLED", 500)
+    places = project(points)
+    assert kept(places, cluster) > whole - 0.03
+    assert kept(places, rng.permutation(cluster)) < 0.2

@@ -28,7 +28,6 @@ FOLLOWS = {
     "redundancy": ("activations",),
     # What is said of the run as a whole.
     "resampling": (),
-    "self_similarity": (),
     "text_embeddings": ("findings", "null"),
 }
 

@@ -7,15 +7,20 @@ import shutil
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from stories.conftest import Bench, cmon, make_bench, make_network  # noqa: F401
 
 from concept_monitor_cli.options import DissectOptions
 from concept_monitor_cli.progress import Silent
+from concept_monitor_cli.stories import overall, watch
+from concept_monitor_cli.stories.opened import OpenRun
+from concept_monitor_cli.stories.stats import statistics_of
 from concept_monitor_cli.stories.watch import CurrentReport, Landing
 
 
@@ -62,6 +67,28 @@ def write_slowly(bench: Bench, epochs: int, seconds: float) -> None:
                 file.write(part.tobytes())
                 file.flush()
                 time.sleep(seconds / 4)
+
+
+def test_statistics_are_counted_once_for_every_look_that_finds_something(
+    training: Bench,
+    cmon,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_slowly(training, 2, 0.0)
+    counted = []
+
+    def count(where: str, opened: OpenRun) -> pd.DataFrame:
+        counted.append(where)
+        return statistics_of(opened)
+
+    for module in (overall, watch):
+        monkeypatch.setattr(module, "statistics_of", partial(count, module.__name__.rpartition(".")[2]))
+    arguments = training.dissect("--interval", "0.1s", "--until-epoch", "1", "--json", "-q")
+    answer = cmon("watch", *arguments[1:])
+    assert answer.code == 0, answer.err
+    assert len(answer.json()["done"]) == 2
+    assert counted == ["overall"]
+    assert (training.root / "out/tables/statistics.csv").is_file()
 
 
 def test_watching_a_training_ends_with_the_tables_of_a_dissect(training: Bench, cmon) -> None:  # noqa: F811

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 #: Null scores of a layer, all units together: a small layer is permuted more often.
 NULL_SCORES = 500
+#: A layer and its permutations are scored together while their scores, and their activations, are no more
+#: numbers than these. Of a wide layer the products take the time, not what is made of the concepts.
+TOGETHER = 1 << 23
+#: Less work than so many products of a layer is done one layer at a time: for very small matrices a library
+#: multiplies in another order, which changes the last digit. Layers of fewer units likewise.
+ENOUGH, ENOUGH_UNITS = 1 << 20, 16
 
 
 class ValuedLayer:
@@ -70,16 +76,26 @@ class ValuedLayer:
             scores `(U, M)`; of the best ones, what is compared with chance, `(U,)`; the same with the groups
             of images permuted for every unit, `(B, U)`.
         """
-        function, context, compared = self.similarity.function, self.context, self.similarity.compared
-        scores = function(context.activations, pooled, context.groups)
-        best = compared(scores.amax(1)).float().cpu()
-        rounds = max(self.similarity.permutations, -(-NULL_SCORES // pooled.shape[1]))
-        null = []
-        for number in range(rounds):
-            mixed = shuffled(pooled, groups=context.groups, seed=context.seed * 100_003 + number)
-            drawn = function(context.activations, mixed, context.groups)
-            null.append(compared(drawn.amax(1)).float().cpu())
-        return scores, best, torch.stack(null)
+        context, compared = self.context, self.similarity.compared
+        units, n_concepts = pooled.shape[1], context.activations.n_concepts
+        rounds = max(self.similarity.permutations, -(-NULL_SCORES // units))
+        # What is made of the concepts serves all layers of a call.
+        large = units >= ENOUGH_UNITS and pooled.numel() * n_concepts >= ENOUGH
+        together = max(1, TOGETHER // (units * max(n_concepts, len(pooled)))) if large else 1
+        scores, best = torch.empty(0), []
+        for first in range(-1, rounds, together):
+            numbers = range(first, min(rounds, first + together))
+            layers = [pooled if number < 0 else self._mixed(pooled, number) for number in numbers]
+            found = self.similarity.function(context.activations, torch.cat(layers, 1), context.groups)
+            best += [compared(each.amax(1)).float().cpu() for each in torch.split(found, units)]
+            if first < 0:
+                scores = found[:units].clone() if together > 1 else found
+        return scores, best[0], torch.stack(best[1:])
+
+    def _mixed(self, pooled: Tensor, number: int) -> Tensor:
+        """The layer with the groups of images permuted for every unit."""
+        context = self.context
+        return shuffled(pooled, groups=context.groups, seed=context.seed * 100_003 + number)
 
     def _untrained_excess(self, entry: Entry) -> Tensor:
         """How far the units of an untrained network are beyond their own chance; kept."""

@@ -144,4 +144,6 @@ def _in_turn(orders: Sequence[list[int]], known: Sequence[NDArray[np.int64] | No
     for turn in range(max(map(len, orders), default=0)):
         for order, array in zip(orders, known, strict=True):
             if array is not None and turn < len(order):
-                yield from array[:, order[turn]].reshape(-1).tolist()
+                own = array[:, order[turn]].reshape(-1)
+                # Each once: of one unit the same images come at many epochs.
+                yield from own[np.sort(np.unique(own, return_index=True)[1])].tolist()
