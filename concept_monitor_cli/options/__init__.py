@@ -31,6 +31,8 @@ from concept_monitor_cli.options.kinds import (
     MeasureName,
     Method,
     Null,
+    PictureObjective,
+    PictureParameters,
     PlotFormat,
     Pooling,
     Precision,
@@ -43,6 +45,7 @@ from concept_monitor_cli.options.kinds import (
     nearest,
     split_name,
 )
+from concept_monitor_cli.options.pictures import PictureOptions
 from concept_monitor_cli.options.reading import (
     CheckpointsOptions,
     CompareOptions,
@@ -89,6 +92,9 @@ __all__ = [
     "Method",
     "Null",
     "Options",
+    "PictureObjective",
+    "PictureOptions",
+    "PictureParameters",
     "PlotFormat",
     "Pooling",
     "Precision",
