@@ -65,7 +65,8 @@ def frequencies(side: int) -> Tensor:
     """Length of the frequency of every entry of `rfft2`, cycles per pixel, `(s, s//2+1)` float64."""
     rows = torch.fft.fftfreq(side, dtype=torch.float64)[:, None]
     columns = torch.fft.rfftfreq(side, dtype=torch.float64)[None, :]
-    return (rows.square() + columns.square()).sqrt()
+    length: Tensor = (rows.square() + columns.square()).sqrt()
+    return length
 
 
 def colour_matrix(channels: int) -> Tensor:
@@ -73,7 +74,8 @@ def colour_matrix(channels: int) -> Tensor:
     if channels == 1:
         return torch.ones(1, 1, dtype=torch.float64)
     root = torch.tensor(COLOURS, dtype=torch.float64)
-    return root / root.norm(dim=0).max()
+    scaled: Tensor = root / root.norm(dim=0).max()
+    return scaled
 
 
 def start(kind: Parameterisation, channels: int, side: int, seed: int) -> Tensor:
@@ -179,7 +181,8 @@ def natural_magnitude(batches: Iterator[Tensor]) -> Tensor:
         count += len(images)
     if total is None:
         raise ValueError("no image to take the spectrum from")
-    return (total / count).float()
+    mean: Tensor = (total / count).float()
+    return mean
 
 
 def image_of(kind: Parameterisation, theta: Tensor, magnitude: Tensor | None = None) -> Tensor:
@@ -250,25 +253,6 @@ def at_centre(maps: Tensor, units: Tensor) -> Tensor:
 def of_own(pooled: Tensor, units: Tensor) -> Tensor:
     """The pooled activation of each picture's own unit, `(B,)`, of `(B, C)`."""
     return pooled.gather(1, units[:, None])[:, 0]
-
-
-def along(maps: Tensor, directions: Tensor, power: int = 0) -> Tensor:
-    """Mean over positions of `(a . d) max(.1, cos(a, d))^p`: lucid's `direction` with its cosine power.
-
-    Args:
-        maps: `(B, C, h, w)`.
-        directions: `(B, C)`, of any length.
-        power: p.
-
-    Returns:
-        `(B,)`.
-    """
-    dots = torch.einsum("bchw,bc->bhw", maps, directions)
-    if power == 0:
-        return dots.mean((1, 2))
-    lengths = maps.norm(dim=1) * directions.norm(dim=1)[:, None, None]
-    cosine = dots / lengths.clamp_min(torch.finfo(maps.dtype).tiny)
-    return (dots * cosine.clamp_min(0.1) ** power).mean((1, 2))
 
 
 def above_mean(activation: Tensor, mean: Tensor, maximum: Tensor) -> Tensor:

@@ -56,11 +56,11 @@ class Cell:
 
     @property
     def strength(self) -> str:
-        """`2.9 x the best photo (others 0.1)`."""
+        """`strength 2.9, others' pictures 0.1`."""
         if self.ratio is None:
-            return "says nothing of the photos"
-        other = "" if self.chance is None else f" (others' {self.chance:.1f})"
-        return f"{self.ratio:.1f} of best photo{other}"
+            return "dead on the photos"
+        other = "" if self.chance is None else f", others' pictures {self.chance:.1f}"
+        return f"strength {self.ratio:.1f}{other}"
 
 
 def _short(text: str, most: int) -> str:
@@ -106,7 +106,7 @@ def contact_sheet(cells: Sequence[Cell], *, layer: str, epoch: int) -> Figure:
                 va="bottom",
             )
         figure.suptitle(
-            f"What excites units of {layer} most, epoch {epoch}: made, and the best photo", fontsize=10
+            f"{layer}, epoch {epoch}: made pictures, each with its unit's best photo (strength 1)", fontsize=10
         )
     return figure
 
@@ -149,7 +149,7 @@ def over_epochs(epochs: Mapping[int, Sequence[Cell]], *, layer: str) -> Figure:
         for axes, epoch in zip(grid[0], columns, strict=False):
             axes.set_title(f"epoch {epoch}", fontsize=8, color=INK)
         grid[0, -1].set_title("best photo", fontsize=8, color=INK)
-        figure.suptitle(f"{layer}: one start at all epochs; below, strength (best photo: 1)", fontsize=9)
+        figure.suptitle(f"{layer}: one start at all epochs; below, strength (best photo 1)", fontsize=9)
     return figure
 
 

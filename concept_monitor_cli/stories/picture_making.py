@@ -19,7 +19,7 @@ from concept_monitor_cli.functional.rectifiers import redirected
 from concept_monitor_cli.options import PictureOptions
 from concept_monitor_cli.progress import Progress
 from concept_monitor_cli.record.sight import Sight, looking, usable_side
-from concept_monitor_cli.store import Key, Store
+from concept_monitor_cli.store import JSONValue, Key, Store
 from concept_monitor_cli.stories.recorder import Network, Recorder
 from concept_monitor_cli.study.looks import Look
 
@@ -167,7 +167,7 @@ class Maker:
         """What a picture depends on."""
         climb = self.climb(network, look.tapped.channels, seed)
         preprocessing = network.architecture.preprocessing
-        parts = {
+        parts: dict[str, JSONValue] = {
             "network": network.architecture.source.identity(),
             "weights": network.architecture.weights_digest(network.checkpoint, look.tapped.name),
             "layer": look.tapped.name,

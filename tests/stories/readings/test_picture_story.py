@@ -173,7 +173,8 @@ def test_objectives_differ_and_down_goes_down(world_of: tuple[Path, Path]) -> No
     last = EpochFilter.parse("5")
     up = table(picture(options(world_of, epochs=last), SILENT))
     down = table(picture(options(world_of, epochs=last, objective="unit-"), SILENT))
-    assert (down["ratio"] < -1).all()
+    # Photos are dark around their patches, so black is not far below the mean.
+    assert (down["ratio"] < -0.15).all()
     assert down["objective"].unique().tolist() == ["unit-"]
     assert set(down["file"]) & set(up["file"]) == set()
     # One position only: its middle is all of it.
