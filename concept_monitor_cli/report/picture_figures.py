@@ -106,7 +106,7 @@ def contact_sheet(cells: Sequence[Cell], *, layer: str, epoch: int) -> Figure:
                 va="bottom",
             )
         figure.suptitle(
-            f"{layer}, epoch {epoch}: made pictures, each with its unit's best photo (strength 1)", fontsize=10
+            f"{layer}, epoch {epoch}: pictures, each with its unit's best photo (strength 1)", fontsize=10
         )
     return figure
 
