@@ -68,6 +68,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "dynamics": "When has each layer become what it will be?",
         "factors": "Images, pixels and units clustered by the same factors.",
         "picture": "The image that excites a unit most, at every epoch.",
+        "attribute": "Where in an image does the answer come from?",
         "retention": "Which concepts survive pruning?",
         "compare": "Two runs side by side.",
         "report": "One HTML page with everything in it.",

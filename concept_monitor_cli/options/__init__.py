@@ -18,6 +18,7 @@ from concept_monitor_cli.options.kinds import (
     AUTO,
     CHANNELS,
     SIMILARITIES,
+    AttributionMethod,
     BasisKind,
     BasisSpec,
     EpochFilter,
@@ -45,7 +46,7 @@ from concept_monitor_cli.options.kinds import (
     nearest,
     split_name,
 )
-from concept_monitor_cli.options.pictures import PictureOptions
+from concept_monitor_cli.options.pictures import AttributeOptions, PictureOptions
 from concept_monitor_cli.options.reading import (
     CheckpointsOptions,
     CompareOptions,
@@ -67,6 +68,8 @@ __all__ = [
     "AUTO",
     "CHANNELS",
     "SIMILARITIES",
+    "AttributeOptions",
+    "AttributionMethod",
     "BasisKind",
     "BasisSpec",
     "CheckpointsOptions",

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options.common import NetworksAgainOptions, OneRunOptions
-from concept_monitor_cli.options.declare import MACHINE, METHOD, PART, option
-from concept_monitor_cli.options.kinds import PictureObjective, PictureParameters
-from concept_monitor_cli.options.values import count, number, unit_list
+from concept_monitor_cli.options.declare import MACHINE, METHOD, PART, TRUTH, option
+from concept_monitor_cli.options.kinds import AttributionMethod, PictureObjective, PictureParameters
+from concept_monitor_cli.options.values import count, number, spec, unit_list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,4 +99,69 @@ class PictureOptions(NetworksAgainOptions, OneRunOptions):
                 "the way from unit to unit is of their pooled activations",
                 where=f"--objective {self.objective}",
                 hint="leave it out",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeOptions(NetworksAgainOptions, OneRunOptions):
+    """The options of `cmon attribute`."""
+
+    without: ClassVar[tuple[str, ...]] = (*OneRunOptions.without, "detector")
+
+    images: tuple[str, ...] = option(
+        (),
+        "A probing image by its name or the end of it, or a file; a comma list for several.",
+        panel=PART,
+        name="image",
+        metavar="NAME",
+        shown="by --count",
+    )
+    count: int = option(
+        6, "So many of the probing images, evenly chosen.", panel=PART, metavar="N", read=count
+    )
+    methods: tuple[AttributionMethod, ...] = option(
+        ("grad-cam", "integrated"),
+        "grad-cam, grad-cam++, hires-cam, layer-cam, xgrad-cam (of a layer), gradient, gradient-x-input, "
+        "smooth, integrated, guided, guided-grad-cam (of pixels), or several.",
+        panel=METHOD,
+        name="method",
+        metavar="TYPE",
+    )
+    target: str | None = option(
+        None,
+        "Of which class: its name or number.",
+        panel=METHOD,
+        metavar="CLASS",
+        read=spec,
+        shown="the image's label, else what the network says of it at the last epoch",
+    )
+    against: str | None = option(
+        None,
+        "What speaks for the target rather than for this class.",
+        panel=METHOD,
+        metavar="CLASS",
+        read=spec,
+        shown="none",
+    )
+    class_names: str | None = option(
+        None,
+        "Of the network's classes, in order: a text file with one a line, cifar10, cifar100, imagenet, or "
+        "folders (of the probing images).",
+        panel=TRUTH,
+        metavar="NAMES",
+        read=spec,
+        shown="the checkpoint's, else the folders of the probing images",
+    )
+    check: bool = option(
+        False,
+        "Is it the network that is seen, or only the image? Maps with layers of another network put in.",
+        panel=METHOD,
+    )
+
+    def __post_init__(self) -> None:
+        """Maps of a layer are of one layer."""
+        super().__post_init__()
+        if len(self.layers) > 1:
+            raise InputError(
+                "maps are of one layer", where=f"--layer {','.join(self.layers)}", hint="name one of them"
             )

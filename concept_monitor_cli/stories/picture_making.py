@@ -18,6 +18,7 @@ from concept_monitor_cli.functional.pictures import Climb
 from concept_monitor_cli.functional.rectifiers import redirected
 from concept_monitor_cli.options import PictureOptions
 from concept_monitor_cli.progress import Progress
+from concept_monitor_cli.record.forward import LUMA
 from concept_monitor_cli.record.sight import Sight, looking, usable_side
 from concept_monitor_cli.store import JSONValue, Key, Store
 from concept_monitor_cli.stories.recorder import Network, Recorder
@@ -351,7 +352,7 @@ class Maker:
             rows = pixels.rows(first, min(first + _SPECTRUM_ROWS, len(pixels)))
             images = torch.from_numpy(np.array(rows)).permute(0, 3, 1, 2).float() / 255
             if climb.channels == 1:
-                images = images.mean(1, keepdim=True)
+                images = (images * torch.tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
             side = (climb.side, climb.side)
             if images.shape[-2:] != side:
                 images = torch.nn.functional.interpolate(
