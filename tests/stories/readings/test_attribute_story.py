@@ -45,7 +45,7 @@ def state(corner: int) -> dict[str, torch.Tensor]:
     head = torch.zeros(3, 3, 4, 4)
     row, column = divmod(corner, 2)
     for k in range(3):
-        head[k, k, 3 * row, 3 * column] = 4.0
+        head[k, 2 - k, 3 * row, 3 * column] = 4.0  # classes as folders sort: blue, green, red
     return {
         "0.weight": weight,
         "0.bias": torch.zeros(3),
@@ -223,9 +223,9 @@ def test_what_is_wrong_is_said(ask: Ask, tmp_path: Path) -> None:
         ask(target="red", against="red")
     with pytest.raises(InputError, match="target of an image itself"):
         ask(against="red")
-    with pytest.raises(InputError, match="there is no image 'nobody.png'"):
+    with pytest.raises(InputError, match="there is no image"):
         ask(images=("nobody.png",))
-    with pytest.raises(InputError, match="3 probing images end in 0.png"):
+    with pytest.raises(InputError, match="3 probing images end in 0"):
         ask(images=("0.png",))
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(InputError, match="is no image"):
