@@ -151,6 +151,13 @@ class Explainer:
             score = target.of(self._logits(seen.result))
             slope = gradients(score, seen.outputs)[layer.name]
             A, G = (spatial_maps(each.detach(), layer.layout) for each in (seen.outputs[layer.name], slope))
+        if not bool((G != 0).any()):
+            # The class token has a gradient, the places have none.
+            raise InputError(
+                f"the places of {layer.name} say nothing of the answer: their gradient is zero everywhere",
+                where=f"--layer {layer.name}",
+                hint="choose an earlier layer (after the last block of a ViT only its class token is read)",
+            )
         chosen = next(make for known, make in method.LAYER_METHODS.items() if known == name)
         return chosen(A, G)[0]
 
