@@ -152,6 +152,13 @@ class AttributeOptions(NetworksAgainOptions, OneRunOptions):
         read=spec,
         shown="the checkpoint's, else the folders of the probing images",
     )
+    path: int = option(
+        32,
+        "Midpoints of integrated: with more, its sum comes nearer to the change of the logit.",
+        panel=METHOD,
+        metavar="N",
+        read=number(int, least=1),
+    )
     check: bool = option(
         False,
         "Is it the network that is seen, or only the image? Maps with layers of another network put in.",

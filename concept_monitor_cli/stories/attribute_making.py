@@ -82,6 +82,7 @@ class Explainer:
         preprocessing: mean and standard deviation.
         seed: of `smooth`.
         device: where it runs.
+        path: midpoints of `integrated`.
     """
 
     def __init__(
@@ -91,8 +92,10 @@ class Explainer:
         preprocessing: Preprocessing,
         seed: int,
         device: torch.device,
+        path: int = method.PATH_STEPS,
     ) -> None:
         self._model, self._layer, self._seed, self._device = model.to(device), layer, seed, device
+        self._path = path
         self._mean, self._std = (
             torch.tensor(values[: layer.channels], dtype=torch.float32, device=device)[:, None, None]
             for values in (preprocessing.mean, preprocessing.std)
@@ -170,7 +173,7 @@ class Explainer:
                 return target.of(self._logits(run((images - self._mean) / self._std).result))
 
             if name == "integrated":
-                values, error = method.integrated_gradient(score, image, self._mean)
+                values, error = method.integrated_gradient(score, image, self._mean, self._path)
                 return Map(values.cpu().numpy(), error)
             make: dict[str, Callable[[], Tensor]] = {
                 "gradient": lambda: method.image_gradient(score, image[None])[0].sum(0),
@@ -201,11 +204,13 @@ class Attributions:
         store: the cache.
         device: where networks run.
         seed: of `smooth`.
+        path: midpoints of `integrated`.
     """
 
     store: Store
     device: torch.device
     seed: int
+    path: int = method.PATH_STEPS
     _open: tuple[int, Explainer] | None = field(default=None)
 
     def _explainer(self, network: Network) -> Explainer:
@@ -213,7 +218,7 @@ class Attributions:
         if self._open is None or self._open[0] != id(network):
             look = network.looks[0]
             preprocessing = network.architecture.preprocessing
-            made = Explainer(network.make(), look.tapped, preprocessing, self.seed, self.device)
+            made = Explainer(network.make(), look.tapped, preprocessing, self.seed, self.device, self.path)
             self._open = id(network), made
         return self._open[1]
 
@@ -247,7 +252,7 @@ class Attributions:
         if name == "smooth":
             more |= {"seed": self.seed, "copies": method.COPIES, "noise": method.NOISE}
         if name == "integrated":
-            more["steps"] = method.PATH_STEPS
+            more["steps"] = self.path
         key = self._key(network, photo, **more)
         entry = self.store.get(key)
         if entry is None:

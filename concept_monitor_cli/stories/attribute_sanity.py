@@ -67,7 +67,7 @@ def sanity(
     preprocessing = network.architecture.preprocessing
 
     def maps_of(model: nn.Module, asked: Sequence[Target]) -> dict[AttributionMethod, Maps]:
-        explainer = Explainer(model, layer, preprocessing, options.seed, making.device)
+        explainer = Explainer(model, layer, preprocessing, options.seed, making.device, options.path)
         return {
             name: [
                 explainer.explain(photo, target, name).values

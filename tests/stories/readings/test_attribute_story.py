@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from concept_monitor_cli.cli.app import run
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.attribution_checks import MEASURES, left_of, spearman
 from concept_monitor_cli.options import AttributeOptions, DissectOptions
@@ -204,6 +206,32 @@ def test_maps_are_made_once_and_do_not_depend_on_companions(
     ]
     # Tables keep seven digits.
     assert alone["positive"].tolist() == pytest.approx(beside, rel=1e-6)
+
+
+def test_a_finer_path_is_more_complete_and_another_map(ask: Ask) -> None:
+    coarse, fine = (
+        table(ask("smooth", methods=("integrated",), path=path))["completeness_error"] for path in (2, 64)
+    )
+    assert (fine < 1e-4).all()
+    assert (coarse > fine).all()
+
+
+def test_the_command_prints_and_says_all_in_json(
+    ask: Ask, studied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = [
+        *("attribute", str(studied / "network"), "--cache-dir", str(tmp_path / "cache"), "--device", "cpu"),
+        *("--model", f"{studied / 'network.py'}:network", "--count", "2", "--method", "hires-cam,guided"),
+        *("--check", "--plot-format", "png"),
+    ]
+    assert run(line) == 0
+    said = capsys.readouterr().out
+    assert "what is left of the maps" in said
+    assert "attributions.hires-cam.png" in said
+    assert run([*line, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {row["method"] for row in found["attributions"]} == {"hires-cam", "guided"}
+    assert {row["test"] for row in found["sanity"]} == {"cascade", "logit"}
 
 
 def test_any_file_will_do_and_is_called_what_the_network_says(ask: Ask, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ import torch
 from PIL import Image
 from planted_training import DEAD, SIDE, UNITS, patch
 
+from concept_monitor_cli.cli.app import run
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import DissectOptions, EpochFilter, PictureOptions
 from concept_monitor_cli.progress import SILENT, Silent
@@ -262,6 +264,26 @@ def test_plots_are_drawn(world_of: tuple[Path, Path]) -> None:
         "pictures.1.png",
     ]
     assert all(path.stat().st_size > 3000 for path in result.plots)
+
+
+def test_the_command_prints_and_says_all_in_json(
+    world_of: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = options(world_of)
+    line = [
+        *("picture", str(world_of[0]), "--cache-dir", str(world_of[1]), "--device", "cpu"),
+        *("--model", str(asked.model), "--units", "1,4", "--steps", "5", "--at-once", "4", "--epochs", "0,5"),
+    ]
+    assert run([*line, "--dry-run"]) == 0
+    assert "6 pictures of 12 pixels, 0 of them in the cache" in capsys.readouterr().out
+    assert run(line) == 0
+    said = capsys.readouterr().out
+    assert "how strongly pictures excite their units" in said
+    assert "pictures.1.epoch_0005.png" in said
+    assert run([*line, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["wanted"], found["found"], found["steps"]) == (6, 6, 5)
+    assert [row["unit"] for row in found["pictures"]] == [1, 4, 1, 4]
 
 
 # -- what the encoder sees -----------------------------------------------------------------------------------
