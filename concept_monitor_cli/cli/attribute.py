@@ -33,7 +33,7 @@ def attribute(console: Console, options: AttributeOptions) -> None:
     The CAM family at a layer and gradients of pixels, raw and signed, for one class held over
     the epochs. --check puts the layers of another network in and says what is left of the
     maps: what stays was the image, not the network. Writes tables/attributions.csv,
-    tables/sanity.csv (--check) and a strip of epochs for each image into the run.
+    sanity.csv and faithfulness.csv (--check) and a strip of epochs for each image into the run.
     """
     from concept_monitor_cli.stories import attribute as explaining
 
@@ -44,6 +44,7 @@ def attribute(console: Console, options: AttributeOptions) -> None:
     console.print(_maps(result))
     if result.sanity:
         console.print(_checks(result))
+        console.print(_curves(result))
     for plot in result.plots:
         console.print(str(plot))
 
@@ -102,4 +103,19 @@ def _checks(result: AttributeResult) -> Table:
                 _text(row["value"]),
                 _text(row["floor"]),
             )
+    return table
+
+
+def _curves(result: AttributeResult) -> Table:
+    """Deletion and insertion of each method, and of maps that know nothing of the network."""
+    from rich.text import Text
+
+    table = _new(
+        "probability of the class while pixels are deleted and inserted in the order of the map",
+        ("method", "curve", "value", "random order", "gain (95 %)"),
+    )
+    for row in result.faithfulness:
+        if row["scale"] == "probability" and row["method"] != "random":
+            gain = f"{_text(row['gain'])} ({_text(row['gain_low'])} to {_text(row['gain_high'])})"
+            table.add_row(Text(row["method"]), row["curve"], _text(row["value"]), _text(row["chance"]), gain)
     return table

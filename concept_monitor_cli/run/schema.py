@@ -287,6 +287,24 @@ TABLES: dict[str, TableSchema] = {
         },
         ("epoch", "checkpoint", "method", "test", "place", "measure"),
     ),
+    "faithfulness": TableSchema(
+        "faithfulness",
+        {
+            "epoch": "int",
+            "checkpoint": "str",
+            "layer": "str",
+            "method": "str",
+            "curve": "str",
+            "scale": "str",
+            "value": "float",
+            "chance": "float",
+            "gain": "float",
+            "gain_low": "float",
+            "gain_high": "float",
+            "images": "int",
+        },
+        ("epoch", "checkpoint", "method", "curve", "scale"),
+    ),
     # Factors that pixels and layers share (`cmon factors`).
     "factors": TableSchema(
         "factors",

@@ -28,6 +28,7 @@ from concept_monitor_cli.report.attribution_figures import Explained, strips
 from concept_monitor_cli.report.style import save
 from concept_monitor_cli.run import TABLES, CheckpointRecord
 from concept_monitor_cli.run.folder import file_name
+from concept_monitor_cli.stories.attribute_faithfulness import faithfulness
 from concept_monitor_cli.stories.attribute_making import Attributions, Map, Photo, Target
 from concept_monitor_cli.stories.attribute_sanity import sanity
 from concept_monitor_cli.stories.opened import OpenRun
@@ -48,7 +49,7 @@ class AttributeResult:
         out: the run.
         layer: whose maps the CAMs are.
         attributions: rows of `attributions.csv` as plain values.
-        sanity: rows of `sanity.csv`, with `--check`.
+        sanity, faithfulness: rows of `sanity.csv` and `faithfulness.csv`, with `--check`.
         tables, plots: what was written.
     """
 
@@ -56,6 +57,7 @@ class AttributeResult:
     layer: str = ""
     attributions: list[dict[str, Any]] = field(default_factory=list)
     sanity: list[dict[str, Any]] = field(default_factory=list)
+    faithfulness: list[dict[str, Any]] = field(default_factory=list)
     tables: list[Path] = field(default_factory=list)
     plots: list[Path] = field(default_factory=list)
 
@@ -95,6 +97,8 @@ def attribute(options: AttributeOptions, progress: Progress = SILENT) -> Attribu
     if options.check:
         found = sanity(networks[-1], records[-1], photos, targets, making, options, progress)
         _write(opened, "sanity", found, result.sanity, result)
+        found = faithfulness(networks[-1], records[-1], photos, targets, making, options, progress)
+        _write(opened, "faithfulness", found, result.faithfulness, result)
     for name in options.methods if options.plot_formats else ():
         figure = strips(
             [

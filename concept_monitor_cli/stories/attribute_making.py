@@ -130,6 +130,21 @@ class Explainer:
             )
         return logits
 
+    @property
+    def mean(self) -> Tensor:
+        """The mean colour, which stands for nothing, `(channels, 1, 1)` in [0, 1]."""
+        return self._mean
+
+    def scores(self, target: Target) -> Callable[[Tensor], Tensor]:
+        """Images in [0, 1] -> the target's logit and the probability of its class, `(b, 2)`."""
+
+        def score(images: Tensor) -> Tensor:
+            with evaluation(self._model), torch.no_grad():
+                logits = self._logits(self._model((images - self._mean) / self._std)).float()
+            return torch.stack([target.of(logits), logits.softmax(1)[:, target.wanted]], dim=1)
+
+        return score
+
     def explain(self, photo: Photo, target: Target, name: AttributionMethod) -> Map:
         """The map of one image by one method.
 
@@ -213,7 +228,7 @@ class Attributions:
     path: int = method.PATH_STEPS
     _open: tuple[int, Explainer] | None = field(default=None)
 
-    def _explainer(self, network: Network) -> Explainer:
+    def explainer(self, network: Network) -> Explainer:
         """The network, built; the last one is kept."""
         if self._open is None or self._open[0] != id(network):
             look = network.looks[0]
@@ -240,7 +255,7 @@ class Attributions:
         key = self._key(network, photo, method="logits")
         entry = self.store.get(key)
         if entry is None:
-            entry = self.store.put(key, {"logits": self._explainer(network).logits(photo).numpy()})
+            entry = self.store.put(key, {"logits": self.explainer(network).logits(photo).numpy()})
         with entry:
             return torch.from_numpy(entry.read("logits"))
 
@@ -256,7 +271,7 @@ class Attributions:
         key = self._key(network, photo, **more)
         entry = self.store.get(key)
         if entry is None:
-            made = self._explainer(network).explain(photo, target, name)
+            made = self.explainer(network).explain(photo, target, name)
             error = np.array([made.completeness_error], dtype=np.float64)
             entry = self.store.put(key, {"map": made.values, "error": error})
         with entry:

@@ -196,7 +196,7 @@ def test_maps_are_made_once_and_do_not_depend_on_companions(
     def never(*_: object) -> None:
         raise AssertionError("the network was built")
 
-    monkeypatch.setattr(Attributions, "_explainer", never)
+    monkeypatch.setattr(Attributions, "explainer", never)
     assert ask(methods=("grad-cam", "smooth")).tables[0].read_bytes() == content
     alone = table(ask(methods=("smooth",), images=("blue/3.png",)))
     beside = [
@@ -288,6 +288,20 @@ def test_the_check_tells_the_network_from_the_image(ask: Ask) -> None:
     left = rows[(rows["method"] == "hires-cam") & (rows["measure"] == "spearman") & (rows["place"] == 2)]
     # A network with fresh weights looks everywhere: nothing of the one corner is left.
     assert (left["value"].abs() < 0.4).all()
+
+
+def test_pixels_of_the_answer_count_more_than_any_others(ask: Ask) -> None:
+    result = ask(methods=("hires-cam",), count=6, images=(), check=True)
+    rows = table(result, "faithfulness").set_index(["method", "curve", "scale"])
+    assert set(rows.index.get_level_values("method")) == {"hires-cam", "random", "centre", "edges"}
+    for curve in ("deletion", "insertion"):
+        own = rows.loc["hires-cam", curve, "logit"]
+        assert own["gain"] > 0
+        assert own["gain_low"] > 0
+        # The answer comes from a corner: the middle is worse than any order.
+        assert own["gain"] > rows.loc["centre", curve, "logit"]["gain"]
+        assert rows.loc["random", curve, "logit"]["gain"] == 0
+        assert own["chance"] == pytest.approx(rows.loc["random", curve, "logit"]["value"])
 
 
 def test_an_edge_map_is_flagged_and_noise_is_not() -> None:
