@@ -160,6 +160,7 @@ def ratios(table: pd.DataFrame) -> Figure:
         table: rows of `pictures.csv`.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     layers = list(dict.fromkeys(table["layer"]))
     with figure_style():
@@ -183,7 +184,7 @@ def ratios(table: pd.DataFrame) -> Figure:
                     marker="." * (style == "-"),
                 )
         axes.axhline(1, color=CAPTION_COLOUR, linewidth=0.8)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
         axes.set_ylabel("activation (mean photo 0, best photo 1)")
         axes.set_title("How strongly pictures excite their units (medians)", color=INK)

@@ -38,7 +38,7 @@ def faithfulness(
         for number, (photo, target) in enumerate(zip(photos, targets, strict=True)):
             image, score = explainer.image(photo), explainer.scores(target)
             side = image.shape[-1]
-            maps = {
+            maps: dict[str, Tensor] = {
                 name: enlarged(
                     torch.from_numpy(making.map(network, photo, target, name).values)[None], side, side
                 )[0]
