@@ -67,6 +67,8 @@ COMMANDS: dict[str, dict[str, str]] = {
         "search": "Any text: which units are nearest to it?",
         "dynamics": "When has each layer become what it will be?",
         "factors": "Images, pixels and units clustered by the same factors.",
+        "picture": "The image that excites a unit most, at every epoch.",
+        "attribute": "Where in an image does the answer come from?",
         "retention": "Which concepts survive pruning?",
         "compare": "Two runs side by side.",
         "report": "One HTML page with everything in it.",

@@ -18,6 +18,7 @@ from concept_monitor_cli.options.kinds import (
     AUTO,
     CHANNELS,
     SIMILARITIES,
+    AttributionMethod,
     BasisKind,
     BasisSpec,
     EpochFilter,
@@ -31,6 +32,8 @@ from concept_monitor_cli.options.kinds import (
     MeasureName,
     Method,
     Null,
+    PictureObjective,
+    PictureParameters,
     PlotFormat,
     Pooling,
     Precision,
@@ -43,6 +46,7 @@ from concept_monitor_cli.options.kinds import (
     nearest,
     split_name,
 )
+from concept_monitor_cli.options.pictures import AttributeOptions, PictureOptions
 from concept_monitor_cli.options.reading import (
     CheckpointsOptions,
     CompareOptions,
@@ -64,6 +68,8 @@ __all__ = [
     "AUTO",
     "CHANNELS",
     "SIMILARITIES",
+    "AttributeOptions",
+    "AttributionMethod",
     "BasisKind",
     "BasisSpec",
     "CheckpointsOptions",
@@ -89,6 +95,9 @@ __all__ = [
     "Method",
     "Null",
     "Options",
+    "PictureObjective",
+    "PictureOptions",
+    "PictureParameters",
     "PlotFormat",
     "Pooling",
     "Precision",

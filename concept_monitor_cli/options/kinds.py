@@ -47,6 +47,21 @@ Quality = Literal[
 FactorMode = Literal["shared", "anchored", "free"]
 FactorSolver = Literal["hals", "published"]
 FactorRows = Literal["pooled", "positions"]
+PictureObjective = Literal["unit", "unit-", "neuron"]
+PictureParameters = Literal["fourier", "maco", "pixel"]
+AttributionMethod = Literal[
+    "grad-cam",
+    "grad-cam++",
+    "hires-cam",
+    "layer-cam",
+    "xgrad-cam",
+    "gradient",
+    "gradient-x-input",
+    "smooth",
+    "integrated",
+    "guided",
+    "guided-grad-cam",
+]
 Kept = Literal["dynamics", "factors"]
 Source = Literal["flag", "environment", "file", "default"]
 Triple = tuple[float, float, float]

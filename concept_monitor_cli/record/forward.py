@@ -25,8 +25,8 @@ from concept_monitor_cli.record.consumers import Consumer
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-# ITU-R 601, as Pillow makes grey images of coloured ones.
-_LUMA = (0.299, 0.587, 0.114)
+#: ITU-R 601, as Pillow makes grey images of coloured ones.
+LUMA = (0.299, 0.587, 0.114)
 
 Captured = tuple[Tensor, Tensor | None]
 
@@ -127,7 +127,7 @@ class _Normaliser:
         self._buffer = torch.empty(batch, size, size * 3, device=device)
         self._dtype = dtype
         # Mean and std of a grey network are the same for all three, so grey can be made after them.
-        self._luma = torch.tensor(_LUMA, device=device).view(1, 3, 1, 1) if channels == 1 else None
+        self._luma = torch.tensor(LUMA, device=device).view(1, 3, 1, 1) if channels == 1 else None
 
     def __call__(self, pixels: Tensor) -> Tensor:
         size = pixels.shape[1]

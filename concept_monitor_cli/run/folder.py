@@ -91,7 +91,7 @@ class TableRecord:
 Record = TypeVar("Record", CheckpointRecord, TableRecord)
 
 
-def _file_name(layer: str) -> str:
+def file_name(layer: str) -> str:
     """A layer's name as a file name; `.` stays, what a file system may refuse is quoted."""
     return quote(layer, safe=" .+=,()[]@~") or "model"
 
@@ -355,11 +355,11 @@ class RunFolder:
     def table_path(self, folder: str, layer: str, detector: str) -> Path:
         """Where the CSV of one checkpoint, layer and detector belongs."""
         parent = self.root if folder == UNTRAINED else self.tables
-        return parent / folder / f"{_file_name(layer)}.{detector}.csv"
+        return parent / folder / f"{file_name(layer)}.{detector}.csv"
 
     def scores_path(self, folder: str, layer: str, detector: str) -> Path:
         """Where the score matrix of one checkpoint, layer and detector belongs."""
-        return self.root / "scores" / folder / f"{_file_name(layer)}.{detector}.h5"
+        return self.root / "scores" / folder / f"{file_name(layer)}.{detector}.h5"
 
     def write_table(self, folder: str, record: TableRecord, rows: dict[str, object]) -> None:
         """Write one concept table and, after it, the record that declares it finished."""
@@ -370,7 +370,7 @@ class RunFolder:
 
     def basis_path(self, layer: str) -> Path:
         """Where the basis of a layer called `layer4@pca8` is kept."""
-        return self.root / "bases" / f"{_file_name(layer)}.npz"
+        return self.root / "bases" / f"{file_name(layer)}.npz"
 
     def bases(self) -> dict[str, Path]:
         """The bases that the run keeps, by the names of their layers in the tables."""

@@ -5,14 +5,14 @@ What the run itself recorded is found in the store; a forward pass is made only 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from concept_monitor_cli.checkpoints import Checkpoint, load_checkpoint
 from concept_monitor_cli.encoders import Encoder
@@ -21,13 +21,34 @@ from concept_monitor_cli.options import DissectOptions, Pooling
 from concept_monitor_cli.probe import decode_probe
 from concept_monitor_cli.record.requests import Activations, Maps, Recording
 from concept_monitor_cli.run import CheckpointRecord
-from concept_monitor_cli.store import Key
+from concept_monitor_cli.store import Key, Store
 from concept_monitor_cli.stories.opened import OpenRun, WithoutNotices, grey_range_of
 from concept_monitor_cli.study import Context, Study, StudyFile
-from concept_monitor_cli.study.seen import recordings
+from concept_monitor_cli.study.looks import Look
+from concept_monitor_cli.study.seen import looks_of, recordings, restored
+from concept_monitor_cli.study.study import Architecture
 
 # Options of the `dissect` that say what a network sees and what is kept of it.
 _SEEING = ("input_size", "crop", "mean", "std", "interpolation", "precision", "seed")
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network of a checkpoint.
+
+    Attributes:
+        architecture: what is known of it without its weights.
+        checkpoint: the weights.
+        looks: the layers, each in its basis.
+        pooling: of the run.
+        make: builds it.
+    """
+
+    architecture: Architecture
+    checkpoint: Checkpoint
+    looks: tuple[Look, ...]
+    pooling: Pooling
+    make: Callable[[], nn.Module]
 
 
 class RecorderOptions(Protocol):
@@ -67,6 +88,7 @@ class Recorder:
         probe: other images; `None` for the run's own.
         pooling: another pooling; `None` for the run's own.
         layers: which layers are looked at; `None` for all of the run.
+        look_only: nothing is decoded, recorded or written.
     """
 
     def __init__(
@@ -77,10 +99,12 @@ class Recorder:
         probe: str | None = None,
         pooling: Pooling | None = None,
         layers: Sequence[str] | None = None,
+        look_only: bool = False,
     ) -> None:
         self._opened, self._options = opened, options
         self._probe, self._pooling = probe, pooling
         self._layers = layers
+        self._look_only = look_only
         self._known: dict[tuple[str, str], dict[str, Key]] = {}
 
     @cached_property
@@ -107,6 +131,7 @@ class Recorder:
                 batch_size=options.batch_size,
                 workers=options.workers,
                 cache_dir=options.cache_dir,
+                dry_run=self._look_only,
                 **seeing,
                 **looking,
             ),
@@ -147,6 +172,32 @@ class Recorder:
         """
         with self._study.recorded(self._keys(checkpoint, Maps())[layer]) as entry:
             return torch.from_numpy(entry.read("maps"))
+
+    def network(self, checkpoint: CheckpointRecord) -> Network:
+        """The network of a checkpoint, not built yet.
+
+        Raises:
+            InputError: as `pooled`.
+        """
+        opened = open_checkpoint(checkpoint, **self._study.options.loading)
+        architecture = self._study.architecture(opened)
+        return Network(
+            architecture,
+            opened,
+            tuple(looks_of(self._study, architecture)),
+            self._study.options.pooling,
+            lambda: restored(self._study, architecture, opened),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks run."""
+        return self._study.device
+
+    @property
+    def store(self) -> Store:
+        """The cache."""
+        return self._study.store
 
     def _keys(self, checkpoint: CheckpointRecord, request: Recording) -> dict[str, Key]:
         """Where the store has every layer of a checkpoint; recorded first where it is missing."""

@@ -1,0 +1,174 @@
+"""The options of the commands that make pictures of what networks see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.options.common import NetworksAgainOptions, OneRunOptions
+from concept_monitor_cli.options.declare import MACHINE, METHOD, PART, TRUTH, option
+from concept_monitor_cli.options.kinds import AttributionMethod, PictureObjective, PictureParameters
+from concept_monitor_cli.options.values import count, number, spec, unit_list
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureOptions(NetworksAgainOptions, OneRunOptions):
+    """The options of `cmon picture`."""
+
+    without: ClassVar[tuple[str, ...]] = ("precision", "batch_size")
+
+    units: tuple[int, ...] = option(
+        (),
+        "Whose pictures: 3,7 or 10-19.",
+        panel=PART,
+        flags=("--units", "-u"),
+        metavar="LIST",
+        read=unit_list,
+        shown="by --top",
+    )
+    top: int = option(
+        16,
+        "The units surest of their concept at the last epoch, so many of each layer.",
+        panel=PART,
+        metavar="N",
+        read=count,
+    )
+    pair: tuple[int, ...] = option(
+        (),
+        "The way from one unit to another in five pictures: 3,7.",
+        panel=PART,
+        metavar="J,K",
+        read=unit_list,
+        shown="none",
+    )
+    objective: PictureObjective = option(
+        "unit",
+        "What is climbed: unit (as pooled in the run), unit- (down) or neuron (the middle of its map).",
+        panel=METHOD,
+        metavar="TYPE",
+    )
+    parameters: PictureParameters = option(
+        "fourier",
+        "What a picture is made of: fourier, maco (phases, with the spectrum of the photos) or pixel.",
+        panel=METHOD,
+        metavar="TYPE",
+    )
+    steps: int | None = option(
+        None, "Of the ascent.", panel=METHOD, metavar="N", read=count, shown="128, on a GPU 512"
+    )
+    size: int | None = option(
+        None,
+        "Side of a picture.",
+        panel=METHOD,
+        metavar="PIXELS",
+        read=number(int, least=16),
+        shown="the network's own, without a GPU at most 128",
+    )
+    warps: bool = option(True, "Shift, scale and turn the picture at every step.", panel=METHOD)
+    tv: float = option(
+        0.0,
+        "Weight of total variation, which makes pictures smoother.",
+        panel=METHOD,
+        metavar="X",
+        read=number(float, least=0),
+    )
+    floor: bool = option(
+        True,
+        "Of several epochs: pictures of the last one from a second seed, to see what drift is by luck.",
+        panel=METHOD,
+    )
+    at_once: int | None = option(
+        None,
+        "Pictures made at once. Another number changes them slightly.",
+        panel=MACHINE,
+        metavar="N",
+        read=count,
+        shown="8, on a GPU 64",
+    )
+
+    def __post_init__(self) -> None:
+        """A pair is two units, and says which units are meant."""
+        super().__post_init__()
+        if self.pair and (len(self.pair) != 2 or self.pair[0] == self.pair[1]):
+            raise InputError("a pair is two different units", where="--pair", hint="write --pair 3,7")
+        if self.pair and self.units:
+            raise InputError("--pair names units itself", where="--units", hint="leave one of them out")
+        if self.pair and self.objective != "unit":
+            raise InputError(
+                "the way from unit to unit is of their pooled activations",
+                where=f"--objective {self.objective}",
+                hint="leave it out",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeOptions(NetworksAgainOptions, OneRunOptions):
+    """The options of `cmon attribute`."""
+
+    without: ClassVar[tuple[str, ...]] = (*OneRunOptions.without, "detector")
+
+    images: tuple[str, ...] = option(
+        (),
+        "A probing image by its name or the end of it, or a file; a comma list for several.",
+        panel=PART,
+        name="image",
+        metavar="NAME",
+        shown="by --count",
+    )
+    count: int = option(
+        6, "So many of the probing images, evenly chosen.", panel=PART, metavar="N", read=count
+    )
+    methods: tuple[AttributionMethod, ...] = option(
+        ("grad-cam", "integrated"),
+        "grad-cam, grad-cam++, hires-cam, layer-cam, xgrad-cam (of a layer), gradient, gradient-x-input, "
+        "smooth, integrated, guided, guided-grad-cam (of pixels), or several.",
+        panel=METHOD,
+        name="method",
+        metavar="TYPE",
+    )
+    target: str | None = option(
+        None,
+        "Of which class: its name or number.",
+        panel=METHOD,
+        metavar="CLASS",
+        read=spec,
+        shown="the image's label, else what the network says of it at the last epoch",
+    )
+    against: str | None = option(
+        None,
+        "What speaks for the target rather than for this class.",
+        panel=METHOD,
+        metavar="CLASS",
+        read=spec,
+        shown="none",
+    )
+    class_names: str | None = option(
+        None,
+        "Of the network's classes, in order: a text file with one a line, cifar10, cifar100, imagenet, or "
+        "folders (of the probing images).",
+        panel=TRUTH,
+        metavar="NAMES",
+        read=spec,
+        shown="the checkpoint's, else the folders of the probing images",
+    )
+    path: int = option(
+        32,
+        "Midpoints of integrated: with more, its sum comes nearer to the change of the logit.",
+        panel=METHOD,
+        metavar="N",
+        read=number(int, least=1),
+    )
+    check: bool = option(
+        False,
+        "Is it the network that is seen, or only the image? Maps with layers of another network put in.",
+        panel=METHOD,
+    )
+
+    def __post_init__(self) -> None:
+        """Maps of a layer are of one layer."""
+        super().__post_init__()
+        if len(self.layers) > 1:
+            raise InputError(
+                "maps are of one layer", where=f"--layer {','.join(self.layers)}", hint="name one of them"
+            )

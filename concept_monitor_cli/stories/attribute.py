@@ -1,0 +1,325 @@
+"""The story of `attribute`: where in an image does the network's answer come from, at every epoch?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from concept_monitor_cli.concepts.class_names import (
+    ClassNames,
+    find_class_names,
+    image_classes,
+    load_class_names,
+    spelling,
+)
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional import attribution as method
+from concept_monitor_cli.options import AttributeOptions, AttributionMethod, nearest, split_name
+from concept_monitor_cli.probe.decode import shape_image
+from concept_monitor_cli.progress import SILENT, Progress
+from concept_monitor_cli.report.attribution_figures import Explained, strips
+from concept_monitor_cli.report.style import save
+from concept_monitor_cli.run import TABLES, CheckpointRecord
+from concept_monitor_cli.run.folder import file_name
+from concept_monitor_cli.stories.attribute_faithfulness import faithfulness
+from concept_monitor_cli.stories.attribute_making import Attributions, Map, Photo, Target
+from concept_monitor_cli.stories.attribute_sanity import sanity
+from concept_monitor_cli.stories.opened import OpenRun
+from concept_monitor_cli.stories.recorder import Network, Recorder
+from concept_monitor_cli.stories.stats import plain_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_PIXELS = "pixels"
+
+
+@dataclass
+class AttributeResult:
+    """What an `attribute` found.
+
+    Attributes:
+        out: the run.
+        layer: whose maps the CAMs are.
+        attributions: rows of `attributions.csv` as plain values.
+        sanity, faithfulness: rows of `sanity.csv` and `faithfulness.csv`, with `--check`.
+        tables, plots: what was written.
+    """
+
+    out: Path
+    layer: str = ""
+    attributions: list[dict[str, Any]] = field(default_factory=list)
+    sanity: list[dict[str, Any]] = field(default_factory=list)
+    faithfulness: list[dict[str, Any]] = field(default_factory=list)
+    tables: list[Path] = field(default_factory=list)
+    plots: list[Path] = field(default_factory=list)
+
+
+def attribute(options: AttributeOptions, progress: Progress = SILENT) -> AttributeResult:
+    """Explain a run's answers to some images at its epochs.
+
+    Args:
+        options: which run, epochs, images and class; by which methods.
+        progress: told what happens.
+
+    Raises:
+        InputError: no run; no such layer, class, image or epoch; a method that does not fit the network.
+    """
+    opened = OpenRun(options.out, replace(options, layers=()), progress)
+    wanted = set(opened.table["epoch"].tolist())
+    records = [record for record in opened.run.checkpoints() if record.epoch in wanted]
+    recorder = _recorder(opened, options, records[-1])
+    networks = [recorder.network(record) for record in records]
+    making = Attributions(recorder.store, recorder.device, options.seed, options.path)
+    photos = _photos(opened, networks[-1], options)
+    said = [making.logits(networks[-1], photo) for photo in photos]
+    names = _names(opened, networks[-1], len(said[0]), options, progress)
+    targets = _targets(photos, said, names, options)
+    result = AttributeResult(options.out, layer=networks[-1].looks[0].layer.name)
+    maps: dict[tuple[AttributionMethod, int, int], Map] = {}
+    total = len(networks) * len(photos) * len(options.methods)
+    with progress.task("attributing", total, "maps") as advance:
+        for epoch, network in enumerate(networks):
+            for number, (photo, target) in enumerate(zip(photos, targets, strict=True)):
+                for name in options.methods:
+                    maps[name, epoch, number] = making.map(network, photo, target, name)
+                    advance(1)
+    logits = [[making.logits(network, photo) for photo in photos] for network in networks]
+    rows = _rows(records, photos, targets, logits, names, maps, options, result.layer)
+    _write(opened, "attributions", rows, result.attributions, result)
+    if options.check:
+        found = sanity(networks[-1], records[-1], photos, targets, making, options, progress)
+        _write(opened, "sanity", found, result.sanity, result)
+        found = faithfulness(networks[-1], records[-1], photos, targets, making, options, progress)
+        _write(opened, "faithfulness", found, result.faithfulness, result)
+    for name in options.methods if options.plot_formats else ():
+        figure = strips(
+            [
+                Explained(
+                    photo.name,
+                    _label(target.wanted, names),
+                    photo.pixels,
+                    [maps[name, epoch, number].values for epoch in range(len(records))],
+                    [_label(int(logits[epoch][number].argmax()), names) for epoch in range(len(records))],
+                )
+                for number, (photo, target) in enumerate(zip(photos, targets, strict=True))
+            ],
+            [record.epoch for record in records],
+            title=name if name not in method.LAYER_METHODS else f"{name} of {result.layer}",
+        )
+        stem = opened.run.plots / f"attributions.{file_name(name)}"
+        result.plots += save(figure, stem, options.plot_formats, caption=opened.caption)
+    return result
+
+
+def _write(
+    opened: OpenRun,
+    name: str,
+    rows: list[dict[str, Any]],
+    plain: list[dict[str, Any]],
+    result: AttributeResult,
+) -> None:
+    import pandas as pd
+
+    table: pd.DataFrame = TABLES[name].frame(pd.DataFrame(rows))
+    result.tables.append(opened.run.write_csv(name, table))
+    plain += plain_rows(table)
+
+
+# -- what is explained ---------------------------------------------------------------------------------------
+
+
+def _recorder(opened: OpenRun, options: AttributeOptions, last: CheckpointRecord) -> Recorder:
+    """The run's networks, with the layer of the maps: that asked for, else the run's last one with maps."""
+    if options.layers:
+        return Recorder(opened, options, layers=options.layers)
+    own = list(dict.fromkeys(split_name(history.layer)[0] for history in opened.histories))
+    looks = Recorder(opened, options, layers=own).network(last).looks
+    spatial = [look.tapped.name for look in looks if look.tapped.map_size not in (None, (1, 1))]
+    flat = [name for name in options.methods if name in method.LAYER_METHODS or name == "guided-grad-cam"]
+    if flat and not spatial:
+        raise InputError(
+            "no layer of the run has activation maps",
+            where=f"--method {flat[0]}",
+            hint="name one with --layer; `cmon layers` lists them",
+        )
+    return Recorder(opened, options, layers=(spatial or own)[-1:])
+
+
+def _photos(opened: OpenRun, network: Network, options: AttributeOptions) -> list[Photo]:
+    """The images, as the network sees them.
+
+    Raises:
+        InputError: none of this name, several, or a file that is no image.
+    """
+    geometry = network.architecture.preprocessing.geometry
+    ids = opened.probe.ids
+
+    def probing(row: int) -> Photo:
+        image = Image.fromarray(np.asarray(opened.probe.image(row)))
+        return Photo(ids[row], np.asarray(shape_image(image, geometry)))
+
+    if not options.images:
+        rows = np.linspace(0, len(ids) - 1, min(options.count, len(ids))).round().astype(int)
+        return [probing(int(row)) for row in rows]
+    found = []
+    for name in options.images:
+        rows_of_name = [row for row, other in enumerate(ids) if other == name or other.endswith(f"/{name}")]
+        if len(rows_of_name) == 1:
+            found.append(probing(rows_of_name[0]))
+        elif rows_of_name:
+            raise InputError(
+                f"{len(rows_of_name)} probing images end in {name}",
+                where="--image",
+                hint=f"write more of it: {ids[rows_of_name[0]]}",
+            )
+        else:
+            found.append(_file(name, ids, network))
+    return found
+
+
+def _file(name: str, ids: Sequence[str], network: Network) -> Photo:
+    try:
+        with Image.open(name) as image:
+            shaped = shape_image(image.convert("RGB"), network.architecture.preprocessing.geometry)
+    except FileNotFoundError as error:
+        alike = nearest(name, ids)
+        raise InputError(
+            f"there is no image {name!r}, neither among the probing images nor as a file",
+            where="--image",
+            hint=f"did you mean {alike}?" if alike else f"they are called as {ids[0]}",
+        ) from error
+    except (OSError, UnidentifiedImageError, ValueError) as error:
+        raise InputError(f"this file is no image: {error}", where=name) from error
+    return Photo(name, np.asarray(shaped))
+
+
+def _names(
+    opened: OpenRun, network: Network, count: int, options: AttributeOptions, progress: Progress
+) -> ClassNames | None:
+    """The names of the classes, where they are known.
+
+    Raises:
+        InputError: names that the user gave and that do not fit.
+    """
+    if options.class_names is not None:
+        names = load_class_names(options.class_names, opened.probe.ids)
+        if len(names) != count:
+            raise InputError(
+                f"{len(names):,} class names for a network of {count:,} classes",
+                where=f"--class-names {options.class_names}",
+            )
+        return names
+    spec = opened.info["probe"]["spec"]
+    found = find_class_names(count, network.checkpoint.meta, spec, opened.probe.ids)
+    if isinstance(found, InputError):
+        progress.notice("what the classes are called is not known: they are numbers (--class-names)")
+        return None
+    return found
+
+
+def _label(number: int, names: ClassNames | None) -> str:
+    return str(number) if names is None else names.names[number]
+
+
+def _class(text: str, count: int, names: ClassNames | None, flag: str) -> int:
+    """The number of a class by what the user wrote."""
+    if names is not None:
+        alike = [number for number, name in enumerate(names.names) if spelling(name) == spelling(text)]
+        if alike:
+            return alike[0]
+    if text.isdecimal() and int(text) < count:
+        return int(text)
+    near = [] if names is None else nearest(text, names.names)
+    raise InputError(
+        f"the network has no class {text!r}",
+        where=flag,
+        hint=f"did you mean {near}?" if near else f"classes count from 0 to {count - 1}",
+    )
+
+
+def _targets(
+    photos: Sequence[Photo], said: Sequence[Tensor], names: ClassNames | None, options: AttributeOptions
+) -> list[Target]:
+    """One class for each image, the same at all epochs: that asked for, its label, else the last answer."""
+    count = len(said[0])
+    against = -1
+    if options.against is not None:
+        against = _class(options.against, count, names, "--against")
+    if options.target is not None:
+        wanted = _class(options.target, count, names, "--target")
+        if wanted == against:
+            raise InputError("a class against itself explains nothing", where="--against")
+        return [Target(wanted, against) for _ in photos]
+    labels = np.full(len(photos), -1)
+    if names is not None:
+        labels = image_classes([photo.name for photo in photos], names.names)
+    found = []
+    for label, logits in zip(labels.tolist(), said, strict=True):
+        wanted = label if label >= 0 else int(logits.argmax())
+        if wanted == against:
+            raise InputError(
+                f"{_label(wanted, names)} is the target of an image itself",
+                where="--against",
+                hint="name the --target, too",
+            )
+        found.append(Target(wanted, against))
+    return found
+
+
+# -- what is said of it --------------------------------------------------------------------------------------
+
+
+def _rows(
+    records: Sequence[CheckpointRecord],
+    photos: Sequence[Photo],
+    targets: Sequence[Target],
+    logits: Sequence[Sequence[Tensor]],
+    names: ClassNames | None,
+    maps: dict[tuple[AttributionMethod, int, int], Map],
+    options: AttributeOptions,
+    layer: str,
+) -> list[dict[str, Any]]:
+    rows = []
+    for (name, epoch, number), found in maps.items():
+        target, outputs = targets[number], logits[epoch][number]
+        values = torch.from_numpy(found.values)
+
+        def cosine(
+            other_epoch: int, other: int, values: Tensor = values, name: AttributionMethod = name
+        ) -> float:
+            return method.map_cosine(values, torch.from_numpy(maps[name, other_epoch, other].values))
+
+        others = [cosine(epoch, other) for other in range(len(photos)) if other != number]
+        x, y = method.peak(values)
+        in_layer = name in method.LAYER_METHODS or name == "guided-grad-cam"
+        rows.append(
+            {
+                "epoch": records[epoch].epoch,
+                "checkpoint": records[epoch].name,
+                "layer": layer if in_layer else _PIXELS,
+                "method": name,
+                "image": photos[number].name,
+                "target": _label(target.wanted, names),
+                "against": "" if target.against < 0 else _label(target.against, names),
+                "predicted": _label(int(outputs.argmax()), names),
+                "logit": float(target.of(outputs[None])[0]),
+                "probability": float(outputs.double().softmax(0)[target.wanted]),
+                "positive": float(values.clamp_min(0).sum()),
+                "negative": float(values.clamp_max(0).sum()),
+                "peak_x": x,
+                "peak_y": y,
+                "cos_previous": cosine(epoch - 1, number) if epoch else None,
+                "cos_last": cosine(len(records) - 1, number),
+                "cos_other": float(np.nanmean(others)) if np.isfinite(others).any() else None,
+                "completeness_error": found.completeness_error,
+            }
+        )
+    return rows

@@ -1,0 +1,278 @@
+"""Attribution maps of some images for one network: from the store, or made one image at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional import attribution as method
+from concept_monitor_cli.functional.pictures import generator
+from concept_monitor_cli.functional.rectifiers import guided
+from concept_monitor_cli.models.geometry import Preprocessing
+from concept_monitor_cli.models.gradients import gradient_tap, gradients
+from concept_monitor_cli.models.layers import LayerInfo, evaluation
+from concept_monitor_cli.models.pooling import spatial_maps
+from concept_monitor_cli.models.taps import first_tensor
+from concept_monitor_cli.options import AttributionMethod
+from concept_monitor_cli.record.forward import LUMA
+from concept_monitor_cli.store import JSONValue, Key, Store
+from concept_monitor_cli.stories.recorder import Network
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Photo:
+    """An image whose output is explained.
+
+    Attributes:
+        name: as in tables.
+        pixels: as the network sees it, `(s, s, 3)`.
+    """
+
+    name: str
+    pixels: Pixels
+
+    @property
+    def digest(self) -> str:
+        """Of its pixels."""
+        return hashlib.sha256(repr(self.pixels.shape).encode() + self.pixels.tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is explained: the logit of `wanted`, or how far it is above that of `against` (-1: none)."""
+
+    wanted: int
+    against: int = -1
+
+    def of(self, logits: Tensor) -> Tensor:
+        """`(B,)` of `(B, K)`."""
+        one = logits[:, self.wanted]
+        return one if self.against < 0 else one - logits[:, self.against]
+
+
+@dataclass(frozen=True)
+class Map:
+    """An attribution.
+
+    Attributes:
+        values: `(h, w)` float32, raw and signed; of pixel methods as large as the image.
+        completeness_error: of `integrated`; NaN for others.
+    """
+
+    values: NDArray[np.float32]
+    completeness_error: float = float("nan")
+
+
+class Explainer:
+    """A network that is asked where its outputs come from.
+
+    Args:
+        model: the network, with its weights, in evaluation mode.
+        layer: the layer of the CAMs.
+        preprocessing: mean and standard deviation.
+        seed: of `smooth`.
+        device: where it runs.
+        path: midpoints of `integrated`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: LayerInfo,
+        preprocessing: Preprocessing,
+        seed: int,
+        device: torch.device,
+        path: int = method.PATH_STEPS,
+    ) -> None:
+        self._model, self._layer, self._seed, self._device = model.to(device), layer, seed, device
+        self._path = path
+        self._mean, self._std = (
+            torch.tensor(values[: layer.channels], dtype=torch.float32, device=device)[:, None, None]
+            for values in (preprocessing.mean, preprocessing.std)
+        )
+
+    def image(self, photo: Photo) -> Tensor:
+        """The pixels in [0, 1], `(channels, s, s)`."""
+        image = torch.from_numpy(np.array(photo.pixels)).permute(2, 0, 1).float() / 255
+        if self._layer.channels == 1:
+            image = (image * torch.tensor(LUMA)[:, None, None]).sum(0, keepdim=True)
+        return image.to(self._device)
+
+    def _logits(self, result: object) -> Tensor:
+        logits = first_tensor(result, self._model, "the network")
+        if logits.ndim != 2:
+            raise InputError(
+                f"the network puts out {' x '.join(map(str, logits.shape[1:]))} numbers for an image, not "
+                "one for each class",
+                hint="attributions are for classifiers",
+            )
+        return logits
+
+    def logits(self, photo: Photo) -> Tensor:
+        """`(K,)` float32."""
+        with evaluation(self._model), torch.no_grad():
+            normalised = (self.image(photo) - self._mean) / self._std
+            logits = self._logits(self._model(normalised[None]))[0].float().cpu()
+        if not bool(logits.isfinite().all()):
+            raise InputError(
+                "the network's outputs are not finite: the checkpoint may have no weights for its classifier",
+                where=photo.name,
+            )
+        return logits
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean colour, which stands for nothing, `(channels, 1, 1)` in [0, 1]."""
+        return self._mean
+
+    def scores(self, target: Target) -> Callable[[Tensor], Tensor]:
+        """Images in [0, 1] -> the target's logit and the probability of its class, `(b, 2)`."""
+
+        def score(images: Tensor) -> Tensor:
+            with evaluation(self._model), torch.no_grad():
+                logits = self._logits(self._model((images - self._mean) / self._std)).float()
+            return torch.stack([target.of(logits), logits.softmax(1)[:, target.wanted]], dim=1)
+
+        return score
+
+    def explain(self, photo: Photo, target: Target, name: AttributionMethod) -> Map:
+        """The map of one image by one method.
+
+        Raises:
+            InputError: the layer does not reach the output, has no maps or negative ones, or no ReLU is there
+                for guided gradients.
+        """
+        image = self.image(photo)
+        if name in method.LAYER_METHODS:
+            return Map(self._of_layer(image, target, name).cpu().numpy())
+        if name == "guided-grad-cam":
+            pixels = self._of_pixels(image, target, "guided")
+            cam = self._of_layer(image, target, "grad-cam").clamp_min(0)
+            large = method.enlarged(cam[None], *image.shape[1:])[0]
+            return Map((pixels.values * large.cpu().numpy()).astype(np.float32))
+        return self._of_pixels(image, target, name)
+
+    def _of_layer(self, image: Tensor, target: Target, name: str) -> Tensor:
+        layer = self._layer
+        with evaluation(self._model), gradient_tap(self._model, [layer.name]) as run:
+            seen = run(((image - self._mean) / self._std)[None])
+            score = target.of(self._logits(seen.result))
+            slope = gradients(score, seen.outputs)[layer.name]
+            A, G = (spatial_maps(each.detach(), layer.layout) for each in (seen.outputs[layer.name], slope))
+        if not bool((G != 0).any()):
+            # The class token has a gradient, the places have none.
+            raise InputError(
+                f"the places of {layer.name} say nothing of the answer: their gradient is zero everywhere",
+                where=f"--layer {layer.name}",
+                hint="choose an earlier layer (after the last block of a ViT only its class token is read)",
+            )
+        chosen = next(make for known, make in method.LAYER_METHODS.items() if known == name)
+        return chosen(A, G)[0]
+
+    def _of_pixels(self, image: Tensor, target: Target, name: str) -> Map:
+        with ExitStack() as stack:
+            stack.enter_context(evaluation(self._model))
+            run = stack.enter_context(gradient_tap(self._model))
+
+            def score(images: Tensor) -> Tensor:
+                return target.of(self._logits(run((images - self._mean) / self._std).result))
+
+            if name == "integrated":
+                values, error = method.integrated_gradient(score, image, self._mean, self._path)
+                return Map(values.cpu().numpy(), error)
+            make: dict[str, Callable[[], Tensor]] = {
+                "gradient": lambda: method.image_gradient(score, image[None])[0].sum(0),
+                "gradient-x-input": lambda: method.gradient_times_input(score, image, self._mean),
+                "smooth": lambda: method.smooth_gradient(score, image, generator(self._seed, "smooth")),
+                "guided": lambda: self._guided(score, image),
+            }
+            return Map(make[name]().cpu().numpy())
+
+    @staticmethod
+    def _guided(score: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+        with guided() as mode:
+            found = method.image_gradient(score, image[None])[0].sum(0)
+        if not mode.met:
+            raise InputError(
+                "this network has no ReLU, so there are no guided gradients",
+                where="--method guided",
+                hint="take gradient, smooth or integrated",
+            )
+        return found
+
+
+@dataclass
+class Attributions:
+    """Maps of a run's networks, each made once.
+
+    Args:
+        store: the cache.
+        device: where networks run.
+        seed: of `smooth`.
+        path: midpoints of `integrated`.
+    """
+
+    store: Store
+    device: torch.device
+    seed: int
+    path: int = method.PATH_STEPS
+    _open: tuple[int, Explainer] | None = field(default=None)
+
+    def explainer(self, network: Network) -> Explainer:
+        """The network, built; the last one is kept."""
+        if self._open is None or self._open[0] != id(network):
+            look = network.looks[0]
+            preprocessing = network.architecture.preprocessing
+            made = Explainer(network.make(), look.tapped, preprocessing, self.seed, self.device, self.path)
+            self._open = id(network), made
+        return self._open[1]
+
+    def _key(self, network: Network, photo: Photo, **more: JSONValue) -> Key:
+        preprocessing = network.architecture.preprocessing
+        return self.store.key(
+            "attribution",
+            network=network.architecture.source.identity(),
+            weights=network.checkpoint.digest,
+            image=photo.digest,
+            mean=list(preprocessing.mean),
+            std=list(preprocessing.std),
+            precision="fp32",
+            **more,
+        )
+
+    def logits(self, network: Network, photo: Photo) -> Tensor:
+        """What the network puts out, `(K,)`."""
+        key = self._key(network, photo, method="logits")
+        entry = self.store.get(key)
+        if entry is None:
+            entry = self.store.put(key, {"logits": self.explainer(network).logits(photo).numpy()})
+        with entry:
+            return torch.from_numpy(entry.read("logits"))
+
+    def map(self, network: Network, photo: Photo, target: Target, name: AttributionMethod) -> Map:
+        """The map of an image."""
+        more: dict[str, JSONValue] = {"method": name, "target": [target.wanted, target.against]}
+        if name in method.LAYER_METHODS or name == "guided-grad-cam":
+            more["layer"] = network.looks[0].tapped.name
+        if name == "smooth":
+            more |= {"seed": self.seed, "copies": method.COPIES, "noise": method.NOISE}
+        if name == "integrated":
+            more["steps"] = self.path
+        key = self._key(network, photo, **more)
+        entry = self.store.get(key)
+        if entry is None:
+            made = self.explainer(network).explain(photo, target, name)
+            error = np.array([made.completeness_error], dtype=np.float64)
+            entry = self.store.put(key, {"map": made.values, "error": error})
+        with entry:
+            return Map(entry.read("map"), float(entry.read("error")[0]))
