@@ -67,6 +67,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "search": "Any text: which units are nearest to it?",
         "dynamics": "When has each layer become what it will be?",
         "factors": "Images, pixels and units clustered by the same factors.",
+        "vectors": "Where do concepts lie in a layer, and which classes use them?",
         "retention": "Which concepts survive pruning?",
         "compare": "Two runs side by side.",
         "report": "One HTML page with everything in it.",

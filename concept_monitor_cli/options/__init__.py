@@ -39,6 +39,7 @@ from concept_monitor_cli.options.kinds import (
     Similarity,
     Source,
     Triple,
+    VectorKind,
     basis_name,
     nearest,
     split_name,
@@ -59,6 +60,7 @@ from concept_monitor_cli.options.reading import (
     VerifyOptions,
 )
 from concept_monitor_cli.options.structure import DynamicsOptions, FactorsOptions
+from concept_monitor_cli.options.used import VectorsOptions
 
 __all__ = [
     "AUTO",
@@ -108,6 +110,8 @@ __all__ = [
     "SubmitOptions",
     "Triple",
     "UnitsOptions",
+    "VectorKind",
+    "VectorsOptions",
     "VerifyOptions",
     "WatchOptions",
     "basis_name",

@@ -268,22 +268,6 @@ def restored(study: Study, architecture: Architecture, checkpoint: Checkpoint) -
         raise UnusableCheckpointError(error.what, where=error.where, hint=error.hint) from error
 
 
-def recordings(study: Study, file: StudyFile, request: Recording) -> dict[str, Key]:
-    """Where the store has a recording of every layer of one checkpoint; what is missing is recorded first.
-
-    For readings that look at a finished run with other images, or through another pooling.
-
-    Args:
-        study: the inputs; no lens is needed.
-        file: the checkpoint.
-        request: what is recorded.
-
-    Raises:
-        InputError: the checkpoint cannot be read, or does not fit the network.
-    """
-    return visit(study, file, [request])[request.kind]
-
-
 def visit(study: Study, file: StudyFile, requests: Sequence[Recording]) -> dict[str, dict[str, Key]]:
     """Where the store has several recordings of every layer of one checkpoint.
 
