@@ -68,6 +68,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "dynamics": "When has each layer become what it will be?",
         "factors": "Images, pixels and units clustered by the same factors.",
         "vectors": "Where do concepts lie in a layer, and which classes use them?",
+        "ablate": "What is lost when the units of a concept are cut out?",
         "retention": "Which concepts survive pruning?",
         "compare": "Two runs side by side.",
         "report": "One HTML page with everything in it.",

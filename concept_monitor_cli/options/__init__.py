@@ -60,12 +60,13 @@ from concept_monitor_cli.options.reading import (
     VerifyOptions,
 )
 from concept_monitor_cli.options.structure import DynamicsOptions, FactorsOptions
-from concept_monitor_cli.options.used import VectorsOptions
+from concept_monitor_cli.options.used import AblateOptions, VectorsOptions
 
 __all__ = [
     "AUTO",
     "CHANNELS",
     "SIMILARITIES",
+    "AblateOptions",
     "BasisKind",
     "BasisSpec",
     "CheckpointsOptions",

@@ -1,14 +1,14 @@
-"""The options of the commands that ask what classes make of a layer: `cmon vectors`."""
+"""The options of the commands that ask what classes make of a layer: `cmon vectors` and `cmon ablate`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from concept_monitor_cli.options.common import NetworksAgainOptions, OneRunOptions, Options
+from concept_monitor_cli.options.common import NetworksAgainOptions, OneRunOptions, Options, epochs_option
 from concept_monitor_cli.options.declare import LISTED, METHOD, PART, TRUTH, option
-from concept_monitor_cli.options.kinds import VectorKind
-from concept_monitor_cli.options.values import count, share, spec
+from concept_monitor_cli.options.kinds import EpochFilter, VectorKind
+from concept_monitor_cli.options.values import count, share, spec, unit_list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class _ClassNamesOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class VectorsOptions(_ClassNamesOptions, NetworksAgainOptions, OneRunOptions):
-    """The options of `cmon vectors`."""
+    """The options of `cmon vectors` and `cmon ablate`."""
 
     without: ClassVar[tuple[str, ...]] = ("precision", "dry_run", "detector")
 
@@ -54,4 +54,56 @@ class VectorsOptions(_ClassNamesOptions, NetworksAgainOptions, OneRunOptions):
     )
     top: int = option(
         50, "Concepts of each class to list, the strongest first.", panel=LISTED, metavar="N", read=count
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateOptions(_ClassNamesOptions, NetworksAgainOptions, OneRunOptions):
+    """The options of `cmon ablate`."""
+
+    without: ClassVar[tuple[str, ...]] = ("precision", "dry_run")
+
+    epochs: EpochFilter | None = epochs_option(PART, "last", "These")
+    detector: str | None = option(
+        None,
+        "Whose concepts, of a run with several detectors.",
+        panel=PART,
+        flags=("--detector", "-d"),
+        metavar="NAME",
+        shown="the run's first",
+    )
+    words: tuple[str, ...] = option(
+        (),
+        "Cut the interpretable units of these concepts; a comma list for several.",
+        panel=PART,
+        metavar="WORDS",
+        shown="the most frequent ones",
+    )
+    units: tuple[int, ...] = option(
+        (),
+        "Cut these units, all at once, too: 256,479 or 10-19.",
+        panel=PART,
+        flags=("--units", "-u"),
+        metavar="LIST",
+        read=unit_list,
+        shown="none",
+    )
+    curve: bool = option(
+        False,
+        "Also cut the 1, 2, 5, 10, 20, 30, 40 and 50 most, and least, interpretable units.",
+        panel=PART,
+    )
+    top: int = option(
+        10,
+        "Concepts to cut, the most frequent first, where none is named.",
+        panel=PART,
+        metavar="N",
+        read=count,
+    )
+    controls: int = option(
+        20,
+        "Random sets of other units with like mean activations, for each set.",
+        panel=METHOD,
+        metavar="N",
+        read=count,
     )

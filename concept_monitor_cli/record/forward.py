@@ -104,7 +104,7 @@ def _event() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
-class _Normaliser:
+class Normaliser:
     """uint8 pixels to normalised floats (B, 3, S, S), or grey (B, 1, S, S), in channels-last memory.
 
     Writes into one buffer again and again: fresh memory would cost more in page faults than the arithmetic
@@ -131,6 +131,7 @@ class _Normaliser:
         self._luma = torch.tensor(_LUMA, device=device).view(1, 3, 1, 1) if channels == 1 else None
 
     def __call__(self, pixels: Tensor) -> Tensor:
+        """The images of a batch; the next call writes over them."""
         size = pixels.shape[1]
         rows = self._buffer[: len(pixels)]
         rows.copy_(pixels.view(len(pixels), size, size * 3)).mul_(self._scale).add_(self._shift)
@@ -244,7 +245,7 @@ def record(
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         channels = next((info.channels for info in (*infos.values(), *(known or {}).values())), 3)
-        normalise = _Normaliser(preprocessing, min(batch_size, max(1, total)), device, dtype, channels)
+        normalise = Normaliser(preprocessing, min(batch_size, max(1, total)), device, dtype, channels)
         with (
             evaluation(model),
             _autocast(device, precision),

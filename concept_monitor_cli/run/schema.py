@@ -366,6 +366,33 @@ TABLES: dict[str, TableSchema] = {
         },
         ("epoch", "layer", "class", "concept"),
     ),
+    # What is lost without some units (`cmon ablate`).
+    "ablation": TableSchema(
+        "ablation",
+        {
+            "epoch": "int",
+            "checkpoint": "str",
+            "layer": "str",
+            "set": "str",
+            "concept": "str",
+            "units": "int",
+            "kind": "str",
+            "class": "str",
+            "images": "int",
+            "accuracy": "float",
+            "accuracy_before": "float",
+            "accuracy_control": "float",
+            "margin": "float",
+            "margin_before": "float",
+            "control": "float",
+            "control_sd": "float",
+            "p_value": "float",
+            "logit": "float",
+            "logit_before": "float",
+            "exact": "bool",
+        },
+        ("epoch", "layer", "set", "concept", "units", "kind", "class"),
+    ),
     "agreement": TableSchema(
         "agreement",
         {

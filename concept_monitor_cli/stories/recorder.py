@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from concept_monitor_cli.checkpoints import Checkpoint, load_checkpoint
 from concept_monitor_cli.encoders import Encoder
@@ -24,7 +24,8 @@ from concept_monitor_cli.run import CheckpointRecord
 from concept_monitor_cli.store import Key
 from concept_monitor_cli.stories.opened import OpenRun, WithoutNotices, grey_range_of
 from concept_monitor_cli.study import Context, Study, StudyFile
-from concept_monitor_cli.study.seen import visit
+from concept_monitor_cli.study.seen import load_usable, restored, visit
+from concept_monitor_cli.study.study import Architecture
 
 # Options of the `dissect` that say what a network sees and what is kept of it.
 _SEEING = ("input_size", "crop", "mean", "std", "interpolation", "precision", "seed")
@@ -172,6 +173,23 @@ class Recorder:
         """
         with self._study.recorded(self._keys(checkpoint, request)[layer]) as entry:
             return torch.from_numpy(entry.read("gradients")), torch.from_numpy(entry.read("classes"))
+
+    def network(self, checkpoint: CheckpointRecord) -> tuple[nn.Module, Architecture]:
+        """The network with a checkpoint's weights, and its layers, images and preprocessing.
+
+        Raises:
+            InputError: as `pooled`.
+        """
+        open_checkpoint(checkpoint, **self._study.options.loading)
+        file = StudyFile(checkpoint.name, _path(checkpoint), checkpoint.epoch, checkpoint.folder)
+        loaded = load_usable(self._study, file)
+        architecture = self._study.architecture(loaded)
+        return restored(self._study, architecture, loaded), architecture
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks run."""
+        return self._study.device
 
     def prepare(self, checkpoint: CheckpointRecord, requests: Sequence[Recording]) -> None:
         """Record what is missing of a checkpoint, all in one visit.

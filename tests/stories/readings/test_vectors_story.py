@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,96 +11,15 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from planted_training import CONCEPTS, SIDE, patch
+from planted_classifier import CLASSES, EACH, EPOCHS, SORTED, WIDE, state
+from planted_training import CONCEPTS
 
 from concept_monitor_cli.bases.make import read_arrays
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.concept_vectors import concept_vectors
-from concept_monitor_cli.options import DissectOptions, EpochFilter, VectorsOptions
+from concept_monitor_cli.options import EpochFilter, VectorsOptions
 from concept_monitor_cli.run import TABLES
-from concept_monitor_cli.stories.dissect import dissect
 from concept_monitor_cli.stories.vectors import VectorsResult, vectors
-
-EACH, WIDE, EPOCHS = 24, 12, 2
-CLASSES = len(CONCEPTS)
-SORTED = sorted(CONCEPTS)
-
-NETWORK = """
-import torch
-from torch import nn
-
-class Network(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Linear({pixels}, {wide})
-        self.second = nn.Linear({wide}, {wide})
-        self.stage1, self.stage2 = nn.ReLU(), nn.ReLU(inplace=True)
-        self.head = nn.Linear({wide}, {classes})
-
-    def forward(self, x):
-        return self.head(self.stage2(self.second(self.stage1(self.first(x.flatten(1))))))
-
-def network(num_classes={classes}):
-    return Network()
-"""
-
-
-def state(epoch: int) -> dict[str, torch.Tensor]:
-    """Nothing but noise at epoch 0; then unit `u` sees concept `u % 6`, and the head reads it."""
-    generator = torch.Generator().manual_seed(epoch)
-    noise = torch.rand(WIDE, 3 * SIDE * SIDE, generator=generator) / (3 * SIDE * SIDE)
-    seen = torch.stack([patch(unit % CLASSES) for unit in range(WIDE)])
-    same = torch.tensor([[float(a % CLASSES == b % CLASSES) for b in range(WIDE)] for a in range(WIDE)])
-    head = torch.tensor([[float(name == CONCEPTS[b % CLASSES]) for b in range(WIDE)] for name in SORTED])
-    mixed = torch.rand(WIDE, WIDE, generator=generator) - 0.3
-    return {
-        "first.weight": seen if epoch else noise,
-        "first.bias": torch.full((WIDE,), -0.3 if epoch else 0.0),
-        "second.weight": same if epoch else mixed,
-        "second.bias": torch.full((WIDE,), -0.1),
-        "head.weight": head - 0.1,
-        "head.bias": torch.zeros(CLASSES),
-    }
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photos in a folder for each concept, one of them twice, and a dissected training of two epochs."""
-    root = tmp_path_factory.mktemp("vectors")
-    rng = np.random.default_rng(0)
-    for concept, name in enumerate(CONCEPTS):
-        folder = root / "photos" / name
-        folder.mkdir(parents=True)
-        mask = patch(concept).reshape(3, SIDE, SIDE).permute(1, 2, 0).numpy() > 0
-        for number in range(EACH):
-            pixels = rng.integers(0, 110, (SIDE, SIDE, 3))
-            pixels = np.where(mask, pixels + rng.integers(40, 140), pixels)
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number:03d}.png")
-    shutil.copy(root / "photos/car/000.png", root / "photos/car/copy.png")
-    (root / "words.txt").write_text("\n".join(CONCEPTS) + "\n")
-    (root / "network.py").write_text(NETWORK.format(pixels=3 * SIDE * SIDE, wide=WIDE, classes=CLASSES))
-    (root / "ckpts").mkdir()
-    for epoch in range(EPOCHS):
-        torch.save({"state_dict": state(epoch), "epoch": epoch}, root / "ckpts" / f"epoch_{epoch}.pth")
-    dissect(
-        DissectOptions(
-            checkpoints=(str(root / "ckpts"),),
-            layers=("stage1", "stage2"),
-            model=f"{root / 'network.py'}:network",
-            input_size=SIDE,
-            crop=1.0,
-            mean=(0.0,) * 3,
-            std=(1.0,) * 3,
-            probe=str(root / "photos"),
-            concepts=str(root / "words.txt"),
-            encoder="builtin",
-            floors=False,
-            out=root / "run",
-            cache_dir=root / "cache",
-            device="cpu",
-        )
-    )
-    return root
 
 
 def asked(root: Path, **more: object) -> VectorsOptions:
@@ -116,17 +34,17 @@ def asked(root: Path, **more: object) -> VectorsOptions:
 
 
 @pytest.fixture(scope="module")
-def found(place: Path) -> VectorsResult:
-    return vectors(asked(place, plot_formats=("png",)))
+def found(classifier: Path) -> VectorsResult:
+    return vectors(asked(classifier, plot_formats=("png",)))
 
 
-def table(place: Path, name: str) -> pd.DataFrame:
-    return TABLES[name].read_csv(place / "run/tables" / f"{name}.csv")
+def table(classifier: Path, name: str) -> pd.DataFrame:
+    return TABLES[name].read_csv(classifier / "run/tables" / f"{name}.csv")
 
 
-def test_planted_concepts_are_read_off_once_they_are_learnt(place: Path, found: VectorsResult) -> None:
+def test_planted_concepts_are_read_off_once_they_are_learnt(classifier: Path, found: VectorsResult) -> None:
     assert found.images == CLASSES * EACH, "of the copies one counts"
-    rows = table(place, "vectors")
+    rows = table(classifier, "vectors")
     assert len(rows) == EPOCHS * 2 * CLASSES
     assert set(rows["concept"]) == set(CONCEPTS)
     assert set(rows["source"]) == {"folders"}
@@ -140,12 +58,12 @@ def test_planted_concepts_are_read_off_once_they_are_learnt(place: Path, found: 
     assert rows[rows["epoch"] == 0]["cosine_previous"].isna().all()
 
 
-def test_effects_are_what_a_pass_by_hand_gives(place: Path, found: VectorsResult) -> None:
+def test_effects_are_what_a_pass_by_hand_gives(classifier: Path, found: VectorsResult) -> None:
     """On layer `stage1`, where each image of a class has its own gradient."""
     weights = state(1)
     images, owners = [], []
     for k, name in enumerate(SORTED):
-        for file in sorted((place / "photos" / name).glob("0*.png")):
+        for file in sorted((classifier / "photos" / name).glob("0*.png")):
             images.append(np.asarray(Image.open(file)).astype(np.float32).transpose(2, 0, 1).ravel() / 255)
             owners.append(k)
     x, y = torch.from_numpy(np.stack(images)), torch.tensor(owners)
@@ -153,7 +71,7 @@ def test_effects_are_what_a_pass_by_hand_gives(place: Path, found: VectorsResult
     deep = torch.relu(q @ weights["second.weight"].T + weights["second.bias"])
     scores = deep @ weights["head.weight"].T + weights["head.bias"]
     (own,) = torch.autograd.grad(scores.gather(1, y[:, None]).sum(), q)
-    rows = table(place, "effects")
+    rows = table(classifier, "effects")
     rows = rows[(rows["epoch"] == 1) & (rows["layer"] == "stage1")].set_index(["class", "concept"])
     q = q.detach()
     for k, name in enumerate(SORTED):
@@ -169,8 +87,8 @@ def test_effects_are_what_a_pass_by_hand_gives(place: Path, found: VectorsResult
         assert rows.loc[(name, name)]["significant"]
 
 
-def test_shares_in_front_of_a_linear_head_are_marked(place: Path, found: VectorsResult) -> None:
-    rows = table(place, "effects")
+def test_shares_in_front_of_a_linear_head_are_marked(classifier: Path, found: VectorsResult) -> None:
+    rows = table(classifier, "effects")
     last = rows[rows["layer"] == "stage2"]
     assert last["degenerate"].all()
     assert set(last["tcav"]) <= {0.0, 1.0}
@@ -196,8 +114,8 @@ def test_what_the_command_prints(found: VectorsResult) -> None:
     assert all(path.stat().st_size > 5000 for path in found.plots)
 
 
-def test_the_vectors_of_the_last_epoch_are_a_basis(place: Path, found: VectorsResult) -> None:
-    arrays = read_arrays(place / "run/vectors/stage2.npz")
+def test_the_vectors_of_the_last_epoch_are_a_basis(classifier: Path, found: VectorsResult) -> None:
+    arrays = read_arrays(classifier / "run/vectors/stage2.npz")
     assert arrays["vectors"].shape == (WIDE, CLASSES)
     assert np.allclose(np.linalg.norm(arrays["vectors"], axis=0), 1, atol=1e-6)
     # Units that see a concept, and only they, stand out in its direction.
@@ -206,12 +124,14 @@ def test_the_vectors_of_the_last_epoch_are_a_basis(place: Path, found: VectorsRe
         assert best == {u for u in range(WIDE) if CONCEPTS[u % CLASSES] == concept}
 
 
-def test_again_gives_the_same_bytes_and_one_word_is_one_concept(place: Path, found: VectorsResult) -> None:
-    files = [place / "run/tables" / f"{name}.csv" for name in ("vectors", "effects")]
+def test_again_gives_the_same_bytes_and_one_word_is_one_concept(
+    classifier: Path, found: VectorsResult
+) -> None:
+    files = [classifier / "run/tables" / f"{name}.csv" for name in ("vectors", "effects")]
     before = [file.read_bytes() for file in files]
-    vectors(asked(place))
+    vectors(asked(classifier))
     assert [file.read_bytes() for file in files] == before
-    one = vectors(asked(place, words=("car",), layers=("stage2",), epochs=EpochFilter.parse("last")))
+    one = vectors(asked(classifier, words=("car",), layers=("stage2",), epochs=EpochFilter.parse("last")))
     assert {row["concept"] for row in one.vectors} == {"car"}
     assert {row["layer"] for row in one.effects} == {"stage2"}
     for file, content in zip(files, before, strict=True):
@@ -219,26 +139,26 @@ def test_again_gives_the_same_bytes_and_one_word_is_one_concept(place: Path, fou
 
 
 @pytest.mark.parametrize("kind", ["ridge", "sgd"])
-def test_other_kinds_find_the_concepts_too(place: Path, found: VectorsResult, kind: str) -> None:
-    options = asked(place, kind=kind, layers=("stage2",), epochs=EpochFilter.parse("last"))
+def test_other_kinds_find_the_concepts_too(classifier: Path, found: VectorsResult, kind: str) -> None:
+    options = asked(classifier, kind=kind, layers=("stage2",), epochs=EpochFilter.parse("last"))
     rows = vectors(options).vectors
     assert {row["kind"] for row in rows} == {kind}
     assert min(row["auc"] for row in rows) > 0.9
-    vectors(asked(place))
+    vectors(asked(classifier))
 
 
-def test_what_is_missing_is_said(place: Path, found: VectorsResult, tmp_path: Path) -> None:
+def test_what_is_missing_is_said(classifier: Path, found: VectorsResult, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no concept has enough images"):
-        vectors(asked(place, least=EACH * CLASSES))
+        vectors(asked(classifier, least=EACH * CLASSES))
     names = tmp_path / "names.txt"
     names.write_text("one\ntwo\n")
     with pytest.raises(InputError, match="2 class names for the 6 outputs"):
-        vectors(asked(place, class_names=str(names)))
-    gone = replace(asked(place), cache_dir=tmp_path / "cache")
-    moved = place / "ckpts/epoch_0.pth"
-    moved.rename(place / "away.pth")
+        vectors(asked(classifier, class_names=str(names)))
+    gone = replace(asked(classifier), cache_dir=tmp_path / "cache")
+    moved = classifier / "ckpts/epoch_0.pth"
+    moved.rename(classifier / "away.pth")
     try:
         with pytest.raises(InputError, match="is gone"):
             vectors(gone)
     finally:
-        (place / "away.pth").rename(moved)
+        (classifier / "away.pth").rename(moved)
