@@ -74,7 +74,8 @@ def losses(table: pd.DataFrame) -> Figure:
             axes.axvline(0, color=INK, lw=0.8)
             axes.set_title(layer, color=INK)
             axes.set_xlabel("change of the margin (grey: random sets)")
-        panels[0].legend(fontsize=7, loc="lower left")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=7)
     return figure
 
 
