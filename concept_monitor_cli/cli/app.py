@@ -69,6 +69,8 @@ COMMANDS: dict[str, dict[str, str]] = {
         "factors": "Images, pixels and units clustered by the same factors.",
         "picture": "The image that excites a unit most, at every epoch.",
         "attribute": "Where in an image does the answer come from?",
+        "vectors": "Where do concepts lie in a layer, and which classes use them?",
+        "ablate": "What is lost when the units of a concept are cut out?",
         "retention": "Which concepts survive pruning?",
         "compare": "Two runs side by side.",
         "report": "One HTML page with everything in it.",

@@ -72,7 +72,7 @@ def held_out_auc(
     on = active_images(activations, share).double()
     on = torch.where(usable & activations.isfinite().all(0), on, torch.nan)
     hits = on.sum(0)
-    area = (_average_ranks(presence).T @ on - hits * (hits + 1) / 2) / (hits * (n - hits))  # (L, C)
+    area = (average_ranks(presence).T @ on - hits * (hits + 1) / 2) / (hits * (n - hits))  # (L, C)
     own = area.gather(0, labels.clamp_min(0)[None])[0]
     # Weighted by how many other units have each concept.
     counts = torch.bincount(labels[usable], minlength=presence.shape[1]).double()
@@ -82,9 +82,12 @@ def held_out_auc(
     return own, torch.where(weights.sum(0) > 0, chance, torch.nan)
 
 
-def _average_ranks(values: Tensor) -> Tensor:
-    """Rank of each number in its column from 1, the mean rank for ties; `(n, L)` float64."""
-    n = len(values)
+def average_ranks(values: Tensor) -> Tensor:
+    """Rank of each number in its column from 1, the mean rank for ties; `(n, L)` float64.
+
+    NaN is not ranked: the others' ranks are among themselves, and its own means nothing.
+    """
+    n = (~values.isnan()).sum(0)
     # Numbers at least as large, and at least as small, of every number.
     as_large, as_small = (
         torch.empty(values.shape, dtype=torch.float64, device=values.device).scatter_(

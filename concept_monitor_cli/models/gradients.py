@@ -35,18 +35,18 @@ class InGraph:
     outputs: dict[str, Tensor]
 
 
-def _replaced(output: Any, old: Tensor, new: Tensor) -> Any:
+def replaced(output: Any, old: Tensor, new: Tensor) -> Any:
     """An output with one of its tensors replaced wherever it stands; its structure keeps its type."""
     if output is old:
         return new
     if isinstance(output, Mapping):
-        changed = {key: _replaced(value, old, new) for key, value in output.items()}
+        changed = {key: replaced(value, old, new) for key, value in output.items()}
         # transformers' ModelOutput takes its entries by name and leaves out those that are None.
         return changed if type(output) is dict else type(output)(**changed)
     if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(*(_replaced(value, old, new) for value in output))
+        return type(output)(*(replaced(value, old, new) for value in output))
     if isinstance(output, (tuple, list)):
-        return type(output)(_replaced(value, old, new) for value in output)
+        return type(output)(replaced(value, old, new) for value in output)
     return output
 
 
@@ -86,7 +86,7 @@ class GradientTap:
                     raise _Stop
             # The next layer may work in place (`ReLU(inplace=True)` after a batch norm) and would change what
             # was kept: it gets a copy.
-            return _replaced(output, tensor, kept.clone())
+            return replaced(output, tensor, kept.clone())
 
         return hook
 

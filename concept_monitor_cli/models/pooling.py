@@ -346,6 +346,37 @@ def pool(output: Tensor, layout: Layout, pooling: Pooling = "auto") -> Tensor:
     return output.float().amax(axes) if how == "max" else output.mean(axes, dtype=torch.float32)
 
 
+def unit_axis(layout: Layout) -> int:
+    """The axis of a layer's output that holds the units, images on the first (`batch_first`)."""
+    return {"channels-first": 1, "channels-last": 3, "tokens": 2, "flat": 1}[layout.kind]
+
+
+def shift_gradient(gradient: Tensor, layout: Layout, pooling: Pooling = "auto") -> Tensor:
+    """The gradient with respect to a shift of each unit at all positions that are pooled.
+
+    Such a shift changes the pooled activation by as much, whether that is a mean, a maximum or the class
+    token's. So this is the gradient that belongs to pooled activations.
+
+    Args:
+        gradient: with respect to the layer's output, and shaped like it.
+        layout: which axes these are.
+        pooling: what the activations are pooled by.
+
+    Returns:
+        (B, C) float32.
+    """
+    how, _ = resolve_pooling(layout, pooling)
+    gradient = batch_first(gradient, layout)
+    if layout.kind == "flat":
+        return gradient.to(torch.float32, copy=True)
+    if layout.kind == "tokens":
+        if how == "cls":
+            return gradient[:, 0].to(torch.float32, copy=True)
+        patches = gradient[:, layout.prefix :] if gradient.shape[1] > layout.prefix else gradient
+        return patches.sum(1, dtype=torch.float32)
+    return gradient.sum((2, 3) if layout.kind == "channels-first" else (1, 2), dtype=torch.float32)
+
+
 def spatial_maps(output: Tensor, layout: Layout) -> Tensor:
     """The activation maps `A_k(x)`.
 

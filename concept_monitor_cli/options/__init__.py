@@ -42,6 +42,7 @@ from concept_monitor_cli.options.kinds import (
     Similarity,
     Source,
     Triple,
+    VectorKind,
     basis_name,
     nearest,
     split_name,
@@ -63,11 +64,13 @@ from concept_monitor_cli.options.reading import (
     VerifyOptions,
 )
 from concept_monitor_cli.options.structure import DynamicsOptions, FactorsOptions
+from concept_monitor_cli.options.used import AblateOptions, VectorsOptions
 
 __all__ = [
     "AUTO",
     "CHANNELS",
     "SIMILARITIES",
+    "AblateOptions",
     "AttributeOptions",
     "AttributionMethod",
     "BasisKind",
@@ -117,6 +120,8 @@ __all__ = [
     "SubmitOptions",
     "Triple",
     "UnitsOptions",
+    "VectorKind",
+    "VectorsOptions",
     "VerifyOptions",
     "WatchOptions",
     "basis_name",

@@ -20,6 +20,7 @@ LabelRule = Literal["supported", "iou"]
 PlotFormat = Literal["png", "svg", "pdf"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Method = Literal["umap", "pca"]
+VectorKind = Literal["fast", "ridge", "sgd"]
 # In the order of `evaluation/`, which must not be imported here: it brings torch along.
 MeasureName = Literal[
     "labels",

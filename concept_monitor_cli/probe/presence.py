@@ -61,7 +61,12 @@ class LabelTable:
 
 
 def label_table(
-    store: Store, ids: Sequence[str], labels: LabelledImages | None, progress: Progress = SILENT
+    store: Store,
+    ids: Sequence[str],
+    labels: LabelledImages | None,
+    progress: Progress = SILENT,
+    *,
+    area: float = 0.0,
 ) -> LabelTable | None:
     """What the probing set says of its images, else the folders that they lie in; `None` without either.
 
@@ -70,9 +75,11 @@ def label_table(
         ids: what the images are called.
         labels: their labels; `None` where the set has none.
         progress: told of the reading.
+        area: the share of an image that a label in its mask must cover. On less of it the label is neither
+            there nor known to be absent.
     """
     if labels is not None:
-        return _read_labels(store, labels, progress)
+        return _read_labels(store, labels, progress, area)
     folders = image_folders(ids)
     if len(folders) < LEAST_FOLDERS:
         return None
@@ -82,14 +89,15 @@ def label_table(
     return LabelTable(present, np.ones_like(present), names, "folders")
 
 
-def _read_labels(store: Store, labels: LabelledImages, progress: Progress) -> LabelTable:
+def _read_labels(store: Store, labels: LabelledImages, progress: Progress, area: float = 0.0) -> LabelTable:
     """Every mask once; the outcome is kept in the store."""
-    key = store.key("presence", labels=labels.digest)
+    key = store.key("presence", labels=labels.digest, **({"area": area} if area else {}))
 
     def make(writer: Writer) -> None:
         present = np.zeros((len(labels), len(labels.names)), dtype=np.uint8)
         categories = sorted(set(labels.categories))
         named = np.zeros((len(labels), len(categories)), dtype=np.uint8)
+        small = np.zeros((len(labels), len(labels.names)), dtype=bool)
         column = {category: place for place, category in enumerate(categories)}
 
         def one(row: int) -> None:
@@ -97,7 +105,9 @@ def _read_labels(store: Store, labels: LabelledImages, progress: Progress) -> La
             present[row, list(image.scalars)] = 1
             for label_map in image.maps:
                 found = np.bincount(label_map[label_map >= 0], minlength=len(labels.names))
-                present[row] |= found > 0
+                enough = found >= max(1.0, area * label_map.size)
+                present[row] |= enough
+                small[row] |= (found > 0) & ~enough
             named[row, [column[category] for category in image.categories if category in column]] = 1
 
         with (
@@ -107,7 +117,8 @@ def _read_labels(store: Store, labels: LabelledImages, progress: Progress) -> La
             for _ in pool.map(one, range(len(labels))):
                 advance(1)
         writer.put("present", present)
-        writer.put("known", named[:, [column[category] for category in labels.categories]])
+        known = named[:, [column[category] for category in labels.categories]]
+        writer.put("known", known & ~(small & (present == 0)))
 
     with store.get_or_make(key, make) as entry:
         present, known = entry.read("present").astype(bool), entry.read("known").astype(bool)

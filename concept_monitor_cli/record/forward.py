@@ -21,6 +21,7 @@ from concept_monitor_cli.options import split_name
 from concept_monitor_cli.probe.batches import PixelRows, batches
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.record.consumers import Consumer
+from concept_monitor_cli.record.scores import ScoreConsumer, score_reader
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -103,7 +104,7 @@ def _event() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
-class _Normaliser:
+class Normaliser:
     """uint8 pixels to normalised floats (B, 3, S, S), or grey (B, 1, S, S), in channels-last memory.
 
     Writes into one buffer again and again: fresh memory would cost more in page faults than the arithmetic
@@ -130,6 +131,7 @@ class _Normaliser:
         self._luma = torch.tensor(LUMA, device=device).view(1, 3, 1, 1) if channels == 1 else None
 
     def __call__(self, pixels: Tensor) -> Tensor:
+        """The images of a batch; the next call writes over them."""
         size = pixels.shape[1]
         rows = self._buffer[: len(pixels)]
         rows.copy_(pixels.view(len(pixels), size, size * 3)).mul_(self._scale).add_(self._shift)
@@ -155,6 +157,7 @@ def record(
     preprocessing: Preprocessing,
     consumers: Sequence[Consumer],
     *,
+    scores: Sequence[ScoreConsumer] = (),
     layers: Sequence[str] | None = None,
     known: Mapping[str, LayerInfo] | None = None,
     pooling: Pooling = "auto",
@@ -175,6 +178,8 @@ def record(
         pixels: N decoded images (S, S, 3), uint8.
         preprocessing: S, mean and std.
         consumers: who gets what.
+        scores: who gets what the network says in the end, and gradients of it. With any of them the network
+            runs to its end, and where a gradient is asked for, back again: once for all layers.
         layers: names to tap; by default all that the consumers want.
         known: what `describe_layers` says of layers, for this network and size. Where it lacks one of them,
             or `kinds` are given, it is asked here, which takes seconds the first time.
@@ -184,7 +189,7 @@ def record(
         precision: of the network's arithmetic (autocast); pooled activations and maps are float32 in any
             case.
         batch_size: images per step; results do not depend on it beyond rounding.
-        compile: run the network through `torch.compile`.
+        compile: run the network through `torch.compile`; not where gradients are asked for.
         progress: told how many images are done.
 
     Raises:
@@ -197,7 +202,8 @@ def record(
     if precision not in _DTYPES:
         raise InputError(f"unknown precision {precision!r}", where="--precision", hint="fp32, bf16 or fp16")
     device = torch.device(device)
-    wanted = list(dict.fromkeys(name for consumer in consumers for name in consumer.layers))
+    listened = [*(each.layers for each in consumers), *(each.layers for each in scores)]
+    wanted = list(dict.fromkeys(name for names in listened for name in names))
     names = wanted if layers is None else list(layers)
     size = preprocessing.geometry.size
     if known is not None and not kinds and all(name in known for name in names):
@@ -238,17 +244,21 @@ def record(
         model.to(device)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-        channels = next((info.channels for info in infos.values()), 3)
-        normalise = _Normaliser(preprocessing, min(batch_size, max(1, total)), device, dtype, channels)
+        channels = next((info.channels for info in (*infos.values(), *(known or {}).values())), 3)
+        normalise = Normaliser(preprocessing, min(batch_size, max(1, total)), device, dtype, channels)
         with (
             evaluation(model),
             _autocast(device, precision),
-            tap(
-                model,
-                names,
-                capture=timed_capture,
-                calls=calls,
-                run=torch.compile(model) if compile else None,
+            (
+                score_reader(model, infos, poolings, scores, timed_capture)
+                if scores
+                else tap(
+                    model,
+                    names,
+                    capture=timed_capture,
+                    calls=calls,
+                    run=torch.compile(model) if compile else None,
+                )
             ) as taps,
             contextlib.closing(batches(pixels, batch_size, size, device, slice(0, total))) as read,
             progress.task("forward pass", total) as advance,
@@ -268,6 +278,8 @@ def record(
         with consuming(), torch.no_grad():
             for consumer in consumers:
                 consumer.finish()
+            for listener in scores:
+                listener.finish()
     except CmonError:
         raise
     except (RuntimeError, MemoryError) as error:

@@ -6,6 +6,7 @@ missing at a checkpoint, for all layers and detectors, is recorded in one forwar
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from concept_monitor_cli.functional.dissection import QUANTILE, UnitMasks, unit_masks
 from concept_monitor_cli.models.layers import LayerInfo
+from concept_monitor_cli.models.pooling import Layout
 from concept_monitor_cli.record import (
     Consumer,
     MapSpool,
@@ -29,6 +31,7 @@ from concept_monitor_cli.record import (
     UnitQuantile,
     UnitRange,
 )
+from concept_monitor_cli.record.scores import GradientWriter, ScoreConsumer, ScoreWriter
 from concept_monitor_cli.store import Entry, Key, Store, Writer
 
 # Maps of a layer up to this size are kept on the disk between threshold and masks; of a larger layer they
@@ -44,10 +47,12 @@ class Pass:
         consumers: listen to the layer.
         complete: to be called after the last image with what the pass was like; returns another pass if one
             is needed.
+        scores: listen to what the network says in the end, and to gradients of it.
     """
 
     consumers: Sequence[Consumer]
     complete: Callable[[RecordInfo], Pass | None]
+    scores: Sequence[ScoreConsumer] = ()
 
 
 @dataclass(frozen=True)
@@ -154,6 +159,76 @@ class Maps:
             writer.meta["notes"] = info.notes(layer.name)
 
         return Pass([MapSpool(layer.name, writer)], complete)
+
+
+@dataclass(frozen=True)
+class Logits:
+    """The scores of all classes. The entry holds `logits` (`N x K`, float32).
+
+    They belong to the network, not to a layer: see `OUTPUT`.
+    """
+
+    kind: ClassVar[str] = "logits"
+
+    def settings(self) -> dict[str, Any]:
+        """See `Recording`."""
+        return {}
+
+    def cost(self, layer: LayerInfo, n_images: int) -> Cost:
+        """See `Recording`."""
+        return Cost(passes=1, bytes=4 * n_images * layer.units)
+
+    def begin(self, stack: ExitStack, store: Store, key: Key, layer: LayerInfo, n_images: int) -> Pass:
+        """See `Recording`."""
+        writer = stack.enter_context(store.writer(key))
+        writer.meta["notes"] = []
+        return Pass([], lambda _: None, [ScoreWriter(writer, n_images)])
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """The gradient of the score of each image's class at a layer.
+
+    The entry holds `gradients` (`N x C`, float32: with respect to a shift of each unit at all positions that
+    are pooled) and `classes` (`N`, int64: the class of each image).
+
+    Attributes:
+        classes: the class of each image, -1 where the class that the network predicts is to be taken; `None`:
+            for all.
+    """
+
+    classes: tuple[int, ...] | None = None
+
+    kind: ClassVar[str] = "gradients"
+
+    def settings(self) -> dict[str, Any]:
+        """See `Recording`."""
+        if self.classes is None:
+            return {"classes": None}
+        return {"classes": hashlib.sha256(np.array(self.classes, dtype="<i8").tobytes()).hexdigest()}
+
+    def cost(self, layer: LayerInfo, n_images: int) -> Cost:
+        """See `Recording`."""
+        return Cost(passes=1, bytes=n_images * (4 * layer.units + 8))
+
+    def begin(self, stack: ExitStack, store: Store, key: Key, layer: LayerInfo, n_images: int) -> Pass:
+        """See `Recording`."""
+        writer = stack.enter_context(store.writer(key))
+        classes = None if self.classes is None else torch.tensor(self.classes)
+
+        def complete(info: RecordInfo) -> None:
+            writer.meta["notes"] = info.notes(layer.name)
+
+        return Pass([], complete, [GradientWriter(layer, writer, n_images, classes)])
+
+
+#: Stands for the layer of recordings that belong to the network as a whole.
+OUTPUT = LayerInfo("", "", (), Layout("flat"), 0, 0)
+
+
+def needs_whole_network(request: Recording) -> bool:
+    """Whether a recording depends on all weights, not only on those up to its layer."""
+    return isinstance(request, (Logits, Gradients))
 
 
 @dataclass(frozen=True)

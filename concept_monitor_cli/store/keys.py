@@ -24,6 +24,8 @@ KINDS: dict[str, int] = {
     "activations": 3,
     "masks": 3,
     "maps": 1,
+    "logits": 1,
+    "gradients": 1,
     "null": 3,
     "findings": 5,
     "resampling": 4,

@@ -19,13 +19,13 @@ from concept_monitor_cli.encoders import Encoder
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import DissectOptions, Pooling
 from concept_monitor_cli.probe import decode_probe
-from concept_monitor_cli.record.requests import Activations, Maps, Recording
+from concept_monitor_cli.record.requests import OUTPUT, Activations, Gradients, Logits, Maps, Recording
 from concept_monitor_cli.run import CheckpointRecord
 from concept_monitor_cli.store import Key, Store
 from concept_monitor_cli.stories.opened import OpenRun, WithoutNotices, grey_range_of
 from concept_monitor_cli.study import Context, Study, StudyFile
 from concept_monitor_cli.study.looks import Look
-from concept_monitor_cli.study.seen import looks_of, recordings, restored
+from concept_monitor_cli.study.seen import looks_of, restored, visit
 from concept_monitor_cli.study.study import Architecture
 
 # Options of the `dissect` that say what a network sees and what is kept of it.
@@ -173,6 +173,31 @@ class Recorder:
         with self._study.recorded(self._keys(checkpoint, Maps())[layer]) as entry:
             return torch.from_numpy(entry.read("maps"))
 
+    def logits(self, checkpoint: CheckpointRecord) -> Tensor:
+        """`Z`, `(N, K)` float32: the scores of the classes.
+
+        Raises:
+            InputError: as `pooled`; or the network is no classifier.
+        """
+        with self._study.recorded(self._keys(checkpoint, Logits())[OUTPUT.name]) as entry:
+            return torch.from_numpy(entry.read("logits"))
+
+    def gradients(
+        self, checkpoint: CheckpointRecord, layer: str, request: Gradients
+    ) -> tuple[Tensor, Tensor]:
+        """`(N, C)` float32, the gradient of the score of each image's class, and `(N,)` int64, that class.
+
+        Args:
+            checkpoint: of the run.
+            layer: which layer, in its channels.
+            request: says the classes; the same for all calls.
+
+        Raises:
+            InputError: as `logits`.
+        """
+        with self._study.recorded(self._keys(checkpoint, request)[layer]) as entry:
+            return torch.from_numpy(entry.read("gradients")), torch.from_numpy(entry.read("classes"))
+
     def network(self, checkpoint: CheckpointRecord) -> Network:
         """The network of a checkpoint, not built yet.
 
@@ -199,14 +224,24 @@ class Recorder:
         """The cache."""
         return self._study.store
 
+    def prepare(self, checkpoint: CheckpointRecord, requests: Sequence[Recording]) -> None:
+        """Record what is missing of a checkpoint, all in one visit.
+
+        Raises:
+            InputError: as `pooled`.
+        """
+        missing = [each for each in requests if (checkpoint.folder, each.kind) not in self._known]
+        if not missing:
+            return
+        open_checkpoint(checkpoint, **self._study.options.loading)
+        file = StudyFile(checkpoint.name, _path(checkpoint), checkpoint.epoch, checkpoint.folder)
+        for kind, keys in visit(self._study, file, missing).items():
+            self._known[checkpoint.folder, kind] = keys
+
     def _keys(self, checkpoint: CheckpointRecord, request: Recording) -> dict[str, Key]:
         """Where the store has every layer of a checkpoint; recorded first where it is missing."""
-        place = checkpoint.folder, request.kind
-        if place not in self._known:
-            open_checkpoint(checkpoint, **self._study.options.loading)
-            file = StudyFile(checkpoint.name, _path(checkpoint), checkpoint.epoch, checkpoint.folder)
-            self._known[place] = recordings(self._study, file, request)
-        return self._known[place]
+        self.prepare(checkpoint, [request])
+        return self._known[checkpoint.folder, request.kind]
 
     @property
     def context(self) -> Context:

@@ -24,7 +24,7 @@ from concept_monitor_cli.models.layers import LayerInfo
 from concept_monitor_cli.options import BasisSpec, basis_name, split_name
 from concept_monitor_cli.record import Consumer, RecordInfo, record
 from concept_monitor_cli.record.in_basis import InBasis, layer_in_basis
-from concept_monitor_cli.record.requests import Activations, Recording
+from concept_monitor_cli.record.requests import OUTPUT, Activations, Logits, Recording, needs_whole_network
 from concept_monitor_cli.store import Key
 from concept_monitor_cli.study.looks import Look, look_at, parse_bases
 from concept_monitor_cli.study.study import Architecture, Study, StudyFile, UnusableCheckpointError
@@ -149,6 +149,7 @@ def _visit(
                     for look, basis, each in passes
                     for consumer in each.consumers
                 ],
+                scores=[consumer for _, _, each in passes for consumer in each.scores],
                 known={layer.name: layer for layer in architecture.layers},
                 pooling=study.options.pooling,
                 device=study.device,
@@ -267,30 +268,47 @@ def restored(study: Study, architecture: Architecture, checkpoint: Checkpoint) -
         raise UnusableCheckpointError(error.what, where=error.where, hint=error.hint) from error
 
 
-def recordings(study: Study, file: StudyFile, request: Recording) -> dict[str, Key]:
-    """Where the store has a recording of every layer of one checkpoint; what is missing is recorded first.
+def visit(study: Study, file: StudyFile, requests: Sequence[Recording]) -> dict[str, dict[str, Key]]:
+    """Where the store has several recordings of every layer of one checkpoint.
 
-    For readings that look at a finished run with other images, or through another pooling.
+    What is missing is recorded first, all in one visit.
 
     Args:
         study: the inputs; no lens is needed.
         file: the checkpoint.
-        request: what is recorded.
+        requests: what is recorded, each of another kind. Gradients are those of the layers' channels only;
+            what belongs to the network as a whole is found under the name of `OUTPUT`.
+
+    Returns:
+        kind -> layer -> key.
 
     Raises:
         InputError: the checkpoint cannot be read, or does not fit the network.
     """
     checkpoint = load_usable(study, file)
     architecture = study.architecture(checkpoint)
-    wanted = [
-        seen(
-            study,
-            architecture,
-            look,
-            request,
-            weights=architecture.weights_digest(checkpoint, look.tapped.name),
-        )
-        for look in looks_of(study, architecture)
-    ]
+    looks = looks_of(study, architecture)
+    plain = [Look(layer, layer) for layer in dict.fromkeys(look.tapped for look in looks)]
+    wanted = []
+    for request in requests:
+        whole = needs_whole_network(request)
+        if whole and architecture.source.untrained:
+            raise InputError(
+                f"the checkpoint has no weights for {min(architecture.source.untrained)}, so the network's "
+                "scores mean nothing",
+                where=file.path,
+                hint="what classes use can only be asked of a checkpoint with its classifier",
+            )
+        of_request = [Look(OUTPUT, OUTPUT)] if isinstance(request, Logits) else plain if whole else looks
+        for look in of_request:
+            weights = (
+                architecture.network_digest(checkpoint)
+                if whole
+                else architecture.weights_digest(checkpoint, look.tapped.name)
+            )
+            wanted.append(seen(study, architecture, look, request, weights=weights))
     record_missing(study, architecture, wanted, lambda: restored(study, architecture, checkpoint))
-    return {each.layer.name: each.key for each in wanted}
+    found: dict[str, dict[str, Key]] = {request.kind: {} for request in requests}
+    for each in wanted:
+        found[each.request.kind][each.layer.name] = each.key
+    return found

@@ -158,6 +158,10 @@ class Architecture:
         named = self.source.align(checkpoint.digests, self.skeleton)
         return combined_digest(named, self.weights[layer] & named.keys())
 
+    def network_digest(self, checkpoint: Checkpoint) -> str:
+        """Content of all weights of the network."""
+        return combined_digest(self.source.align(checkpoint.digests, self.skeleton))
+
 
 @dataclass
 class Study:

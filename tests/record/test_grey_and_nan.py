@@ -10,7 +10,7 @@ from torch import nn
 from concept_monitor_cli.models.geometry import Geometry, Preprocessing
 from concept_monitor_cli.models.layers import describe_layers
 from concept_monitor_cli.models.preprocess import grey
-from concept_monitor_cli.record.forward import _Normaliser
+from concept_monitor_cli.record.forward import Normaliser
 from concept_monitor_cli.record.soundness import units_without_numbers
 
 WANTED = Preprocessing(Geometry(8), (0.2, 0.4, 0.6), (0.1, 0.2, 0.3), "test")
@@ -21,7 +21,7 @@ def test_grey_is_pillows() -> None:
     wanted = grey(WANTED)
     np.testing.assert_allclose((wanted.mean, wanted.std), ((0.4,) * 3, (0.2,) * 3))
     assert "grey" in wanted.source
-    normalise = _Normaliser(wanted, 3, torch.device("cpu"), torch.float32, channels=1)
+    normalise = Normaliser(wanted, 3, torch.device("cpu"), torch.float32, channels=1)
     images = normalise(torch.from_numpy(pixels))
     assert images.shape == (3, 1, 8, 8)
     for image, own in zip(pixels, images, strict=True):

@@ -19,6 +19,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from planted_classifier import dissected_classifier
 from planted_training import (
     CATEGORIES,
     CONCEPTS,
@@ -109,3 +110,9 @@ def cache(world: Path) -> Path:
 def training(dissected: Dissected) -> Path:
     """The run with the known histories."""
     return dissected("training", {epoch: weights(epoch) for epoch in range(EPOCHS)})
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dissected training of a classifier whose units are known; see `planted_classifier`."""
+    return dissected_classifier(tmp_path_factory.mktemp("classifier"))

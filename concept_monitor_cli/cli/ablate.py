@@ -1,0 +1,86 @@
+"""`cmon ablate`: what is lost when the units of a concept are cut out?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from concept_monitor_cli.cli.app import cmon_app, cmon_command
+from concept_monitor_cli.cli.console import Console
+from concept_monitor_cli.options import AblateOptions
+from concept_monitor_cli.wording import counted
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from concept_monitor_cli.stories.ablate import AblateResult
+
+app = cmon_app()
+
+
+@cmon_command(
+    app,
+    "ablate",
+    examples=[
+        ("cmon ablate", "the most frequent concepts of the run in ./cmon-out"),
+        ("cmon ablate --words car,wheel --layer layer4", "the units of two concepts"),
+        ("cmon ablate --units 256,479 --curve", "two units, and the most and least interpretable ones"),
+    ],
+)
+def ablate(console: Console, options: AblateOptions) -> None:
+    """Cut units out of a layer, and see what becomes of each class.
+
+    All interpretable units of a concept at a time, set to 0 and to their mean: accuracy, score and margin
+    of all images and of each class, beside random sets of units with like mean activations. Where only
+    pooling and a linear head follow the layer, no network is run. Writes tables/ablation.csv and plots into
+    the run.
+    """
+    from concept_monitor_cli.stories import ablate as reading
+
+    result = reading.ablate(options, console)
+    console.result(asdict(result))
+    if not console.json:
+        console.print(_table(result))
+        for plot in result.plots:
+            console.print(str(plot))
+
+
+def _table(result: AblateResult) -> Table:
+    """A line for each set at the last epoch, units set to 0."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title=Text(f"units set to 0, {counted(result.images, 'images')}", style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for name in ("layer", "cut out", "units", "margin (random)", "p", "loses most"):
+        table.add_column(name, justify="left" if name in ("layer", "cut out", "loses most") else "right")
+    last = max(row["epoch"] for row in result.ablation)
+    rows = [row for row in result.ablation if row["epoch"] == last and row["kind"] == "zero"]
+    for row in rows:
+        if row["class"] != "all":
+            continue
+        same = [
+            other
+            for other in rows
+            if other["class"] != "all"
+            and all(other[key] == row[key] for key in ("layer", "set", "concept", "units"))
+        ]
+        worst = min(same, key=lambda other: other["margin"] - other["margin_before"])
+        control = "-" if row["control"] is None else f"{row['control'] - row['margin_before']:+.2f}"
+        table.add_row(
+            Text(row["layer"]),
+            Text(row["concept"] or {"units": "--units"}.get(row["set"], f"{row['set']} interpretable")),
+            str(row["units"]),
+            f"{row['margin'] - row['margin_before']:+.2f} ({control})",
+            "-" if row["p_value"] is None else f"{row['p_value']:.2f}",
+            Text(
+                f"{worst['class']} {worst['margin'] - worst['margin_before']:+.2f}, "
+                f"accuracy {worst['accuracy_before']:.2f} to {worst['accuracy']:.2f}"
+            ),
+        )
+    return table

@@ -1,0 +1,109 @@
+"""The options of the commands that ask what classes make of a layer: `cmon vectors` and `cmon ablate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from concept_monitor_cli.options.common import NetworksAgainOptions, OneRunOptions, Options, epochs_option
+from concept_monitor_cli.options.declare import LISTED, METHOD, PART, TRUTH, option
+from concept_monitor_cli.options.kinds import EpochFilter, VectorKind
+from concept_monitor_cli.options.values import count, share, spec, unit_list
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ClassNamesOptions(Options):
+    class_names: str | None = option(
+        None,
+        "Of the network's classes, in order: a text file with one a line, cifar10, cifar100, imagenet, or "
+        "folders (of the probing images).",
+        panel=TRUTH,
+        metavar="NAMES",
+        read=spec,
+        shown="the checkpoint's, else the folders of the probing images",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorsOptions(_ClassNamesOptions, NetworksAgainOptions, OneRunOptions):
+    """The options of `cmon vectors` and `cmon ablate`."""
+
+    without: ClassVar[tuple[str, ...]] = ("precision", "dry_run", "detector")
+
+    words: tuple[str, ...] = option(
+        (),
+        "Only these concepts; a comma list for several. Where no label has that name, the encoder says on "
+        "which images they are.",
+        panel=PART,
+        metavar="WORDS",
+        shown="all labels; without any, the concepts of the units",
+    )
+    kind: VectorKind = option(
+        "fast",
+        "fast (difference of means), ridge (regression, undoes correlations of units) or sgd (published).",
+        panel=METHOD,
+        metavar="TYPE",
+    )
+    least: int = option(10, "Concepts on fewer images are left out.", panel=METHOD, metavar="N", read=count)
+    area: float = option(
+        0.05,
+        "Of an image that a concept must cover where masks say where it is; less counts neither way.",
+        panel=METHOD,
+        metavar="SHARE",
+        read=share,
+    )
+    top: int = option(
+        50, "Concepts of each class to list, the strongest first.", panel=LISTED, metavar="N", read=count
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateOptions(_ClassNamesOptions, NetworksAgainOptions, OneRunOptions):
+    """The options of `cmon ablate`."""
+
+    without: ClassVar[tuple[str, ...]] = ("precision", "dry_run")
+
+    epochs: EpochFilter | None = epochs_option(PART, "last", "These")
+    detector: str | None = option(
+        None,
+        "Whose concepts, of a run with several detectors.",
+        panel=PART,
+        flags=("--detector", "-d"),
+        metavar="NAME",
+        shown="the run's first",
+    )
+    words: tuple[str, ...] = option(
+        (),
+        "Cut the interpretable units of these concepts; a comma list for several.",
+        panel=PART,
+        metavar="WORDS",
+        shown="the most frequent ones",
+    )
+    units: tuple[int, ...] = option(
+        (),
+        "Cut these units, all at once, too: 256,479 or 10-19.",
+        panel=PART,
+        flags=("--units", "-u"),
+        metavar="LIST",
+        read=unit_list,
+        shown="none",
+    )
+    curve: bool = option(
+        False,
+        "Also cut the 1, 2, 5, 10, 20, 30, 40 and 50 most, and least, interpretable units.",
+        panel=PART,
+    )
+    top: int = option(
+        10,
+        "Concepts to cut, the most frequent first, where none is named.",
+        panel=PART,
+        metavar="N",
+        read=count,
+    )
+    controls: int = option(
+        20,
+        "Random sets of other units with like mean activations, for each set.",
+        panel=METHOD,
+        metavar="N",
+        read=count,
+    )

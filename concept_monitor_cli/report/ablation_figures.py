@@ -1,0 +1,132 @@
+"""Figures of ablations: what each concept's units are worth, and how scores fall as units are cut out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from concept_monitor_cli.report.style import GRID_COLOUR, INK, TRACK_COLOURS, figure_style
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+_SHOWN = 16
+_LABEL = 30
+
+
+def losses(table: pd.DataFrame) -> Figure:
+    """The change of the margin without the units of each concept, beside random sets like them.
+
+    For each concept all images (filled) and the class that loses most (open), units set to 0.
+
+    Args:
+        table: rows of `ablation.csv`.
+    """
+    from matplotlib.figure import Figure
+
+    last = table[table["epoch"] == table["epoch"].max()]
+    rows = last[(last["set"] == "concept") & (last["kind"] == "zero")]
+    layers = list(dict.fromkeys(rows["layer"]))
+    most = max(rows[rows["layer"] == layer]["concept"].nunique() for layer in layers)
+    with figure_style():
+        height = 0.3 * min(most, _SHOWN) + 1.3
+        figure = Figure(figsize=(4.4 * len(layers), height), layout="constrained")
+        panels = figure.subplots(1, len(layers), squeeze=False)[0]
+        for axes, layer in zip(panels, layers, strict=True):
+            own = rows[rows["layer"] == layer].assign(
+                change=lambda each: each["margin"] - each["margin_before"]
+            )
+            whole = own[own["class"] == "all"].sort_values("change", kind="stable")[:_SHOWN][::-1]
+            places = np.arange(len(whole))
+            middle = whole["control"] - whole["margin_before"]
+            reach = 2 * whole["control_sd"]
+            axes.barh(places, 2 * reach, left=middle - reach, height=0.75, color=GRID_COLOUR, zorder=1)
+            axes.scatter(whole["change"], places, color=TRACK_COLOURS[0], s=22, zorder=3, label="all images")
+            worst = [
+                own[(own["concept"] == concept) & (own["class"] != "all")].sort_values("change").iloc[0]
+                for concept in whole["concept"]
+            ]
+            axes.scatter(
+                [row["change"] for row in worst],
+                places,
+                facecolors="none",
+                edgecolors=TRACK_COLOURS[7],
+                s=22,
+                zorder=3,
+                label="class that loses most",
+            )
+            for place, row in zip(places, worst, strict=True):
+                axes.annotate(
+                    str(row["class"])[:_LABEL],
+                    (row["change"], place),
+                    (0, 5),
+                    textcoords="offset points",
+                    fontsize=6,
+                    ha="center",
+                )
+            names = [
+                f"{concept} ({units})"[:_LABEL]
+                for concept, units in zip(whole["concept"], whole["units"], strict=True)
+            ]
+            axes.set_yticks(places, names, fontsize=8)
+            axes.axvline(0, color=INK, lw=0.8)
+            axes.set_title(layer, color=INK)
+            axes.set_xlabel("change of the margin (grey: random sets)")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=7)
+    return figure
+
+
+def curves(table: pd.DataFrame) -> Figure:
+    """Margin and accuracy as the most, or the least, interpretable units are cut out, and random ones.
+
+    Args:
+        table: rows of `ablation.csv`.
+    """
+    from matplotlib.figure import Figure
+
+    last = table[table["epoch"] == table["epoch"].max()]
+    rows = last[last["set"].isin(["most", "least"]) & (last["class"] == "all") & (last["kind"] == "zero")]
+    layers = list(dict.fromkeys(rows["layer"]))
+    with figure_style():
+        figure = Figure(figsize=(3.0 * len(layers) + 1.4, 4.6), layout="constrained")
+        panels = figure.subplots(2, len(layers), squeeze=False, sharex="col")
+        for column, layer in enumerate(layers):
+            for line, (value, control) in enumerate(
+                (("margin", "control"), ("accuracy", "accuracy_control"))
+            ):
+                axes = panels[line][column]
+                for colour, name in zip((TRACK_COLOURS[0], TRACK_COLOURS[7]), ("most", "least"), strict=True):
+                    own = rows[(rows["layer"] == layer) & (rows["set"] == name)].sort_values("units")
+                    if own.empty:
+                        continue
+                    units = [0, *own["units"].tolist()]
+                    start = float(own[f"{value}_before"].iloc[0])
+                    axes.plot(
+                        units,
+                        [start, *own[value]],
+                        color=colour,
+                        marker="o",
+                        ms=3,
+                        label=f"{name} interpretable",
+                    )
+                    axes.plot(
+                        units,
+                        [start, *own[control]],
+                        color=colour,
+                        ls=":",
+                        lw=1,
+                        label=f"random, as active as {name}",
+                    )
+                axes.grid(axis="y", color=GRID_COLOUR)
+                if column == 0:
+                    axes.set_ylabel(value)
+                if line == 0:
+                    axes.set_title(layer, color=INK)
+                else:
+                    axes.set_xlabel("units set to 0")
+        handles, names = panels[0][0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside right upper", fontsize=7)
+    return figure

@@ -1,0 +1,351 @@
+"""The story of `ablate`: what is lost when the units of a concept are cut out?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from concept_monitor_cli.concepts.class_names import spelling
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.evaluation.classifier import find_classifier
+from concept_monitor_cli.functional.ablation import Outcome, beside_controls, linear_scores, matched_sets
+from concept_monitor_cli.models.interventions import Edit, set_units
+from concept_monitor_cli.options import AblateOptions
+from concept_monitor_cli.progress import SILENT, Progress
+from concept_monitor_cli.record.changed import scores_with_changes, unit_means
+from concept_monitor_cli.record.requests import Activations, Logits
+from concept_monitor_cli.report.ablation_figures import curves, losses
+from concept_monitor_cli.report.style import save
+from concept_monitor_cli.run import TABLES, CheckpointRecord
+from concept_monitor_cli.stories.classes import NetworkClasses, network_classes
+from concept_monitor_cli.stories.opened import OpenRun
+from concept_monitor_cli.stories.recorder import Recorder, open_checkpoint
+from concept_monitor_cli.stories.stats import plain_rows
+from concept_monitor_cli.stories.vectors import checkpoints_of, distinct_images, plain_layers
+from concept_monitor_cli.wording import counted
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from concept_monitor_cli.study.study import Architecture
+
+KINDS = ("zero", "mean")
+#: Every image, beside each class.
+ALL = "all"
+_CURVE = (1, 2, 5, 10, 20, 30, 40, 50)
+# Scores that a pooled layer and a linear head give differ from the network's by no more than this.
+_EXACT = 1e-4
+
+
+@dataclass
+class AblateResult:
+    """What an `ablate` found.
+
+    Attributes:
+        out: where the tables and plots are.
+        images: how many images count: of copies one.
+        ablation: rows of the table as plain values.
+        plots: the pictures.
+    """
+
+    out: Path
+    images: int
+    ablation: list[dict[str, Any]] = field(default_factory=list)
+    plots: list[Path] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class UnitSet:
+    """Units that are cut out together.
+
+    Attributes:
+        name: `concept`, `units`, `most` or `least` (interpretable).
+        concept: of a set of that name; else empty.
+        units: which.
+    """
+
+    name: str
+    concept: str
+    units: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """One layer of one checkpoint, and what is needed to change it."""
+
+    record: CheckpointRecord
+    layer: str
+    Q: Tensor
+    Z: Tensor
+    rows: Tensor
+    asked: Tensor
+    classes: NetworkClasses
+
+
+def ablate(options: AblateOptions, progress: Progress = SILENT) -> AblateResult:
+    """Cut sets of units out of the layers of a run, and see what becomes of each class.
+
+    Args:
+        options: which run, layers, epochs, units.
+        progress: told what happens.
+
+    Raises:
+        InputError: no run, no such units or concepts, checkpoints that are gone, or networks without classes.
+    """
+    import pandas as pd
+
+    opened = OpenRun(options.out, options, progress)
+    layers = plain_layers(opened, progress)
+    records = checkpoints_of(opened)
+    if options.epochs is None:
+        records = records[-1:]
+    rows = distinct_images(opened.context_of(None, (), opened.concepts))
+    recorder = Recorder(opened, options, layers=layers)
+    recorder.prepare(records[0], [Activations(), Logits()])
+    count = recorder.logits(records[0]).shape[1]
+    meta = open_checkpoint(records[0], trust_pickle=options.trust_pickle, model=options.model).meta
+    classes = network_classes(opened, count, meta, options.class_names, progress)
+    frames = []
+    for record in records:
+        recorder.prepare(record, [Activations(), Logits()])
+        Z = recorder.logits(record)
+        asked = torch.where(classes.of_images < 0, Z.argmax(1), classes.of_images)
+        for layer in layers:
+            Q = recorder.pooled(record, layer)
+            scene = _Scene(record, layer, Q, Z, rows, asked, classes)
+            sets = unit_sets(opened, record.epoch, layer, Q.shape[1], options, progress)
+            if sets:
+                frames.append(_layer(scene, sets, recorder, options, progress))
+    if not frames:
+        raise InputError(
+            "no concept has an interpretable unit in these layers",
+            where=opened.run.root,
+            hint="name units with --units, or add --curve",
+        )
+    frame = TABLES["ablation"].frame(pd.concat(frames))
+    opened.run.write_csv("ablation", frame)
+    result = AblateResult(opened.run.root, len(rows), plain_rows(frame))
+    if options.plot_formats:
+        figures = {"ablation": losses(frame)} if (frame["set"] == "concept").any() else {}
+        if frame["set"].isin(["most", "least"]).any():
+            figures["ablation_curve"] = curves(frame)
+        for stem, figure in figures.items():
+            result.plots += save(
+                figure, opened.run.plots / stem, options.plot_formats, caption=opened.caption
+            )
+    return result
+
+
+def unit_sets(
+    opened: OpenRun, epoch: int, layer: str, n_units: int, options: AblateOptions, progress: Progress
+) -> list[UnitSet]:
+    """What is cut out of a layer at an epoch: concepts, the user's units, the most and least interpretable.
+
+    Raises:
+        InputError: a unit that the layer does not have.
+    """
+    table = opened.table
+    detector = options.detector or table["detector"].iloc[0]
+    own = table[
+        (table["epoch"] == epoch)
+        & (table["layer"] == layer)
+        & (table["detector"] == detector)
+        & (table["rank"] == 1)
+    ]
+    sets = []
+    named = own[own["interpretable"] & (own["concept"] != "")]
+    members: dict[str, list[int]] = {}
+    for concept, unit in zip(named["concept"], named["unit"].tolist(), strict=True):
+        members.setdefault(str(concept), []).append(int(unit))
+    if options.words:
+        wanted = {spelling(word): word for word in options.words}
+        members = {concept: units for concept, units in members.items() if spelling(concept) in wanted}
+        missing = [word for key, word in wanted.items() if key not in {spelling(name) for name in members}]
+        if missing:
+            progress.notice(f"{layer} has no interpretable unit for {', '.join(missing)} at epoch {epoch}")
+    frequent = sorted(members, key=lambda concept: (-len(members[concept]), concept))
+    chosen = frequent if options.words else frequent[: options.top]
+    sets += [UnitSet("concept", concept, tuple(sorted(members[concept]))) for concept in chosen]
+    if options.units:
+        beyond = [unit for unit in options.units if unit >= n_units]
+        if beyond:
+            raise InputError(
+                f"{layer} has {counted(n_units, 'units')} and no unit {beyond[0]}", where="--units"
+            )
+        sets.append(UnitSet("units", "", tuple(dict.fromkeys(options.units))))
+    if options.curve:
+        live = own[own["state"] == "live"]
+        order = live.sort_values(["p_value", "score"], ascending=[True, False], kind="stable")[
+            "unit"
+        ].tolist()
+        for count in (count for count in _CURVE if count <= len(order) // 2):
+            sets.append(UnitSet("most", "", tuple(order[:count])))
+            sets.append(UnitSet("least", "", tuple(order[-count:])))
+    return sets
+
+
+def _layer(
+    scene: _Scene, sets: Sequence[UnitSet], recorder: Recorder, options: AblateOptions, progress: Progress
+) -> pd.DataFrame:
+    import pandas as pd
+
+    head = _linear_head(scene, options)
+    network = None if head is not None else _restored(recorder, scene.record)
+    means = scene.Q.mean(0) if network is None else _means(scene, network, recorder, options)
+    drawn = [matched_sets(means, each.units, options.controls, seed=options.seed) for each in sets]
+    lacking = sum(len(each) == 0 for each in drawn)
+    if lacking:
+        progress.notice(
+            f"{scene.layer}: {counted(lacking, 'sets')} of units leave too few others for random sets"
+        )
+    groups = [
+        (list(units), kind)
+        for each, controls in zip(sets, drawn, strict=True)
+        for kind in KINDS
+        for units in (each.units, *controls.tolist())
+    ]
+    if head is not None:
+        outcomes = _by_head(scene, head, groups, means)
+    else:
+        assert network is not None
+        outcomes = _by_network(scene, network, recorder, groups, means, options, progress)
+    before = _by_class(scene, Outcome.of(scene.Z[scene.rows], scene.asked[scene.rows]))
+    after = [_by_class(scene, each) for each in outcomes]
+    place, parts = 0, []
+    for each, controls in zip(sets, drawn, strict=True):
+        for kind in KINDS:
+            own, others = after[place], after[place + 1 : place + 1 + len(controls)]
+            place += 1 + len(controls)
+            parts.append(pd.DataFrame(_rows(scene, each, kind, before, own, others, head is not None)))
+    return pd.concat(parts)
+
+
+Numbers = tuple[Tensor, Tensor, Tensor]
+
+
+def _by_class(scene: _Scene, outcome: Outcome) -> Numbers:
+    return outcome.by_class(scene.asked[scene.rows], len(scene.classes.names))
+
+
+def _rows(
+    scene: _Scene,
+    each: UnitSet,
+    kind: str,
+    before: Numbers,
+    own: Numbers,
+    others: Sequence[Numbers],
+    exact: bool,
+) -> dict[str, Any]:
+    nothing = torch.zeros(0, len(own[0]), dtype=torch.float64)
+    accuracies, margins = (
+        torch.stack([other[axis] for other in others]) if others else nothing for axis in (0, 1)
+    )
+    mean, deviation, p = beside_controls(own[1], margins)
+    members = torch.bincount(scene.asked[scene.rows], minlength=len(scene.classes.names))
+    images = [len(scene.rows), *members.tolist()]
+    kept = [place for place, count in enumerate(images) if count]
+    return {
+        "epoch": scene.record.epoch,
+        "checkpoint": scene.record.name,
+        "layer": scene.layer,
+        "set": each.name,
+        "concept": each.concept,
+        "units": len(each.units),
+        "kind": kind,
+        "class": [(ALL, *scene.classes.names)[place] for place in kept],
+        "images": [images[place] for place in kept],
+        "accuracy": own[0][kept].numpy(),
+        "accuracy_before": before[0][kept].numpy(),
+        "accuracy_control": beside_controls(own[0], accuracies)[0][kept].numpy(),
+        "margin": own[1][kept].numpy(),
+        "margin_before": before[1][kept].numpy(),
+        "control": mean[kept].numpy(),
+        "control_sd": deviation[kept].numpy(),
+        "p_value": p[kept].numpy(),
+        "logit": own[2][kept].numpy(),
+        "logit_before": before[2][kept].numpy(),
+        "exact": exact,
+    }
+
+
+# -- scores without units ------------------------------------------------------------------------------------
+
+
+def _linear_head(scene: _Scene, options: AblateOptions) -> Tensor | None:
+    """The weights `(K, C)` of a linear head that makes the scores of the pooled layer; `None` without one."""
+    checkpoint = open_checkpoint(scene.record, trust_pickle=options.trust_pickle, model=options.model)
+    found = find_classifier(checkpoint.state_dict)
+    if isinstance(found, InputError) or not found.follows(scene.layer, scene.Q.shape[1]):
+        return None
+    if found.classes != scene.Z.shape[1]:
+        return None
+    made = scene.Q @ found.weights.T + found.bias
+    scale = float(scene.Z.abs().amax().clamp_min(1e-12))
+    return found.weights if float((made - scene.Z).abs().amax()) <= _EXACT * scale else None
+
+
+def _by_head(
+    scene: _Scene, W: Tensor, groups: Sequence[tuple[list[int], str]], means: Tensor
+) -> Iterator[Outcome]:
+    Z, Q, classes = (each[scene.rows] for each in (scene.Z, scene.Q, scene.asked))
+    for units, kind in groups:
+        values = 0.0 if kind == "zero" else means[units].float()
+        yield Outcome.of(linear_scores(Z, Q, W, units, values), classes)
+
+
+def _restored(recorder: Recorder, record: CheckpointRecord) -> tuple[nn.Module, Architecture]:
+    network = recorder.network(record)
+    return network.make(), network.architecture
+
+
+def _means(
+    scene: _Scene, network: tuple[nn.Module, Architecture], recorder: Recorder, options: AblateOptions
+) -> Tensor:
+    model, architecture = network
+    layer = next(each for each in architecture.layers if each.name == scene.layer)
+    return unit_means(
+        model,
+        architecture.pixels,
+        architecture.preprocessing,
+        layer,
+        device=recorder.device,
+        batch_size=options.batch_size,
+    )
+
+
+def _by_network(
+    scene: _Scene,
+    network: tuple[nn.Module, Architecture],
+    recorder: Recorder,
+    groups: Sequence[tuple[list[int], str]],
+    means: Tensor,
+    options: AblateOptions,
+    progress: Progress,
+) -> Iterator[Outcome]:
+    model, architecture = network
+    layer = next(each for each in architecture.layers if each.name == scene.layer)
+    edits: list[Edit] = [
+        set_units(units, 0.0 if kind == "zero" else means[units].float()) for units, kind in groups
+    ]
+    parts = scores_with_changes(
+        model,
+        architecture.pixels,
+        architecture.preprocessing,
+        layer,
+        edits,
+        lambda scores, images: Outcome.of(scores, scene.asked[images]),
+        device=recorder.device,
+        batch_size=options.batch_size,
+        progress=progress,
+    )
+    correct, margin, own = (
+        torch.cat([getattr(part, name) for part in parts], 1)[:, scene.rows]
+        for name in ("correct", "margin", "own")
+    )
+    for place in range(len(groups)):
+        yield Outcome(correct[place], margin[place], own[place])

@@ -1,0 +1,84 @@
+"""The classes of a run's network, and which of them each probing image is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from concept_monitor_cli.concepts.class_names import find_class_names, image_classes, load_class_names
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.progress import Progress
+from concept_monitor_cli.record.scores import PREDICTED
+from concept_monitor_cli.stories.opened import OpenRun
+from concept_monitor_cli.wording import counted
+
+
+@dataclass(frozen=True)
+class NetworkClasses:
+    """What the outputs of a network are called, and the class of each image.
+
+    Attributes:
+        names: `K`, in the order of the outputs; their numbers where the names are not known.
+        of_images: `(N,)` int64; -1 where the class is not known.
+        source: where the names are from; empty where they are not known.
+    """
+
+    names: tuple[str, ...]
+    of_images: Tensor
+    source: str
+
+
+def network_classes(
+    opened: OpenRun, count: int, meta: Mapping[str, Any], given: str | None, progress: Progress
+) -> NetworkClasses:
+    """By the user's word, else the checkpoint's, else the folders of the images; each assumption is said.
+
+    Args:
+        opened: the run.
+        count: `K`.
+        meta: the checkpoint's plain entries.
+        given: `--class-names`.
+        progress: told of assumptions.
+
+    Raises:
+        InputError: the user's names are not as many as the network has outputs.
+    """
+    ids = opened.probe.ids
+    if given is not None:
+        names = load_class_names(given, ids)
+        if len(names) != count:
+            raise InputError(
+                f"{len(names)} class names for the {count} outputs of the network",
+                where=f"--class-names {given}",
+                hint="one name a line, in the order of the outputs",
+            )
+    else:
+        found = find_class_names(count, meta, opened.info["probe"]["spec"], ids)
+        if isinstance(found, InputError):
+            progress.notice(
+                f"the names of the {count} classes are not known (--class-names), nor the classes of the "
+                "images: classes are numbered, and each image counts for the class that the network predicts"
+            )
+            numbers = tuple(str(number) for number in range(count))
+            return NetworkClasses(numbers, torch.full((len(ids),), PREDICTED), "")
+        names = found
+        if names.assumed:
+            some = ", ".join(names.names[:3])
+            progress.notice(f"class names from {names.source}: {some}, ... (--class-names for others)")
+    of_images = torch.from_numpy(image_classes(ids, names.names))
+    unknown = int((of_images < 0).sum())
+    if unknown:
+        progress.notice(
+            f"{counted(unknown, 'images')} lie in no folder called like a class: they count for the class "
+            "that the network predicts"
+        )
+    return NetworkClasses(_distinct(names.names), of_images, names.source)
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names with their number where two classes have one name."""
+    return tuple(f"{name} ({place})" if names.count(name) > 1 else name for place, name in enumerate(names))

@@ -1,0 +1,143 @@
+"""`cmon ablate`: a planted classifier without its units, beside whole passes by hand."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from planted_classifier import CLASSES, EACH, SORTED, WIDE, state
+from planted_training import CONCEPTS
+from torch import Tensor
+
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.options import AblateOptions, EpochFilter
+from concept_monitor_cli.run import TABLES
+from concept_monitor_cli.stories.ablate import AblateResult, ablate
+
+
+def asked(root: Path, **more: object) -> AblateOptions:
+    given: dict[str, object] = {
+        "out": root / "run",
+        "cache_dir": root / "cache",
+        "model": f"{root / 'network.py'}:network",
+        "device": "cpu",
+        "plot_formats": (),
+        "controls": 5,
+    }
+    return AblateOptions(**{**given, **more})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def found(classifier: Path) -> AblateResult:
+    return ablate(asked(classifier, curve=True, units=(0, 7), plot_formats=("png",)))
+
+
+@pytest.fixture(scope="module")
+def table(classifier: Path, found: AblateResult) -> pd.DataFrame:
+    return TABLES["ablation"].read_csv(classifier / "run/tables/ablation.csv")
+
+
+def photos(root: Path) -> tuple[Tensor, Tensor]:
+    """All photos but the copy, flat in [0, 1], and their classes."""
+    images, owners = [], []
+    for k, name in enumerate(SORTED):
+        for file in sorted((root / "photos" / name).glob("0*.png")):
+            images.append(np.asarray(Image.open(file)).astype(np.float32).transpose(2, 0, 1).ravel() / 255)
+            owners.append(k)
+    return torch.from_numpy(np.stack(images)), torch.tensor(owners)
+
+
+def passes(x: Tensor, layer: str, units: list[int], kind: str, means: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores of a whole pass with some units changed, and the layer's outputs."""
+    weights, seen = state(1), x
+    for name, stage in (("first", "stage1"), ("second", "stage2")):
+        seen = torch.relu(seen @ weights[f"{name}.weight"].T + weights[f"{name}.bias"])
+        if stage == layer:
+            kept = seen.clone()
+            seen[:, units] = 0.0 if kind == "zero" else means[units]
+    return seen @ weights["head.weight"].T + weights["head.bias"], kept
+
+
+@pytest.mark.parametrize("layer", ["stage1", "stage2"])
+@pytest.mark.parametrize("kind", ["zero", "mean"])
+def test_what_is_lost_is_what_a_whole_pass_says(
+    classifier: Path, table: pd.DataFrame, layer: str, kind: str
+) -> None:
+    x, y = photos(classifier)
+    # The mean is over all images, the copy of the first car included.
+    with_copy = torch.cat([x, x[[int((y == SORTED.index("car")).nonzero()[0])]]])
+    means = passes(with_copy, layer, [], kind, torch.zeros(WIDE))[1].mean(0)
+    own = table[(table["layer"] == layer) & (table["kind"] == kind)]
+    assert set(own["exact"]) == {layer == "stage2"}
+    sets = [(concept, [u for u in range(WIDE) if CONCEPTS[u % CLASSES] == concept]) for concept in CONCEPTS]
+    for concept, units in [*sets, ("", [0, 7])]:
+        rows = own[(own["set"] == ("concept" if concept else "units")) & (own["concept"] == concept)]
+        assert set(rows["units"]) == {2}
+        scores = passes(x, layer, units, kind, means)[0]
+        mine = scores.gather(1, y[:, None])[:, 0]
+        margin = mine - scores.scatter(1, y[:, None], -torch.inf).amax(1)
+        right = (scores.argmax(1) == y).float()
+        for name, chosen in [("all", y >= 0), *((name, y == k) for k, name in enumerate(SORTED))]:
+            row = rows[rows["class"] == name].iloc[0]
+            assert row["images"] == int(chosen.sum())
+            assert row["margin"] == pytest.approx(float(margin[chosen].mean()), abs=1e-5)
+            assert row["logit"] == pytest.approx(float(mine[chosen].mean()), abs=1e-5)
+            assert row["accuracy"] == pytest.approx(float(right[chosen].mean()), abs=1e-6)
+
+
+def test_a_concept_is_worth_its_class_and_more_than_random_units(table: pd.DataFrame) -> None:
+    rows = table[(table["set"] == "concept") & (table["kind"] == "zero") & (table["class"] != "all")]
+    for (_, concept), own in rows.groupby(["layer", "concept"]):
+        change = (own["margin"] - own["margin_before"]).to_numpy()
+        assert own["class"].iloc[int(np.argmin(change))] == concept
+        row = own[own["class"] == concept].iloc[0]
+        # Without them nothing tells this class from another; random units leave most of the margin.
+        assert row["margin"] == pytest.approx(0, abs=1e-5)
+        assert row["control"] > row["margin_before"] / 2 > 0.1
+        assert min(row["accuracy_before"], row["accuracy_control"]) > 0.8
+        assert row["margin"] < row["control"]
+        # The smallest p that five random sets allow.
+        assert row["p_value"] == pytest.approx(1 / 6)
+    assert len(rows) == 2 * CLASSES * CLASSES
+
+
+def test_the_curve_falls(table: pd.DataFrame) -> None:
+    rows = table[(table["set"] == "most") & (table["kind"] == "zero") & (table["class"] == "all")]
+    for _, own in rows.groupby("layer"):
+        assert own["units"].tolist() == [1, 2, 5]
+        assert (own["margin"].diff().dropna() < 0).all()
+
+
+def test_what_the_command_prints(found: AblateResult) -> None:
+    from rich.console import Console
+
+    from concept_monitor_cli.cli.ablate import _table
+
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(_table(found))
+    text = console.export_text()
+    assert f"{CLASSES * EACH} images" in text
+    assert "--units" in text
+    assert "most interpretable" in text
+    assert "accuracy 1.00 to" in text
+    assert {path.name for path in found.plots} == {"ablation.png", "ablation_curve.png"}
+    assert all(path.stat().st_size > 5000 for path in found.plots)
+
+
+def test_what_is_missing_is_said(classifier: Path, found: AblateResult) -> None:
+    with pytest.raises(InputError, match="12 units and no unit 99"):
+        ablate(asked(classifier, units=(99,)))
+    with pytest.raises(InputError, match="no concept has an interpretable unit"):
+        ablate(asked(classifier, words=("zebra",)))
+
+
+def test_other_epochs_are_cut_when_asked_for(classifier: Path, found: AblateResult) -> None:
+    result = ablate(asked(classifier, units=(0,), words=("car",), epochs=EpochFilter.parse("0,1")))
+    assert {row["epoch"] for row in result.ablation} == {0, 1}
+    again = ablate(asked(classifier, units=(0,), words=("car",), epochs=EpochFilter.parse("0,1")))
+    assert again.ablation == result.ablation
