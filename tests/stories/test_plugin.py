@@ -10,16 +10,16 @@ import pytest
 
 from .conftest import Bench
 
-EXAMPLE = f"{Path(__file__).resolve().parents[2] / 'docs/examples/invert.py'}:Invert"
+EXAMPLE = f"{Path(__file__).resolve().parents[2] / 'docs/examples/auc.py'}:Area"
 
 
 def test_it_runs_through_every_command(bench: Bench, cmon, tmp_path: Path) -> None:
     answer = cmon(*bench.dissect("--detector", EXAMPLE, "-q"))
     assert answer.code == 0, answer.err
     table = pd.read_parquet(bench.root / "out/tables/concepts.parquet")
-    assert set(table["detector"]) == {"invert"}
+    assert set(table["detector"]) == {"auc"}
     info = json.loads((bench.root / "out/run.json").read_text())
-    assert info["traits"]["invert"]["labels"] == "concepts"
+    assert info["traits"]["auc"]["labels"] == "concepts"
     again = cmon(*bench.dissect("--detector", EXAMPLE, "--json", "-q"))
     assert again.json()["forward_passes"] == 0
     where = ["--out", bench.root / "out", "--cache-dir", bench.root / "cache", "-q"]
@@ -43,14 +43,14 @@ def test_changed_code_is_asked_again(bench: Bench, cmon, tmp_path: Path) -> None
     own = tmp_path / "mine.py"
     text = Path(EXAMPLE.rpartition(":")[0]).read_text()
     own.write_text(text)
-    assert cmon(*bench.dissect("--detector", f"{own}:Invert", "-q")).code == 0
+    assert cmon(*bench.dissect("--detector", f"{own}:Area", "-q")).code == 0
     from concept_monitor_cli.lenses import make_detector
     from concept_monitor_cli.options import DissectOptions
 
-    before = make_detector(f"{own}:Invert", DissectOptions(checkpoints=(), layers=())).code
+    before = make_detector(f"{own}:Area", DissectOptions(checkpoints=(), layers=())).code
     other = tmp_path / "other.py"
     other.write_text(text.replace("<= 0.5", "<= 0.4"))
-    after = make_detector(f"{other}:Invert", DissectOptions(checkpoints=(), layers=())).code
+    after = make_detector(f"{other}:Area", DissectOptions(checkpoints=(), layers=())).code
     assert before
     assert before != after
 
@@ -59,7 +59,7 @@ def test_changed_code_is_asked_again(bench: Bench, cmon, tmp_path: Path) -> None
     ("name", "said"),
     [
         ("clip-disect", "did you mean clip-dissect"),
-        ("missing.py:Invert", "no such file"),
+        ("missing.py:Area", "no such file"),
         ("EXAMPLE:Nothing", "has no 'Nothing'"),
         ("EXAMPLE:auc", "is no detector"),
     ],
