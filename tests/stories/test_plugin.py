@@ -1,4 +1,4 @@
-"""A detector from a file outside the package, in every command."""
+"""A detector from a file outside the package, and those of whole images, in every command."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ from .conftest import Bench
 EXAMPLE = f"{Path(__file__).resolve().parents[2] / 'docs/examples/auc.py'}:Area"
 
 
-def test_it_runs_through_every_command(bench: Bench, cmon, tmp_path: Path) -> None:
-    answer = cmon(*bench.dissect("--detector", EXAMPLE, "-q"))
+@pytest.mark.parametrize(
+    ("detector", "name", "labels"),
+    [(EXAMPLE, "auc", "concepts"), ("invert", "invert", "formulas"), ("linear", "linear", "sums")],
+)
+def test_it_runs_through_every_command(
+    bench: Bench, cmon, tmp_path: Path, detector: str, name: str, labels: str
+) -> None:
+    answer = cmon(*bench.dissect("--detector", detector, "-q"))
     assert answer.code == 0, answer.err
     table = pd.read_parquet(bench.root / "out/tables/concepts.parquet")
-    assert set(table["detector"]) == {"auc"}
+    assert set(table["detector"]) == {name}
     info = json.loads((bench.root / "out/run.json").read_text())
-    assert info["traits"]["auc"]["labels"] == "concepts"
-    again = cmon(*bench.dissect("--detector", EXAMPLE, "--json", "-q"))
+    assert info["traits"][name]["labels"] == labels
+    again = cmon(*bench.dissect("--detector", detector, "--json", "-q"))
     assert again.json()["forward_passes"] == 0
     where = ["--out", bench.root / "out", "--cache-dir", bench.root / "cache", "-q"]
     for command in (
@@ -33,7 +39,10 @@ def test_it_runs_through_every_command(bench: Bench, cmon, tmp_path: Path) -> No
         ["dynamics"],
     ):
         answer = cmon(*command, *where)
-        assert answer.code == 0, (command, answer.err)
+        # The photos of the bench are too few for some: a run without a single concept has no map.
+        none = command[0] == "embed" and not (table["concept"] != "").any()
+        assert answer.code == (2 if none else 0), (command, answer.err)
+        assert not none or "no unit has a concept" in answer.err
     runs = [bench.root / "out", bench.root / "out"]
     answer = cmon("compare", *runs, "--cache-dir", bench.root / "cache", "--out", tmp_path / "c", "-q")
     assert answer.code == 0, answer.err
