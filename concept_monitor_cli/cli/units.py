@@ -60,13 +60,14 @@ def _show(console: Console, result: UnitsResult, wanted: Sequence[int]) -> None:
             )
         for row in result.moments:
             live = row["state"] == "live"
+            named = row["concept"] if live else f"({row['state']})"
             table.add_row(
                 Text(row["layer"]),
                 str(row["unit"]),
                 str(row["epoch"]),
-                Text(row["concept"] if live else "(dead)"),
+                Text(named or "(none)"),
                 Text(row["category"]),
-                f"{row['score']:.3f}" if live else "",
+                "" if row["score"] is None else f"{row['score']:.3f}",
                 p_text(row["p_value"], row["p_floor"]),
                 "yes" if row["interpretable"] else "no",
             )
@@ -112,7 +113,7 @@ def _life(row: dict[str, Any]) -> str:
     if row["final_concept"]:
         said.append(f"{row['final_concept']!r} since epoch {row['stable_from']};")
     else:
-        said.append("dead in the end;")
+        said.append("no concept in the end;")
     said.append("never interpretable;" if row["born"] is None else f"interpretable from epoch {row['born']};")
     if row["died"] is not None:
         said.append(f"no longer from epoch {row['died']};")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.functional.held_out import average_ranks
+from concept_monitor_cli.functional.ranks import average_ranks
 
 Kind = Literal["fast", "ridge", "sgd"]
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.functional.evaluation.simulation import ACTIVE_SHARE, active_images, ranked
+from concept_monitor_cli.functional.evaluation.simulation import ACTIVE_SHARE, active_images
+from concept_monitor_cli.functional.ranks import average_ranks
 
 Word = Literal["well", "somewhat", "weakly", "no better than chance", "not known"]
 
@@ -80,22 +81,6 @@ def held_out_auc(
     weights.scatter_(0, labels.clamp_min(0)[None], 0.0)
     chance = (weights * area).sum(0) / weights.sum(0)
     return own, torch.where(weights.sum(0) > 0, chance, torch.nan)
-
-
-def average_ranks(values: Tensor) -> Tensor:
-    """Rank of each number in its column from 1, the mean rank for ties; `(n, L)` float64.
-
-    NaN is not ranked: the others' ranks are among themselves, and its own means nothing.
-    """
-    n = (~values.isnan()).sum(0)
-    # Numbers at least as large, and at least as small, of every number.
-    as_large, as_small = (
-        torch.empty(values.shape, dtype=torch.float64, device=values.device).scatter_(
-            0, ranking.order, ranking.last.double() + 1
-        )
-        for ranking in (ranked(values), ranked(values.neg()))
-    )
-    return (as_small - as_large + n + 1) / 2
 
 
 @dataclass(frozen=True)

@@ -193,6 +193,12 @@ def _table(run: RunFolder, options: EmbedOptions) -> pd.DataFrame:
         table = table[table["epoch"].isin(options.epochs.select(table["epoch"].tolist()))]
     if not (table["state"] == "live").any():
         raise InputError("all units are dead, so there is nothing to place", where=run.root)
+    if not (table["concept"] != "").any():
+        raise InputError(
+            "no unit has a concept, so there is nothing to place",
+            where=run.root,
+            hint="dissect with more images, or take another detector",
+        )
     return table.reset_index(drop=True)
 
 

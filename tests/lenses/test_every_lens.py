@@ -28,7 +28,7 @@ from concept_monitor_cli.study import Context
 
 from .worlds import SIDE, make_world
 
-EXAMPLE = f"{Path(__file__).resolve().parents[2] / 'docs/examples/invert.py'}:Invert"
+EXAMPLE = f"{Path(__file__).resolve().parents[2] / 'docs/examples/auc.py'}:Area"
 EVERY = pytest.mark.parametrize("name", [*detectors(), EXAMPLE], ids=lambda name: name.rpartition(":")[2])
 UNITS = 12
 

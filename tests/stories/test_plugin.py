@@ -1,4 +1,4 @@
-"""A detector from a file outside the package, in every command."""
+"""A detector from a file outside the package, and those of whole images, in every command."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ import pytest
 
 from .conftest import Bench
 
-EXAMPLE = f"{Path(__file__).resolve().parents[2] / 'docs/examples/invert.py'}:Invert"
+EXAMPLE = f"{Path(__file__).resolve().parents[2] / 'docs/examples/auc.py'}:Area"
 
 
-def test_it_runs_through_every_command(bench: Bench, cmon, tmp_path: Path) -> None:
-    answer = cmon(*bench.dissect("--detector", EXAMPLE, "-q"))
+@pytest.mark.parametrize(
+    ("detector", "name", "labels"),
+    [(EXAMPLE, "auc", "concepts"), ("invert", "invert", "formulas"), ("linear", "linear", "sums")],
+)
+def test_it_runs_through_every_command(
+    bench: Bench, cmon, tmp_path: Path, detector: str, name: str, labels: str
+) -> None:
+    answer = cmon(*bench.dissect("--detector", detector, "-q"))
     assert answer.code == 0, answer.err
     table = pd.read_parquet(bench.root / "out/tables/concepts.parquet")
-    assert set(table["detector"]) == {"invert"}
+    assert set(table["detector"]) == {name}
     info = json.loads((bench.root / "out/run.json").read_text())
-    assert info["traits"]["invert"]["labels"] == "concepts"
-    again = cmon(*bench.dissect("--detector", EXAMPLE, "--json", "-q"))
+    assert info["traits"][name]["labels"] == labels
+    again = cmon(*bench.dissect("--detector", detector, "--json", "-q"))
     assert again.json()["forward_passes"] == 0
     where = ["--out", bench.root / "out", "--cache-dir", bench.root / "cache", "-q"]
     for command in (
@@ -33,7 +39,10 @@ def test_it_runs_through_every_command(bench: Bench, cmon, tmp_path: Path) -> No
         ["dynamics"],
     ):
         answer = cmon(*command, *where)
-        assert answer.code == 0, (command, answer.err)
+        # The photos of the bench are too few for some: a run without a single concept has no map.
+        none = command[0] == "embed" and not (table["concept"] != "").any()
+        assert answer.code == (2 if none else 0), (command, answer.err)
+        assert not none or "no unit has a concept" in answer.err
     runs = [bench.root / "out", bench.root / "out"]
     answer = cmon("compare", *runs, "--cache-dir", bench.root / "cache", "--out", tmp_path / "c", "-q")
     assert answer.code == 0, answer.err
@@ -43,14 +52,14 @@ def test_changed_code_is_asked_again(bench: Bench, cmon, tmp_path: Path) -> None
     own = tmp_path / "mine.py"
     text = Path(EXAMPLE.rpartition(":")[0]).read_text()
     own.write_text(text)
-    assert cmon(*bench.dissect("--detector", f"{own}:Invert", "-q")).code == 0
+    assert cmon(*bench.dissect("--detector", f"{own}:Area", "-q")).code == 0
     from concept_monitor_cli.lenses import make_detector
     from concept_monitor_cli.options import DissectOptions
 
-    before = make_detector(f"{own}:Invert", DissectOptions(checkpoints=(), layers=())).code
+    before = make_detector(f"{own}:Area", DissectOptions(checkpoints=(), layers=())).code
     other = tmp_path / "other.py"
     other.write_text(text.replace("<= 0.5", "<= 0.4"))
-    after = make_detector(f"{other}:Invert", DissectOptions(checkpoints=(), layers=())).code
+    after = make_detector(f"{other}:Area", DissectOptions(checkpoints=(), layers=())).code
     assert before
     assert before != after
 
@@ -59,7 +68,7 @@ def test_changed_code_is_asked_again(bench: Bench, cmon, tmp_path: Path) -> None
     ("name", "said"),
     [
         ("clip-disect", "did you mean clip-dissect"),
-        ("missing.py:Invert", "no such file"),
+        ("missing.py:Area", "no such file"),
         ("EXAMPLE:Nothing", "has no 'Nothing'"),
         ("EXAMPLE:auc", "is no detector"),
     ],

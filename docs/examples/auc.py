@@ -1,8 +1,9 @@
 """A detector of one's own: the concept whose images excite a unit more than other images do (AUC).
 
-After INVERT (Bykov et al. 2023), for single concepts. Use it where images are known to show a concept or not:
+The simplest form of INVERT (Bykov et al. 2023), which the detector `invert` does for formulas. Use it where
+images are known to show a concept or not:
 
-    cmon dissect ckpts/ --layer layer4 --probe broden1_224/ --detector docs/examples/invert.py:Invert
+    cmon dissect ckpts/ --layer layer4 --probe broden1_224/ --detector docs/examples/auc.py:Area
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ def auc(pooled: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
     return (ranks.T @ present.double() - shown * (shown + 1) / 2) / (shown * (count - shown))
 
 
-class Invert(Detector):
+class Area(Detector):
     """Names a unit by the concept with the highest AUC.
 
     Args:
         top_concepts: how many concepts to keep per unit.
     """
 
-    name: ClassVar[str] = "invert"
+    name: ClassVar[str] = "auc"
     summary: ClassVar[str] = "whose images excite it more than others do"
     paper: ClassVar[str] = "Bykov et al., NeurIPS 2023"
 
@@ -51,7 +52,7 @@ class Invert(Detector):
         self.top_concepts = top_concepts
 
     @classmethod
-    def from_options(cls, options: Any) -> Invert:
+    def from_options(cls, options: Any) -> Area:
         """See `Detector`."""
         return cls(options.top_concepts)
 
