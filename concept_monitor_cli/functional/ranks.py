@@ -11,7 +11,8 @@ def average_ranks(values: Tensor) -> Tensor:
     """Rank of each number in its column from 1, the mean rank for equal ones.
 
     Args:
-        values: `(n, L)`, without NaN.
+        values: `(n, L)`, finite or NaN. NaN is not ranked: the others' ranks are among themselves, and its own
+            means nothing.
 
     Returns:
         `(n, L)` float64; whole numbers and halves, exactly.
@@ -20,7 +21,8 @@ def average_ranks(values: Tensor) -> Tensor:
         >>> average_ranks(torch.tensor([[3.0], [1.0], [3.0]])).flatten().tolist()
         [2.5, 1.0, 2.5]
     """
-    columns = values.T.contiguous()
+    # After all others; the search below needs numbers that can be compared.
+    columns = torch.where(values.isnan(), torch.inf, values).T.contiguous()
     ascending = columns.sort(1).values
     below = torch.searchsorted(ascending, columns)
     up_to = torch.searchsorted(ascending, columns, right=True)
