@@ -31,8 +31,11 @@ SAMPLED = 3_000
 _TOLD = 10_000
 
 
-def _umap(points: Points, *, seed: int, neighbors: int, min_dist: float) -> Points:
+def _umap(points: Points, *, seed: int, neighbors: int, min_dist: float, at_once: bool = False) -> Points:
+    """With `at_once` the distances are made by one product of matrices; UMAP asks for them pair by pair."""
     import umap
+
+    given = _cosine_distances(points) if at_once else points
 
     with warnings.catch_warnings():
         # UMAP says that a fixed seed means one thread. That is what we want: the same picture every time.
@@ -44,10 +47,19 @@ def _umap(points: Points, *, seed: int, neighbors: int, min_dist: float) -> Poin
             n_components=2,
             n_neighbors=min(neighbors, len(points) - 1),
             min_dist=min_dist,
-            metric="cosine",
+            metric="precomputed" if at_once else "cosine",
             random_state=seed,
         )
-        return np.asarray(model.fit_transform(points), dtype=np.float32)
+        return np.asarray(model.fit_transform(given), dtype=np.float32)
+
+
+def _cosine_distances(points: Points) -> NDArray[np.float64]:
+    """`1 - cosine` of all pairs, 0 of a point with itself."""
+    rows = points.astype(np.float64)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    distances: NDArray[np.float64] = np.clip(1.0 - rows @ rows.T, 0.0, 2.0)
+    np.fill_diagonal(distances, 0.0)
+    return distances
 
 
 def _pca(points: Points, *, seed: int, neighbors: int, min_dist: float) -> Points:
@@ -119,7 +131,7 @@ def project(
     )
     chosen = _sample(len(points), keep, seed)
     places = np.empty((len(points), 2), dtype=np.float32)
-    places[chosen] = fit(points[chosen], **how)
+    places[chosen] = fit(points[chosen], at_once=True, **how)
     advance(len(chosen))
     others = np.setdiff1d(np.arange(len(points)), chosen, assume_unique=True)
     known = torch.from_numpy(points[chosen]), torch.from_numpy(places[chosen])
