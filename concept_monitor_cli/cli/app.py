@@ -52,6 +52,8 @@ _errors = sys.modules[typer.BadParameter.__module__]
 
 DONE, FAILED, PART_DONE = 0, 1, 3
 
+HELP = ["--help", "-h"]
+
 # Panel, then name and one line each. A command whose file is not there yet is not shown.
 COMMANDS: dict[str, dict[str, str]] = {
     "The main job": {
@@ -229,6 +231,7 @@ def cmon_app(*, help: str | None = None, examples: Examples = ()) -> typer.Typer
     """
     return typer.Typer(
         cls=Group,
+        context_settings={"help_option_names": HELP},
         help=None if help is None else _paragraphs(help),
         epilog=_epilog(examples, "`--help` after the command says more.") if examples else None,
         add_completion=False,
@@ -258,7 +261,7 @@ def cmon_command(
             help=_paragraphs(function.__doc__ or ""),
             epilog=_epilog(examples, _FOOTER),
             # Of the command, not of `cmon`, so that the command's name is no part of the variables.
-            context_settings={"auto_envvar_prefix": "CMON"},
+            context_settings={"auto_envvar_prefix": "CMON", "help_option_names": HELP},
         )
         framed = _with_console(function, resumable)
         framed.examples = examples  # type: ignore[attr-defined]
@@ -326,7 +329,7 @@ def _version(ctx: typer.Context, value: bool) -> None:
 app = typer.Typer(
     name="cmon",
     cls=Root,
-    context_settings={"help_option_names": ["--help", "-h"]},
+    context_settings={"help_option_names": HELP},
     epilog=_epilog(
         [
             ("cmon demo", "everything, offline, in minutes"),

@@ -11,8 +11,8 @@ def average_ranks(values: Tensor) -> Tensor:
     """Rank of each number in its column from 1, the mean rank for equal ones.
 
     Args:
-        values: `(n, L)`, finite or NaN. NaN is not ranked: the others' ranks are among themselves, and its own
-            means nothing.
+        values: `(n, L)`, finite or NaN. NaN is not ranked: the others' ranks are among themselves, and its
+            own means nothing.
 
     Returns:
         `(n, L)` float64; whole numbers and halves, exactly.
