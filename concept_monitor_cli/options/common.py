@@ -14,6 +14,7 @@ from concept_monitor_cli.options.declare import (
     NETWORK,
     OUTPUT,
     PART,
+    TRUTH,
     argument,
     declare,
     option,
@@ -246,6 +247,31 @@ def epochs_option(panel: str, shown: str = "all", which: str = "Only these") -> 
         metavar="LIST",
         read=of_text(EpochFilter.parse),
         shown=shown,
+    )
+
+
+def class_names_option() -> Any:
+    """`--class-names`, of the commands that ask what the classes of a network are."""
+    return option(
+        None,
+        "Of the network's classes, in order: a text file with one a line, cifar10, cifar100, imagenet, or "
+        "folders (of the probing images).",
+        panel=TRUTH,
+        metavar="NAMES",
+        read=spec,
+        shown="the checkpoint's, else the folders of the probing images",
+    )
+
+
+def one_detector_option() -> Any:
+    """`--detector` of the commands that read the concepts of one."""
+    return option(
+        None,
+        "Whose concepts, of a run with several detectors.",
+        panel=PART,
+        flags=("--detector", "-d"),
+        metavar="NAME",
+        shown="the run's first",
     )
 
 

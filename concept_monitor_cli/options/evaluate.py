@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from concept_monitor_cli.options.common import NetworksAgainOptions, OneRunOptions, epochs_option
+from concept_monitor_cli.options.common import (
+    NetworksAgainOptions,
+    OneRunOptions,
+    class_names_option,
+    epochs_option,
+)
 from concept_monitor_cli.options.declare import GRID, IMAGES, PART, TRUTH, option
 from concept_monitor_cli.options.kinds import EpochFilter, MeasureName, Pooling, Quality, Similarity
 from concept_monitor_cli.options.values import count, number, share, spec, unit_list
@@ -37,15 +42,7 @@ class EvaluateOptions(NetworksAgainOptions, OneRunOptions):
         shown="all for the classifier, the run's own elsewhere",
     )
     epochs: EpochFilter | None = epochs_option(PART, "last", "These")
-    class_names: str | None = option(
-        None,
-        "Of the network's classes, in order: a text file with one a line, cifar10, cifar100, imagenet, or "
-        "folders (of the probing images).",
-        panel=TRUTH,
-        metavar="NAMES",
-        read=spec,
-        shown="the checkpoint's, else the folders of the probing images",
-    )
+    class_names: str | None = class_names_option()
     classifier: str | None = option(
         None,
         "The layer whose units are the classes.",

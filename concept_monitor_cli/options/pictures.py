@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.options.common import NetworksAgainOptions, OneRunOptions
-from concept_monitor_cli.options.declare import MACHINE, METHOD, PART, TRUTH, option
+from concept_monitor_cli.options.common import NetworksAgainOptions, OneRunOptions, class_names_option
+from concept_monitor_cli.options.declare import MACHINE, METHOD, PART, option
 from concept_monitor_cli.options.kinds import AttributionMethod, PictureObjective, PictureParameters
 from concept_monitor_cli.options.values import count, number, spec, unit_list
 
@@ -143,15 +143,7 @@ class AttributeOptions(NetworksAgainOptions, OneRunOptions):
         read=spec,
         shown="none",
     )
-    class_names: str | None = option(
-        None,
-        "Of the network's classes, in order: a text file with one a line, cifar10, cifar100, imagenet, or "
-        "folders (of the probing images).",
-        panel=TRUTH,
-        metavar="NAMES",
-        read=spec,
-        shown="the checkpoint's, else the folders of the probing images",
-    )
+    class_names: str | None = class_names_option()
     path: int = option(
         32,
         "Midpoints of integrated: with more, its sum comes nearer to the change of the logit.",

@@ -17,6 +17,7 @@ from concept_monitor_cli.options.common import (
     SeedOptions,
     StoreOptions,
     TrainingOptions,
+    one_detector_option,
 )
 from concept_monitor_cli.options.declare import (
     CONFIDENCE,
@@ -77,14 +78,7 @@ class EmbedOptions(OneRunOptions):
         read=unit_list,
         shown="none",
     )
-    detector: str | None = option(
-        None,
-        "Whose concepts, of a run with several detectors.",
-        panel=PART,
-        flags=("--detector", "-d"),
-        metavar="NAME",
-        shown="the run's first",
-    )
+    detector: str | None = one_detector_option()
     method: Method = option(
         "umap",
         "To two dimensions: umap, one fit over all epochs and anchors, or pca.",

@@ -5,28 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from concept_monitor_cli.options.common import NetworksAgainOptions, OneRunOptions, Options, epochs_option
-from concept_monitor_cli.options.declare import LISTED, METHOD, PART, TRUTH, option
+from concept_monitor_cli.options.common import (
+    NetworksAgainOptions,
+    OneRunOptions,
+    Options,
+    class_names_option,
+    epochs_option,
+    one_detector_option,
+)
+from concept_monitor_cli.options.declare import LISTED, METHOD, PART, option
 from concept_monitor_cli.options.kinds import EpochFilter, VectorKind
-from concept_monitor_cli.options.values import count, share, spec, unit_list
+from concept_monitor_cli.options.values import count, share, unit_list
 
 
 @dataclass(frozen=True, kw_only=True)
 class _ClassNamesOptions(Options):
-    class_names: str | None = option(
-        None,
-        "Of the network's classes, in order: a text file with one a line, cifar10, cifar100, imagenet, or "
-        "folders (of the probing images).",
-        panel=TRUTH,
-        metavar="NAMES",
-        read=spec,
-        shown="the checkpoint's, else the folders of the probing images",
-    )
+    class_names: str | None = class_names_option()
 
 
 @dataclass(frozen=True, kw_only=True)
 class VectorsOptions(_ClassNamesOptions, NetworksAgainOptions, OneRunOptions):
-    """The options of `cmon vectors` and `cmon ablate`."""
+    """The options of `cmon vectors`."""
 
     without: ClassVar[tuple[str, ...]] = ("precision", "dry_run", "detector")
 
@@ -64,14 +63,7 @@ class AblateOptions(_ClassNamesOptions, NetworksAgainOptions, OneRunOptions):
     without: ClassVar[tuple[str, ...]] = ("precision", "dry_run")
 
     epochs: EpochFilter | None = epochs_option(PART, "last", "These")
-    detector: str | None = option(
-        None,
-        "Whose concepts, of a run with several detectors.",
-        panel=PART,
-        flags=("--detector", "-d"),
-        metavar="NAME",
-        shown="the run's first",
-    )
+    detector: str | None = one_detector_option()
     words: tuple[str, ...] = option(
         (),
         "Cut the interpretable units of these concepts; a comma list for several.",

@@ -12,13 +12,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from concept_monitor_cli.concepts.class_names import (
-    ClassNames,
-    find_class_names,
-    image_classes,
-    load_class_names,
-    spelling,
-)
+from concept_monitor_cli.concepts.class_names import ClassNames, image_classes, spelling
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional import attribution as method
 from concept_monitor_cli.options import AttributeOptions, AttributionMethod, nearest, split_name
@@ -31,6 +25,7 @@ from concept_monitor_cli.run.folder import file_name
 from concept_monitor_cli.stories.attribute_faithfulness import faithfulness
 from concept_monitor_cli.stories.attribute_making import Attributions, Map, Photo, Target
 from concept_monitor_cli.stories.attribute_sanity import sanity
+from concept_monitor_cli.stories.classes import output_names
 from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.recorder import Network, Recorder
 from concept_monitor_cli.stories.stats import plain_rows
@@ -80,7 +75,10 @@ def attribute(options: AttributeOptions, progress: Progress = SILENT) -> Attribu
     making = Attributions(recorder.store, recorder.device, options.seed, options.path)
     photos = _photos(opened, networks[-1], options)
     said = [making.logits(networks[-1], photo) for photo in photos]
-    names = _names(opened, networks[-1], len(said[0]), options, progress)
+    meta = networks[-1].checkpoint.meta
+    names = output_names(opened, len(said[0]), meta, options.class_names, progress)
+    if names is None:
+        progress.notice("what the classes are called is not known: they are numbers (--class-names)")
     targets = _targets(photos, said, names, options)
     result = AttributeResult(options.out, layer=networks[-1].looks[0].layer.name)
     maps: dict[tuple[AttributionMethod, int, int], Map] = {}
@@ -199,30 +197,6 @@ def _file(name: str, ids: Sequence[str], network: Network) -> Photo:
     except (OSError, UnidentifiedImageError, ValueError) as error:
         raise InputError(f"this file is no image: {error}", where=name) from error
     return Photo(name, np.asarray(shaped))
-
-
-def _names(
-    opened: OpenRun, network: Network, count: int, options: AttributeOptions, progress: Progress
-) -> ClassNames | None:
-    """The names of the classes, where they are known.
-
-    Raises:
-        InputError: names that the user gave and that do not fit.
-    """
-    if options.class_names is not None:
-        names = load_class_names(options.class_names, opened.probe.ids)
-        if len(names) != count:
-            raise InputError(
-                f"{len(names):,} class names for a network of {count:,} classes",
-                where=f"--class-names {options.class_names}",
-            )
-        return names
-    spec = opened.info["probe"]["spec"]
-    found = find_class_names(count, network.checkpoint.meta, spec, opened.probe.ids)
-    if isinstance(found, InputError):
-        progress.notice("what the classes are called is not known: they are numbers (--class-names)")
-        return None
-    return found
 
 
 def _label(number: int, names: ClassNames | None) -> str:

@@ -9,7 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from concept_monitor_cli.concepts.class_names import find_class_names, image_classes, load_class_names
+from concept_monitor_cli.concepts.class_names import (
+    ClassNames,
+    find_class_names,
+    image_classes,
+    load_class_names,
+)
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.progress import Progress
 from concept_monitor_cli.record.scores import PREDICTED
@@ -32,6 +37,39 @@ class NetworkClasses:
     source: str
 
 
+def output_names(
+    opened: OpenRun, count: int, meta: Mapping[str, Any], given: str | None, progress: Progress
+) -> ClassNames | None:
+    """By the user's word, else the checkpoint's, else the folders of the images; None where nothing says.
+
+    Args:
+        opened: the run.
+        count: outputs of the network.
+        meta: the checkpoint's plain entries.
+        given: `--class-names`.
+        progress: told where the order of the names is assumed.
+
+    Raises:
+        InputError: the user's names are not as many as the network has outputs.
+    """
+    if given is None:
+        found = find_class_names(count, meta, opened.info["probe"]["spec"], opened.probe.ids)
+        if isinstance(found, InputError):
+            return None
+        if found.assumed:
+            some = ", ".join(found.names[:3])
+            progress.notice(f"class names from {found.source}: {some}, ... (--class-names for others)")
+        return found
+    names = load_class_names(given, opened.probe.ids)
+    if len(names) != count:
+        raise InputError(
+            f"{len(names)} class names for the {count} outputs of the network",
+            where=f"--class-names {given}",
+            hint="one name a line, in the order of the outputs",
+        )
+    return names
+
+
 def network_classes(
     opened: OpenRun, count: int, meta: Mapping[str, Any], given: str | None, progress: Progress
 ) -> NetworkClasses:
@@ -48,27 +86,14 @@ def network_classes(
         InputError: the user's names are not as many as the network has outputs.
     """
     ids = opened.probe.ids
-    if given is not None:
-        names = load_class_names(given, ids)
-        if len(names) != count:
-            raise InputError(
-                f"{len(names)} class names for the {count} outputs of the network",
-                where=f"--class-names {given}",
-                hint="one name a line, in the order of the outputs",
-            )
-    else:
-        found = find_class_names(count, meta, opened.info["probe"]["spec"], ids)
-        if isinstance(found, InputError):
-            progress.notice(
-                f"the names of the {count} classes are not known (--class-names), nor the classes of the "
-                "images: classes are numbered, and each image counts for the class that the network predicts"
-            )
-            numbers = tuple(str(number) for number in range(count))
-            return NetworkClasses(numbers, torch.full((len(ids),), PREDICTED), "")
-        names = found
-        if names.assumed:
-            some = ", ".join(names.names[:3])
-            progress.notice(f"class names from {names.source}: {some}, ... (--class-names for others)")
+    names = output_names(opened, count, meta, given, progress)
+    if names is None:
+        progress.notice(
+            f"the names of the {count} classes are not known (--class-names), nor the classes of the "
+            "images: classes are numbered, and each image counts for the class that the network predicts"
+        )
+        numbers = tuple(str(number) for number in range(count))
+        return NetworkClasses(numbers, torch.full((len(ids),), PREDICTED), "")
     of_images = torch.from_numpy(image_classes(ids, names.names))
     unknown = int((of_images < 0).sum())
     if unknown:
