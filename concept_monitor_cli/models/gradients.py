@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.models.taps import _Stop, find_modules, first_tensor
+from concept_monitor_cli.models.taps import Calls, Stop, find_modules, first_tensor
 
 
 @dataclass(frozen=True)
@@ -62,28 +62,21 @@ class GradientTap:
     ) -> None:
         self._model = model
         self._modules = dict(modules)
-        self._early_stop = early_stop
         self._running = False
-        # How often each layer is called in one forward pass; unknown until one has been seen.
-        self._expected = None if calls is None else {name: calls[name] for name in modules}
-        self._seen = dict.fromkeys(modules, 0)
+        self._calls = Calls(list(modules), calls, early_stop)
         self._kept: dict[str, Tensor] = {}
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], Any]:
         def hook(module: nn.Module, _inputs: Any, output: Any) -> Any:
             if not self._running:
                 return None  # somebody calls the network or a part of it past the tap
-            self._seen[name] += 1
-            if self._expected is not None and self._seen[name] < self._expected[name]:
+            if not self._calls.is_last(name):
                 return None
             tensor = first_tensor(output, module, name)
             # With frozen weights nothing before the first tapped layer has a gradient, unless the images do.
             kept = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
             self._kept[name] = kept
-            if self._early_stop and self._expected is not None:
-                seen = self._seen
-                if all(seen[other] >= count for other, count in self._expected.items()):
-                    raise _Stop
+            self._calls.stop_if_done()
             # The next layer may work in place (`ReLU(inplace=True)` after a batch norm) and would change what
             # was kept: it gets a copy.
             return replaced(output, tensor, kept.clone())
@@ -103,7 +96,7 @@ class GradientTap:
             InputError: where a tapped layer takes no part in the forward pass, or its output is unclear.
         """
         self._kept = {}
-        self._seen = dict.fromkeys(self._modules, 0)
+        self._calls.begin()
         self._running = True
         result = None
         try:
@@ -111,24 +104,14 @@ class GradientTap:
                 # Tensors made in inference mode can be no part of a graph; their copies can.
                 ready = [each.clone() if _made_in_inference(each) else each for each in inputs]
                 result = self._model(*ready)
-        except _Stop:
+        except Stop:
             pass
         else:
-            self._check_and_learn()
+            self._calls.learn()
         finally:
             self._running = False
             kept, self._kept = self._kept, {}
         return InGraph(result, {name: kept[name] for name in self._modules})
-
-    def _check_and_learn(self) -> None:
-        silent = [name for name in self._modules if name not in self._kept]
-        if silent:
-            raise InputError(
-                f"layer {silent[0]!r} takes no part in the network's forward pass",
-                where=silent[0],
-                hint="choose the layer that contains it; `cmon layers` lists those that can be read",
-            )
-        self._expected = dict(self._seen)
 
 
 def _made_in_inference(value: object) -> bool:

@@ -27,7 +27,7 @@ _MAIN_ENTRIES = ("out", "last_hidden_state", "logits")
 _OUTPUT_FIRST = (nn.MultiheadAttention, nn.RNNBase)
 
 
-class _Stop(BaseException):
+class Stop(BaseException):
     """Ends a forward pass early; no `Exception`, so that a network's own `except Exception` lets it by."""
 
 
@@ -133,6 +133,60 @@ def find_modules(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]
     return {name: modules[split_name(name)[0]] for name in names}
 
 
+class Calls:
+    """How often tapped layers are called in a forward pass, and which call of each is its last.
+
+    Args:
+        names: of the layers.
+        calls: how often each is called, where known; else it is learnt from the first pass, which runs to
+            its end, and every call may be the last.
+        early_stop: end the pass after the last call of the last layer.
+    """
+
+    def __init__(self, names: Sequence[str], calls: Mapping[str, int] | None, early_stop: bool) -> None:
+        self._early_stop = early_stop
+        self.expected = None if calls is None else {name: calls[name] for name in names}
+        self._seen = dict.fromkeys(names, 0)
+
+    def begin(self) -> None:
+        """A pass begins."""
+        self._seen = dict.fromkeys(self._seen, 0)
+
+    def is_last(self, name: str) -> bool:
+        """Count a call of a layer: is it its last, as far as known?"""
+        self._seen[name] += 1
+        return self.expected is None or self._seen[name] >= self.expected[name]
+
+    def stop_if_done(self) -> None:
+        """End the pass where every layer has been called as often as it will be.
+
+        Raises:
+            Stop: to be caught by whoever began the pass.
+        """
+        if (
+            self._early_stop
+            and self.expected is not None
+            and all(self._seen[name] >= count for name, count in self.expected.items())
+        ):
+            raise Stop
+
+    def learn(self) -> None:
+        """A pass ran to its end: from now on its calls are expected.
+
+        Raises:
+            InputError: where the last call of a layer did not come.
+        """
+        needed = self.expected or dict.fromkeys(self._seen, 1)
+        silent = next((name for name, count in self._seen.items() if count < needed[name]), None)
+        if silent is not None:
+            raise InputError(
+                f"layer {silent!r} takes no part in the network's forward pass",
+                where=silent,
+                hint="choose the layer that contains it; `cmon layers` lists those that can be read",
+            )
+        self.expected = dict(self._seen)
+
+
 class Tap(Generic[T]):
     """Runs a network and returns what its tapped layers put out. Made by `tap`."""
 
@@ -149,29 +203,22 @@ class Tap(Generic[T]):
         self._compiled = run is not None
         self._modules = dict(modules)
         self._capture = capture
-        self._early_stop = early_stop
         self._running = False
-        # How often each layer is called in one forward pass; unknown until one has been seen.
-        self._expected = None if calls is None else {name: calls[name] for name in modules}
-        self._seen = dict.fromkeys(modules, 0)
+        self._calls = Calls(list(modules), calls, early_stop)
         self._captured: dict[str, T] = {}
 
     @property
     def calls(self) -> dict[str, int] | None:
         """How often each tapped layer is called in a forward pass; None until it is known."""
-        return None if self._expected is None else dict(self._expected)
+        return None if self._calls.expected is None else dict(self._calls.expected)
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
             if not self._running:
                 return  # somebody calls the network or a part of it past the tap
-            self._seen[name] += 1
-            if self._expected is None or self._seen[name] >= self._expected[name]:
+            if self._calls.is_last(name):
                 self._captured[name] = self._capture(name, first_tensor(output, module, name))
-            if self._early_stop and self._expected is not None:
-                seen = self._seen
-                if all(seen[other] >= count for other, count in self._expected.items()):
-                    raise _Stop
+            self._calls.stop_if_done()
 
         if self._compiled:
             # The compiler cuts its graph here: hooks count calls and may end the pass, which no graph can.
@@ -192,29 +239,19 @@ class Tap(Generic[T]):
             InputError: where a tapped layer takes no part in the forward pass, or its output is unclear.
         """
         self._captured = {}
-        self._seen = dict.fromkeys(self._modules, 0)
+        self._calls.begin()
         self._running = True
         try:
             with torch.inference_mode():
                 self._run(*inputs)
-        except _Stop:
+        except Stop:
             pass
         else:
-            self._check_and_learn()
+            self._calls.learn()
         finally:
             self._running = False
         captured, self._captured = self._captured, {}
         return {name: captured[name] for name in self._modules}
-
-    def _check_and_learn(self) -> None:
-        silent = [name for name in self._modules if name not in self._captured]
-        if silent:
-            raise InputError(
-                f"layer {silent[0]!r} takes no part in the network's forward pass",
-                where=silent[0],
-                hint="choose the layer that contains it; `cmon layers` lists those that can be read",
-            )
-        self._expected = dict(self._seen)
 
 
 def _clone(_name: str, output: Tensor) -> Tensor:
