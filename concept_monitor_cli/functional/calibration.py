@@ -364,6 +364,20 @@ def standardised(best: Tensor, null: Tensor) -> Tensor:
     return (best.double() - drawn.mean(0)) / drawn.std(0).clamp_min(tiny)
 
 
+def above_untrained(values: Tensor, null: Tensor) -> Tensor:
+    """How many standard deviations values lie above the mean of an untrained network's units.
+
+    Args:
+        values: `(C,)`.
+        null: `(B,)`, of all units of untrained networks together.
+
+    Returns:
+        `(C,)`; NaN where the null does not vary, as with one unit.
+    """
+    deviation = null.std(correction=0)
+    return (values - null.mean()) / torch.where(deviation > 0, deviation, torch.nan)
+
+
 def _studentised(scores: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
     """`scores` in units of `drawn`'s columns, and each of `drawn` in units of the rest of its column."""
     draws = drawn.shape[0]

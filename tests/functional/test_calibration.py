@@ -10,6 +10,7 @@ from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.calibration import (
+    above_untrained,
     benjamini_hochberg,
     label_evidence,
     p_values,
@@ -311,3 +312,13 @@ def test_bad_arguments() -> None:
         benjamini_hochberg(torch.ones(3), 1.5)
     with pytest.raises(InputError):
         random_top_images(0, 3)
+
+
+def test_distance_from_untrained_units_is_in_their_deviations() -> None:
+    null = torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)
+    deviation = math.sqrt(((1 - 3) ** 2 + (2 - 3) ** 2 + (6 - 3) ** 2) / 3)
+    found = above_untrained(torch.tensor([3.0, 8.0], dtype=torch.float64), null)
+    assert found.tolist() == pytest.approx([0, 5 / deviation], rel=1e-12)
+    # One unit, or units all alike, say nothing of how much they vary.
+    assert above_untrained(torch.tensor([3.0, 8.0]), torch.tensor([1.0])).isnan().all()
+    assert above_untrained(torch.tensor([3.0, 8.0]), torch.tensor([2.0, 2.0])).isnan().all()

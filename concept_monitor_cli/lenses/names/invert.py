@@ -14,6 +14,7 @@ from torch import Tensor
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.calibration import (
     PERMUTATIONS,
+    above_untrained,
     benjamini_hochberg,
     p_values,
     pooled_p_values,
@@ -129,7 +130,7 @@ class Invert(Detector):
         if untrained:
             null = torch.cat([self._strengths(other, context, table) for other in untrained])
             p = p_values(z, null)
-            effect = (z - null.mean()) / null.std(correction=0).clamp_min(1e-9)
+            effect = above_untrained(z, null)
         else:
             null = torch.stack(
                 [

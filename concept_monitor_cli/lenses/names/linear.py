@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.functional.calibration import (
+    above_untrained,
     benjamini_hochberg,
     p_values,
     pooled_p_values,
@@ -128,7 +129,7 @@ class Linear(Detector):
         if untrained:
             null = torch.cat([_of_untrained(other, context, parts) for other in untrained])
             p = p_values(r, null)
-            effect = (r - null.mean()) / null.std(correction=0).clamp_min(1e-9)
+            effect = above_untrained(r, null)
         else:
             null = self._null(explained, context, parts)
             p = pooled_p_values(r, null)
