@@ -174,6 +174,28 @@ def test_units_in_another_order_have_the_same_labels(name: str, world: World) ->
 
 
 @EVERY
+def test_every_rank_has_the_category_of_its_own_concept(name: str, world: World) -> None:
+    detector = detector_of(name)
+    if detector.traits().labels != "concepts":
+        pytest.skip("its labels are made of several concepts")
+    words, masks = world.context.concepts, world.context.labels
+    kinds: dict[str, set[str]] = {}
+    for concept, category in (
+        zip(words.concepts, words.categories, strict=True)
+        if detector.traits().candidates == "concepts"
+        else zip(masks.names, masks.categories, strict=True)
+    ):
+        kinds.setdefault(concept, set()).add(category)
+    found = world.find(detector, network())
+    rows = list(zip(found.concepts, found.categories, strict=True))
+    for labels, categories in rows:
+        for label, category in zip(labels, categories, strict=True):
+            assert category in kinds[label] if label else category == ""
+    if found.concepts.shape[1] > 1:  # else a category copied from rank 1 could not be told
+        assert any(len(set(categories) - {""}) > 1 for _, categories in rows)
+
+
+@EVERY
 def test_findings_come_back_from_the_store_as_they_were(name: str, world: World) -> None:
     findings = world.find(detector_of(name), network())
     world.made += 1
