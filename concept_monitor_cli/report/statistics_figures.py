@@ -15,6 +15,7 @@ from concept_monitor_cli.report.style import GRID_COLOUR, INK, TRACK_COLOURS, ca
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -22,6 +23,8 @@ _MOST_PANELS = 6
 _PANEL = (2.7, 2.7)
 # Beside the colour, so that lines are told apart in grey and with any eyes.
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+# How many of the units called interpretable are so by luck: at most this share of them is expected.
+_LUCK_LINE: dict[str, Any] = {"color": INK, "linestyle": "dashed", "linewidth": 1.1, "zorder": 3}
 
 
 def evenly(values: Sequence[int], count: int) -> list[int]:
@@ -47,8 +50,10 @@ def _count_axis(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _stack(axes: Axes, rows: pd.DataFrame, layers: Sequence[str], categories: Sequence[str]) -> None:
-    """Stacked bars: a bar per layer, a piece per category, the total on top."""
+def _stack(
+    axes: Axes, rows: pd.DataFrame, layers: Sequence[str], categories: Sequence[str], fdr: float
+) -> None:
+    """Stacked bars: a bar per layer, a piece per category, the total on top, luck as a dashed line."""
     counts = (
         rows.pivot_table(index="category", columns="layer", values="interpretable", aggfunc="sum")
         .reindex(index=list(categories), columns=list(layers), fill_value=0)
@@ -64,6 +69,7 @@ def _stack(axes: Axes, rows: pd.DataFrame, layers: Sequence[str], categories: Se
         axes.annotate(
             f"{total:.0f}", (place, total), (0, 2), textcoords="offset points", ha="center", fontsize=7.5
         )
+    axes.hlines(fdr * bottom, x - 0.45, x + 0.45, **_LUCK_LINE)
     long = max((len(layer) for layer in layers), default=0) * len(layers) > 28
     axes.set_xticks(x, list(layers), rotation=35 if long else 0, ha="right" if long else "center")
     axes.set_xlim(-0.6, len(layers) - 0.4)
@@ -82,14 +88,22 @@ def _category_legend(figure: Figure, categories: Sequence[str]) -> None:
     from matplotlib.patches import Patch
 
     handles = [Patch(color=category_colour(category), label=category) for category in categories]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7))
+    _legend_with_luck(figure, handles)
 
 
-def categories_by_layer(statistics: pd.DataFrame) -> Figure:
+def _legend_with_luck(figure: Figure, handles: Sequence[Artist]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [*handles, Line2D([], [], label="by luck, of all: at most", **_LUCK_LINE)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4))
+
+
+def categories_by_layer(statistics: pd.DataFrame, *, fdr: float) -> Figure:
     """Interpretable units per layer, stacked by category, a panel per epoch (figure 4).
 
     Args:
         statistics: rows of `statistics.csv` of one detector.
+        fdr: the share of false calls that the run allows: so many are expected by luck, at most.
     """
     from matplotlib.figure import Figure
 
@@ -105,7 +119,7 @@ def categories_by_layer(statistics: pd.DataFrame) -> Figure:
             axes.set_visible(False)
         for axes, epoch in zip(grid.flat, epochs, strict=False):
             now = statistics[(statistics["epoch"] == epoch) & (statistics["category"] != ALL)]
-            _stack(axes, now, layers, categories)
+            _stack(axes, now, layers, categories, fdr)
             axes.set_title(f"epoch {epoch}", color=INK)
         _from_zero(grid.flat)
         for axes in grid[:, 0]:
@@ -114,13 +128,14 @@ def categories_by_layer(statistics: pd.DataFrame) -> Figure:
     return figure
 
 
-def categories_side_by_side(runs: Mapping[str, pd.DataFrame]) -> Figure:
+def categories_side_by_side(runs: Mapping[str, pd.DataFrame], *, fdr: Sequence[float]) -> Figure:
     """Interpretable units per layer, stacked by category: a column per run, a row per epoch (figures 6, 16).
 
     Rows are up to three epochs that all runs have, and the last epoch of each run where these differ.
 
     Args:
         runs: name -> rows of `statistics.csv` of one detector.
+        fdr: of each run.
     """
     from matplotlib.figure import Figure
 
@@ -137,9 +152,9 @@ def categories_side_by_side(runs: Mapping[str, pd.DataFrame]) -> Figure:
         figure = Figure(figsize=(len(runs) * width, len(chosen) * _PANEL[1] + 0.7), layout="constrained")
         grid = figure.subplots(len(chosen), len(runs), squeeze=False, sharey="row")
         for line, epochs in zip(grid, chosen, strict=True):
-            for axes, (name, frame), epoch in zip(line, runs.items(), epochs, strict=True):
+            for axes, (name, frame), epoch, share in zip(line, runs.items(), epochs, fdr, strict=True):
                 now = frame[(frame["epoch"] == epoch) & (frame["category"] != ALL)]
-                _stack(axes, now, layers, categories)
+                _stack(axes, now, layers, categories, share)
                 axes.set_title(f"{name}, epoch {epoch}", color=INK)
             line[0].set_ylabel("interpretable units")
         _from_zero(grid.flat)
@@ -147,11 +162,12 @@ def categories_side_by_side(runs: Mapping[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def categories_over_epochs(statistics: pd.DataFrame) -> Figure:
+def categories_over_epochs(statistics: pd.DataFrame, *, fdr: float) -> Figure:
     """Interpretable units against epoch, a line per category, a panel per layer (figure 8).
 
     Args:
         statistics: rows of `statistics.csv` of one detector.
+        fdr: the share of false calls that the run allows: so many are expected by luck, at most.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -169,6 +185,9 @@ def categories_over_epochs(statistics: pd.DataFrame) -> Figure:
                 rows = statistics[(statistics["layer"] == layer) & (statistics["category"] == category)]
                 rows = rows.sort_values("epoch")
                 axes.plot(rows["epoch"], rows["interpretable"], **_line(category, number))
+            whole = statistics[(statistics["layer"] == layer) & (statistics["category"] == ALL)]
+            whole = whole.sort_values("epoch")
+            axes.plot(whole["epoch"], fdr * whole["interpretable"], label="luck", **_LUCK_LINE)
             axes.set_title(layer, color=INK)
             axes.set_xlabel("epoch")
             axes.set_ylim(bottom=0)
@@ -176,8 +195,9 @@ def categories_over_epochs(statistics: pd.DataFrame) -> Figure:
             _whole_numbers(axes)
         for axes in grid[:, 0]:
             axes.set_ylabel("interpretable units")
-        handles = [Line2D([], [], label=name, **_line(name, i)) for i, name in enumerate(categories)]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7))
+        _legend_with_luck(
+            figure, [Line2D([], [], label=name, **_line(name, i)) for i, name in enumerate(categories)]
+        )
     return figure
 
 

@@ -132,7 +132,7 @@ def compare(options: CompareOptions, progress: Progress = SILENT) -> CompareResu
             name: frame[frame["detector"] == detector]
             for name, frame in zip(result.names, statistics, strict=True)
         }
-        figure = categories_side_by_side(both)
+        figure = categories_side_by_side(both, fdr=(first.fdr, second.fdr))
         result.plots += save(
             figure, folder.plots / f"compare.{detector}", options.plot_formats, caption=first.caption
         )

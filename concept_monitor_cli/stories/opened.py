@@ -16,6 +16,7 @@ from concept_monitor_cli.lenses import traits_of
 from concept_monitor_cli.models.device import resolve_device
 from concept_monitor_cli.monitor.confidence import Words
 from concept_monitor_cli.monitor.findings import caption
+from concept_monitor_cli.monitor.findings.tables import fdr_of
 from concept_monitor_cli.monitor.history import History, histories
 from concept_monitor_cli.options import DissectOptions, ReadingOptions
 from concept_monitor_cli.probe import Geometry, ProbeSet, decode_probe
@@ -102,6 +103,11 @@ class OpenRun:
     def caption(self) -> str:
         """What stands below its plots: what names of renderings are worth, where it has no other images."""
         return caption(self.info)
+
+    @property
+    def fdr(self) -> float:
+        """The share of false calls that its detectors allowed."""
+        return fdr_of(self.info)
 
     @cached_property
     def traits(self) -> dict[str, Traits]:

@@ -69,15 +69,17 @@ def stats(options: StatsOptions, progress: Progress = SILENT) -> StatsResult:
     result = StatsResult(options.out, rows=plain_rows(TABLES["statistics"].frame(frame)), findings=found)
     for detector, rows in frame.groupby("detector", sort=True):
         figures = {
-            "categories": categories_by_layer(rows),
-            "categories_over_epochs": categories_over_epochs(rows),
+            "categories": categories_by_layer(rows, fdr=opened.fdr),
+            "categories_over_epochs": categories_over_epochs(rows, fdr=opened.fdr),
         }
         if has_floors(rows):
             figures["beside_floors"] = beside_floors(rows)
         if other is not None and options.against is not None:
             beside = other[other["detector"] == detector]
             if len(beside):
-                figures["against"] = categories_side_by_side({opened.name: rows, second.name: beside})
+                figures["against"] = categories_side_by_side(
+                    {opened.name: rows, second.name: beside}, fdr=(opened.fdr, second.fdr)
+                )
         for name, figure in figures.items():
             path = opened.run.plots / f"{name}.{detector}"
             result.plots += save(figure, path, options.plot_formats, caption=opened.caption)

@@ -13,7 +13,7 @@ from concept_monitor_cli.report.statistics_figures import (
     interpretable_against_sparsity,
     retention_against_percent,
 )
-from concept_monitor_cli.report.style import CATEGORY_COLOURS
+from concept_monitor_cli.report.style import CATEGORY_COLOURS, INK
 
 
 def _statistics(epochs: tuple[int, ...] = (0, 5, 30)) -> pd.DataFrame:
@@ -33,7 +33,7 @@ def _statistics(epochs: tuple[int, ...] = (0, 5, 30)) -> pd.DataFrame:
 
 
 def test_bars_are_the_counts_in_the_colours_of_their_categories() -> None:
-    figure = categories_by_layer(_statistics())
+    figure = categories_by_layer(_statistics(), fdr=0.05)
     panels = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_title() for axes in panels] == ["epoch 0", "epoch 5", "epoch 30"]
     bars = {}
@@ -42,34 +42,45 @@ def test_bars_are_the_counts_in_the_colours_of_their_categories() -> None:
     texture, thing = CATEGORY_COLOURS["texture"], CATEGORY_COLOURS["object"]
     heights = {where: bar.get_height() for where, bar in bars.items()}
     assert heights == {(texture, 0): 12, (texture, 1): 24, (thing, 0): 18, (thing, 1): 36}
+    # The totals of 30 and 60, and a twentieth of them as lines.
+    (luck,) = panels[1].collections
+    assert [segment[0, 1] for segment in luck.get_segments()] == pytest.approx([1.5, 3.0])
     # Stacked: the second piece stands on the first.
     assert bars[thing, 1].get_y() == 24
     assert [label.get_text() for label in panels[0].get_xticklabels()] == ["layer9", "layer10"]
 
 
 def test_side_by_side_has_a_row_per_common_epoch_and_one_for_the_ends() -> None:
-    figure = categories_side_by_side({"A": _statistics((0, 5)), "B": _statistics((0, 5, 30))})
+    runs = {"A": _statistics((0, 5)), "B": _statistics((0, 5, 30))}
+    figure = categories_side_by_side(runs, fdr=(0.1, 0.2))
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == [
         *("A, epoch 0", "B, epoch 0", "A, epoch 5", "B, epoch 5", "A, epoch 5", "B, epoch 30"),
     ]
-    figure = categories_side_by_side({"A": _statistics((1,)), "B": _statistics((2,))})
+    # At epoch 0 the layers of both have 5 and 10 such units.
+    lucks = [[segment[0, 1] for segment in axes.collections[0].get_segments()] for axes in figure.axes[:2]]
+    np.testing.assert_allclose(lucks, [[0.5, 1.0], [1.0, 2.0]])
+    figure = categories_side_by_side({"A": _statistics((1,)), "B": _statistics((2,))}, fdr=(0.05, 0.05))
     assert [axes.get_title() for axes in figure.axes] == ["A, epoch 1", "B, epoch 2"]
 
 
 def test_a_row_without_units_has_its_zero_at_the_bottom() -> None:
     none = _statistics((0,)).assign(interpretable=0)
-    figure = categories_side_by_side({"A": none, "B": none})
+    figure = categories_side_by_side({"A": none, "B": none}, fdr=(0.05, 0.05))
     assert [axes.get_ylim() for axes in figure.axes] == [(0, 1), (0, 1)]
     some = _statistics((0,))
-    figure = categories_side_by_side({"A": none, "B": some})
+    figure = categories_side_by_side({"A": none, "B": some}, fdr=(0.05, 0.05))
     assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
     assert figure.axes[1].get_ylim()[1] >= 10
 
 
 def test_lines_against_epochs() -> None:
-    figure = categories_over_epochs(_statistics())
+    figure = categories_over_epochs(_statistics(), fdr=0.05)
     lines = {to_hex(line.get_color()).upper(): line for line in figure.axes[0].get_lines()}
+    luck = lines.pop(INK.upper())
+    assert luck.get_linestyle() == "--"
+    np.testing.assert_allclose(luck.get_xydata(), [[0, 0.05], [5, 0.3], [30, 1.55]])
+    assert figure.legends[0].get_texts()[-1].get_text() == "by luck, of all: at most"
     assert lines[CATEGORY_COLOURS["texture"]].get_xydata().tolist() == [[0, 2], [5, 12], [30, 62]]
     # Not by colour alone: every line has its own marker.
     assert len({line.get_marker() for line in lines.values()}) == len(lines)

@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from concept_monitor_cli.functional.luck import change_by_luck, count_by_luck, mean_by_luck
 from concept_monitor_cli.monitor.confidence import FALSE_CHANGES
 from concept_monitor_cli.monitor.findings.base import Finding
-from concept_monitor_cli.monitor.findings.tables import Layer, RunTables
+from concept_monitor_cli.monitor.findings.tables import Layer, RunTables, fdr_of
 from concept_monitor_cli.monitor.history import UNCATEGORISED
 
 #: A unit's p-value that luck reaches in this share of units.
 _REACHED = 0.05
-_FDR = 0.05
 
 _HELD = {
     "well": "they hold well",
@@ -78,12 +77,8 @@ def named_with_random_weights(layer: Layer) -> float:
 def _beside(layer: Layer, count: float) -> str:
     """What luck and random weights give for a number of interpretable units."""
     random = named_with_random_weights(layer)
-    said = f"luck: at most {math.ceil(_fdr(layer) * count)} of them"
+    said = f"luck: at most {math.ceil(fdr_of(layer.tables.info) * count)} of them"
     return f"({said})" if math.isnan(random) else f"({said}; random weights: {random:.0f})"
-
-
-def _fdr(layer: Layer) -> float:
-    return float(layer.tables.info.get("options", {}).get("fdr", _FDR))
 
 
 def _stats(layer: Layer) -> str:
@@ -111,7 +106,7 @@ def named(layer: Layer) -> Iterator[Finding]:
         epoch,
         layer.name,
         value,
-        _fdr(layer) * value,
+        fdr_of(layer.tables.info) * value,
         _stats(layer),
         layer.detector,
         floor=named_with_random_weights(layer),
@@ -135,7 +130,7 @@ def growth(layer: Layer) -> Iterator[Finding]:
         last,
         layer.name,
         value,
-        _fdr(layer) * value,
+        fdr_of(layer.tables.info) * value,
         _stats(layer),
         layer.detector,
         from_epoch=first,

@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+#: What runs allow that do not say it.
+_FDR = 0.05
+
+
+def fdr_of(info: Mapping[str, Any]) -> float:
+    """`--fdr` of a run: at most this share of the units called interpretable is expected to be luck."""
+    return float(info.get("options", {}).get("fdr", _FDR))
+
+
 @dataclass(frozen=True)
 class RunTables:
     """The tables of a run that sentences are written from; those that it lacks are `None`.
