@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -159,21 +160,28 @@ RULES: dict[str, tuple[Callable[[int], RunTables], str]] = {
 }
 
 
-def edge(make: Callable[[int], RunTables], kind: str) -> int:
+@cache
+def planted(rule: str, size: int) -> RunTables:
+    return RULES[rule][0](size)
+
+
+@cache
+def edge(rule: str) -> int:
     """The smallest plant that is said, by halving."""
+    kind = RULES[rule][1]
     low, high = 0, 150
-    assert kind in said(make(high))
+    assert kind in said(planted(rule, high))
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if kind in said(make(middle)) else (middle, high)
+        low, high = (low, middle) if kind in said(planted(rule, middle)) else (middle, high)
     return high
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_each_rule_has_a_run_that_triggers_it_and_one_just_below(rule: str, tmp_path: Path) -> None:
-    make, kind = RULES[rule]
-    least = edge(make, kind)
-    above, below = make(least), make(least - 1)
+    kind = RULES[rule][1]
+    least = edge(rule)
+    above, below = planted(rule, least), planted(rule, least - 1)
     found = findings(above)
     assert kind in [each.kind for each in found]
     assert kind not in said(below)
@@ -184,22 +192,22 @@ def test_each_rule_has_a_run_that_triggers_it_and_one_just_below(rule: str, tmp_
 
 
 def test_the_edge_of_named_is_where_the_binomial_says() -> None:
-    least = edge(named, "named")
-    tables = named(least)
+    least = edge("named")
+    tables = planted("named", least)
     tried = len(statements(tables))
     tail = [float(scipy_stats.binom.sf(count - 1, UNITS, 0.05)) for count in range(UNITS)]
     assert tail[least] <= LEVEL / tried < tail[least - 1]
 
 
 def test_the_edge_of_changes_is_where_the_binomial_says() -> None:
-    least = edge(changes, "changes")
-    tried = len(statements(changes(least)))
+    least = edge("changes")
+    tried = len(statements(planted("changes", least)))
     tail = [float(scipy_stats.binom.sf(count - 1, 2 * UNITS, 0.031)) for count in range(UNITS)]
     assert tail[least] <= LEVEL / tried < tail[least - 1]
 
 
 def test_units_that_do_alike_are_no_more_evidence() -> None:
-    least = edge(named, "named")
+    least = edge("named")
 
     def alike(share: float) -> list[str]:
         plant = with_sure(noise(0, epochs=(0,)), [least], low_p=True)
@@ -265,44 +273,51 @@ def trained(random: int) -> RunTables:
     return run_of(replace(strong(), random=random))
 
 
-EDGES: list[tuple[str, RunTables, RunTables]] = [
+# Made when asked for: planting them takes seconds.
+EDGES: list[tuple[str, Callable[[], RunTables], Callable[[], RunTables]]] = [
     (
         "renderings",
-        run_of(strong(), info={**probe(name="builtin"), "options": {"fdr": 0.05, "probe": None}}),
-        run_of(strong(), info={**probe(name="builtin"), "options": {"fdr": 0.05, "probe": "builtin"}}),
+        lambda: run_of(strong(), info={**probe(name="builtin"), "options": {"fdr": 0.05, "probe": None}}),
+        lambda: run_of(
+            strong(), info={**probe(name="builtin"), "options": {"fdr": 0.05, "probe": "builtin"}}
+        ),
     ),
-    ("few-images", run_of(strong(), info=probe(groups=499)), run_of(strong(), info=probe(groups=500))),
-    ("crowded", crowd(101), crowd(100)),
-    ("repeating", repeating(10), repeating(9)),
+    (
+        "few-images",
+        lambda: run_of(strong(), info=probe(groups=499)),
+        lambda: run_of(strong(), info=probe(groups=500)),
+    ),
+    ("crowded", lambda: crowd(101), lambda: crowd(100)),
+    ("repeating", lambda: repeating(10), lambda: repeating(9)),
     (
         "collapsing",
-        run_of(strong().with_(redundant=[0.1, 0.0, 0.2])),
-        run_of(strong().with_(redundant=[0.1, 0.0, 0.19])),
+        lambda: run_of(strong().with_(redundant=[0.1, 0.0, 0.2])),
+        lambda: run_of(strong().with_(redundant=[0.1, 0.0, 0.19])),
     ),
     (
         "clumping",
-        run_of(strong().with_(effective_units=[90.0, 100.0, 85.0])),
-        run_of(strong().with_(effective_units=[90.0, 100.0, 85.1])),
+        lambda: run_of(strong().with_(effective_units=[90.0, 100.0, 85.0])),
+        lambda: run_of(strong().with_(effective_units=[90.0, 100.0, 85.1])),
     ),
-    ("dying", dying(10), dying(9)),
-    ("silent", silenced(50), silenced(49)),
-    ("untrained", trained(95), trained(85)),
+    ("dying", lambda: dying(10), lambda: dying(9)),
+    ("silent", lambda: silenced(50), lambda: silenced(49)),
+    ("untrained", lambda: trained(95), lambda: trained(85)),
     (
         "not-held-out",
-        run_of(strong().with_(held_out=[0.51] * 3, held_out_word=["no better than chance"] * 3)),
-        run_of(strong().with_(held_out=[0.51] * 3, held_out_word=["weakly"] * 3)),
+        lambda: run_of(strong().with_(held_out=[0.51] * 3, held_out_word=["no better than chance"] * 3)),
+        lambda: run_of(strong().with_(held_out=[0.51] * 3, held_out_word=["weakly"] * 3)),
     ),
     (
         "luck",
-        run_of(replace(strong(), confident=every(25))),
-        run_of(replace(strong(), confident=every(15))),
+        lambda: run_of(replace(strong(), confident=every(25))),
+        lambda: run_of(replace(strong(), confident=every(15))),
     ),
     (
         "still",
-        run_of(
+        lambda: run_of(
             replace(strong(), drift=strong().drift - strong().drift.mean() + 0.3, drift_floors=(0.7, 0.3))
         ),
-        run_of(
+        lambda: run_of(
             replace(strong(), drift=strong().drift - strong().drift.mean() + 0.35, drift_floors=(0.7, 0.3))
         ),
     ),
@@ -316,13 +331,14 @@ def test_every_caution_is_here() -> None:
 
 @pytest.mark.parametrize(("kind", "above", "below"), EDGES, ids=[kind for kind, _, _ in EDGES])
 def test_each_caution_has_a_run_that_triggers_it_and_one_just_below(
-    kind: str, above: RunTables, below: RunTables, tmp_path: Path
+    kind: str, above: Callable[[], RunTables], below: Callable[[], RunTables], tmp_path: Path
 ) -> None:
-    assert kind in [each.kind for each in cautions(above)]
-    assert kind not in [each.kind for each in cautions(below)]
-    files = RunFiles(save(above, tmp_path / "run"))
-    assert [why for each in findings(above) if (why := untrue(files, each.sentence))] == []
-    assert all(math.isnan(each.standard_errors) for each in cautions(above))
+    told, quiet = above(), below()
+    assert kind in [each.kind for each in cautions(told)]
+    assert kind not in [each.kind for each in cautions(quiet)]
+    files = RunFiles(save(told, tmp_path / "run"))
+    assert [why for each in findings(told) if (why := untrue(files, each.sentence))] == []
+    assert all(math.isnan(each.standard_errors) for each in cautions(told))
 
 
 def test_a_sound_run_has_no_caution() -> None:
