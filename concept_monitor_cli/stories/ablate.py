@@ -32,7 +32,7 @@ from concept_monitor_cli.wording import counted
 if TYPE_CHECKING:
     import pandas as pd
 
-    from concept_monitor_cli.study.study import Architecture
+    from concept_monitor_cli.study.networks import Architecture
 
 KINDS = ("zero", "mean")
 #: Every image, beside each class.

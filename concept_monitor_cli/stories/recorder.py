@@ -25,8 +25,8 @@ from concept_monitor_cli.store import Key, Store
 from concept_monitor_cli.stories.opened import OpenRun, WithoutNotices, grey_range_of
 from concept_monitor_cli.study import Context, Study, StudyFile
 from concept_monitor_cli.study.looks import Look
+from concept_monitor_cli.study.networks import Architecture
 from concept_monitor_cli.study.seen import looks_of, restored, visit
-from concept_monitor_cli.study.study import Architecture
 
 # Options of the `dissect` that say what a network sees and what is kept of it.
 _SEEING = ("input_size", "crop", "mean", "std", "interpolation", "precision", "seed")

@@ -21,6 +21,7 @@ from concept_monitor_cli.probe.groups import NamedGroups, copies, named_groups
 from concept_monitor_cli.probe.presence import LabelTable, Presence, label_table, presence_of
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.store import Key, Store, Writer
+from concept_monitor_cli.wording import counted
 
 NO_ENCODER = "there is no encoder: none of the run's detectors needs one, and none was named"
 
@@ -92,6 +93,19 @@ class Context:
 
         with self.store.get_or_make(self._copies_key, make) as entry:
             return ImageGroups(entry.read("groups"))
+
+    def about_groups(self) -> str | None:
+        """A sentence where some images count as one."""
+        count, groups, named = len(self.probe), self.groups.n_groups, self.named_groups
+        images = counted(count, "images")
+        if named is not None:
+            return f"{images} in {groups:,} groups by {named.source}: each counts as one photo"
+        if groups < count:
+            return (
+                f"{images}, of which {count - groups:,} are copies of others or nearly so: "
+                f"{groups:,} groups count as one photo each. Name groups of your own with --groups"
+            )
+        return None
 
     @cached_property
     def bootstrap(self) -> Tensor:

@@ -10,7 +10,8 @@ from typing import Any
 from concept_monitor_cli import __version__
 from concept_monitor_cli.encoders import Encoder
 from concept_monitor_cli.probe.groups import COPIES, PARENT
-from concept_monitor_cli.study.study import BUILTIN, Architecture, Study
+from concept_monitor_cli.study.networks import Architecture
+from concept_monitor_cli.study.study import BUILTIN, Study
 
 
 def settings(study: Study, architecture: Architecture) -> dict[str, Any]:

@@ -27,7 +27,9 @@ from concept_monitor_cli.record.in_basis import InBasis, layer_in_basis
 from concept_monitor_cli.record.requests import OUTPUT, Activations, Logits, Recording, needs_whole_network
 from concept_monitor_cli.store import Key
 from concept_monitor_cli.study.looks import Look, look_at, parse_bases
-from concept_monitor_cli.study.study import Architecture, Study, StudyFile, UnusableCheckpointError
+from concept_monitor_cli.study.networks import Architecture
+from concept_monitor_cli.study.study import Study
+from concept_monitor_cli.study.training import StudyFile, UnusableCheckpointError
 
 
 @dataclass(frozen=True)

@@ -11,43 +11,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from concept_monitor_cli.builtin import VOCABULARY, is_rendered
-from concept_monitor_cli.checkpoints import (
-    Checkpoint,
-    NoneUsableError,
-    Reader,
-    combined_digest,
-    load_checkpoint,
-    resolve,
-)
-from concept_monitor_cli.checkpoints.paths import printable
+from concept_monitor_cli.checkpoints import Checkpoint, Reader, load_checkpoint
 from concept_monitor_cli.concepts import ConceptSet, load_concepts
 from concept_monitor_cli.encoders import Encoder, PrecomputedEncoder, load_encoder
 from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.models.build import ModelSource, resolve_model
-from concept_monitor_cli.models.dependencies import weights_of_layers
 from concept_monitor_cli.models.device import resolve_device
-from concept_monitor_cli.models.layers import (
-    LayerInfo,
-    describe_layers,
-    is_pattern,
-    list_layers,
-    resolve_layers,
-)
-from concept_monitor_cli.models.live import LiveSource
-from concept_monitor_cli.models.preprocess import grey, target_preprocessing
+from concept_monitor_cli.models.layers import LayerInfo, is_pattern, resolve_layers
+from concept_monitor_cli.models.preprocess import grey
 from concept_monitor_cli.models.pretrained import pretrained_files
-from concept_monitor_cli.models.stages import LAST, stages
 from concept_monitor_cli.options import AUTO, DissectOptions, Shard, split_name
 from concept_monitor_cli.probe import (
     Geometry,
     Pixels,
-    Preprocessing,
     ProbeSet,
     ToDecode,
     decode_probe,
@@ -56,13 +38,20 @@ from concept_monitor_cli.probe import (
 )
 from concept_monitor_cli.probe.groups import FINGERPRINT
 from concept_monitor_cli.progress import Progress
-from concept_monitor_cli.run import RunFolder
-from concept_monitor_cli.run.traits import Traits
 from concept_monitor_cli.store import Entry, Key, Store
 from concept_monitor_cli.study.context import Context
+from concept_monitor_cli.study.lens import Lens
 from concept_monitor_cli.study.looks import Look
+from concept_monitor_cli.study.networks import Architecture, last_stages, shown_to, traced
 from concept_monitor_cli.study.share import slurm_share
-from concept_monitor_cli.study.training import reader_of
+from concept_monitor_cli.study.training import (
+    StudyFile,
+    Unreadable,
+    UnusableCheckpointError,
+    find_files,
+    reader_of,
+    renumbered,
+)
 from concept_monitor_cli.wording import counted
 
 T = TypeVar("T")
@@ -73,94 +62,8 @@ DEFAULT_ENCODER = "ViT-B-16/openai"
 FEW_IMAGES = 500
 
 
-class UnusableCheckpointError(InputError):
-    """One checkpoint cannot be dissected; the others can."""
-
-
 class LostEntryError(CmonError):
     """An entry of the cache that was there is gone: pruned, or found damaged and removed."""
-
-
-class Lens(Protocol):
-    """What a study must know of the lenses that will look at its recordings.
-
-    Attributes:
-        name: as in tables and on the command line.
-        needs_encoder: whether it looks at images and words through the image-text encoder.
-    """
-
-    name: ClassVar[str]
-    needs_encoder: ClassVar[bool]
-
-    @classmethod
-    def traits(cls) -> Traits:
-        """What is true of all its findings."""
-
-    def settings(self) -> dict[str, Any]:
-        """Every constant that its findings depend on, as JSON values."""
-
-    def check(self, probe: ProbeSet, layers: Sequence[LayerInfo]) -> None:
-        """Refuse at once, before an image is decoded, what cannot work."""
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """A file that looked like a checkpoint and could not be opened.
-
-    Attributes:
-        name: as a checkpoint's.
-        error: why.
-    """
-
-    name: str
-    error: InputError
-
-
-@dataclass(frozen=True)
-class StudyFile:
-    """A checkpoint and its place in the run.
-
-    Attributes:
-        name: as in the tables.
-        path: where it lies.
-        epoch: from the file, else from its name, else its place in the order.
-        folder: its folder's name under `tables/`.
-    """
-
-    name: str
-    path: Path
-    epoch: int
-    folder: str
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """A network without its weights, and what follows from it.
-
-    Attributes:
-        source: how to build it.
-        layers: the layers to dissect.
-        weights: for each layer, the names of the weights that its output depends on.
-        preprocessing: how it wants its images.
-        pixels: the probing images in that geometry.
-        skeleton: the network on the meta device.
-    """
-
-    source: ModelSource
-    layers: tuple[LayerInfo, ...]
-    weights: Mapping[str, frozenset[str]]
-    preprocessing: Preprocessing
-    pixels: Pixels
-    skeleton: nn.Module
-
-    def weights_digest(self, checkpoint: Checkpoint, layer: str) -> str:
-        """Content of the weights that a layer's output depends on: a new head leaves it as it was."""
-        named = self.source.align(checkpoint.digests, self.skeleton)
-        return combined_digest(named, self.weights[layer] & named.keys())
-
-    def network_digest(self, checkpoint: Checkpoint) -> str:
-        """Content of all weights of the network."""
-        return combined_digest(self.source.align(checkpoint.digests, self.skeleton))
 
 
 @dataclass
@@ -244,38 +147,22 @@ class Study:
         Raises:
             InputError: there are none, or none of the epochs asked for.
         """
-        options = self.options
-        try:
-            found = resolve(
-                options.checkpoints,
-                self.reader,
-                order=options.order,
-                series=options.series,
-                complete=self.complete,
-                before=self._before,
-            )
-        except NoneUsableError as error:
-            raise UnusableCheckpointError(error.what, where=error.where, hint=error.hint) from error
-        self.unreadable = [Unreadable(printable(item.file.name), item.error) for item in found.unusable]
+        found = find_files(self.options, self.reader, complete=self.complete, before=self._before)
+        self.unreadable = found.unreadable
         for note in found.notes:
             self.notice(note)
         for warning in found.warnings:
             self.warning(warning)
         for left in found.left_out:
-            if not left.grouped:
-                self.notice(f"{left.file.name} is left out: it {left.reason}")
+            self.notice(left)
         if found.question is not None:
             raise found.question
-        epochs = {placed.epoch for placed in found.kept}
-        chosen = epochs if options.epochs is None else set(options.epochs.select(epochs))
-        files = [
-            StudyFile(
-                printable(placed.file.name), placed.file.path, placed.epoch, f"epoch_{placed.epoch:04d}"
-            )
-            for placed in found.kept
-            if placed.epoch in chosen
-        ]
-        self._say_renumbered(files)
+        epochs = {file.epoch for file in found.files}
+        if self.options.epochs is not None:
+            epochs = set(self.options.epochs.select(epochs))
+        files = [file for file in found.files if file.epoch in epochs]
+        for warning in renumbered(self.options, files):
+            self.warning(warning)
         return files
 
     @cached_property
@@ -294,19 +181,6 @@ class Study:
     def reader(self) -> Reader:
         """Opens the checkpoints, each once."""
         return reader_of(**self.options.loading)
-
-    def _say_renumbered(self, files: Sequence[StudyFile]) -> None:
-        """Warn of checkpoints whose epoch is another one than in the run, because other files came."""
-        if self.options.overwrite:
-            return
-        now = {str(file.path.resolve()): file.epoch for file in files}
-        for record in RunFolder(self.options.out).checkpoints():
-            epoch = now.get(record.path, record.epoch)
-            if epoch != record.epoch:
-                self.warning(
-                    f"{record.name} is epoch {epoch} beside the checkpoints that are there now, and epoch "
-                    f"{record.epoch} in the run, whose tables stay: start the run anew with --overwrite"
-                )
 
     @property
     def own_unreadable(self) -> list[Unreadable]:
@@ -491,31 +365,15 @@ class Study:
         # Before the probing images are opened, which may take long: a slip in a name should be told at once.
         named = [split_name(name)[0] for name in options.layers if name != AUTO]
         names = resolve_layers(model, named) if named or AUTO not in options.layers else []
-        wanted = target_preprocessing(
-            source,
-            input_size=options.input_size,
-            crop=options.crop,
-            mean=options.mean,
-            std=options.std,
-            interpolation=options.interpolation,
-        )
-        if self.listed_probe.has_masks and not wanted.geometry.whole_frame:
-            # Masks cover the whole frame: a crop would put them out of line with the activations.
-            frame = Geometry(wanted.geometry.size, mode="squash", interpolation=wanted.geometry.interpolation)
-            wanted = Preprocessing(
-                frame,
-                wanted.mean,
-                wanted.std,
-                f"{wanted.source}; the whole frame is shown, so that masks line up",
-            )
+        wanted = shown_to(source, options, whole_frame=self.listed_probe.has_masks)
         size = wanted.geometry.size
         if AUTO in options.layers:
-            last = self._last_stages(source, model, size)
+            last = last_stages(source, model, size)
             names = list(dict.fromkeys([*names, *last]))
             self.notice(
                 f"layers: auto, the last stages of the network: {', '.join(last)}. `cmon layers` shows others"
             )
-        layers, weights = self._traced(source, model, names, size)
+        layers, weights = traced(source, model, names, size, options=options, store=self.store)
         self._say_left_out(names, layers)
         if layers[0].channels == 1:
             wanted = grey(wanted)
@@ -539,68 +397,6 @@ class Study:
             pixels=self._decode(wanted.geometry),
             skeleton=model,
         )
-
-    def _traced(
-        self, source: ModelSource, model: nn.Module, names: Sequence[str], size: int
-    ) -> tuple[tuple[LayerInfo, ...], dict[str, frozenset[str]]]:
-        """The layers, and the weights that each depends on: what running the network without numbers shows.
-
-        Kept in the store: torch takes seconds to get ready for the first such run of a process. Not so of a
-        network in use, of which only its outputs say what it is.
-        """
-        lasting = not isinstance(source, LiveSource)
-        key = self.store.key(
-            "layers", network=source.identity(), layers=list(names), size=size, torch=torch.__version__
-        )
-
-        known = self.store.get(key) if lasting else None
-        if known is not None:
-            with known:
-                layers = tuple(LayerInfo.from_json(values) for values in known.meta["layers"])
-                weights = known.meta["weights"].items()
-                return layers, {name: frozenset(needed) for name, needed in weights}
-        literal = {name.strip() for name in self.options.layers}
-        optional = {name for name in names if name not in literal}
-        try:
-            found = describe_layers(model, names, size, optional=optional)
-        except InputError:
-            raise
-        except CmonError:
-            if not lasting:
-                raise
-            # Not every network runs without real memory behind its tensors.
-            model = source.build(device="cpu")
-            found = describe_layers(model, names, size, optional=optional)
-        if not found:
-            raise InputError(
-                f"none of the {len(names)} layers of this pattern can be read",
-                where=f"--layer {', '.join(self.options.layers)}",
-                hint="`cmon layers` lists those that can",
-            )
-        layers = tuple(found[name] for name in names if name in found)
-        needed = {name: weights_of_layers(model, [name], size) for name in found}
-        if lasting and not self.options.dry_run:
-            meta = {
-                "layers": [layer.to_json() for layer in layers],
-                "weights": {name: sorted(weights) for name, weights in needed.items()},
-            }
-            self.store.put(key, {}, meta).close()
-        return layers, needed
-
-    def _last_stages(self, source: ModelSource, model: nn.Module, size: int) -> list[str]:
-        """The layers of `--layer auto`."""
-        try:
-            found = list_layers(model, size)
-        except InputError:
-            raise
-        except CmonError:
-            model = source.build(device="cpu")
-            found = list_layers(model, size)
-        if not found:
-            raise InputError(
-                "no layer of this network can be read", where=source.label, hint="name one with --layer"
-            )
-        return [layer.name for layer in stages(model, found)[-LAST:]]
 
     def _say_left_out(self, names: Sequence[str], layers: Sequence[LayerInfo]) -> None:
         """Say which layers a pattern named, and which of them cannot be read."""
@@ -671,24 +467,9 @@ class Study:
             fdr=options.fdr,
             progress=self.progress,
         )
-        if not options.dry_run:
-            self._describe_groups(context)
+        if not options.dry_run and (groups := context.about_groups()):
+            self.notice(groups)
         return context
-
-    def _describe_groups(self, context: Context) -> None:
-        """Say which images count as one."""
-        images, groups, named = len(context.probe), context.groups.n_groups, context.named_groups
-        if named is not None:
-            self.notice(
-                f"{counted(images, 'images')} in {groups:,} groups by {named.source}: each counts as "
-                "one photo"
-            )
-        elif groups < images:
-            self.notice(
-                f"{counted(images, 'images')}, of which {images - groups:,} are copies of others or "
-                "nearly so: "
-                f"{groups:,} groups count as one photo each. Name groups of your own with --groups"
-            )
 
     def warn_of_few_images(self) -> None:
         """Say what suffers where there are few probing images."""

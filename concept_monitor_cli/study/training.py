@@ -1,12 +1,134 @@
-"""Opens the checkpoints of a training in the same way for every command: each with the network it is of."""
+"""The checkpoints of a training: which files, in which order, and each with the network it is of."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from concept_monitor_cli.checkpoints import Checkpoint, NotRecognisedError, Reader
+from concept_monitor_cli.checkpoints import Checkpoint, NoneUsableError, NotRecognisedError, Reader, resolve
+from concept_monitor_cli.checkpoints.paths import printable
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.models.build import resolve_model
+from concept_monitor_cli.options import DissectOptions
+from concept_monitor_cli.run import RunFolder
+
+
+class UnusableCheckpointError(InputError):
+    """One checkpoint cannot be dissected; the others can."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that looked like a checkpoint and could not be opened.
+
+    Attributes:
+        name: as a checkpoint's.
+        error: why.
+    """
+
+    name: str
+    error: InputError
+
+
+@dataclass(frozen=True)
+class StudyFile:
+    """A checkpoint and its place in the run.
+
+    Attributes:
+        name: as in the tables.
+        path: where it lies.
+        epoch: from the file, else from its name, else its place in the order.
+        folder: its folder's name under `tables/`.
+    """
+
+    name: str
+    path: Path
+    epoch: int
+    folder: str
+
+
+@dataclass(frozen=True)
+class TrainingFiles:
+    """What was found of a training.
+
+    Attributes:
+        files: the checkpoints of all processes, by epoch.
+        unreadable: what looked like a checkpoint and is none.
+        notes: what was assumed.
+        warnings: what may be wrong.
+        left_out: a sentence for each file that is no checkpoint of this training.
+        question: what the user must decide before anything can be done.
+    """
+
+    files: list[StudyFile]
+    unreadable: list[Unreadable]
+    notes: list[str]
+    warnings: list[str]
+    left_out: list[str]
+    question: InputError | None
+
+
+def find_files(
+    options: DissectOptions,
+    reader: Reader,
+    *,
+    complete: Callable[[Path], bool] | None = None,
+    before: Set[Path] = frozenset(),
+) -> TrainingFiles:
+    """Find the checkpoints. Opens each for its epoch, without reading the weights.
+
+    Args:
+        options: where to look, and in which order.
+        reader: opens them.
+        complete: says which of the files that are found are written to the end; `None`: all.
+        before: files that belong to the training already.
+
+    Raises:
+        UnusableCheckpointError: no file is a checkpoint.
+        InputError: there are no files.
+    """
+    try:
+        found = resolve(
+            options.checkpoints,
+            reader,
+            order=options.order,
+            series=options.series,
+            complete=complete,
+            before=before,
+        )
+    except NoneUsableError as error:
+        raise UnusableCheckpointError(error.what, where=error.where, hint=error.hint) from error
+    return TrainingFiles(
+        files=[
+            StudyFile(
+                printable(placed.file.name), placed.file.path, placed.epoch, f"epoch_{placed.epoch:04d}"
+            )
+            for placed in found.kept
+        ],
+        unreadable=[Unreadable(printable(item.file.name), item.error) for item in found.unusable],
+        notes=list(found.notes),
+        warnings=list(found.warnings),
+        left_out=[
+            f"{left.file.name} is left out: it {left.reason}" for left in found.left_out if not left.grouped
+        ],
+        question=found.question,
+    )
+
+
+def renumbered(options: DissectOptions, files: Sequence[StudyFile]) -> Iterator[str]:
+    """Warnings of checkpoints whose epoch is another one than in the run, because other files came."""
+    if options.overwrite:
+        return
+    now = {str(file.path.resolve()): file.epoch for file in files}
+    for record in RunFolder(options.out).checkpoints():
+        epoch = now.get(record.path, record.epoch)
+        if epoch != record.epoch:
+            yield (
+                f"{record.name} is epoch {epoch} beside the checkpoints that are there now, and epoch "
+                f"{record.epoch} in the run, whose tables stay: start the run anew with --overwrite"
+            )
 
 
 def reader_of(model: str | None, **loading: Any) -> Reader:
