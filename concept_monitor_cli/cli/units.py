@@ -126,5 +126,6 @@ def _life(row: dict[str, Any]) -> str:
     if row["drift"] is not None:
         floors = [("unrelated units", row["drift_floor_random"]), ("luck", row["drift_floor_halves"])]
         beside = ", ".join(f"{name} {value:.2f}" for name, value in floors if value is not None)
-        said.append(f"; drift {row['drift']:.2f}" + (f" ({beside})" if beside else ""))
+        said[-1] += ";"
+        said.append(f"drift {row['drift']:.2f}" + (f" ({beside})" if beside else ""))
     return " ".join(said)

@@ -147,8 +147,15 @@ def agreement(count: int) -> RunTables:
     return replace(tables, agreement=rows)
 
 
+def together(count: int) -> RunTables:
+    """So many units have small p-values, and none is called interpretable."""
+    plant = with_sure(noise(0, epochs=(0,)), [count])
+    return run_of(replace(plant, sure=np.zeros_like(plant.sure)), epochs=(0,), lives=False)
+
+
 RULES: dict[str, tuple[Callable[[int], RunTables], str]] = {
     "named": (named, "named"),
+    "together": (together, "named"),
     "growth": (growth, "growth"),
     "fall": (fall, "fall"),
     "category": (category, "category"),
@@ -189,6 +196,14 @@ def test_each_rule_has_a_run_that_triggers_it_and_one_just_below(rule: str, tmp_
     assert p[kind] <= LEVEL
     files = RunFiles(save(above, tmp_path / "run"))
     assert [why for each in found if (why := untrue(files, each.sentence))] == []
+
+
+def test_no_unit_by_itself_is_not_said_to_be_many() -> None:
+    (only,) = [each for each in findings(planted("together", 60)) if each.kind == "named"]
+    assert only.sentence.startswith(
+        "layer4: no single unit names a concept beyond chance at epoch 0, but 60 of"
+    )
+    assert (only.value, only.chance) == (60, pytest.approx(0.05 * UNITS))
 
 
 def test_the_edge_of_named_is_where_the_binomial_says() -> None:

@@ -137,6 +137,22 @@ def _(run, where, count, units, epoch, luck, random):
 
 
 @reads(
+    r"(.+?): no single unit names a concept beyond chance at epoch #, but # of # have a p-value of 0.05 or "
+    r"less \(luck: #\)"
+)
+def _(run, where, epoch, count, tested, luck):
+    p = [row["p_value"] for row in run.units(where, int(epoch)) if row["state"] == "live" and row["concept"]]
+    p = [value for value in p if value != "" and not math.isnan(value)]
+    return [
+        run.named(where, int(epoch)) == 0,
+        int(epoch) == run.epochs(where)[-1],
+        same(count, sum(value <= 0.05 for value in p)),
+        same(tested, len(p)),
+        same(luck, 0.05 * len(p)),
+    ]
+
+
+@reads(
     r"(.+?): units that name a concept beyond chance (rise|fall) from # to # of # between epochs # and # "
     r"\(luck: at most # of them(?:; random weights: #)?\)"
 )

@@ -93,11 +93,26 @@ def _units(layer: Layer, table: str = "units") -> str:
 
 
 def named(layer: Layer) -> Iterator[Finding]:
-    """How many units name a concept at the last epoch."""
+    """How many units name a concept at the last epoch; where none does by itself, whether all do together."""
     epoch = layer.epochs[-1]
-    if not units_beyond_chance(layer, epoch)[1]:
+    reaching, tested = units_beyond_chance(layer, epoch)
+    if not tested:
         return
     value = layer.number("interpretable", epoch)
+    if not value:
+        yield Finding(
+            f"{layer.where}: no single unit names a concept beyond chance at epoch {epoch}, but {reaching} "
+            f"of {tested} have a p-value of {_REACHED} or less (luck: {_REACHED * tested:.0f})",
+            "named",
+            epoch,
+            layer.name,
+            reaching,
+            _REACHED * tested,
+            _stats(layer),
+            layer.detector,
+            p_value=is_named(layer, epoch),
+        )
+        return
     units = layer.number("units", epoch)
     yield Finding(
         f"{layer.where}: {value:.0f} of {units:.0f} units name a concept beyond chance at epoch {epoch} "
