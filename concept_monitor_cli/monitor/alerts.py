@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _CONSEQUENCE = (
-    "soft-wpmi and wpmi name such units wrongly and differently, --similarity cos-cubed does not suffer"
+    "; soft-wpmi and wpmi name such units wrongly and differently, --similarity cos-cubed does not suffer"
 )
+#: Similarities that weigh a concept against the other units of the layer.
+RELATIVE = ("soft-wpmi", "wpmi")
 
 Rule = Literal["clumping", "collapsing", "dying", "fading"]
 
@@ -69,7 +71,15 @@ class Alert:
         return asdict(self)
 
 
-def alerts(statistics: pd.DataFrame, rules: Rules, *, standing: bool = False) -> list[Alert]:
+def relative_detectors(info: Mapping[str, Any]) -> set[str]:
+    """The detectors of a run whose labels of a unit depend on the units beside it, by its `run.json`."""
+    settings = info.get("settings", {}).get("detectors", {})
+    return {name for name, each in settings.items() if each.get("similarity") in RELATIVE}
+
+
+def alerts(
+    statistics: pd.DataFrame, rules: Rules, *, relative: Collection[str] = (), standing: bool = False
+) -> list[Alert]:
     """Every warning that a run gives rise to, by epoch.
 
     A rule speaks at the epoch at which it begins to hold, and again only after it has not held in between.
@@ -80,12 +90,14 @@ def alerts(statistics: pd.DataFrame, rules: Rules, *, standing: bool = False) ->
     Args:
         statistics: rows of `statistics.csv`; those of whole layers are used.
         rules: the thresholds.
+        relative: detectors that suffer from units that are alike, which is said (`relative_detectors`).
         standing: only those that hold at the last epoch, whenever they began.
     """
     found: list[Alert] = []
     whole = statistics[statistics["category"] == ALL]
     for (layer, detector), rows in whole.groupby(["layer", "detector"], sort=True):
         rows = rows.sort_values("epoch")
+        consequence = _CONSEQUENCE if detector in relative else ""
         epochs = [int(epoch) for epoch in rows["epoch"]]
         dead = [part / max(all, 1) for part, all in zip(rows["dead"], rows["units"], strict=True)]
         # As a share, so that units that die, which is a rule of its own, are no clump.
@@ -106,17 +118,17 @@ def alerts(statistics: pd.DataFrame, rules: Rules, *, standing: bool = False) ->
         speak(
             "clumping",
             _fallen([float(value) for value in effective], rules.effective_drop),
-            lambda value, before: (
+            lambda value, before, suffers=consequence: (
                 f"units clump: they count as {value:.0%} as many as independent units would, "
-                f"after {before:.0%}; {_CONSEQUENCE}"
+                f"after {before:.0%}{suffers}"
             ),
         )
         speak(
             "collapsing",
             _risen([float(value) for value in rows["redundant"]], rules.redundant_rise),
-            lambda value, before: (
+            lambda value, before, suffers=consequence: (
                 f"units collapse: {value:.0%} of them are redundant, another unit repeats them, after "
-                f"{before:.0%}; {_CONSEQUENCE}"
+                f"{before:.0%}{suffers}"
             ),
         )
         speak(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.checkpoints import NoWeightsError, find_checkpoints, load_checkpoint
 from concept_monitor_cli.errors import CmonError, InputError
-from concept_monitor_cli.monitor.alerts import Alert, Rules, alerts
+from concept_monitor_cli.monitor.alerts import Alert, Rules, alerts, relative_detectors
 from concept_monitor_cli.monitor.findings import Finding
 from concept_monitor_cli.options import (
     DynamicsOptions,
@@ -335,7 +335,8 @@ def _warn(
         }
     except (ValueError, KeyError, TypeError) as error:
         raise InputError("the warnings so far cannot be read", where=path, hint="move it away") from error
-    new = [alert for alert in alerts(statistics, rules) if alert.key not in told]
+    relative = relative_detectors(run.info())
+    new = [alert for alert in alerts(statistics, rules, relative=relative) if alert.key not in told]
     if new:
         lines += [json.dumps(alert.as_dict(), ensure_ascii=False) for alert in new]
         write_text_atomic(path, "".join(f"{line}\n" for line in lines))

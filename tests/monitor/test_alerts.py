@@ -86,7 +86,7 @@ def test_a_planted_collapse_is_seen_from_a_quarter_of_the_units_on(share: float,
     columns = ("effective", "effective_chance", "redundant")
     effective, chance, redundant = ([getattr(layer, name) for layer in layers] for name in columns)
     frame = training(effective_units=effective, effective_units_chance=chance, redundant=redundant)
-    found = alerts(frame, Rules())
+    found = alerts(frame, Rules(), relative=set(frame["detector"]))
     assert bool(found) == (share >= 0.25)
     assert all("soft-wpmi" in alert.message and "cos-cubed" in alert.message for alert in found)
     if share:

@@ -356,6 +356,25 @@ def test_each_caution_has_a_run_that_triggers_it_and_one_just_below(
     assert all(math.isnan(each.standard_errors) for each in cautions(told))
 
 
+def test_more_than_with_random_weights_is_not_said_to_be_no_more() -> None:
+    """86 units against 18, but units so much alike that they count as six in a hundred."""
+    plant = with_sure(noise(0), [0, 0, 86])
+    tables = run_of(
+        replace(plant.with_(effective_units=[6.0] * 3, effective_units_chance=[100.0] * 3), random=18)
+    )
+    (only,) = [each for each in cautions(tables) if each.kind == "untrained"]
+    assert only.sentence.endswith("so few different units do not tell whether training made them name one")
+
+
+@pytest.mark.parametrize(("similarity", "suffers"), [("soft-wpmi", True), ("cos-cubed", False)])
+def test_only_names_that_are_relative_to_the_layer_suffer(similarity: str, suffers: bool) -> None:
+    info = {**INFO, "settings": {"detectors": {"clip-dissect": {"similarity": similarity}}}}
+    tables = run_of(strong().with_(redundant=[0.1, 0.0, 0.2]), info=info)
+    said = {each.kind: each.sentence for each in cautions(tables)}
+    assert ("soft-wpmi and wpmi name such units wrongly" in said["collapsing"]) is suffers
+    assert ("get wrong, different names" in said["repeating"]) is suffers
+
+
 def test_a_sound_run_has_no_caution() -> None:
     assert cautions(run_of(strong())) == []
 

@@ -437,11 +437,16 @@ def same_tenth(said: str, value: float) -> bool:
 
 
 @reads(
-    r"(.+?): # units name a concept at epoch #, with random weights #: training is not what made them "
-    r"name one"
+    r"(.+?): # units name a concept at epoch #, with random weights #: (training is not what made them name "
+    r"one|so few different units do not tell whether training made them name one)"
 )
-def _(run, where, count, epoch, random):
-    return [same(count, run.named(where, int(epoch))), same(random, run.random(where))]
+def _(run, where, count, epoch, random, doubt):
+    named = run.named(where, int(epoch))
+    return [
+        same(count, named),
+        same(random, run.random(where)),
+        (named > run.random(where)) == doubt.startswith("so few"),
+    ]
 
 
 @reads(

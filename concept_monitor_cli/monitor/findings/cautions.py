@@ -13,7 +13,7 @@ from typing import Any
 
 from concept_monitor_cli.functional.luck import change_by_luck, count_by_luck
 from concept_monitor_cli.lenses.responses import FEW, REDUNDANT
-from concept_monitor_cli.monitor.alerts import Alert, Rules, alerts
+from concept_monitor_cli.monitor.alerts import Alert, Rules, alerts, relative_detectors
 from concept_monitor_cli.monitor.confidence import FALSE_CHANGES
 from concept_monitor_cli.monitor.crowded import FEWEST, SHARE
 from concept_monitor_cli.monitor.findings.base import Finding, Kind
@@ -30,7 +30,6 @@ from concept_monitor_cli.study import FEW_IMAGES
 SILENT = 0.25
 #: A statement that luck makes this often is none.
 _BY_LUCK = 0.05
-_RELATIVE = ("soft-wpmi", "wpmi")
 _FROM_ALERTS: dict[str, Kind] = {"collapsing": "collapsing", "clumping": "clumping", "dying": "dying"}
 
 #: What is said of a run whose images are renderings because no others were named.
@@ -158,7 +157,8 @@ def not_held_out(layer: Layer) -> Iterator[Finding]:
 def training_goes_wrong(layer: Layer) -> Iterator[Finding]:
     """Units collapse, clump or die, and do so still at the last epoch."""
     rows = layer.whole.reset_index().assign(layer=layer.name, detector=layer.detector)
-    for alert in alerts(rows, Rules(), standing=True):
+    relative = relative_detectors(layer.tables.info)
+    for alert in alerts(rows, Rules(), relative=relative, standing=True):
         if alert.rule in _FROM_ALERTS:
             yield _of_alert(layer, alert)
 
@@ -181,13 +181,12 @@ def repeating(layer: Layer) -> Iterator[Finding]:
     redundant, effective, chance = (layer.number(name, epoch) for name in names)
     if not (redundant >= REDUNDANT or effective <= FEW * chance):
         return
-    settings = layer.tables.info.get("settings", {}).get("detectors", {}).get(layer.detector, {})
     advice = ". Units that are alike get wrong, different names: --similarity cos-cubed"
     yield _caution(
         layer,
         f"{redundant:.0%} of the units repeat another one at epoch {epoch}, and together they count as "
         f"{effective:.0f} different ones (independent units: {chance:.0f})"
-        f"{advice if settings.get('similarity') in _RELATIVE else ''}",
+        f"{advice if layer.detector in relative_detectors(layer.tables.info) else ''}",
         "repeating",
         redundant,
         chance=layer.number("redundant_chance", epoch),
@@ -204,10 +203,14 @@ def untrained(layer: Layer) -> Iterator[Finding]:
         return
     if value > random and change_by_luck(value, random, design=layer.design(epoch)) <= _BY_LUCK:
         return
+    doubt = (
+        "so few different units do not tell whether training made them name one"
+        if value > random
+        else "training is not what made them name one"
+    )
     yield _caution(
         layer,
-        f"{value:.0f} units name a concept at epoch {epoch}, with random weights {random:.0f}: training is "
-        "not what made them name one",
+        f"{value:.0f} units name a concept at epoch {epoch}, with random weights {random:.0f}: {doubt}",
         "untrained",
         value,
         chance=random,
