@@ -109,27 +109,32 @@ def alerts(
             words: Callable[[float, float], str],
             where: tuple[str, str] = (str(layer), str(detector)),
             epochs: list[int] = epochs,
+            then: str = "",
         ) -> None:
             for place, (holds, value, before) in enumerate(held):
                 speaks = place == len(held) - 1 if standing else not (place and held[place - 1][0])
                 if holds and speaks:
-                    found.append(Alert(rule, epochs[place], *where, value, before, words(value, before)))
+                    found.append(
+                        Alert(rule, epochs[place], *where, value, before, words(value, before) + then)
+                    )
 
         speak(
             "clumping",
             _fallen([float(value) for value in effective], rules.effective_drop),
-            lambda value, before, suffers=consequence: (
+            lambda value, before: (
                 f"units clump: they count as {value:.0%} as many as independent units would, "
-                f"after {before:.0%}{suffers}"
+                f"after {before:.0%}"
             ),
+            then=consequence,
         )
         speak(
             "collapsing",
             _risen([float(value) for value in rows["redundant"]], rules.redundant_rise),
-            lambda value, before, suffers=consequence: (
+            lambda value, before: (
                 f"units collapse: {value:.0%} of them are redundant, another unit repeats them, after "
-                f"{before:.0%}{suffers}"
+                f"{before:.0%}"
             ),
+            then=consequence,
         )
         speak(
             "dying",
