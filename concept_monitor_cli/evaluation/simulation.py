@@ -9,7 +9,7 @@ import torch
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.evaluation.base import Measure, Value, Verdict, register_measure
-from concept_monitor_cli.evaluation.showing import presence_of
+from concept_monitor_cli.evaluation.showing import presence_of_labels
 from concept_monitor_cli.evaluation.subject import Images, Subject
 from concept_monitor_cli.functional.evaluation.simulation import (
     ACTIVE_SHARE,
@@ -35,13 +35,13 @@ QUALITIES = (SHOWING, *METRICS)
 
 
 def formulas(subject: Subject) -> InputError | None:
-    """Why the concepts cannot be looked for, image by image; `None` where they are no formulas."""
+    """Why labels are no concepts, each with a score and a share of images; `None` where they are."""
     if subject.labels_are == "concepts":
         return None
     return InputError(
-        f"the labels of {subject.detector} are {subject.labels_are}, which cannot be looked for in an image",
+        f"the labels of {subject.detector} are {subject.labels_are}, and this measure looks for concepts",
         where=subject.layer,
-        hint="judge another detector: --detector",
+        hint="judge them by --measure simulation, or another detector: --detector",
     )
 
 
@@ -65,7 +65,7 @@ class SimulationMeasure(Measure):
     Presence is what the labels of the images, or the folders that they lie in, say where they know the
     concept and show it on enough of the images, else what the encoder sees (metrics of these units end in
     `by encoder`: the eye that labelled them judges them, too). Images not labelled in the concept's category
-    do not count.
+    do not count. Of a formula it is asked whether it holds, of a sum how active it says that the unit is.
 
     Args:
         active_share: a unit counts as active on so large a share of the images (F1, IoU, AUPRC, AUC).
@@ -84,13 +84,13 @@ class SimulationMeasure(Measure):
 
     def unfit(self, subject: Subject) -> InputError | None:
         """See `Measure`."""
-        return formulas(subject) or untried(subject)
+        return untried(subject)
 
     def judge(self, subject: Subject) -> Verdict:
         """See `Measure`."""
         labels, unseen = subject.trial.labels, subject.trial.unseen
         concepts = [str(concept) for concept in labels.concepts]
-        presence = presence_of(subject.common, unseen, concepts, share=self.active_share, least=LEAST_PRESENT)
+        presence = presence_of_labels(subject, unseen, share=self.active_share, least=LEAST_PRESENT)
         scores = judge_pairs(unseen, presence, active_share=self.active_share)
         levels = chance_levels(presence.present, active_share=self.active_share)
         chance = {name: level.numpy() for name, level in levels.items()}

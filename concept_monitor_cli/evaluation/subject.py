@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from concept_monitor_cli.concepts import ConceptSet
     from concept_monitor_cli.concepts.class_names import ClassNames
     from concept_monitor_cli.evaluation.classifier import Classifier
+    from concept_monitor_cli.lenses.halves import Halves
     from concept_monitor_cli.progress import Progress
     from concept_monitor_cli.store import Store
 
@@ -207,7 +208,7 @@ class Subject:
         checkpoint: its name.
         layer: the layer.
         detector: who made the labels.
-        labels_are: what its labels are, concepts or formulas; see `Traits`.
+        labels_are: what its labels are, concepts, formulas or sums; see `Traits`.
         similarity: by which of its similarities; `""` for a detector without.
         common: what all subjects share.
         given: the labels in the run's tables; `None` where this similarity is not the run's.
@@ -217,6 +218,9 @@ class Subject:
             of the run's.
         read_classifier: gives the classifier of the checkpoint.
         read_logits: gives what the classifier put out, `(N, K)`; `None` where the run did not record it.
+        by_pixels: whether the labels were found by pixels of masks.
+        read_halves: gives the labels that the detector finds on one half of the images, for a detector
+            without a similarity; `None` where it cannot be asked.
     """
 
     epoch: int
@@ -232,6 +236,8 @@ class Subject:
     read_unseen: Callable[[], Images] | None = None
     read_classifier: Callable[[], Classifier | InputError] = lambda: InputError("no classifier")
     read_logits: Callable[[], Tensor | None] = lambda: None
+    by_pixels: bool = False
+    read_halves: Callable[[], Halves | None] = lambda: None
 
     @cached_property
     def pooled(self) -> Tensor:
@@ -298,34 +304,56 @@ class Subject:
             unseen = self.read_unseen()
             _check_enough(len(unseen), "held-out images", "--held-out", "give more images")
             return Trial(self.labels, self.scored if self.similarity else None, unseen)
-        if not self.similarity:
-            raise InputError(
-                f"labels of {self.detector} cannot be made again from half of the images",
-                where=self.layer,
-                hint="judge them by other images: --held-out PROBE",
-            )
-        probe, context = self.common.context.probe, self.common.context
-        first = torch.from_numpy(halves(context.groups, seed=self.common.seed))
+        context = self.common.context
+        # A detector that is asked once more divides the images by the seed of the run.
+        seed = self.common.seed if self.similarity else context.seed
+        first = torch.from_numpy(halves(context.groups, seed=seed))
         seen, held = first.nonzero()[:, 0], (~first).nonzero()[:, 0]
         different = len(np.unique(context.groups.of[held.numpy()]))
         _check_enough(
             different,
             "held-out images" if context.groups.are_single else "groups of held-out images",
-            probe.name,
+            context.probe.name,
             "dissect with more images, or judge by others: --held-out PROBE",
         )
+        if not self.similarity:
+            return Trial(self._named_on_half(), None, self._unseen(held))
         pooled = self.pooled[seen.to(self.pooled.device)]
         half = context.on_images(seen.to(context.device))
         live = nameable(pooled, half)
-        images = context.image_embeddings
         scored = similarity_scores(self.similarity, half, pooled, live, self.common.top_k)
-        unseen = Images(
+        labels = Labels.best_of(scored, self.common.concepts.concepts, live)
+        return Trial(labels, scored, self._unseen(held))
+
+    def _unseen(self, held: Tensor) -> Images:
+        """Some images of the run."""
+        context = self.common.context
+        images = None if context.encoder is None else context.image_embeddings
+        return Images(
             self.pooled[held.to(self.pooled.device)],
-            images[held.to(images.device)],
-            tuple(probe.ids[row] for row in held.tolist()),
+            None if images is None else images[held.to(images.device)],
+            tuple(context.probe.ids[row] for row in held.tolist()),
             self.common.labelled(held.tolist()),
         )
-        return Trial(Labels.best_of(scored, self.common.concepts.concepts, live), scored, unseen)
+
+    def _named_on_half(self) -> Labels:
+        """The labels that the detector gives from the first half of the images; of units that were asked.
+
+        Raises:
+            InputError: it cannot be asked.
+        """
+        found = self.read_halves()
+        if found is None:
+            raise InputError(
+                f"labels of {self.detector} cannot be made again from half of the images",
+                where=self.layer,
+                hint="judge them by other images: --held-out PROBE",
+            )
+        units = len(self.labels.live)
+        concepts = np.full(units, "", dtype=object)
+        concepts[found.unit] = found.concept_a
+        unknown = np.full(units, np.nan)
+        return Labels(concepts, unknown, unknown, np.zeros(units, dtype=bool), self.labels.live)
 
 
 def _check_enough(count: int, what: str, where: str, hint: str) -> None:

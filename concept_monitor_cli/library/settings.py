@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import (
     DissectOptions,
+    FormulaSearch,
     Interpolation,
     IouNormaliser,
     LabelRule,
@@ -68,6 +69,7 @@ class Settings(TypedDict, total=False):
     label_rule: LabelRule
     length: int
     beam: int
+    search: FormulaSearch
     floors: bool
 
 

@@ -33,6 +33,7 @@ from concept_monitor_cli.options.kinds import (
     CHANNELS,
     BasisSpec,
     EpochFilter,
+    FormulaSearch,
     Interpolation,
     IouNormaliser,
     Kept,
@@ -278,6 +279,16 @@ class DissectOptions(PlotOptions, CommonOptions, InputSizeOptions, LoadingOption
         3, "Most concepts in a formula.", panel=METHOD, metavar="N", read=number(int, least=1, most=10)
     )
     beam: int = option(10, "Formulas kept at each length.", panel=METHOD, metavar="N", read=count)
+    # In a settings file `search` is the section of that command.
+    search: FormulaSearch = option(
+        "auto",
+        "How compositional looks for formulas: optimal (proves the best of at most three concepts), beam, or "
+        "auto (a proof for units where it takes few steps, else the beam).",
+        panel=METHOD,
+        name="formula_search",
+        flags=("--search",),
+        metavar="NAME",
+    )
     floors: bool = option(
         True,
         "Also dissect the network with random weights, once for all checkpoints: what spread and drift are "

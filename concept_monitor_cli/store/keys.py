@@ -33,7 +33,7 @@ KINDS: dict[str, int] = {
     "presence": 1,
     "basis": 1,
     "redundancy": 1,
-    "halves": 2,
+    "halves": 3,
     "picture": 1,
     "attribution": 1,
 }

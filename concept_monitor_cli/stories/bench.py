@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from concept_monitor_cli.catalogue import detectors
 from concept_monitor_cli.checkpoints import Checkpoint
 from concept_monitor_cli.concepts.class_names import ClassNames, find_class_names, load_class_names
 from concept_monitor_cli.encoders import Encoder
@@ -18,8 +20,10 @@ from concept_monitor_cli.evaluation import Common, Images, Labels, Measure, Subj
 from concept_monitor_cli.evaluation.classifier import Classifier, find_classifier
 from concept_monitor_cli.evaluation.sentences import open_sentence_model
 from concept_monitor_cli.evaluation.subject import LEAST_HELD_OUT, TextSpace
+from concept_monitor_cli.lenses import make_detector
+from concept_monitor_cli.lenses.halves import Halves
 from concept_monitor_cli.monitor.history import History
-from concept_monitor_cli.options import SIMILARITIES, EvaluateOptions, Pooling
+from concept_monitor_cli.options import SIMILARITIES, DissectOptions, EvaluateOptions, Pooling
 from concept_monitor_cli.probe import LabelledImages
 from concept_monitor_cli.progress import Progress
 from concept_monitor_cli.run import CheckpointRecord
@@ -27,6 +31,8 @@ from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.recorder import Recorder, open_checkpoint
 
 _POOLED = "activations/"
+# Options that a detector without a similarity is made of.
+_OF_DETECTORS = ("top_concepts", "iou_normaliser", "label_rule", "length", "beam", "search", "stability")
 
 
 @dataclass(frozen=True)
@@ -324,7 +330,29 @@ class Bench:
             read_unseen=partial(self._unseen, history, column, encoder) if self.held_out else None,
             read_classifier=lambda: self.classifier(record),
             read_logits=lambda: self._logits(history, column),
+            by_pixels=history.traits.evidence == "pixels",
+            read_halves=partial(self._halves, history, column, common) if given else lambda: None,
         )
+
+    def _halves(self, history: History, column: int, common: Common) -> Halves | None:
+        """What the detector of a layer says of it from either half of the run's images.
+
+        Raises:
+            InputError: the recording is gone, or this version would not name units as the run's did.
+        """
+        info = self.opened.info
+        if history.detector not in detectors():
+            return None  # a plug-in: its code is not run to read a run
+        made = {name: info["options"][name] for name in _OF_DETECTORS if name in info["options"]}
+        detector = make_detector(history.detector, DissectOptions(checkpoints=(), layers=(), **made))
+        if json.loads(json.dumps(detector.settings())) != info["settings"]["detectors"][history.detector]:
+            raise InputError(
+                f"labels of {history.detector} were made with other settings than this version has",
+                where=self.opened.run.root,
+                hint="dissect again, or judge them by other images: --held-out PROBE",
+            )
+        with self.opened.recording(history, column) as entry:
+            return detector.halves(entry, common.context)
 
     def _labels(self, history: History, column: int) -> Labels:
         rows = self.opened.rows(history)

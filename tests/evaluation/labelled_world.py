@@ -127,7 +127,7 @@ def network(num_classes={UNITS}):
 """
 
 
-def dissect_by_masks(root: Path) -> Path:
+def dissect_by_masks(root: Path, detectors: tuple[str, ...] = ("network-dissection",)) -> Path:
     """The same units as filters, whose maps are of 3 x 3 places, named by the labels, without an encoder."""
     (root / "field.py").write_text(FIELD)
     (root / "fields").mkdir()
@@ -139,8 +139,11 @@ def dissect_by_masks(root: Path) -> Path:
             checkpoints=(str(root / "fields"),),
             layers=("1",),
             model=f"{root / 'field.py'}:network",
-            detectors=("network-dissection",),
+            detectors=detectors,
             label_rule="iou",  # each label is on whole photos, of which a mask meets few
+            length=2,
+            floors=False,
+            stability=False,
             input_size=SIDE,
             mean=(0.0,) * 3,
             std=(1.0,) * 3,

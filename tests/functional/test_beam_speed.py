@@ -44,7 +44,7 @@ def test_the_same_formulas_as_brute_force_and_fifty_times_faster(tmp_path: Path)
     counter.update(labels, masks)
     counts = nd.iou_counts(labels, masks, categories)
     counted = time.process_time()
-    found = comp.compositional(counter.cells(), counts, length=3, beam=10)
+    found = comp.compositional(counter.cells(), counts, length=3, beam=10, search="beam")
     searched = time.process_time()
 
     planes = twins.planes(

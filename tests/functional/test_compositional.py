@@ -156,7 +156,7 @@ def test_the_search_equals_brute_force(normaliser: nd.Normaliser, beam: int) -> 
     dense = generator.random((6, 5, *SIZE)) < generator.choice([0.0, 0.1, 0.5], size=(6, 5, 1, 1))
     masks = nd.UnitMasks.from_dense(dense)
     cells, counts = counted(images, masks, categories)
-    found = comp.compositional(cells, counts, length=4, beam=beam, normaliser=normaliser)
+    found = comp.compositional(cells, counts, length=4, beam=beam, normaliser=normaliser, search="beam")
     planes = twins.planes(images, 7, SIZE)
     for unit in range(5):
         pixels = dense[:, unit].reshape(-1)
@@ -213,7 +213,7 @@ def test_the_search_equals_brute_force_on_photos(minibroden: Path) -> None:
     maps = smooth_maps(20, 10, 7, seed=3)
     masks = nd.unit_masks(maps, nd.activation_threshold(maps, 0.02), (112, 112))
     cells, counts = counted(images, masks, categories)
-    found = comp.compositional(cells, counts, length=3, beam=10)
+    found = comp.compositional(cells, counts, length=3, beam=10, search="beam")
     present = np.flatnonzero(counts.label_area)
     # To be done in time: labels that no image carries are left out, and pixels that agree in their labels and
     # the unit's mask are looked at once, with their number as a weight.

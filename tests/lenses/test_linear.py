@@ -53,6 +53,35 @@ def test_planted_sums_are_told_with_their_signs(world: World) -> None:
     assert int(found.matrix[0].argmax()) in (number["object 1"], number["object 2"])
 
 
+def test_sums_of_one_half_tell_active_photos_of_the_other(world: World) -> None:
+    present = world.context.presence(world.context.concepts.concepts).present.double()
+    number = {name: k for k, name in enumerate(world.context.concepts.concepts)}
+    a, b, c = (present[:, number[name]] for name in ("object 1", "object 2", "color 1"))
+    generator = torch.Generator().manual_seed(0)
+    planted = torch.stack([a + 0.7 * b, 2 + a - c, c - b], 1)
+    planted = planted + 0.1 * torch.randn(planted.shape, generator=generator)
+    blind = torch.rand(len(a), 20, generator=generator)
+    pooled = torch.cat([planted, blind, torch.ones(len(a), 1)], 1)
+    found = Linear().halves(entry_of(world, pooled), world.context)
+    assert found is not None
+    assert found.unit.tolist() == list(range(23))  # a dead unit is not asked
+    for text in (found.concept_a[0], found.concept_b[0]):
+        assert "object 1" in text
+        assert "object 2" in text
+    assert (found.held_out[:3] > 0.7).all()
+    assert (found.held_out[:3] > found.chance[:3] + 0.2).all()
+    luck = torch.from_numpy(found.held_out[3:])
+    assert bool(luck.isnan().all()) or abs(float(luck.nanmean()) - 0.5) < 0.2
+
+
+def test_halves_of_too_few_photos_are_not_asked(tmp_path: Path) -> None:
+    world = make_world(tmp_path, 12)
+    concepts = world.context.probe.concepts
+    assert concepts is not None
+    world.context.concepts = concepts
+    assert Linear().halves(entry_of(world, torch.rand(12, 3)), world.context) is None
+
+
 def test_blind_units_are_not_called(world: World) -> None:
     pooled = torch.randn(160, 80, generator=torch.Generator().manual_seed(5)).clamp_min(0)
     found = Linear().find(entry_of(world, pooled), world.context)

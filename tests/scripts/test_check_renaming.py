@@ -1,4 +1,4 @@
-"""`scripts/check_renaming.py`: names of files change no byte of any table of the three detectors."""
+"""`scripts/check_renaming.py`: names of files change no byte of any table of the five detectors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from scripts import check_renaming
 from tests.stories.planted import SIDE, make_planted
 
-DETECTORS = "clip-dissect,network-dissection,compositional"
+DETECTORS = "clip-dissect,network-dissection,compositional,invert,linear"
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def _check(broden: Path, *more: str) -> int:
     )
 
 
-def test_three_detectors_on_a_set_with_copies(broden: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_five_detectors_on_a_set_with_copies(broden: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _check(broden) == 0, capsys.readouterr()
     kept = broden.parent / "kept"
     made = check_renaming.tables(kept / "given")

@@ -85,11 +85,25 @@ def test_iou_never_falls_with_length(study: Planted) -> None:
     assert lengths["length"].max() == 3
     for _, rows in lengths.groupby("unit"):
         assert rows["score"].is_monotonic_increasing
+    assert lengths["proved"].all()
+    assert (lengths["gap"] == 0).all()
     table = study.table("compositional")
     longest = lengths[lengths["length"] == 3].set_index("unit")["concept"]
     live = best(table[table["state"] == "live"])
     assert live["concept"].to_dict() == longest.to_dict()
     assert longest.str.contains(" OR | AND ").any()
+
+
+def test_without_a_proof_the_table_says_how_much_better_a_formula_could_be(study: Planted) -> None:
+    assert dissect(study.options("compositional", out="beam", search="beam", beam=1)).forward_passes == 0
+    place = ["unit", "length"]
+    beam, proved = (study.table("compositional.lengths", out).set_index(place) for out in ("beam", "out"))
+    assert beam["proved"].tolist() == (beam["gap"] == 0).tolist()
+    assert beam["proved"].xs(1, level="length").all()
+    assert not beam["proved"].all()
+    better = proved["score"] - beam["score"]
+    assert (better >= 0).all()
+    assert (better <= beam["gap"] + 1e-9).all()
 
 
 def test_best_concept_of_every_category(study: Planted) -> None:

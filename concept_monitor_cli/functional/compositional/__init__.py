@@ -2,7 +2,8 @@
 
 Beam search after Mu and Andreas (2020): the best single concepts, then every formula of the beam extended by
 `OR c`, `AND c` and `AND NOT c`, and the best formulas kept, shorter ones among them, as in the published
-code.
+code. After it, the best formula of at most three concepts is proved by tables of pairs and bounds
+(`optimal`); the better the beam's formula is, the less is left to look at.
 
 **Cells.** Pixels that carry the same set of labels are alike to every formula. So the probe set is cut once
 into cells (`LabelCells`), one per set of labels that occurs, with its number of pixels, and for each unit
@@ -29,12 +30,14 @@ from concept_monitor_cli.functional.compositional.cells import (
     count_cells,
     label_cells,
 )
-from concept_monitor_cli.functional.compositional.formulas import OPERATORS, Formula, Operator
+from concept_monitor_cli.functional.compositional.formulas import OPERATORS, Explanation, Formula, Operator
+from concept_monitor_cli.functional.compositional.optimal import LONGEST, PairTables, Proof, ceiling
 from concept_monitor_cli.functional.compositional.resampled import formula_group_counts
 from concept_monitor_cli.functional.compositional.search import (
     BEAM,
     LENGTH,
-    Explanation,
+    MOST_LOOKS,
+    SearchKind,
     SearchResult,
     compositional,
     search_formulas,
@@ -44,6 +47,8 @@ from concept_monitor_cli.functional.compositional.search import (
 __all__ = [
     "BEAM",
     "LENGTH",
+    "LONGEST",
+    "MOST_LOOKS",
     "OPERATORS",
     "CellCounter",
     "Explanation",
@@ -51,7 +56,11 @@ __all__ = [
     "ImageCells",
     "LabelCells",
     "Operator",
+    "PairTables",
+    "Proof",
+    "SearchKind",
     "SearchResult",
+    "ceiling",
     "compositional",
     "count_cells",
     "formula_group_counts",

@@ -91,6 +91,25 @@ class Formula:
         return self.text(_Numbers())
 
 
+@dataclass(frozen=True)
+class Explanation:
+    """A formula with its exact overlap with a unit's mask.
+
+    Attributes:
+        formula: the formula.
+        iou: intersection over union.
+        intersection: pixels in both.
+        formula_area: pixels of the formula in all images.
+        unit_area: pixels of the unit that count under the normaliser.
+    """
+
+    formula: Formula
+    iou: float
+    intersection: int
+    formula_area: int
+    unit_area: int
+
+
 class _Numbers(Sequence[str]):
     """Names for formulas whose concepts have only numbers."""
 

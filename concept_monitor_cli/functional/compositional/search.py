@@ -1,17 +1,19 @@
-"""The beam search over formulas."""
+"""The search over formulas: by beam, and with a proof where there is one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from concept_monitor_cli.functional.compositional.cells import LabelCells, cut_images
-from concept_monitor_cli.functional.compositional.formulas import OPERATORS, Formula
+from concept_monitor_cli.functional.compositional.formulas import OPERATORS, Explanation, Formula
+from concept_monitor_cli.functional.compositional.optimal import LONGEST, PairTables, ceiling
 from concept_monitor_cli.functional.dissection import (
     ImageLabels,
     IntArray,
@@ -27,24 +29,10 @@ from concept_monitor_cli.functional.groups import ImageGroups
 BEAM = 10
 LENGTH = 3
 
-
-@dataclass(frozen=True)
-class Explanation:
-    """A formula with its exact overlap with a unit's mask.
-
-    Attributes:
-        formula: the formula.
-        iou: intersection over union.
-        intersection: pixels in both.
-        formula_area: pixels of the formula in all images.
-        unit_area: pixels of the unit that count under the normaliser.
-    """
-
-    formula: Formula
-    iou: float
-    intersection: int
-    formula_area: int
-    unit_area: int
+SearchKind = Literal["auto", "optimal", "beam"]
+# What `auto` looks at before it takes the beam's word: bounds of formulas of three, for a unit. A number of
+# steps and no time, or the result would hang on the machine.
+MOST_LOOKS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -55,10 +43,18 @@ class SearchResult:
         best: entry `n - 1` is the best formula of *at most* n concepts, so that the IoU never falls along it;
             empty for a unit that meets no label.
         beam: the best formulas of any length that were found, best first; the first is `best[-1]`.
+        ceilings: of each entry of `best`, an IoU that no formula of so many concepts exceeds: its own where
+            it is proved to be the best one.
     """
 
     best: list[Explanation]
     beam: list[Explanation]
+    ceilings: list[float]
+
+    @property
+    def gaps(self) -> list[float]:
+        """By how much a formula of so many concepts could be better at most; 0 where none is."""
+        return [max(0.0, high - each.iou) for high, each in zip(self.ceilings, self.best, strict=True)]
 
 
 def compositional(
@@ -68,9 +64,10 @@ def compositional(
     length: int = LENGTH,
     beam: int = BEAM,
     normaliser: Normaliser = "none",
+    search: SearchKind = "auto",
     units: Iterable[int] | None = None,
 ) -> list[list[Explanation]]:
-    """`search_formulas` without the beam: of each unit the best formula for every length.
+    """Of each unit the best formula for every length, from `search_formulas`.
 
     Returns:
         for each unit `SearchResult.best`.
@@ -78,7 +75,7 @@ def compositional(
     return [
         each.best
         for each in search_formulas(
-            cells, counts, length=length, beam=beam, normaliser=normaliser, units=units
+            cells, counts, length=length, beam=beam, normaliser=normaliser, search=search, units=units
         )
     ]
 
@@ -90,9 +87,10 @@ def search_formulas(
     length: int = LENGTH,
     beam: int = BEAM,
     normaliser: Normaliser = "none",
+    search: SearchKind = "auto",
     units: Iterable[int] | None = None,
 ) -> list[SearchResult]:
-    """The best formula of each unit for every length up to `length`, by exact beam search.
+    """The best formula of each unit for every length up to `length`.
 
     With `length=1` this is Network Dissection's best concept under the same normaliser. The normalisers carry
     over to formulas by their categories, those of all concepts that it names: `category` counts the unit's
@@ -105,20 +103,51 @@ def search_formulas(
         length: longest formula.
         beam: formulas kept after each step.
         normaliser: see above.
+        search: `optimal`: after the beam, all formulas of at most three concepts, of which the best is
+            guaranteed (`PairTables`); of longer ones the beam's, and no proof. `auto`: the same for units
+            where it takes at most `MOST_LOOKS` bounds; of the others the beam's. `beam`: the beam's.
         units: which units, in this order; all of them by default.
 
     Returns:
         for each unit what was found.
 
     Raises:
-        ValueError: counts of other cells, a length or beam below 1, an unknown normaliser.
+        ValueError: counts of other cells, a length or beam below 1, an unknown normaliser or search.
     """
     check_normaliser(normaliser)
     if length < 1 or beam < 1:
         raise ValueError(f"length and beam must be at least 1, not {length} and {beam}")
-    search = _Search(cells, counts, length, beam, normaliser)
+    if search not in ("auto", "optimal", "beam"):
+        raise ValueError(f"unknown search {search!r}, expected auto, optimal or beam")
+    by_beam = _Search(cells, counts, length, beam, normaliser)
     chosen = range(cells.inside.shape[0]) if units is None else units
-    return [search.explain(int(unit)) for unit in chosen]
+    found = [by_beam.explain(int(unit)) for unit in chosen]
+    labels = int((counts.label_area > 0).sum())
+    if search == "beam" or (search == "auto" and labels**2 > MOST_LOOKS):
+        return found
+    tables = PairTables(cells, counts, normaliser)
+    most = MOST_LOOKS if search == "auto" else None
+    chosen = range(cells.inside.shape[0]) if units is None else units
+    return [_proved(each, tables, int(unit), beam, most) for each, unit in zip(found, chosen, strict=True)]
+
+
+def _proved(found: SearchResult, tables: PairTables, unit: int, beam: int, most: int | None) -> SearchResult:
+    """What the beam found, with the best formulas of at most three concepts and what is known of longer
+    ones."""
+    if not found.best:
+        return found
+    length = min(LONGEST, len(found.best))
+    proof = tables.prove(unit, found.best[length - 1], length=length, most=most)
+
+    def order(each: Explanation) -> tuple[float, tuple[object, ...]]:
+        return -each.iou, each.formula.key
+
+    best = [min(each, proof.best[min(place, length - 1)], key=order) for place, each in enumerate(found.best)]
+    last = best[length - 1].iou
+    exact = [each.iou for each in best[: length - 1]]
+    exact.append(max(last, min(proof.ceiling, found.ceilings[length - 1])))
+    pool = {each.formula: each for each in [*proof.best, *found.beam]}
+    return SearchResult(best, sorted(pool.values(), key=order)[:beam], [*exact, *found.ceilings[length:]])
 
 
 def supported_formulas(
@@ -184,7 +213,7 @@ class _Search:
         self.label_area = counts.label_area
         self.label_bits = category_bits(counts.label_categories)
         self.distinct_bits, self.bits_column = np.unique(self.label_bits, return_inverse=True)
-        self.normaliser = normaliser
+        self.normaliser: Normaliser = normaliser
         # Beams of different units share formulas; 64 MB of them are remembered.
         self.everywhere = lru_cache(maxsize=max(1024, (1 << 26) // (8 * max(1, cells.n_labels))))(
             self._everywhere
@@ -221,7 +250,15 @@ class _Search:
             expanded.update(fresh)
             beam = self._best({each.formula: each for each in beam}, mine.extensions(fresh))
             best.append(beam[0])
-        return SearchResult(best, beam)
+        return SearchResult(best, beam, self._ceilings(mine, best))
+
+    def _ceilings(self, mine: _Unit, best: list[Explanation]) -> list[float]:
+        """What is known without a proof: the best single concept, and a bound for any formula."""
+        if not best:
+            return []
+        least = int(mine.areas_of(0)[np.flatnonzero(mine.intersection)].min())
+        any_formula = max(ceiling(self.cells, mine.unit, least), best[-1].iou)
+        return [best[0].iou, *(any_formula for _ in best[1:])]
 
     def _best(self, kept: dict[Formula, Explanation], found: _Candidates) -> list[Explanation]:
         """The `beam` best among those kept and found, best first."""
@@ -288,7 +325,7 @@ class _Unit:
         areas = counts.area_by_image if search.normaliser == "category" else counts.area_by_mask
         self.group_areas = areas[unit]
 
-    def _areas(self, bits: int) -> IntArray:
+    def areas_of(self, bits: int) -> IntArray:
         """The pixels that count against a formula of these categories joined with each concept: (M,)."""
         search = self.search
         if search.normaliser == "none":
@@ -302,7 +339,7 @@ class _Unit:
         none = np.zeros(len(concept), dtype=np.int64)
         return _Candidates(
             [], none, none, concept,
-            self.intersection[concept], self.search.label_area[concept], self._areas(0)[concept],
+            self.intersection[concept], self.search.label_area[concept], self.areas_of(0)[concept],
         )  # fmt: skip
 
     def extensions(self, parents: list[Formula]) -> _Candidates:
@@ -320,7 +357,7 @@ class _Unit:
             area[i] = size + search.label_area - each, each, size - each
             new[i] = area[i] != size
             new[i][:, list(formula.names)] = False
-            counted[i] = self._areas(search._bits(formula))
+            counted[i] = self.areas_of(search._bits(formula))
         chosen = np.nonzero(new & (shared > 0))
         parent, operator, concept = chosen
         return _Candidates(parents, parent, operator, concept, shared[chosen], area[chosen], counted[chosen])

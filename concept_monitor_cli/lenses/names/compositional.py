@@ -16,8 +16,10 @@ from concept_monitor_cli.functional.calibration import benjamini_hochberg, p_val
 from concept_monitor_cli.functional.compositional import (
     BEAM,
     LENGTH,
+    MOST_LOOKS,
     CellCounter,
     Formula,
+    SearchKind,
     SearchResult,
     count_cells,
     formula_group_counts,
@@ -53,7 +55,11 @@ FEWEST_DRAWS, MOST_DRAWS = 3, 20
 SEARCHES = 600
 
 # The best formula of every unit with at most so many concepts.
-LENGTHS = TableSchema.of_units("lengths", {"length": "int", "concept": "str", "score": "float"}, ("length",))
+LENGTHS = TableSchema.of_units(
+    "lengths",
+    {"length": "int", "concept": "str", "score": "float", "gap": "float", "proved": "bool"},
+    ("length",),
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,8 @@ class Compositional(MaskDetector):
     one that most of its labels have, those after NOT left out; of several, that of the label that overlaps
     the unit best.
 
+    Of formulas of at most three labels the best one is guaranteed where `lengths` says `proved`.
+
     The p-value compares the part of the best formula's IoU that does not hang on one image
     (`supported_formulas`) with those that the same search finds for masks laid over the wrong images: longer
     formulas fit anything better, and so they do there. What is tested is the formula that is printed.
@@ -81,6 +89,7 @@ class Compositional(MaskDetector):
         normaliser: see `MaskDetector`; `none` is this literature's.
         length: most labels in a formula.
         beam: formulas kept at each length.
+        search: `optimal`, `beam` or `auto`; see `search_formulas`.
         fraction: see `MaskDetector`.
         stability: see `MaskDetector`. The best formulas of the beam compete in the draws.
     """
@@ -98,16 +107,22 @@ class Compositional(MaskDetector):
         beam: int = BEAM,
         fraction: float = QUANTILE,
         *,
+        search: SearchKind = "auto",
         stability: bool = True,
     ) -> None:
         super().__init__(normaliser, fraction, stability=stability)
         self.length, self.beam = length, beam
+        self.search: SearchKind = search
 
     @classmethod
     def from_options(cls, options: DissectOptions) -> Compositional:
         """See `Detector`."""
         return cls(
-            options.iou_normaliser or "none", options.length, options.beam, stability=options.stability
+            options.iou_normaliser or "none",
+            options.length,
+            options.beam,
+            search=options.search,
+            stability=options.stability,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -116,6 +131,8 @@ class Compositional(MaskDetector):
             **super().settings(),
             "length": self.length,
             "beam": self.beam,
+            "search": self.search,
+            "most_looks": MOST_LOOKS,
             "draws": [FEWEST_DRAWS, MOST_DRAWS, SEARCHES],
             "tested": "supported",
         }
@@ -132,7 +149,12 @@ class Compositional(MaskDetector):
         counts = [self.count(masks, context) for masks in parts]
         results = [
             search_formulas(
-                counter.cells(), each, length=self.length, beam=self.beam, normaliser=self.normaliser
+                counter.cells(),
+                each,
+                length=self.length,
+                beam=self.beam,
+                normaliser=self.normaliser,
+                search=self.search,
             )
             for counter, each in zip(counters, counts, strict=True)
         ]
@@ -170,7 +192,8 @@ class Compositional(MaskDetector):
         """See `Detector`. There is no score matrix of formulas; with `matrix` it is that of single labels.
 
         `more` holds `lengths`: for every live unit and length the best formula of at most that many labels,
-        `unit`, `length`, `concept`, `score`.
+        `unit`, `length`, `concept`, `score`, `gap` (by how much a formula of so many could be better at
+        most) and `proved` (none is better).
         """
         units, labels = self.read(entry, context), context.labels
         masks, live = units.masks, units.live
@@ -200,10 +223,10 @@ class Compositional(MaskDetector):
                 categories[unit, rank] = words.category(formula, single[unit])
                 scores[unit, rank] = ious[formula]
         steps = [
-            (unit, length, words.text(step.formula), step.iou)
-            for unit, each in enumerate(explained)
+            (unit, length, words.text(step.formula), step.iou, gap)
+            for unit, each in enumerate(true.results)
             if live[unit]
-            for length, step in enumerate(each, start=1)
+            for length, (step, gap) in enumerate(zip(each.best, each.gaps, strict=True), start=1)
         ]
         above = (best > IOU_DETECTOR) & live
         return Findings(
@@ -226,6 +249,9 @@ class Compositional(MaskDetector):
                 "paper_constant": IOU_DETECTOR,
                 "above_constant": int(above.sum()),
                 "unique_detectors": len(set(concepts[above.numpy(), 0])),
+                "proved": sum(
+                    bool(live[u]) and each.gaps[-1:] == [0.0] for u, each in enumerate(true.results)
+                ),
             },
             matrix=single.astype(np.float32) if matrix else None,
             matrix_concepts=labels.names,
@@ -235,6 +261,8 @@ class Compositional(MaskDetector):
                     "length": np.array([step[1] for step in steps], dtype=np.int64),
                     "concept": np.array([step[2] for step in steps], dtype=object),
                     "score": np.array([step[3] for step in steps], dtype=np.float64),
+                    "gap": np.array([step[4] for step in steps], dtype=np.float64),
+                    "proved": np.array([step[4] == 0 for step in steps], dtype=bool),
                 }
             },
         )

@@ -18,7 +18,8 @@ from concept_monitor_cli.functional.calibration import (
     shuffled,
     standardised,
 )
-from concept_monitor_cli.functional.groups import ImageGroups
+from concept_monitor_cli.functional.groups import ImageGroups, halves
+from concept_monitor_cli.functional.held_out import held_out_auc
 from concept_monitor_cli.functional.invert import FEWEST
 from concept_monitor_cli.functional.linear import (
     LEAST_GAIN,
@@ -31,6 +32,8 @@ from concept_monitor_cli.functional.linear import (
     three_parts,
 )
 from concept_monitor_cli.lenses.base import Detector, Findings
+from concept_monitor_cli.lenses.halves import LEAST_GROUPS as LEAST_OF_HALF
+from concept_monitor_cli.lenses.halves import Halves, asked_units
 from concept_monitor_cli.lenses.names.invert import known_presence, named_units, presence_digests
 from concept_monitor_cli.record.requests import Activations, Recording
 from concept_monitor_cli.run import TableSchema
@@ -157,6 +160,39 @@ class Linear(Detector):
             },
             matrix=_single(pooled, context).float().numpy() if matrix else None,
             more={WEIGHTS.name: weights},
+        )
+
+    def halves(self, entry: Entry, context: Context) -> Halves | None:
+        """See `Detector`: how well a sum of one half tells active images of the other half."""
+        pooled, live, _ = named_units(entry, context)
+        units = asked_units(live.numpy())
+        if context.groups.n_groups < 2 * LEAST_OF_HALF or not len(units):
+            return None
+        first = torch.from_numpy(halves(context.groups, seed=context.seed))
+        groups = [ImageGroups.read(context.groups.of[side.numpy()]) for side in (first, ~first)]
+        parts = [three_parts(each, seed=context.seed) for each in groups]
+        if not all(_enough(*each) for each in zip(groups, parts, strict=True)):
+            return None
+        columns, values = _concept_columns(context), pooled[:, torch.from_numpy(units)]
+        texts, own, chance = [], [], []
+        for side, part in zip((first, ~first), parts, strict=True):
+            fitted_on = torch.zeros(len(values), dtype=torch.bool)
+            fitted_on[side] = part == 0
+            P, Q = standardise(columns, fitted_on), standardise(values, fitted_on)
+            sums = sparse_sums(P[side], Q[side], part)
+            named = sums.lengths > 0
+            texts.append(_told(sums, named, context)[0])
+            number = torch.where(named, torch.arange(len(units)), -1)
+            found, luck = held_out_auc(Q[~side], predicted(sums, P[~side]), number)
+            own.append(found)
+            chance.append(luck)
+        return Halves(
+            units,
+            texts[0],
+            texts[1],
+            np.full(len(units), np.nan),
+            torch.stack(own).nanmean(0).numpy(),
+            torch.stack(chance).nanmean(0).numpy(),
         )
 
     @staticmethod
