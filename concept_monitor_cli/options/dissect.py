@@ -278,6 +278,22 @@ class DissectOptions(PlotOptions, CommonOptions, InputSizeOptions, LoadingOption
         3, "Most concepts in a formula.", panel=METHOD, metavar="N", read=number(int, least=1, most=10)
     )
     beam: int = option(10, "Formulas kept at each length.", panel=METHOD, metavar="N", read=count)
+    captioner: str = option(
+        "phrases",
+        "Who describes units (describe): phrases ranks concepts, and pairs of an attribute and a thing, by "
+        "--encoder.",
+        panel=METHOD,
+        metavar="NAME",
+        read=spec,
+    )
+    prior_weight: float | None = option(
+        None,
+        "Weight of a description's own probability, which is taken off (describe): 0 leaves the likelihood.",
+        panel=METHOD,
+        metavar="NUMBER",
+        read=number(float, least=0),
+        shown="1 for phrases, 0.2 for captioners",
+    )
     floors: bool = option(
         True,
         "Also dissect the network with random weights, once for all checkpoints: what spread and drift are "

@@ -22,11 +22,12 @@ from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.options import SIMILARITIES, EvaluateOptions, Pooling
 from concept_monitor_cli.probe import LabelledImages
 from concept_monitor_cli.progress import Progress
+from concept_monitor_cli.record.exemplars import POOLED_KINDS
 from concept_monitor_cli.run import CheckpointRecord
 from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.recorder import Recorder, open_checkpoint
 
-_POOLED = "activations/"
+_POOLED = tuple(f"{kind}/" for kind in POOLED_KINDS)
 
 
 @dataclass(frozen=True)
