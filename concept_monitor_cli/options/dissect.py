@@ -280,8 +280,8 @@ class DissectOptions(PlotOptions, CommonOptions, InputSizeOptions, LoadingOption
     beam: int = option(10, "Formulas kept at each length.", panel=METHOD, metavar="N", read=count)
     captioner: str = option(
         "phrases",
-        "Who describes units (describe): phrases ranks concepts, and pairs of an attribute and a thing, by "
-        "--encoder.",
+        "Who describes units (describe): phrases (concepts, and pairs of an attribute and a thing, ranked by "
+        "--encoder), coca:NAME/PRETRAINED, coca:NAME,WEIGHTS, or hf:FOLDER (BLIP, GIT).",
         panel=METHOD,
         metavar="NAME",
         read=spec,

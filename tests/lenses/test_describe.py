@@ -19,7 +19,9 @@ from concept_monitor_cli.concepts.phrases import phrases_of
 from concept_monitor_cli.encoders import load_encoder
 from concept_monitor_cli.functional.groups import ImageGroups
 from concept_monitor_cli.lenses import Findings
+from concept_monitor_cli.lenses.captions import view
 from concept_monitor_cli.lenses.names.describe import Describe
+from concept_monitor_cli.models.geometry import Geometry
 from concept_monitor_cli.store import Entry, Store
 from concept_monitor_cli.study import Context
 
@@ -207,3 +209,129 @@ def test_phrases_are_concepts_and_pairs_of_attribute_and_thing() -> None:
     assert phrases_of(words, 7).texts == found.texts[:7]
     assert phrases_of(words, 7).left_out == 3
     assert phrases_of(ConceptSet.clean("plain", ["a", "b"], ["", ""])).texts == ("a", "b")
+
+
+# -- captioners -------------------------------------------------------------------------------------
+
+
+COLOURS = ("red", "green", "blue")
+SQUARE = Geometry(12, None, "squash")
+
+
+class ColourCaptioner:
+    """Says one of three colours by how much of each it sees, then ends: 0 starts, 4 ends."""
+
+    name, start, end, never = "toy", 0, 4, ()
+    device = torch.device("cpu")
+    digest = "toy"
+
+    def look(self, image: Image.Image) -> Any:
+        share = np.asarray(image, dtype=np.float64).reshape(-1, 3).mean(0) / 255
+        first = torch.tensor([-50.0, *(8 * share), -50.0]).log_softmax(0)
+        after = torch.tensor([-50.0, -2.0, -3.0, -4.0, 3.0]).log_softmax(0)
+
+        def following(tokens: Tensor) -> Tensor:
+            found = after.expand(*tokens.shape, 5).clone()
+            found[:, 0] = first
+            return found
+
+        return following
+
+    def words(self, tokens: Any) -> str:
+        return " ".join(COLOURS[token - 1] for token in tokens)
+
+    def tokens(self, text: str) -> list[int]:
+        return [COLOURS.index(word) + 1 for word in text.split()]
+
+
+@pytest.fixture
+def halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
+    """Pictures of one colour left and another right, and a captioner that names colours."""
+    monkeypatch.setattr("concept_monitor_cli.lenses.captions.BEAMS", 3)
+    monkeypatch.setattr("concept_monitor_cli.lenses.captions.TOKENS", 2)
+    monkeypatch.setattr(
+        "concept_monitor_cli.lenses.names.describe.load_captioner", lambda spec: ColourCaptioner()
+    )
+    pixels = []
+    for left in range(3):
+        for right in range(3):
+            for shade in range(4):
+                picture = np.zeros((12, 20, 3), dtype=np.uint8)
+                picture[:, :10, left], picture[:, 10:, right] = 200 + 10 * shade, 200 + 10 * shade
+                pixels.append(picture)
+    context = World(Store(tmp_path), Pictures(pixels), None, None, None)  # type: ignore[arg-type]
+    context.probe.digest = "halves"  # type: ignore[misc]
+    context.__dict__.update(groups=ImageGroups.single(len(pixels)))
+    return context
+
+
+def half_entry(context: Context, regions: np.ndarray[Any, Any], Q: Tensor) -> Entry:
+    values, top = Q.T.sort(dim=1, descending=True, stable=True)
+    arrays: dict[str, Any] = {
+        "pooled": Q.float().numpy(),
+        "live": np.ones(Q.shape[1], dtype=bool),
+        "top_images": top.numpy(),
+        "top_values": values.float().numpy(),
+        "lowest": Q.amin(0).float().numpy(),
+        "thresholds": np.zeros(Q.shape[1], dtype=np.float32),
+        "regions": np.repeat(regions[:, None], len(Q), 1),
+    }
+    geometry = {"size": 12, "resize": None, "mode": "squash", "interpolation": "bilinear"}
+    key = context.store.key("exemplars", units=Q.shape[1])
+    return context.store.put(key, arrays, {"geometry": geometry, "notes": []})
+
+
+def test_a_captioner_says_what_the_region_of_a_unit_shows(halves: Context) -> None:
+    place = np.arange(36)
+    left, right = place // 12, place // 4 % 3
+    rng = torch.Generator().manual_seed(0)
+    noise = 0.1 * torch.rand(36, 4, generator=rng).double()
+    fires = np.stack([left == 0, left == 2, right == 1, right == 2], 1)
+    regions = np.zeros((4, 1, 2), dtype=bool)
+    regions[:2, :, 0], regions[2:, :, 1] = True, True
+    with half_entry(halves, regions, torch.from_numpy(fires).double() + noise) as entry:
+        found = Describe("toy").find(entry, halves)
+        plain = Describe("toy", lam=0.0).find(entry, halves)
+    assert [str(text).split()[0] for text in found.concepts[:, 0]] == ["red", "blue", "green", "blue"]
+    assert found.interpretable.sum() >= 3
+    table = plain.more["descriptions"]
+    np.testing.assert_array_equal(table["score"], table["log_given"])
+    # By hand, unit 0 and the text of one word: softmax over colours, then the end after a word.
+    shown = torch.from_numpy(fires).double() + noise
+    top = shown[:, 0].argsort(descending=True)[:15].tolist()
+    ends = 3.0 - np.log(sum(np.exp(each) for each in (-50.0, -2.0, -3.0, -4.0, 3.0)))
+    log_p = []
+    for image in top:
+        seen = np.asarray(view(halves.probe.image(image), SQUARE, regions[0]), dtype=float)
+        share = [seen[:, :, colour].mean() / 255 for colour in range(3)]
+        log_p.append(8 * share[0] - np.log(sum(np.exp(8 * each) for each in share)) + ends)
+    own = (table["unit"] == 0) & (table["description"] == "red")
+    assert table["log_given"][own][0] == pytest.approx(np.mean(log_p), abs=1e-6)
+
+
+def test_a_view_is_the_region_with_a_quarter_around_it() -> None:
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(0, 256, (40, 80, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    region = np.zeros((4, 8), dtype=bool)
+    region[1:3, 2:4] = True  # rows 10 to 30, columns 20 to 40 of the whole frame
+    seen = np.asarray(view(image, SQUARE, region))
+    assert seen.shape == (30, 30, 3)  # 5 pixels more on each side
+    np.testing.assert_array_equal(seen[5:25, 5:25], pixels[10:30, 20:40])
+    outside = np.abs(seen[:5].astype(int) - pixels[5:10, 15:45].astype(int)).mean()
+    assert outside > 20  # blurred noise
+    centre = view(image, Geometry(40), region)  # the network saw columns 20 to 60
+    assert centre.size == (14, 30)  # from column 8 to 22 of the 40 that were seen
+    np.testing.assert_array_equal(np.asarray(centre)[5:25, 2:12], pixels[10:30, 30:40])
+    whole = view(image, SQUARE, np.zeros((4, 8), dtype=bool))
+    np.testing.assert_array_equal(np.asarray(whole), pixels)
+
+
+def test_random_exemplars_are_not_called(halves: Context) -> None:
+    Q = torch.rand(36, 40, generator=torch.Generator().manual_seed(3)).double()
+    regions = np.random.default_rng(0).random((40, 1, 2)) < 0.5
+    with half_entry(halves, regions, Q) as entry:
+        found = Describe("toy").find(entry, halves)
+    assert found.live.all()
+    assert (found.p_values <= 0.05).mean() <= 0.05 + 3 * (0.05 * 0.95 / 40) ** 0.5
+    assert found.interpretable.sum() <= 1

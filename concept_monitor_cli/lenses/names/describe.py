@@ -10,10 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from concept_monitor_cli.encoders.captioners import load_captioner
 from concept_monitor_cli.functional.calibration import above_untrained, benjamini_hochberg, p_values
 from concept_monitor_cli.functional.descriptions import DRAWS, EXEMPLARS, chosen_exemplars
 from concept_monitor_cli.functional.firing import MIN_GROUPS
 from concept_monitor_cli.lenses.base import Detector, Findings
+from concept_monitor_cli.lenses.captions import BACKGROUND, BEAMS, TOKENS, CaptionTeller
 from concept_monitor_cli.lenses.describing import PhraseTeller, Teller, Told
 from concept_monitor_cli.record.exemplars import Exemplars
 from concept_monitor_cli.record.requests import Recording
@@ -22,7 +24,9 @@ from concept_monitor_cli.run.traits import LabelKind
 from concept_monitor_cli.wording import counted
 
 if TYPE_CHECKING:
+    from concept_monitor_cli.models.layers import LayerInfo
     from concept_monitor_cli.options import DissectOptions
+    from concept_monitor_cli.probe import ProbeSet
     from concept_monitor_cli.store import Entry
     from concept_monitor_cli.study.context import Context
 
@@ -72,6 +76,7 @@ class Describe(Detector):
         self.captioner = captioner
         self.lam = (PHRASES_LAM if captioner == PHRASES else CAPTION_LAM) if lam is None else lam
         self.top = top
+        self.needs_encoder = captioner == PHRASES
 
     @classmethod
     def from_options(cls, options: DissectOptions) -> Describe:
@@ -86,11 +91,31 @@ class Describe(Detector):
             "exemplars": EXEMPLARS,
             "draws": DRAWS,
             "top_concepts": self.top,
+            **(
+                {}
+                if self.captioner == PHRASES
+                else {"beams": BEAMS, "tokens": TOKENS, "background": BACKGROUND}
+            ),
         }
+
+    def check(self, probe: ProbeSet, layers: Sequence[LayerInfo]) -> None:
+        """See `Detector`.
+
+        Raises:
+            InputError: there is no such captioner, or its weights are not on this machine.
+        """
+        if self.captioner != PHRASES:
+            load_captioner(self.captioner)
 
     def depends_on(self, context: Context) -> dict[str, str]:
         """See `Detector`."""
-        return context.digests
+        if self.captioner == PHRASES:
+            return context.digests
+        return {
+            "images": context.probe.digest,
+            "groups": context.groups_digest,
+            "captioner": load_captioner(self.captioner).digest,
+        }
 
     def recording(self, context: Context) -> Recording:
         """See `Detector`."""
@@ -104,7 +129,7 @@ class Describe(Detector):
         `more` holds `descriptions`: for every description of a live unit `unit`, `rank`, `description`,
         `score`, `log_given`, `log_prior`, `captioner`.
         """
-        teller: Teller = PhraseTeller(context, self.lam, self.top)
+        teller = self._teller(context)
         places, live, sparse = _exemplars(entry, context)
         units = torch.nonzero(live)[:, 0]
         told = teller.tell(entry, units, places[units], matrix=matrix) if len(units) else Told([])
@@ -136,6 +161,13 @@ class Describe(Detector):
             matrix_concepts=told.names,
             more={DESCRIPTIONS.name: self._table(told, units.numpy())},
         )
+
+    def _teller(self, context: Context) -> Teller:
+        if self.captioner == PHRASES:
+            return PhraseTeller(context, self.lam, self.top)
+        captioner = load_captioner(self.captioner)
+        captioner.device = context.device
+        return CaptionTeller(context, captioner, self.lam, self.top)
 
     def _tested(
         self,
