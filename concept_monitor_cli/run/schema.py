@@ -501,8 +501,13 @@ TABLES: dict[str, TableSchema] = {
             "units": "int",
             "same": "float",
             "cosine": "float",
+            "same_chance": "float",
+            "cosine_chance": "float",
+            "near": "float",
+            "near_chance": "float",
         },
         ("epoch", "checkpoint", "layer", "detector_a", "detector_b"),
+        added=("same_chance", "cosine_chance", "near", "near_chance"),
     ),
     "embedding": TableSchema(
         "embedding",
