@@ -564,6 +564,27 @@ TABLES: dict[str, TableSchema] = {
         },
         ("layer", "detector", "epoch", "checkpoint", "place"),
     ),
+    # Units whose label or description has a text in it (`cmon units --match`).
+    "text-matches": TableSchema(
+        "text-matches",
+        {
+            "epoch": "int",
+            "checkpoint": "str",
+            "layer": "str",
+            "detector": "str",
+            "text": "str",
+            "unit": "int",
+            "concept": "str",
+            "category": "str",
+            "score": "float",
+            "p_value": "float",
+            "interpretable": "bool",
+            "units": "int",
+            "found": "int",
+            "chance": "float",
+        },
+        ("layer", "detector", "epoch", "checkpoint", "unit"),
+    ),
     "anchors": TableSchema("anchors", {"anchor": "str", "x": "float", "y": "float"}, ()),
     "statistics": TableSchema(
         "statistics",
