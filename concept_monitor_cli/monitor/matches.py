@@ -39,8 +39,8 @@ def matches(
 
     Returns:
         the rows of `text-matches.csv`: `units`, how many units of the layer have a label at that epoch;
-        `found`, how many of them match; `chance`, the share of the units with random weights that match, NaN where
-        they are not known.
+        `found`, how many of them match; `chance`, the share of the units with random weights that match,
+        NaN where they are not known.
     """
     pattern = word_pattern(text)
     named = _named(table)
