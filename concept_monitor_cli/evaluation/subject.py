@@ -118,6 +118,19 @@ class Images:
 
 
 @dataclass(frozen=True)
+class Generated:
+    """Images that a generator made of concepts, as the network sees them.
+
+    Attributes:
+        pooled: `(n, C)` float32.
+        folders: in which folder each is: what it shows; `""` for none.
+    """
+
+    pooled: Tensor
+    folders: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Trial:
     """Labels, and images that had no part in making them.
 
@@ -217,6 +230,7 @@ class Subject:
             of the run's.
         read_classifier: gives the classifier of the checkpoint.
         read_logits: gives what the classifier put out, `(N, K)`; `None` where the run did not record it.
+        read_generated: gives generated images of concepts; `None` where there are none.
     """
 
     epoch: int
@@ -232,6 +246,7 @@ class Subject:
     read_unseen: Callable[[], Images] | None = None
     read_classifier: Callable[[], Classifier | InputError] = lambda: InputError("no classifier")
     read_logits: Callable[[], Tensor | None] = lambda: None
+    read_generated: Callable[[], Generated] | None = None
 
     @cached_property
     def pooled(self) -> Tensor:

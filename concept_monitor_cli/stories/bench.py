@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from concept_monitor_cli.checkpoints import Checkpoint
 from concept_monitor_cli.concepts.class_names import ClassNames, find_class_names, load_class_names
 from concept_monitor_cli.encoders import Encoder
 from concept_monitor_cli.errors import CmonError, InputError
-from concept_monitor_cli.evaluation import Common, Images, Labels, Measure, Subject
+from concept_monitor_cli.evaluation import Common, Generated, Images, Labels, Measure, Subject
 from concept_monitor_cli.evaluation.classifier import Classifier, find_classifier
 from concept_monitor_cli.evaluation.sentences import open_sentence_model
 from concept_monitor_cli.evaluation.subject import LEAST_HELD_OUT, TextSpace
@@ -176,6 +177,30 @@ class Bench:
         spec = self.options.held_out
         return None if spec is None else Recorder(self.opened, self.options, probe=spec)
 
+    @cached_property
+    def generated(self) -> Recorder | None:
+        """The run's networks on generated images of concepts, where there are some.
+
+        Raises:
+            InputError: there is no such folder.
+        """
+        spec = self.options.generated
+        if spec is None:
+            return None
+        if not Path(spec).expanduser().is_dir():
+            raise InputError(
+                "there is no such folder",
+                where=f"--generated {spec}",
+                hint="a folder with a folder of images for each concept: DIR/red car/1.png",
+            )
+        return Recorder(self.opened, self.options, probe=spec)
+
+    def _generated(self, history: History, column: int) -> Generated:
+        assert self.generated is not None
+        pooled = self.generated.pooled(self.record(history, column), history.layer)
+        ids = self.generated.context.probe.ids
+        return Generated(pooled, tuple(name.rpartition("/")[0].rpartition("/")[2] for name in ids))
+
     def pooled(self, history: History, column: int) -> Tensor:
         """`Q` of a layer at one epoch on the run's images: from the store, else from a forward pass."""
         key = history.layer, history.checkpoints[column], int(history.epochs[column])
@@ -325,6 +350,7 @@ class Bench:
             read_unseen=partial(self._unseen, history, column, encoder) if self.held_out else None,
             read_classifier=lambda: self.classifier(record),
             read_logits=lambda: self._logits(history, column),
+            read_generated=partial(self._generated, history, column) if self.generated else None,
         )
 
     def _labels(self, history: History, column: int) -> Labels:
