@@ -193,7 +193,8 @@ class Bench:
                 where=f"--generated {spec}",
                 hint="a folder with a folder of images for each concept: DIR/red car/1.png",
             )
-        return Recorder(self.opened, self.options, probe=spec)
+        # An encoder of given embeddings has none of these images.
+        return Recorder(self.opened, self.options, probe=spec, embeds=False)
 
     def _generated(self, history: History, column: int) -> Generated:
         assert self.generated is not None

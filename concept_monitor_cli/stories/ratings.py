@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.evaluation.ratings import krippendorff_alpha, paired_p
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 KEY = "ratings-key"
 OWN, CHANCE = "own", "chance"
 # Images of a unit on the form, and how they are laid out.
-_IMAGES, _ACROSS, _SIDE = 10, 5, 128
+_IMAGES, _ACROSS, _SIDE, _GAP = 10, 5, 132, 2
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,9 @@ def _strips(opened: OpenRun, histories: Sequence[History], units: Sequence[int])
     strips = []
     for images in top:
         shown: list[Image.Image] = [
-            thumbnail(opened.probe.image(int(image)), _SIDE) for image in images if image >= 0
+            ImageOps.expand(thumbnail(opened.probe.image(int(image)), _SIDE - 2 * _GAP), _GAP, "white")
+            for image in images
+            if image >= 0
         ]
         strips.append(data_uri(sheet(shown, _ACROSS, _SIDE)))
     return strips

@@ -42,7 +42,7 @@ def cosy_scores(control: Tensor, generated: Tensor, concept: Tensor, count: int)
     auc, mad = torch.full((2, base.shape[1], count), torch.nan, dtype=torch.float64)
     mean, spread = base.mean(0), base.std(0, correction=0)
     varies = base.amax(0) > base.amin(0)
-    ascending = base.T.sort(dim=1).values
+    ascending = base.T.contiguous().sort(dim=1).values.contiguous()
     known = base.isfinite().all(0)
     for m in range(count):
         own = generated[concept == m].double()
