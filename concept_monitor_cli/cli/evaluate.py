@@ -37,6 +37,9 @@ _WIDEST = 60
         ("cmon evaluate --measure cutoff --quality 0.5", "from which score on are labels that good?"),
         ("cmon evaluate --measure sanity", "which measures can be trusted on these images?"),
         ("cmon evaluate --measure ranges,groups --units 256,479", "what these units respond to"),
+        ("cmon evaluate --generated images-of-concepts", "do units fire on generated images of their label?"),
+        ("cmon evaluate --export-ratings 30", "a form in which people rate the labels of 30 units a layer"),
+        ("cmon evaluate --import-ratings ann.json,bob.json", "what they said"),
         ("cmon evaluate --grid --grid-concepts common,words.txt", "which concept set, which similarity?"),
     ],
 )
@@ -51,7 +54,13 @@ def evaluate(console: Console, options: EvaluateOptions) -> None:
     label has not seen. cutoff: from which score on labels have the quality that is wanted. ranges: what the
     top 0.1, 1 and 5 % of a unit show. clarity: how much the top images of a unit have in common, and with
     those of other units. groups: units that respond to several things. sanity (when asked for): do the
-    measures notice spoilt labels? Beside every number stands what labels drawn at random give.
+    measures notice spoilt labels? cosy (with --generated): do units fire more on images of their label that a
+    generator made than on the run's? Beside every number stands what labels drawn at random give.
+
+    --export-ratings writes one HTML file that people open offline: images of units, each with a label that is
+    the unit's or that of another unit, in random order. Which is which stands in tables/ratings-key.csv,
+    which raters must not see. --import-ratings reads the files that they send back: mean ratings beside
+    those of the labels of chance, and Krippendorff's alpha.
 
     Writes tables/evaluation.csv, a table per measure and plots into the run's folder. What the run recorded
     is not recorded again.
@@ -65,6 +74,13 @@ def evaluate(console: Console, options: EvaluateOptions) -> None:
 
 
 def _show(console: Console, result: EvaluateResult) -> None:
+    if result.form is not None:
+        console.print(f"{result.form}: {result.questions} questions, for raters")
+        console.print(f"{result.tables[0]}: the key, not for raters")
+        return
+    if result.ratings:
+        console.print(_ratings(result.ratings))
+        return
     order = get_args(library.MeasureName)
 
     def place(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -111,6 +127,35 @@ def _table(title: str, rows: list[dict[str, Any]]) -> Table:
         *(Text("by chance" if i == varying[-1] else "") for i in varying),
         *(_chance(values) for values in chances),
     )
+    return table
+
+
+def _ratings(rows: list[dict[str, Any]]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    first = rows[0]
+    table = Table(
+        title=Text(f"ratings from 1 to 5, {first['raters']} raters", style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for name in ("layer", "units", "rating", "by chance", "difference", "p", "alpha"):
+        table.add_column(name, justify="left" if name == "layer" else "right")
+    for row in rows:
+        error = "" if row["error"] is None else f" ± {row['error']:.2f}"
+        which = "" if row["which"] == "all" else ", interpretable"
+        table.add_row(
+            Text(f"{row['layer']} ({row['detector']}{which})"),
+            str(row["units"]),
+            _number(row["mean"]),
+            _number(row["chance"]),
+            "-" if row["difference"] is None else f"{row['difference']:.2f}{error}",
+            _number(row["p_value"]),
+            _number(row["alpha"]),
+        )
     return table
 
 

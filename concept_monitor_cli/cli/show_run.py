@@ -122,11 +122,29 @@ def agreement_lines(rows: pd.DataFrame) -> list[str]:
         said = []
         for row in pairs.to_dict("records"):
             one = f"{row['detector_a']} and {row['detector_b']} {row['same']:.0%} of {row['units']}"
-            cosine = row["cosine"]
-            said.append(one if math.isnan(cosine) else f"{one} (cosine {cosine:.2f})")
+            parts = [
+                part
+                for part in (
+                    _beside_luck("", None, row.get("same_chance"), ".0%"),
+                    _beside_luck("near ", row.get("near"), row.get("near_chance"), ".0%"),
+                    _beside_luck("cosine ", row["cosine"], row.get("cosine_chance"), ".2f"),
+                )
+                if part
+            ]
+            said.append(one + (f" ({'; '.join(parts)})" if parts else ""))
         epoch = pairs["epoch"].iloc[0]
         lines.append(f"{layer}, epoch {epoch}, units with the same concept: {'; '.join(said)}")
     return lines
+
+
+def _beside_luck(name: str, value: float | None, chance: float | None, form: str) -> str:
+    """A number and what chance gives, what is known of both."""
+    given = [
+        f"{what}{number:{form}}"
+        for what, number in ((name, value), ("luck ", chance))
+        if number is not None and not math.isnan(number)
+    ]
+    return ", ".join(given) if name == "" or (value is not None and not math.isnan(value)) else ""
 
 
 def pairs_lines(run: RunFolder, summaries: Sequence[LayerSummary]) -> list[str]:

@@ -12,12 +12,16 @@ from concept_monitor_cli.cli.show_run import p_text
 from concept_monitor_cli.options import UnitsOptions
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from concept_monitor_cli.stories.units import UnitsResult
 
 app = cmon_app()
 
 _METHOD = "Confidence"
 _PICTURE = "Picture"
+# Matching units that are named on the terminal; tables/text-matches.csv has all.
+_MOST_UNITS = 8
 
 
 @cmon_command(
@@ -28,6 +32,7 @@ _PICTURE = "Picture"
         ("cmon units", "the life of every unit; the best units of every epoch with their images"),
         ("cmon units --layer layer4 --unit 256", "one unit over the epochs"),
         ("cmon units --classes car,horse,airplane", "who detects the classes?"),
+        ('cmon units --match "text"', "units whose label or description has that word"),
         ("cmon units --resamples 0", "without the test of confidence, which takes longest"),
     ],
 )
@@ -36,6 +41,9 @@ def units(console: Console, options: UnitsOptions) -> None:
 
     Writes tables/units.csv and plots. A change of concept counts as confident where drawing the probing
     images again would not undo it; the others may be luck.
+
+    One unit is shown with its names by all detectors of the run side by side. --match writes
+    tables/text-matches.csv and says how many units match, and how many do with random weights.
     """
     from concept_monitor_cli.stories import units as reading
 
@@ -50,28 +58,13 @@ def _show(console: Console, result: UnitsResult, wanted: Sequence[int]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    if result.matches:
+        _show_matches(console, result)
     if wanted:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for name in ("layer", "unit", "epoch", "concept", "category", "score", "p", "interpretable"):
-            table.add_column(
-                name,
-                justify="right" if name in ("unit", "epoch", "score", "p") else "left",
-                no_wrap=name not in ("layer", "concept"),
-            )
-        for row in result.moments:
-            live = row["state"] == "live"
-            named = row["concept"] if live else f"({row['state']})"
-            table.add_row(
-                Text(row["layer"]),
-                str(row["unit"]),
-                str(row["epoch"]),
-                Text(named or "(none)"),
-                Text(row["category"]),
-                "" if row["score"] is None else f"{row['score']:.3f}",
-                p_text(row["p_value"], row["p_floor"]),
-                "yes" if row["interpretable"] else "no",
-            )
-        console.print(table)
+        detectors = list(dict.fromkeys(row["detector"] for row in result.moments))
+        console.print(_side_by_side(result, detectors) if len(detectors) > 1 else _one_detector(result))
+        if len(detectors) > 1:
+            console.print("in brackets: no more than chance")
         for row in result.units:
             console.print(Text(_life(row)))
     else:
@@ -105,6 +98,87 @@ def _show(console: Console, result: UnitsResult, wanted: Sequence[int]) -> None:
                 console.print(Text(f"{said}, {row['interpretable']} of them interpretable"))
     for plot in result.plots:
         console.print(str(plot))
+
+
+def _one_detector(result: UnitsResult) -> Table:
+    """The concept of each unit at every epoch."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("layer", "unit", "epoch", "concept", "category", "score", "p", "interpretable"):
+        table.add_column(
+            name,
+            justify="right" if name in ("unit", "epoch", "score", "p") else "left",
+            no_wrap=name not in ("layer", "concept"),
+        )
+    for row in result.moments:
+        table.add_row(
+            Text(row["layer"]),
+            str(row["unit"]),
+            str(row["epoch"]),
+            Text(_named(row)),
+            Text(row["category"]),
+            "" if row["score"] is None else f"{row['score']:.3f}",
+            p_text(row["p_value"], row["p_floor"]),
+            "yes" if row["interpretable"] else "no",
+        )
+    return table
+
+
+def _named(row: dict[str, Any]) -> str:
+    named = row["concept"] if row["state"] == "live" else f"({row['state']})"
+    return named or "(none)"
+
+
+def _side_by_side(result: UnitsResult, detectors: Sequence[str]) -> Table:
+    """What each detector calls each unit at every epoch."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("layer", "unit", "epoch", *detectors):
+        table.add_column(name, justify="right" if name in ("unit", "epoch") else "left")
+    rows: dict[tuple[str, int, int], dict[str, str]] = {}
+    for row in result.moments:
+        named = _named(row)
+        sure = row["interpretable"] or named.startswith("(")
+        place = (row["layer"], row["unit"], row["epoch"])
+        rows.setdefault(place, {})[row["detector"]] = named if sure else f"({named})"
+    for layer, unit, epoch in sorted(rows):
+        names = rows[layer, unit, epoch]
+        table.add_row(Text(layer), str(unit), str(epoch), *(Text(names.get(name, "")) for name in detectors))
+    return table
+
+
+def _show_matches(console: Console, result: UnitsResult) -> None:
+    """How many units match at each epoch, and which at the last."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    names = ("layer", "epoch", "match", "beyond chance", "random weights", "units")
+    for name in names:
+        table.add_column(name, justify="left" if name in ("layer", "units") else "right")
+    for row in result.matches:
+        own = [
+            str(found["unit"])
+            for found in result.found
+            if all(found[key] == row[key] for key in ("layer", "detector", "epoch"))
+        ]
+        more = f" and {len(own) - _MOST_UNITS} more" if len(own) > _MOST_UNITS else ""
+        table.add_row(
+            Text(f"{row['layer']} ({row['detector']})"),
+            str(row["epoch"]),
+            f"{row['found']} of {row['units']}",
+            str(row["interpretable"]),
+            "-" if row["chance"] is None else f"{row['chance']:.1%}",
+            ", ".join(own[:_MOST_UNITS]) + more,
+        )
+    console.print(table)
 
 
 def _life(row: dict[str, Any]) -> str:

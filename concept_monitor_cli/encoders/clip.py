@@ -144,6 +144,20 @@ class ClipEncoder:
         with torch.no_grad(), self._autocast():
             return self._unit(network.encode_text(tokens), "texts")
 
+    @property
+    def logit_scale(self) -> float:
+        """By what the cosine of an image and a text is multiplied before the softmax over texts.
+
+        Reads it off the network, which is built for it.
+        """
+        network, _ = self._network
+        return float(getattr(network, "model", network).logit_scale.detach().exp())
+
+    @property
+    def network(self) -> tuple[Any, Any]:
+        """The network in evaluation mode, and its tokenizer."""
+        return self._network
+
     def _unit(self, raw: torch.Tensor, what: str) -> torch.Tensor:
         values = raw.float()
         norms = values.norm(dim=-1, keepdim=True)

@@ -144,6 +144,10 @@ class PrecomputedEncoder:
         """
         raise InputError("embeddings from a file cannot embed other images", where=str(self.path))
 
+    def knows(self, texts: Sequence[str]) -> list[bool]:
+        """Whether it has the embedding of each of these texts."""
+        return [tidy(text) in self._rows for text in texts]
+
     def text(self, texts: Sequence[str]) -> torch.Tensor:
         """The rows of these words, `(M, D)`.
 

@@ -19,13 +19,16 @@ from concept_monitor_cli.evaluation.ranges import RangeMeasure  # isort: skip
 from concept_monitor_cli.evaluation.clarity import ClarityMeasure  # isort: skip
 from concept_monitor_cli.evaluation.groups import GroupMeasure  # isort: skip
 from concept_monitor_cli.evaluation.sanity import SanityMeasure  # isort: skip
-from concept_monitor_cli.evaluation.subject import Common, Images, Labels, Subject, Trial
+from concept_monitor_cli.evaluation.cosy import CosyMeasure  # isort: skip
+from concept_monitor_cli.evaluation.subject import Common, Generated, Images, Labels, Subject, Trial
 
 __all__ = [
     "ClarityMeasure",
     "Common",
     "ContributionMeasure",
+    "CosyMeasure",
     "CutoffMeasure",
+    "Generated",
     "GroupMeasure",
     "Images",
     "LabelMeasure",

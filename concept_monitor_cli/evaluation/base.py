@@ -72,6 +72,11 @@ class Measure(ABC):
         """The measure as the options ask for it."""
         return cls()
 
+    @classmethod
+    def taken(cls, options: EvaluateOptions) -> bool:
+        """Whether it is taken where the user names no measure."""
+        return cls.by_default
+
     def unfit(self, subject: Subject) -> InputError | None:
         """Why it has nothing to say of these labels; `None` where it has.
 
@@ -116,6 +121,6 @@ def make_measures(names: tuple[str, ...], options: EvaluateOptions) -> list[Meas
     def wanted(kind: type[Measure]) -> bool:
         if names:
             return kind.name in names
-        return kind.in_grid if options.grid else kind.by_default
+        return kind.in_grid if options.grid else kind.taken(options)
 
     return [kind.from_options(options) for kind in _MEASURES.values() if wanted(kind)]

@@ -119,6 +119,19 @@ class Images:
 
 
 @dataclass(frozen=True)
+class Generated:
+    """Images that a generator made of concepts, as the network sees them.
+
+    Attributes:
+        pooled: `(n, C)` float32.
+        folders: in which folder each is: what it shows; `""` for none.
+    """
+
+    pooled: Tensor
+    folders: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Trial:
     """Labels, and images that had no part in making them.
 
@@ -221,6 +234,7 @@ class Subject:
         by_pixels: whether the labels were found by pixels of masks.
         read_halves: gives the labels that the detector finds on one half of the images, for a detector
             without a similarity; `None` where it cannot be asked.
+        read_generated: gives generated images of concepts; `None` where there are none.
     """
 
     epoch: int
@@ -238,6 +252,7 @@ class Subject:
     read_logits: Callable[[], Tensor | None] = lambda: None
     by_pixels: bool = False
     read_halves: Callable[[], Halves | None] = lambda: None
+    read_generated: Callable[[], Generated] | None = None
 
     @cached_property
     def pooled(self) -> Tensor:

@@ -195,7 +195,7 @@ class Detector(ABC):
     labels: ClassVar[LabelKind] = "concepts"
     evidence: ClassVar[Evidence] = "other"
     candidates: ClassVar[Candidates] = "concepts"
-    needs_encoder: ClassVar[bool] = False
+    needs_encoder: bool = False
     tables: ClassVar[tuple[TableSchema, ...]] = ()
     default: ClassVar[bool] = False
     code: str = ""

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from concept_monitor_cli.functional.redundancy import NEAR, Redundancy, redundancy
-from concept_monitor_cli.record.requests import Activations, read_masks
+from concept_monitor_cli.record.exemplars import POOLED_KINDS
+from concept_monitor_cli.record.requests import read_masks
 from concept_monitor_cli.store import Entry, Key, Writer
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Responses:
     def __init__(self, entry: Entry) -> None:
         self.live: NDArray[np.bool_] = entry.read("live").astype(bool)
         self._entry = entry
-        self._pooled = entry.key.kind == Activations.kind
+        self._pooled = entry.key.kind in POOLED_KINDS
         if self._pooled:
             self.n_images = int(entry.shape("pooled")[0])
         else:

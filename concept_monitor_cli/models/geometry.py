@@ -47,6 +47,28 @@ class Geometry:
         """Whether every part of the image is kept, so that masks of the whole image line up."""
         return self.mode == "squash" and self.resize in (None, self.size)
 
+    def box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of an image that becomes the square, in its own pixels: left, top, right, bottom.
+
+        Where the square is padded, it reaches beyond the image.
+
+        Args:
+            width: of the image, in pixels.
+            height: likewise.
+
+        Example:
+            >>> Geometry(224, 256).box(512, 256)
+            (144.0, 16.0, 368.0, 240.0)
+        """
+        if self.mode == "squash":
+            share = self.size / (self.resize or self.size)
+            sides = share * width, share * height
+        else:
+            side = self.size * (min(width, height) / self.resize if self.resize else 1.0)
+            sides = side, side
+        left, top = (width - sides[0]) / 2, (height - sides[1]) / 2
+        return left, top, left + sides[0], top + sides[1]
+
     def to_json(self) -> dict[str, str | int | None]:
         """The fields as plain values, for keys of the store and for `run.json`."""
         return {

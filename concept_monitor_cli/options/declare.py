@@ -24,6 +24,7 @@ PART = "Part of the run"
 TRUTH = "Truth"
 IMAGES = "Images"
 GRID = "Grid"
+PEOPLE = "Ratings by people"
 PAGE = "Page"
 PICTURE = "Picture"
 CONFIDENCE = "Confidence"
@@ -46,6 +47,7 @@ PANELS = (
         PART,
         TRUTH,
         IMAGES,
+        PEOPLE,
         GRID,
         PAGE,
         PICTURE,

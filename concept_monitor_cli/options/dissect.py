@@ -289,6 +289,22 @@ class DissectOptions(PlotOptions, CommonOptions, InputSizeOptions, LoadingOption
         flags=("--search",),
         metavar="NAME",
     )
+    captioner: str = option(
+        "phrases",
+        "Who describes units (describe): phrases (concepts, and pairs of an attribute and a thing, ranked by "
+        "--encoder), coca:NAME/PRETRAINED, coca:NAME,WEIGHTS, or hf:FOLDER (BLIP, GIT).",
+        panel=METHOD,
+        metavar="NAME",
+        read=spec,
+    )
+    prior_weight: float | None = option(
+        None,
+        "Weight of a description's own probability, which is taken off (describe): 0 leaves the likelihood.",
+        panel=METHOD,
+        metavar="NUMBER",
+        read=number(float, least=0),
+        shown="1 for phrases, 0.2 for captioners",
+    )
     floors: bool = option(
         True,
         "Also dissect the network with random weights, once for all checkpoints: what spread and drift are "

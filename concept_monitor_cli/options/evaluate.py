@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from concept_monitor_cli.options.common import (
@@ -11,9 +12,9 @@ from concept_monitor_cli.options.common import (
     class_names_option,
     epochs_option,
 )
-from concept_monitor_cli.options.declare import GRID, IMAGES, PART, TRUTH, option
+from concept_monitor_cli.options.declare import GRID, IMAGES, PART, PEOPLE, TRUTH, option
 from concept_monitor_cli.options.kinds import EpochFilter, MeasureName, Pooling, Quality, Similarity
-from concept_monitor_cli.options.values import count, number, share, spec, unit_list
+from concept_monitor_cli.options.values import count, number, path, share, spec, unit_list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class EvaluateOptions(NetworksAgainOptions, OneRunOptions):
     measures: tuple[MeasureName, ...] = option(
         (),
         "Only these measures: labels, contributions, weights, simulation, cutoff, ranges, clarity, groups, "
-        "sanity.",
+        "sanity, cosy.",
         panel=PART,
         name="measure",
         flags=("--measure", "-m"),
@@ -65,6 +66,27 @@ class EvaluateOptions(NetworksAgainOptions, OneRunOptions):
         metavar="PROBE",
         read=spec,
         shown="half of the run's",
+    )
+    generated: str | None = option(
+        None,
+        "A folder with a folder of images for each concept, made by an image generator (cosy).",
+        panel=TRUTH,
+        metavar="DIR",
+        read=spec,
+    )
+    export_ratings: int | None = option(
+        None,
+        "Only write a form in which people rate the labels of N units of each layer: RUN/ratings/form.html.",
+        panel=PEOPLE,
+        metavar="N",
+        read=count,
+    )
+    import_ratings: tuple[Path, ...] = option(
+        (),
+        "Only read what people answered: the files that the form saved, a comma list.",
+        panel=PEOPLE,
+        metavar="FILES",
+        read=path,
     )
     active_share: float = option(
         0.05,

@@ -33,6 +33,7 @@ MeasureName = Literal[
     "clarity",
     "groups",
     "sanity",
+    "cosy",
 ]
 # What the quality of a label may be: as in `evaluation/simulation.py`.
 Quality = Literal[

@@ -120,6 +120,13 @@ class UnitsOptions(_ClassesOptions, OneRunOptions):
         read=unit_list,
         shown="the best of every epoch",
     )
+    match: str | None = option(
+        None,
+        "Units whose label or description has this text in it, as whole words.",
+        panel=PART,
+        metavar="TEXT",
+        shown="all",
+    )
     top: int = option(5, "Units, and images of each, to draw.", panel=PICTURE, metavar="N", read=count)
     resamples: int = option(
         100,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from concept_monitor_cli.errors import CmonError, InputError
-from concept_monitor_cli.models.geometry import Preprocessing
+from concept_monitor_cli.models.geometry import Geometry, Preprocessing
 from concept_monitor_cli.models.layers import LayerInfo, describe_layers, evaluation
 from concept_monitor_cli.models.pooling import Kind, Pooling, pool, resolve_pooling, spatial_maps
 from concept_monitor_cli.models.taps import tap
@@ -46,6 +46,7 @@ class RecordInfo:
         pooling: what each layer really got.
         non_finite: pooled activations per layer that are infinite or NaN, out of images x units.
         assumptions: per layer, sentences for the user: what was taken for granted.
+        geometry: which part of each image the network saw.
     """
 
     images: int
@@ -57,6 +58,7 @@ class RecordInfo:
     pooling: Mapping[str, Pooling]
     non_finite: Mapping[str, int]
     assumptions: Mapping[str, tuple[str, ...]]
+    geometry: Geometry
 
     def notes(self, layer: str) -> tuple[str, ...]:
         """What the user should know of a layer's outputs: what was taken for granted, what looks wrong."""
@@ -302,6 +304,7 @@ def record(
         non_finite={name: int(count) for name, count in bad.items()},
         assumptions=assumptions,
         seconds=time.perf_counter() - begin,
+        geometry=preprocessing.geometry,
     )
 
 

@@ -23,6 +23,8 @@ KINDS: dict[str, int] = {
     "text_embeddings": 1,
     "activations": 3,
     "masks": 3,
+    "exemplars": 1,
+    "phrase_model": 1,
     "maps": 1,
     "logits": 1,
     "gradients": 1,

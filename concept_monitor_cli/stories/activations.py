@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.record.exemplars import POOLED_KINDS
 from concept_monitor_cli.run import TableRecord
 from concept_monitor_cli.store import Key
 from concept_monitor_cli.stories.opened import OpenRun
-
-_POOLED = "activations"
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def recorded_layers(opened: OpenRun, name: str) -> Iterator[RecordedLayer]:
     for _, record in opened.run.table_records():
         kind = record.recording.partition("/")[0]
         place = (record.layer, record.epoch)
-        if kind == _POOLED and place in wanted and place not in records:
+        if kind in POOLED_KINDS and place in wanted and place not in records:
             records[place] = RecordedLayer(
                 name, record.layer, record.epoch, record.checkpoint, partial(_read, opened, record)
             )

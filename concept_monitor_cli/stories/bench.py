@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from concept_monitor_cli.checkpoints import Checkpoint
 from concept_monitor_cli.concepts.class_names import ClassNames, find_class_names, load_class_names
 from concept_monitor_cli.encoders import Encoder
 from concept_monitor_cli.errors import CmonError, InputError
-from concept_monitor_cli.evaluation import Common, Images, Labels, Measure, Subject
+from concept_monitor_cli.evaluation import Common, Generated, Images, Labels, Measure, Subject
 from concept_monitor_cli.evaluation.classifier import Classifier, find_classifier
 from concept_monitor_cli.evaluation.sentences import open_sentence_model
 from concept_monitor_cli.evaluation.subject import LEAST_HELD_OUT, TextSpace
@@ -26,13 +27,14 @@ from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.options import SIMILARITIES, DissectOptions, EvaluateOptions, Pooling
 from concept_monitor_cli.probe import LabelledImages
 from concept_monitor_cli.progress import Progress
+from concept_monitor_cli.record.exemplars import POOLED_KINDS
 from concept_monitor_cli.run import CheckpointRecord
 from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.recorder import Recorder, open_checkpoint
 
-_POOLED = "activations/"
 # Options that a detector without a similarity is made of.
 _OF_DETECTORS = ("top_concepts", "iou_normaliser", "label_rule", "length", "beam", "search", "stability")
+_POOLED = tuple(f"{kind}/" for kind in POOLED_KINDS)
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,31 @@ class Bench:
         """The run's networks on the held-out images, where these are a set of their own."""
         spec = self.options.held_out
         return None if spec is None else Recorder(self.opened, self.options, probe=spec)
+
+    @cached_property
+    def generated(self) -> Recorder | None:
+        """The run's networks on generated images of concepts, where there are some.
+
+        Raises:
+            InputError: there is no such folder.
+        """
+        spec = self.options.generated
+        if spec is None:
+            return None
+        if not Path(spec).expanduser().is_dir():
+            raise InputError(
+                "there is no such folder",
+                where=f"--generated {spec}",
+                hint="a folder with a folder of images for each concept: DIR/red car/1.png",
+            )
+        # An encoder of given embeddings has none of these images.
+        return Recorder(self.opened, self.options, probe=spec, embeds=False)
+
+    def _generated(self, history: History, column: int) -> Generated:
+        assert self.generated is not None
+        pooled = self.generated.pooled(self.record(history, column), history.layer)
+        ids = self.generated.context.probe.ids
+        return Generated(pooled, tuple(name.rpartition("/")[0].rpartition("/")[2] for name in ids))
 
     def pooled(self, history: History, column: int) -> Tensor:
         """`Q` of a layer at one epoch on the run's images: from the store, else from a forward pass."""
@@ -332,6 +359,7 @@ class Bench:
             read_logits=lambda: self._logits(history, column),
             by_pixels=history.traits.evidence == "pixels",
             read_halves=partial(self._halves, history, column, common) if given else lambda: None,
+            read_generated=partial(self._generated, history, column) if self.generated else None,
         )
 
     def _halves(self, history: History, column: int, common: Common) -> Halves | None:

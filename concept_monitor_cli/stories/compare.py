@@ -27,6 +27,7 @@ from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.monitor.statistics import ALL
 from concept_monitor_cli.options import CompareOptions
 from concept_monitor_cli.progress import SILENT, Progress
+from concept_monitor_cli.record.exemplars import POOLED_KINDS
 from concept_monitor_cli.report.statistics_figures import categories_side_by_side
 from concept_monitor_cli.report.style import save
 from concept_monitor_cli.report.unit_figures import Look, class_examples, class_table
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # Recordings that hold the pooled activations of every image.
-_POOLED = "activations/"
+_POOLED = tuple(f"{kind}/" for kind in POOLED_KINDS)
 # Concepts of the one that the other lacks: so many are named.
 _MOST_NAMED = 12
 _EXAMPLE_IMAGES = 4

@@ -186,12 +186,13 @@ def write_agreement(study: Study, run: RunFolder, table: pd.DataFrame) -> None:
         vectors: NDArray[np.float32] = study.context.embed_words(words).cpu().numpy()
         return vectors
 
+    sums = [lens.name for lens in study.lenses if lens.traits().labels == "sums"]
     try:
-        rows = agreement(table, embed)
+        rows = agreement(table, embed, sums)
     except InputError as error:
         # Embeddings from a file know their own words only: no formulas, and maybe not all labels.
         study.notice(f"agreement.csv has no cosines: {error.what}")
-        rows = agreement(table)
+        rows = agreement(table, sums=sums)
     run.write_csv("agreement", rows)
 
 

@@ -30,6 +30,8 @@ from concept_monitor_cli.run import TABLES, RunFolder
 from concept_monitor_cli.stories.bench import Bench
 from concept_monitor_cli.stories.embed import check_units
 from concept_monitor_cli.stories.grid import grid_settings, grid_subjects
+from concept_monitor_cli.stories.opened import OpenRun
+from concept_monitor_cli.stories.ratings import export_ratings, import_ratings
 from concept_monitor_cli.stories.stats import plain_rows
 
 if TYPE_CHECKING:
@@ -62,6 +64,9 @@ class EvaluateResult:
         notices: what the measures had to say.
         tables: the tables that were written.
         plots: the pictures.
+        ratings: with `--import-ratings`, the rows of `ratings.csv`.
+        form: with `--export-ratings`, the form.
+        questions: how many it asks.
     """
 
     out: Path
@@ -70,6 +75,9 @@ class EvaluateResult:
     notices: list[str] = field(default_factory=list)
     tables: list[Path] = field(default_factory=list)
     plots: list[Path] = field(default_factory=list)
+    ratings: list[dict[str, Any]] = field(default_factory=list)
+    form: Path | None = None
+    questions: int = 0
 
 
 def evaluate(options: EvaluateOptions, progress: Progress = SILENT) -> EvaluateResult:
@@ -89,6 +97,8 @@ def evaluate(options: EvaluateOptions, progress: Progress = SILENT) -> EvaluateR
     """
     if options.epochs is None:
         options = replace(options, epochs=EpochFilter.parse("last"))
+    if options.export_ratings is not None or options.import_ratings:
+        return _by_people(options, progress)
     measures = make_measures(options.measures, options)
     bench = Bench(options, progress)
     check_units(options.units, bench.opened.table)
@@ -137,6 +147,28 @@ def evaluate(options: EvaluateOptions, progress: Progress = SILENT) -> EvaluateR
     else:
         result.notices.append("no measure gave a number: too few units or images could be judged")
         progress.notice(result.notices[-1])
+    return result
+
+
+def _by_people(options: EvaluateOptions, progress: Progress) -> EvaluateResult:
+    """Write a form for raters, or read what they said."""
+    if options.export_ratings is not None and options.import_ratings:
+        raise InputError(
+            "a form is written before answers to it can be read",
+            where="--export-ratings, --import-ratings",
+            hint="give one of them",
+        )
+    opened, result = OpenRun(options.out, options, progress), EvaluateResult(options.out)
+    if options.export_ratings is not None:
+        made = export_ratings(opened, options.export_ratings, seed=options.seed)
+        result.form, result.questions, result.tables = made.path, made.questions, [made.key]
+        return result
+    summary, units = import_ratings(opened, options.import_ratings, seed=options.seed)
+    result.ratings = plain_rows(summary)
+    result.tables = [
+        opened.run.write_csv("ratings", summary),
+        opened.run.write_csv("ratings-units", units),
+    ]
     return result
 
 

@@ -89,6 +89,7 @@ class Recorder:
         pooling: another pooling; `None` for the run's own.
         layers: which layers are looked at; `None` for all of the run.
         look_only: nothing is decoded, recorded or written.
+        embeds: the images are to be seen by the run's encoder, too.
     """
 
     def __init__(
@@ -100,11 +101,12 @@ class Recorder:
         pooling: Pooling | None = None,
         layers: Sequence[str] | None = None,
         look_only: bool = False,
+        embeds: bool = True,
     ) -> None:
         self._opened, self._options = opened, options
         self._probe, self._pooling = probe, pooling
         self._layers = layers
-        self._look_only = look_only
+        self._look_only, self._embeds = look_only, embeds
         self._known: dict[tuple[str, str], dict[str, Key]] = {}
 
     @cached_property
@@ -136,7 +138,7 @@ class Recorder:
                 **looking,
             ),
             WithoutNotices(self._opened.progress),
-            embeds=encoder is not None,
+            embeds=self._embeds and encoder is not None,
             kept_bases=self._opened.run.bases(),
         )
 

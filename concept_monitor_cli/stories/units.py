@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from concept_monitor_cli.monitor.comparison import check_classes, class_counts
 from concept_monitor_cli.monitor.floors import p_floor
 from concept_monitor_cli.monitor.history import History
+from concept_monitor_cli.monitor.matches import match_counts, matches
 from concept_monitor_cli.options import UnitsOptions
 from concept_monitor_cli.progress import SILENT, Progress
-from concept_monitor_cli.record.requests import Masks
-from concept_monitor_cli.report.regions import Regions
+from concept_monitor_cli.report.regions import regions_of
 from concept_monitor_cli.report.statistics_figures import evenly
 from concept_monitor_cli.report.style import save
 from concept_monitor_cli.report.unit_figures import Look, class_table, top_units_over_epochs, unit_over_epochs
@@ -45,6 +45,8 @@ class UnitsResult:
         moments: of the units asked for: their concept at every epoch.
         layers: per layer and detector, how many units are born, die, change, and change with confidence.
         classes: per epoch, layer and class, how many units have it as their concept.
+        matches: with `--match`, per layer, detector and epoch, how many units match.
+        found: with `--match`, the rows of `text-matches.csv`.
         plots: the pictures.
     """
 
@@ -53,6 +55,8 @@ class UnitsResult:
     moments: list[dict[str, Any]] = field(default_factory=list)
     layers: list[dict[str, Any]] = field(default_factory=list)
     classes: list[dict[str, Any]] = field(default_factory=list)
+    matches: list[dict[str, Any]] = field(default_factory=list)
+    found: list[dict[str, Any]] = field(default_factory=list)
     plots: list[Path] = field(default_factory=list)
 
 
@@ -64,8 +68,8 @@ def units(options: UnitsOptions, progress: Progress = SILENT) -> UnitsResult:
         progress: told what happens.
 
     Returns:
-        What was found; `tables/units.csv`, `tables/changes.csv` (where confidence could be tested) and the
-        plots are in the run folder.
+        What was found; `tables/units.csv`, `tables/changes.csv` (where confidence could be tested),
+        `tables/text-matches.csv` (with `--match`) and the plots are in the run folder.
 
     Raises:
         InputError: there is no run, or no such layer, unit or epoch in it; images or activations that the
@@ -78,6 +82,8 @@ def units(options: UnitsOptions, progress: Progress = SILENT) -> UnitsResult:
     for word in check_classes(options.classes, opened.table["concept"]):
         progress.notice(f"no unit has a concept called {word!r} at any epoch")
     result = UnitsResult(options.out)
+    if options.match is not None:
+        _search(opened, options.match, result)
     table = write_lives(opened, resamples=options.resamples, seed=options.seed, progress=progress)
     for history in opened.histories:
         own = table[(table["layer"] == history.layer) & (table["detector"] == history.detector)]
@@ -95,6 +101,15 @@ def units(options: UnitsOptions, progress: Progress = SILENT) -> UnitsResult:
                 figure, opened.run.plots / f"classes.{detector}", options.plot_formats, caption=opened.caption
             )
     return result
+
+
+def _search(opened: OpenRun, text: str, result: UnitsResult) -> None:
+    """The units whose label has a text in it."""
+    untrained = {(history.layer, history.detector): opened.untrained(history) for history in opened.histories}
+    found = matches(opened.table, text, untrained)
+    opened.run.write_csv("text-matches", found)
+    result.found = plain_rows(found)
+    result.matches = match_counts(opened.table, found, untrained, text)
 
 
 def _layer_summary(history: History, life: pd.DataFrame) -> dict[str, Any]:
@@ -209,7 +224,7 @@ def looks_of(
     by_unit = dict(iter(rows.sort_values("rank").groupby("unit")))
     with opened.recording(history, column) as entry:
         top = entry.read("top_images")[list(wanted), :images]
-        regions = Regions(entry) if entry.key.kind == Masks.kind else None
+        regions = regions_of(entry, opened.probe)
     looks = []
     for unit, chosen in zip(wanted, top, strict=True):
         own = by_unit[unit]

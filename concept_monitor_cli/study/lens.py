@@ -19,7 +19,7 @@ class Lens(Protocol):
     """
 
     name: ClassVar[str]
-    needs_encoder: ClassVar[bool]
+    needs_encoder: bool
 
     @classmethod
     def traits(cls) -> Traits:

@@ -608,6 +608,12 @@ def test_two_detectors(tmp_path: Path, visit: Callable[..., Opened]) -> None:
     assert texts(page.locator("#table tbody tr:not(.spacer) .wide")) == ["red", "sky"]
     page.select_option("#detector", DETECTOR)
     until(page, "document.querySelectorAll('.card').length === 2")
+    # One unit has its names by both, and each leads to what the other says.
+    page.locator("#table tbody tr:not(.spacer)").first.click()
+    assert texts(page.locator(".names .concept-name")) == ["dog", "red"]
+    page.locator(".names button").click()
+    assert "network-dissection" in (page.locator("#unit-layer").text_content() or "")
+    assert texts(page.locator(".names .concept-name")) == ["red", "dog"]
 
 
 def test_thousands_of_units_stay_usable(tmp_path: Path, visit: Callable[..., Opened]) -> None:

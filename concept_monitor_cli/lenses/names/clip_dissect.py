@@ -64,7 +64,7 @@ class ClipDissect(Detector):
     evidence: ClassVar[traits.Evidence] = "similarity"
     tables: ClassVar[tuple[TableSchema, ...]] = (PAIRS,)
     default: ClassVar[bool] = True
-    needs_encoder: ClassVar[bool] = True
+    needs_encoder: bool = True
 
     def __init__(
         self,

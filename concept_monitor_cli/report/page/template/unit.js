@@ -50,7 +50,7 @@ function showUnit() {
   $("unit-follow").textContent = followed ? "Followed" : "Follow";
   const body = $("unit-body");
   const top = body.scrollTop;
-  fill(body, unitNow(series, t, row), unitImages(series, t, row), series.epochs.length > 1 ? unitLife(series, row) : null);
+  fill(body, unitNow(series, t, row), unitNames(series, row), unitImages(series, t, row), series.epochs.length > 1 ? unitLife(series, row) : null);
   body.scrollTop = top;
 }
 
@@ -98,6 +98,22 @@ function unitNow(series, t, row) {
     part.append(el("p", { class: "hint", text: `Nearest anchor: ${plain(DATA.anchors.name[place.anchor[i] - 1])}, at cosine distance ${number(place.distance.at(i))}.` }));
   }
   return part;
+}
+
+// What the other detectors of the run call the same unit of the same layer at the same epoch.
+function unitNames(series, row) {
+  const unit = series.units[row];
+  const others = SERIES.filter((other) => other !== series && other.layer === series.layer && other.rowOf(unit) >= 0);
+  if (!others.length) return null;
+  const items = [series, ...others].map((each) => {
+    const own = each.rowOf(unit);
+    const name = el("span", { class: "muted", text: plain(each.detector) });
+    return el("li", {}, each === series ? name
+      : el("button", { type: "button", class: "link", onclick: () => openUnit(each.number, own) }, name),
+    conceptOf(each, each.at(state.epoch), own));
+  });
+  return el("section", {}, el("h3", { text: "Its names by all detectors" }), el("ul", { class: "names" }, ...items),
+    el("p", { class: "hint", text: "A filled dot: more than chance." }));
 }
 
 function unitImages(series, t, row) {
