@@ -351,6 +351,11 @@ def unit_axis(layout: Layout) -> int:
     return {"channels-first": 1, "channels-last": 3, "tokens": 2, "flat": 1}[layout.kind]
 
 
+def units_second(output: Tensor, layout: Layout) -> Tensor:
+    """A view `(B, C, ...)` of a layer's output, whatever its layout; the positions are what is left."""
+    return batch_first(output, layout).movedim(unit_axis(layout), 1)
+
+
 def shift_gradient(gradient: Tensor, layout: Layout, pooling: Pooling = "auto") -> Tensor:
     """The gradient with respect to a shift of each unit at all positions that are pooled.
 

@@ -64,7 +64,7 @@ from concept_monitor_cli.options.reading import (
     VerifyOptions,
 )
 from concept_monitor_cli.options.structure import DynamicsOptions, FactorsOptions
-from concept_monitor_cli.options.used import AblateOptions, VectorsOptions
+from concept_monitor_cli.options.used import AblateOptions, EvolutionsOptions, VectorsOptions
 
 __all__ = [
     "AUTO",
@@ -85,6 +85,7 @@ __all__ = [
     "EmbedOptions",
     "EpochFilter",
     "EvaluateOptions",
+    "EvolutionsOptions",
     "FactorMode",
     "FactorRows",
     "FactorSolver",

@@ -1,4 +1,4 @@
-"""The options of the commands that ask what classes make of a layer: `cmon vectors` and `cmon ablate`."""
+"""The options of the commands that ask what classes make of a layer: `vectors`, `evolutions`, `ablate`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from concept_monitor_cli.options.common import (
 )
 from concept_monitor_cli.options.declare import LISTED, METHOD, PART, option
 from concept_monitor_cli.options.kinds import EpochFilter, VectorKind
-from concept_monitor_cli.options.values import count, share, unit_list
+from concept_monitor_cli.options.values import count, from_zero, number, share, unit_list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,48 @@ class VectorsOptions(_ClassNamesOptions, NetworksAgainOptions, OneRunOptions):
     )
     top: int = option(
         50, "Concepts of each class to list, the strongest first.", panel=LISTED, metavar="N", read=count
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvolutionsOptions(_ClassNamesOptions, NetworksAgainOptions, OneRunOptions):
+    """The options of `cmon evolutions`."""
+
+    without: ClassVar[tuple[str, ...]] = ("precision", "dry_run")
+
+    detector: str | None = one_detector_option()
+    exact: bool = option(
+        False,
+        "Also set back every unit on its own in a pass of the network (slow in early layers).",
+        panel=METHOD,
+    )
+    images: int = option(
+        250,
+        "Most images of a class to look at, drawn at random.",
+        panel=METHOD,
+        metavar="N",
+        read=number(int, least=2),
+    )
+    least: int = option(
+        10,
+        "Classes on fewer images are left out.",
+        panel=METHOD,
+        metavar="N",
+        read=number(int, least=2),
+    )
+    controls: int = option(
+        20,
+        "Random sets of units beside each quarter of the units that is set back; 0 leaves the check out.",
+        panel=METHOD,
+        metavar="N",
+        read=from_zero,
+    )
+    top: int = option(
+        20,
+        "Units of each class to list, the strongest first, beside the strongest class of each unit.",
+        panel=LISTED,
+        metavar="N",
+        read=count,
     )
 
 

@@ -36,7 +36,7 @@ from concept_monitor_cli.run import TABLES, CheckpointRecord
 from concept_monitor_cli.store.atomic import atomic_write
 from concept_monitor_cli.stories.classes import NetworkClasses, network_classes
 from concept_monitor_cli.stories.opened import OpenRun
-from concept_monitor_cli.stories.recorder import Recorder, open_checkpoint
+from concept_monitor_cli.stories.recorder import Recorder, RecorderOptions, open_checkpoint
 from concept_monitor_cli.stories.stats import plain_rows
 from concept_monitor_cli.study import Context
 from concept_monitor_cli.wording import counted
@@ -187,7 +187,7 @@ def classes_of(
     recorder: Recorder,
     record: CheckpointRecord,
     given: str | None,
-    options: VectorsOptions,
+    options: RecorderOptions,
     progress: Progress,
 ) -> NetworkClasses:
     """The classes of the network, as one of its checkpoints says how many there are."""
