@@ -21,7 +21,7 @@ from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.models.gradients import replaced
 from concept_monitor_cli.models.interventions import Edit, interventions
 from concept_monitor_cli.models.layers import LayerInfo
-from concept_monitor_cli.models.pooling import units_second
+from concept_monitor_cli.models.pooling import by_position
 from concept_monitor_cli.models.taps import find_modules, first_tensor, tap
 
 #: Rows with gradients that run together behind the layer.
@@ -122,7 +122,7 @@ class Between:
             for start in range(0, len(points), step)
         ]
         assert self._change is not None
-        change = units_second(self._change, self._layer.layout).flatten(2)
+        change = by_position(self._change, self._layer.layout)
         self._change = None
         return OnTheWay(
             torch.cat([scores for scores, _ in parts])[:, :count],
@@ -155,7 +155,7 @@ class Between:
                 where=self._layer.name,
                 hint="choose an earlier layer",
             )
-        by_unit = units_second(slope, self._layer.layout).flatten(2)
+        by_unit = by_position(slope, self._layer.layout)
         shape = (len(points), len(images))
         return own.detach().double().reshape(shape), by_unit.reshape(*shape, *by_unit.shape[1:])
 

@@ -356,6 +356,12 @@ def units_second(output: Tensor, layout: Layout) -> Tensor:
     return batch_first(output, layout).movedim(unit_axis(layout), 1)
 
 
+def by_position(output: Tensor, layout: Layout) -> Tensor:
+    """A layer's output as `(B, C, P)`, P positions: 1 for vectors."""
+    units = units_second(output, layout)
+    return units.flatten(2) if units.ndim > 2 else units[:, :, None]
+
+
 def shift_gradient(gradient: Tensor, layout: Layout, pooling: Pooling = "auto") -> Tensor:
     """The gradient with respect to a shift of each unit at all positions that are pooled.
 

@@ -12,7 +12,7 @@ from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.evolutions import midpoints
 from concept_monitor_cli.models.geometry import Geometry, Preprocessing
 from concept_monitor_cli.models.layers import LayerInfo, describe_layers
-from concept_monitor_cli.models.pooling import units_second
+from concept_monitor_cli.models.pooling import by_position, units_second
 from concept_monitor_cli.record.evolved import Side, evolved, scores_set_back
 
 SIDE = 16
@@ -42,6 +42,17 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.layer2(self.layer1(self.relu(self.stem(x)))).mean((2, 3)))
+
+
+class Vectors(nn.Module):
+    """Layers without positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(3 * SIDE * SIDE, 7), nn.Linear(7, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.first(x.flatten(1))))
 
 
 class Pixels:
@@ -119,6 +130,7 @@ CASES = [
     (Residual, "layer2.conv1", False),
     (vit, "blocks.0", True),
     (swin, "layers.0", True),
+    (Vectors, "first", True),
 ]
 NAMES = [f"{factory.__name__}-{name}" for factory, name, _ in CASES]
 
@@ -137,13 +149,13 @@ def test_what_units_brought_is_what_loops_say(factory: object, name: str, togeth
     old = last_output(earlier.model, layer, x)[1]
     scores, new = last_output(later.model, layer, x)
     own = torch.arange(4), classes
-    change = units_second(new - old, layer.layout).flatten(2).double()
+    change = by_position(new - old, layer.layout).double()
 
     def slope(point: float) -> tuple[Tensor, Tensor]:
         leaf = (old + point * (new - old)).requires_grad_()
         said = last_output(later.model, layer, x, leaf)[0][own]
         (gradient,) = torch.autograd.grad(said.sum(), leaf)
-        return said.detach(), units_second(gradient, layer.layout).flatten(2).double()
+        return said.detach(), by_position(gradient, layer.layout).double()
 
     middle = sum(slope(point)[1] for point in midpoints()) / 8
     assert torch.allclose(found.path.double(), (middle * change).sum(2), atol=1e-4)
