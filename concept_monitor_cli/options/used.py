@@ -14,8 +14,8 @@ from concept_monitor_cli.options.common import (
     one_detector_option,
 )
 from concept_monitor_cli.options.declare import LISTED, METHOD, PART, option
-from concept_monitor_cli.options.kinds import EpochFilter, VectorKind
-from concept_monitor_cli.options.values import count, from_zero, number, share, unit_list
+from concept_monitor_cli.options.kinds import EpochFilter, TcavTarget, VectorKind
+from concept_monitor_cli.options.values import count, from_zero, named_folder, number, share, unit_list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,29 @@ class VectorsOptions(_ClassNamesOptions, NetworksAgainOptions, OneRunOptions):
         panel=PART,
         metavar="WORDS",
         shown="all labels; without any, the concepts of the units",
+    )
+    concepts: tuple[str, ...] = option(
+        (),
+        "A concept by a folder of other images that show it, beside the run's own; repeat for several.",
+        panel=PART,
+        name="concept",
+        metavar="NAME=DIR",
+        read=named_folder,
+        shown="none",
+    )
+    factors: bool = option(
+        False, "The images that have most of each factor of `cmon factors` are concepts, too.", panel=PART
+    )
+    relative: bool = option(
+        False,
+        "Concepts against each other: images without any of them do not count.",
+        panel=METHOD,
+    )
+    tcav_target: TcavTarget = option(
+        "logit",
+        "What is moved: logit (the class's score) or loss (its log-probability).",
+        panel=METHOD,
+        metavar="TYPE",
     )
     kind: VectorKind = option(
         "fast",

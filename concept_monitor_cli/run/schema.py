@@ -460,8 +460,28 @@ TABLES: dict[str, TableSchema] = {
             "tcav": "float",
             "tcav_chance": "float",
             "degenerate": "bool",
+            "target": "str",
         },
         ("epoch", "layer", "class", "concept"),
+    ),
+    # The classes whose score each unit moves most (`cmon vectors`).
+    "unit-classes": TableSchema(
+        "unit-classes",
+        {
+            "epoch": "int",
+            "checkpoint": "str",
+            "layer": "str",
+            "unit": "int",
+            "class": "str",
+            "class_images": "int",
+            "gradient": "float",
+            "effect": "float",
+            "chance_spread": "float",
+            "p_value": "float",
+            "significant": "bool",
+            "target": "str",
+        },
+        ("epoch", "layer", "unit", "class"),
     ),
     # What the change of each unit between two epochs brought a class (`cmon evolutions`).
     "evolutions": TableSchema(

@@ -88,6 +88,7 @@ class Recorder:
         probe: other images; `None` for the run's own.
         pooling: another pooling; `None` for the run's own.
         layers: which layers are looked at; `None` for all of the run.
+        embeds: the images are to be seen by the run's encoder, too.
         look_only: nothing is decoded, recorded or written.
     """
 
@@ -99,18 +100,19 @@ class Recorder:
         probe: str | None = None,
         pooling: Pooling | None = None,
         layers: Sequence[str] | None = None,
+        embeds: bool = True,
         look_only: bool = False,
     ) -> None:
         self._opened, self._options = opened, options
         self._probe, self._pooling = probe, pooling
-        self._layers = layers
+        self._layers, self._embeds = layers, embeds
         self._look_only = look_only
         self._known: dict[tuple[str, str], dict[str, Key]] = {}
 
     @cached_property
     def _study(self) -> Study:
         info = self._opened.info
-        made, encoder = info["options"], info["encoder"]
+        made, encoder = info["options"], info["encoder"] if self._embeds else None
         options = self._options
         seeing = {name: _plain(made[name]) for name in _SEEING}
         looking = {} if encoder is None else _looking_through(encoder)

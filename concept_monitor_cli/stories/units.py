@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from concept_monitor_cli.monitor.comparison import check_classes, class_counts
 from concept_monitor_cli.monitor.floors import p_floor
 from concept_monitor_cli.monitor.history import History
+from concept_monitor_cli.monitor.uses import last_concepts, read_uses
 from concept_monitor_cli.options import UnitsOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.record.requests import Masks
@@ -45,6 +46,8 @@ class UnitsResult:
         moments: of the units asked for: their concept at every epoch.
         layers: per layer and detector, how many units are born, die, change, and change with confidence.
         classes: per epoch, layer and class, how many units have it as their concept.
+        uses: of the units asked for: what they do for the classes, in sentences, where `vectors`,
+            `evolutions` or `ablate` have run.
         plots: the pictures.
     """
 
@@ -53,6 +56,7 @@ class UnitsResult:
     moments: list[dict[str, Any]] = field(default_factory=list)
     layers: list[dict[str, Any]] = field(default_factory=list)
     classes: list[dict[str, Any]] = field(default_factory=list)
+    uses: list[str] = field(default_factory=list)
     plots: list[Path] = field(default_factory=list)
 
 
@@ -85,6 +89,7 @@ def units(options: UnitsOptions, progress: Progress = SILENT) -> UnitsResult:
     chosen = table[table["unit"].isin(options.units)] if options.units else table
     result.units = plain_rows(chosen)
     result.moments = _moments(opened, options.units)
+    result.uses = _uses(opened, options.units)
     result.plots = _draw(opened, options)
     if options.classes:
         counts = pd.concat([class_counts(history, options.classes) for history in opened.histories])
@@ -95,6 +100,19 @@ def units(options: UnitsOptions, progress: Progress = SILENT) -> UnitsResult:
                 figure, opened.run.plots / f"classes.{detector}", options.plot_formats, caption=opened.caption
             )
     return result
+
+
+def _uses(opened: OpenRun, wanted: Sequence[int]) -> list[str]:
+    known = read_uses(opened.run)
+    told = []
+    for history in opened.histories:
+        by_unit = known.by_unit(history.layer, last_concepts(history))
+        told += [
+            f"{history.layer} unit {unit}: {sentence}"
+            for unit in wanted
+            for sentence in by_unit.get(unit, [])
+        ]
+    return list(dict.fromkeys(told))
 
 
 def _layer_summary(history: History, life: pd.DataFrame) -> dict[str, Any]:
