@@ -38,8 +38,10 @@ def fit_basis(spec: BasisSpec, channels: int, activations: Tensor | None = None,
         InputError: more members than the layer has channels or images, negative activations for `nmf`, or a
             file that is no basis of this layer.
     """
+    if spec.kind == "vectors" and spec.file is not None:
+        return _vectors(spec, channels, where)
     if spec.file is not None:
-        return _saved(spec.file, channels, where)
+        return _saved(spec.file, channels, where, spec.text)
     assert spec.size is not None
     if spec.kind == "random":
         return Basis.of(random_directions(channels, spec.size, seed=spec.seed).numpy())
@@ -96,9 +98,22 @@ def read_arrays(file: Path) -> dict[str, NDArray[Any]]:
 _FORMS = "give an .npy, .npz or .safetensors with a matrix of channels x members"
 
 
-def _saved(file: Path, channels: int, where: str) -> Basis:
+def _vectors(spec: BasisSpec, channels: int, where: str) -> Basis:
+    """What `cmon vectors` left of a layer in a run."""
+    assert spec.file is not None
+    file = spec.file / "vectors" / f"{where.replace('/', '_')}.npz"
+    if not file.is_file():
+        raise InputError(
+            f"there are no concept vectors of {where}",
+            where=f"--basis {spec.text}",
+            hint=f"cmon vectors {spec.file} --layer {where}, or name another run: vectors:RUN",
+        )
+    return _saved(file, channels, where, spec.text)
+
+
+def _saved(file: Path, channels: int, where: str, text: str) -> Basis:
     arrays = read_arrays(file)
-    place = f"--basis saved:{file}"
+    place = f"--basis {text}"
     if "encoding" in arrays:
         basis = Basis.from_arrays(arrays)
     else:

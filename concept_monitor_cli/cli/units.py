@@ -67,6 +67,8 @@ def _show(console: Console, result: UnitsResult, wanted: Sequence[int]) -> None:
             console.print("in brackets: no more than chance")
         for row in result.units:
             console.print(Text(_life(row)))
+        for sentence in result.uses:
+            console.print(Text(sentence))
     else:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
         names = ("layer", "units", "ever interpretable", "no longer", "changes", "relabelled", "own")

@@ -416,6 +416,33 @@ def class_effects(gradients: ClassGradients, Q: Tensor, L: Tensor, *, seed: int 
     return MeanTest(*whole)
 
 
+@torch.no_grad()
+def unit_effects(gradients: ClassGradients, Q: Tensor, *, seed: int = 0) -> MeanTest:
+    """By how much each unit moves the score of a class on the class's own images, to first order, `(K, C)`.
+
+        effect[k, c] = gbar_k[c] (mean of q_c over the images of class k - mean of q_c over all images)
+
+    which is gradient times activation, with the mean image as that on which a unit says nothing. The spread
+    is what random images in the place of the class's give; p says whether the unit tells the class's images
+    from others at all.
+
+    Args:
+        gradients: of the layer.
+        Q: `(N, C)`.
+        seed: see `mean_test`.
+    """
+    known = ~gradients.mean.isnan().any(1)
+    member = torch.nn.functional.one_hot(gradients.classes, len(known)).double()
+    found = mean_test(Q.double(), member[:, known], seed=seed)  # (C, classes)
+    slope = gradients.mean[known]
+    whole = [torch.full((len(known), Q.shape[1]), torch.nan, dtype=torch.float64) for _ in range(3)]
+    for out, each in zip(
+        whole, (slope * found.difference.T, slope.abs() * found.spread.T, found.p.T), strict=True
+    ):
+        out[known] = each
+    return MeanTest(*whole)
+
+
 def _check(values: Tensor, L: Tensor) -> None:
     if values.ndim != 2 or L.ndim != 2 or len(values) != len(L) or len(values) < 2:
         raise InputError(

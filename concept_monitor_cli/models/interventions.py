@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from concept_monitor_cli.models.gradients import replaced
 from concept_monitor_cli.models.layers import LayerInfo
-from concept_monitor_cli.models.pooling import unit_axis
+from concept_monitor_cli.models.pooling import units_second
 from concept_monitor_cli.models.taps import find_modules, first_tensor
 
 #: Changes a layer's output in place: images on axis 0, units on axis 1, positions after them.
@@ -69,14 +69,8 @@ class Interventions:
         for place, edit in enumerate(self._edits):
             if edit is not None:
                 own = copies.narrow(images_axis, place * each, each)
-                edit(self._with_units_second(own))
+                edit(units_second(own, self._layer.layout))
         return replaced(output, tensor, copies)
-
-    def _with_units_second(self, output: Tensor) -> Tensor:
-        """A view `(B, C, ...)`."""
-        layout = self._layer.layout
-        first = output.transpose(0, 1) if layout.batch_second else output
-        return first.movedim(unit_axis(layout), 1)
 
     def __call__(self, images: Tensor, edits: Sequence[Edit]) -> Tensor:
         """The scores with each of the changes.
@@ -93,8 +87,8 @@ class Interventions:
             RuntimeError: the network fails even with one change at a time.
         """
         with torch.inference_mode():
-            if self.together is None and len(edits) > 1:
-                self.together = self._try(images)
+            if len(edits) > 1:
+                self.runs_together(images)
             if not self.together:
                 return torch.stack([self._pass(images, [edit])[0] for edit in edits])
             # One image alone would be added to its copies by broadcasting, without an error.
@@ -102,6 +96,17 @@ class Interventions:
             step = max(1, self._rows // len(doubled))
             parts = [self._pass(doubled, edits[i : i + step]) for i in range(0, len(edits), step)]
             return torch.cat(parts)[:, : len(images)]
+
+    def runs_together(self, images: Tensor) -> bool:
+        """Whether copies of images may run together behind the layer; tried once.
+
+        Args:
+            images: some, as the network wants them.
+        """
+        if self.together is None:
+            with torch.inference_mode():
+                self.together = self._try(images)
+        return self.together
 
     def _try(self, images: Tensor) -> bool:
         """Whether unchanged copies of some images come out as the images themselves do."""

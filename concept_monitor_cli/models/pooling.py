@@ -351,6 +351,17 @@ def unit_axis(layout: Layout) -> int:
     return {"channels-first": 1, "channels-last": 3, "tokens": 2, "flat": 1}[layout.kind]
 
 
+def units_second(output: Tensor, layout: Layout) -> Tensor:
+    """A view `(B, C, ...)` of a layer's output, whatever its layout; the positions are what is left."""
+    return batch_first(output, layout).movedim(unit_axis(layout), 1)
+
+
+def by_position(output: Tensor, layout: Layout) -> Tensor:
+    """A layer's output as `(B, C, P)`, P positions: 1 for vectors."""
+    units = units_second(output, layout)
+    return units.flatten(2) if units.ndim > 2 else units[:, :, None]
+
+
 def shift_gradient(gradient: Tensor, layout: Layout, pooling: Pooling = "auto") -> Tensor:
     """The gradient with respect to a shift of each unit at all positions that are pooled.
 

@@ -42,6 +42,7 @@ from concept_monitor_cli.options.kinds import (
     Shard,
     Similarity,
     Source,
+    TcavTarget,
     Triple,
     VectorKind,
     basis_name,
@@ -65,7 +66,7 @@ from concept_monitor_cli.options.reading import (
     VerifyOptions,
 )
 from concept_monitor_cli.options.structure import DynamicsOptions, FactorsOptions
-from concept_monitor_cli.options.used import AblateOptions, VectorsOptions
+from concept_monitor_cli.options.used import AblateOptions, EvolutionsOptions, VectorsOptions
 
 __all__ = [
     "AUTO",
@@ -86,6 +87,7 @@ __all__ = [
     "EmbedOptions",
     "EpochFilter",
     "EvaluateOptions",
+    "EvolutionsOptions",
     "FactorMode",
     "FactorRows",
     "FactorSolver",
@@ -120,6 +122,7 @@ __all__ = [
     "StatusOptions",
     "StoreOptions",
     "SubmitOptions",
+    "TcavTarget",
     "Triple",
     "UnitsOptions",
     "VectorKind",

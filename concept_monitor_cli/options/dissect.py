@@ -89,8 +89,8 @@ class DissectOptions(PlotOptions, CommonOptions, InputSizeOptions, LoadingOption
     bases: tuple[str, ...] = option(
         (CHANNELS,),
         "What counts as a unit: channels, random:R[:seed] or pca:R (directions), nmf:R (non-negative "
-        "factors), or saved:FILE (.npy, .npz, .safetensors: concept vectors, the encoder of a sparse "
-        "autoencoder). A comma list for several.",
+        "factors), vectors:RUN (what `cmon vectors` found) or saved:FILE (.npy, .npz, .safetensors: "
+        "directions, the encoder of a sparse autoencoder). A comma list for several.",
         panel=WHAT,
         name="basis",
         metavar="BASIS",

@@ -22,6 +22,7 @@ PlotFormat = Literal["png", "svg", "pdf"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Method = Literal["umap", "pca"]
 VectorKind = Literal["fast", "ridge", "sgd"]
+TcavTarget = Literal["logit", "loss"]
 # In the order of `evaluation/`, which must not be imported here: it brings torch along.
 MeasureName = Literal[
     "labels",
@@ -202,19 +203,20 @@ class EpochFilter:
 CHANNELS = "channels"
 #: `--layer auto`: the last stages of the network.
 AUTO = "auto"
-BasisKind = Literal["random", "pca", "nmf", "saved"]
+BasisKind = Literal["random", "pca", "nmf", "saved", "vectors"]
 
 
 @dataclass(frozen=True)
 class BasisSpec:
-    """What counts as a unit, where it is not the channels: `random:R[:seed]`, `pca:R`, `nmf:R`, `saved:FILE`.
+    """What counts as a unit, where it is not the channels: `random:R[:seed]`, `pca:R`, `nmf:R`, `saved:FILE`,
+    `vectors:RUN`.
 
     Attributes:
         text: as it was written.
         kind: how it is made.
         size: `R`; `None` where a file says.
         seed: of random directions.
-        file: of a saved one.
+        file: of a saved one; of concept vectors the folder of the run that found them.
     """
 
     text: str
@@ -236,6 +238,8 @@ class BasisSpec:
             return None
         if kind == "saved" and rest:
             return cls(text, "saved", file=Path(rest).expanduser())
+        if kind == "vectors" and (rest or text == kind):
+            return cls(text, "vectors", file=Path(rest or "cmon-out").expanduser())
         if kind in ("pca", "nmf") and rest.isdecimal() and int(rest) > 0:
             return cls(text, "pca" if kind == "pca" else "nmf", int(rest))
         size, _, seed = rest.partition(":")
@@ -244,12 +248,14 @@ class BasisSpec:
         raise InputError(
             f"{text!r} is no basis",
             where="--basis",
-            hint="write channels, random:R[:seed], pca:R, nmf:R or saved:FILE",
+            hint="write channels, random:R[:seed], pca:R, nmf:R, vectors:RUN or saved:FILE",
         )
 
     @property
     def name(self) -> str:
         """What stands behind the `@` of a layer in tables and file names."""
+        if self.kind == "vectors":
+            return "vectors"
         if self.file is not None:
             return f"saved-{re.sub(r'[^A-Za-z0-9_.-]+', '-', self.file.stem)}"
         return f"{self.kind}{self.size}" + (f"s{self.seed}" if self.seed else "")

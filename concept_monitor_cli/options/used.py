@@ -1,4 +1,4 @@
-"""The options of the commands that ask what classes make of a layer: `cmon vectors` and `cmon ablate`."""
+"""The options of the commands that ask what classes make of a layer: `vectors`, `evolutions`, `ablate`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from concept_monitor_cli.options.common import (
     one_detector_option,
 )
 from concept_monitor_cli.options.declare import LISTED, METHOD, PART, option
-from concept_monitor_cli.options.kinds import EpochFilter, VectorKind
-from concept_monitor_cli.options.values import count, share, unit_list
+from concept_monitor_cli.options.kinds import EpochFilter, TcavTarget, VectorKind
+from concept_monitor_cli.options.values import count, from_zero, named_folder, number, share, unit_list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,29 @@ class VectorsOptions(_ClassNamesOptions, NetworksAgainOptions, OneRunOptions):
         metavar="WORDS",
         shown="all labels; without any, the concepts of the units",
     )
+    concepts: tuple[str, ...] = option(
+        (),
+        "A concept by a folder of other images that show it, beside the run's own; repeat for several.",
+        panel=PART,
+        name="concept",
+        metavar="NAME=DIR",
+        read=named_folder,
+        shown="none",
+    )
+    factors: bool = option(
+        False, "The images that have most of each factor of `cmon factors` are concepts, too.", panel=PART
+    )
+    relative: bool = option(
+        False,
+        "Concepts against each other: images without any of them do not count.",
+        panel=METHOD,
+    )
+    tcav_target: TcavTarget = option(
+        "logit",
+        "What is moved: logit (the class's score) or loss (its log-probability).",
+        panel=METHOD,
+        metavar="TYPE",
+    )
     kind: VectorKind = option(
         "fast",
         "fast (difference of means), ridge (regression, undoes correlations of units) or sgd (published).",
@@ -53,6 +76,48 @@ class VectorsOptions(_ClassNamesOptions, NetworksAgainOptions, OneRunOptions):
     )
     top: int = option(
         50, "Concepts of each class to list, the strongest first.", panel=LISTED, metavar="N", read=count
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvolutionsOptions(_ClassNamesOptions, NetworksAgainOptions, OneRunOptions):
+    """The options of `cmon evolutions`."""
+
+    without: ClassVar[tuple[str, ...]] = ("precision", "dry_run")
+
+    detector: str | None = one_detector_option()
+    exact: bool = option(
+        False,
+        "Also set back every unit on its own in a pass of the network (slow in early layers).",
+        panel=METHOD,
+    )
+    images: int = option(
+        250,
+        "Most images of a class to look at, drawn at random.",
+        panel=METHOD,
+        metavar="N",
+        read=number(int, least=2),
+    )
+    least: int = option(
+        10,
+        "Classes on fewer images are left out.",
+        panel=METHOD,
+        metavar="N",
+        read=number(int, least=2),
+    )
+    controls: int = option(
+        20,
+        "Random sets of units beside each quarter of the units that is set back; 0 leaves the check out.",
+        panel=METHOD,
+        metavar="N",
+        read=from_zero,
+    )
+    top: int = option(
+        20,
+        "Units of each class to list, the strongest first, beside the strongest class of each unit.",
+        panel=LISTED,
+        metavar="N",
+        read=count,
     )
 
 

@@ -114,6 +114,15 @@ def device(text: str) -> str:
 
 
 @of_text
+def named_folder(text: str) -> str:
+    """A name and a folder, `NAME=DIR`."""
+    name, equals, folder = text.partition("=")
+    if not equals or not name.strip() or not folder.strip():
+        raise InputError(f"{text!r} is no name and folder", hint="write stripes=photos/striped")
+    return f"{name.strip()}={Path(folder.strip()).expanduser()}"
+
+
+@of_text
 def size(text: str) -> int:
     """Bytes: `500MB`, `20GB`, `20GiB`."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?\s*", text)

@@ -31,7 +31,7 @@ from concept_monitor_cli.record import (
     UnitQuantile,
     UnitRange,
 )
-from concept_monitor_cli.record.scores import GradientWriter, ScoreConsumer, ScoreWriter
+from concept_monitor_cli.record.scores import GradientWriter, ScoreConsumer, ScoreWriter, Target
 from concept_monitor_cli.store import Entry, Key, Store, Writer
 
 # Maps of a layer up to this size are kept on the disk between threshold and masks; of a larger layer they
@@ -195,17 +195,21 @@ class Gradients:
     Attributes:
         classes: the class of each image, -1 where the class that the network predicts is to be taken; `None`:
             for all.
+        target: of which number: the class's `logit`, or its log-probability, which is minus the `loss`.
     """
 
     classes: tuple[int, ...] | None = None
+    target: Target = "logit"
 
     kind: ClassVar[str] = "gradients"
 
     def settings(self) -> dict[str, Any]:
         """See `Recording`."""
+        # Left out for the ordinary one, so that older entries are found.
+        more = {} if self.target == "logit" else {"target": self.target}
         if self.classes is None:
-            return {"classes": None}
-        return {"classes": hashlib.sha256(np.array(self.classes, dtype="<i8").tobytes()).hexdigest()}
+            return {"classes": None, **more}
+        return {**more, "classes": hashlib.sha256(np.array(self.classes, dtype="<i8").tobytes()).hexdigest()}
 
     def cost(self, layer: LayerInfo, n_images: int) -> Cost:
         """See `Recording`."""
@@ -219,7 +223,7 @@ class Gradients:
         def complete(info: RecordInfo) -> None:
             writer.meta["notes"] = info.notes(layer.name)
 
-        return Pass([], complete, [GradientWriter(layer, writer, n_images, classes)])
+        return Pass([], complete, [GradientWriter(layer, writer, n_images, classes, self.target)])
 
 
 #: Stands for the layer of recordings that belong to the network as a whole.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from concept_monitor_cli.models.layers import LayerInfo
 from concept_monitor_cli.models.pooling import Pooling, shift_gradient
 from concept_monitor_cli.models.taps import first_tensor
 from concept_monitor_cli.record.consumers import BLOCK_ROWS, RowBuffer, RowWriter
+
+#: What gradients are taken of: a class's score, or its log-probability (minus the cross-entropy loss).
+Target = Literal["logit", "loss"]
 
 #: Of an image whose own class is not known, that which the network predicts is asked about.
 PREDICTED = -1
@@ -36,6 +39,10 @@ class ScoreConsumer(Protocol):
     @property
     def classes(self) -> Tensor | None:
         """`(N,)` int64, the class whose score is differentiated, or `PREDICTED`; None: that for all."""
+
+    @property
+    def target(self) -> Target:
+        """What is differentiated."""
 
     def update(self, scores: Tensor, asked: Tensor, gradients: Mapping[str, Tensor]) -> None:
         """Takes in the next images.
@@ -62,6 +69,7 @@ class ScoreWriter:
 
     layers: Sequence[str] = ()
     classes: Tensor | None = None
+    target: Target = "logit"
 
     def __init__(self, writer: RowWriter, n_images: int, dataset: str = "logits") -> None:
         self._writer, self._n_images, self._dataset = writer, n_images, dataset
@@ -85,12 +93,20 @@ class GradientWriter:
         layer: the layer.
         writer: of the entry.
         n_images: `N`.
-        classes: see `ScoreConsumer`.
+        classes, target: see `ScoreConsumer`.
     """
 
-    def __init__(self, layer: LayerInfo, writer: RowWriter, n_images: int, classes: Tensor | None) -> None:
+    def __init__(
+        self,
+        layer: LayerInfo,
+        writer: RowWriter,
+        n_images: int,
+        classes: Tensor | None,
+        target: Target = "logit",
+    ) -> None:
         self.layers = (layer.name,)
         self.classes = classes
+        self.target = target
         self._writer = writer
         self._buffer = RowBuffer(BLOCK_ROWS)
         self._row = 0
@@ -166,10 +182,13 @@ def score_reader(
         A function of a batch of images, all batches in order, that returns what a tap does.
 
     Raises:
-        ValueError: two consumers ask about different classes.
+        ValueError: two consumers ask about different classes or targets.
     """
     asking = [each for each in scores if each.layers]
     classes = asking[0].classes if asking else None
+    target: Target = asking[0].target if asking else "logit"
+    if any(each.target != target for each in asking):
+        raise ValueError("consumers of one pass ask for gradients of different numbers")
     for each in asking:
         if (each.classes is None) != (classes is None) or (
             classes is not None and each.classes is not None and not torch.equal(each.classes, classes)
@@ -187,7 +206,7 @@ def score_reader(
             own = classes[start : start + len(asked)].to(asked.device)
             asked = torch.where(own == PREDICTED, asked, own)
         start += len(asked)
-        slopes = _gradients(said, asked, seen, names)
+        slopes = _gradients(said, asked, seen, names, target)
         with torch.no_grad():
             captured = {name: capture(name, output.detach()) for name, output in seen.outputs.items()}
             pooled = {
@@ -202,13 +221,16 @@ def score_reader(
         yield read
 
 
-def _gradients(said: Tensor, asked: Tensor, seen: InGraph, names: Sequence[str]) -> dict[str, Tensor]:
-    """At each layer, of the sum over images of the score of the class asked about."""
+def _gradients(
+    said: Tensor, asked: Tensor, seen: InGraph, names: Sequence[str], target: Target
+) -> dict[str, Tensor]:
+    """At each layer, of the sum over images of the score (or log-probability) of the class asked about."""
     if not names:
         return {}
     outputs = [seen.outputs[name] for name in names]
     if not said.requires_grad:
         return {name: torch.zeros_like(output) for name, output in zip(names, outputs, strict=True)}
+    said = said.log_softmax(1) if target == "loss" else said
     chosen = said.gather(1, asked[:, None]).sum()
     found = torch.autograd.grad(chosen, outputs, allow_unused=True)
     return {

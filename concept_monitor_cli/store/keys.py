@@ -38,6 +38,7 @@ KINDS: dict[str, int] = {
     "halves": 3,
     "picture": 1,
     "attribution": 1,
+    "evolutions": 1,
 }
 """Kind of value -> version of the code that makes it. Raise the version when that code's results change:
 entries of the old version are then not found any more, and `prune` may remove them."""

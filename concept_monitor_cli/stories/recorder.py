@@ -88,8 +88,8 @@ class Recorder:
         probe: other images; `None` for the run's own.
         pooling: another pooling; `None` for the run's own.
         layers: which layers are looked at; `None` for all of the run.
-        look_only: nothing is decoded, recorded or written.
         embeds: the images are to be seen by the run's encoder, too.
+        look_only: nothing is decoded, recorded or written.
     """
 
     def __init__(
@@ -100,8 +100,8 @@ class Recorder:
         probe: str | None = None,
         pooling: Pooling | None = None,
         layers: Sequence[str] | None = None,
-        look_only: bool = False,
         embeds: bool = True,
+        look_only: bool = False,
     ) -> None:
         self._opened, self._options = opened, options
         self._probe, self._pooling = probe, pooling
@@ -112,7 +112,7 @@ class Recorder:
     @cached_property
     def _study(self) -> Study:
         info = self._opened.info
-        made, encoder = info["options"], info["encoder"]
+        made, encoder = info["options"], info["encoder"] if self._embeds else None
         options = self._options
         seeing = {name: _plain(made[name]) for name in _SEEING}
         looking = {} if encoder is None else _looking_through(encoder)

@@ -14,6 +14,8 @@ from concept_monitor_cli.monitor.comparison import check_classes, class_counts
 from concept_monitor_cli.monitor.floors import p_floor
 from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.monitor.matches import match_counts, matches
+
+from concept_monitor_cli.monitor.uses import last_concepts, read_uses
 from concept_monitor_cli.options import UnitsOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.report.regions import regions_of
@@ -47,6 +49,9 @@ class UnitsResult:
         classes: per epoch, layer and class, how many units have it as their concept.
         matches: with `--match`, per layer, detector and epoch, how many units match.
         found: with `--match`, the rows of `text-matches.csv`.
+
+        uses: of the units asked for: what they do for the classes, in sentences, where `vectors`,
+            `evolutions` or `ablate` have run.
         plots: the pictures.
     """
 
@@ -57,6 +62,8 @@ class UnitsResult:
     classes: list[dict[str, Any]] = field(default_factory=list)
     matches: list[dict[str, Any]] = field(default_factory=list)
     found: list[dict[str, Any]] = field(default_factory=list)
+
+    uses: list[str] = field(default_factory=list)
     plots: list[Path] = field(default_factory=list)
 
 
@@ -91,6 +98,7 @@ def units(options: UnitsOptions, progress: Progress = SILENT) -> UnitsResult:
     chosen = table[table["unit"].isin(options.units)] if options.units else table
     result.units = plain_rows(chosen)
     result.moments = _moments(opened, options.units)
+    result.uses = _uses(opened, options.units)
     result.plots = _draw(opened, options)
     if options.classes:
         counts = pd.concat([class_counts(history, options.classes) for history in opened.histories])
@@ -110,6 +118,19 @@ def _search(opened: OpenRun, text: str, result: UnitsResult) -> None:
     opened.run.write_csv("text-matches", found)
     result.found = plain_rows(found)
     result.matches = match_counts(opened.table, found, untrained, text)
+
+
+def _uses(opened: OpenRun, wanted: Sequence[int]) -> list[str]:
+    known = read_uses(opened.run)
+    told = []
+    for history in opened.histories:
+        by_unit = known.by_unit(history.layer, last_concepts(history))
+        told += [
+            f"{history.layer} unit {unit}: {sentence}"
+            for unit in wanted
+            for sentence in by_unit.get(unit, [])
+        ]
+    return list(dict.fromkeys(told))
 
 
 def _layer_summary(history: History, life: pd.DataFrame) -> dict[str, Any]:

@@ -12,8 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from concept_monitor_cli.concepts.class_names import spelling
-from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.calibration import benjamini_hochberg
 from concept_monitor_cli.functional.concept_vectors import (
     ClassGradients,
@@ -24,10 +22,10 @@ from concept_monitor_cli.functional.concept_vectors import (
     decodability,
     decodable_from,
     sign_shares,
+    unit_effects,
 )
 from concept_monitor_cli.functional.groups import ImageGroups, halves
 from concept_monitor_cli.options import VectorsOptions, split_name
-from concept_monitor_cli.probe.presence import label_table, presence_of
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.record.requests import Activations, Gradients, Logits
 from concept_monitor_cli.report.style import save
@@ -36,15 +34,17 @@ from concept_monitor_cli.run import TABLES, CheckpointRecord
 from concept_monitor_cli.store.atomic import atomic_write
 from concept_monitor_cli.stories.classes import NetworkClasses, network_classes
 from concept_monitor_cli.stories.opened import OpenRun
-from concept_monitor_cli.stories.recorder import Recorder, open_checkpoint
+from concept_monitor_cli.stories.recorder import Recorder, RecorderOptions, open_checkpoint
 from concept_monitor_cli.stories.stats import plain_rows
+from concept_monitor_cli.stories.vector_concepts import Labels, concept_folders, concept_labels, with_folders
 from concept_monitor_cli.study import Context
-from concept_monitor_cli.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FOLDER = "vectors"
+# Classes to list of each unit.
+_CLASSES = 5
 
 
 @dataclass(frozen=True)
@@ -98,21 +98,6 @@ class VectorsResult:
 
 
 @dataclass(frozen=True)
-class Labels:
-    """On which images each concept is.
-
-    Attributes:
-        names: of the `M` concepts.
-        present: `(N, M)`: 1, 0 or NaN.
-        sources: `(M,)`, who says so: `labels`, `folders` or `encoder`.
-    """
-
-    names: tuple[str, ...]
-    present: Tensor
-    sources: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class _Found:
     """Of one layer at one epoch: everything but what needs other epochs."""
 
@@ -122,6 +107,7 @@ class _Found:
     chance: Tensor
     p: Tensor
     effects: pd.DataFrame
+    units: pd.DataFrame
     pairs: int
     significant: int
     by_chance: int
@@ -141,18 +127,23 @@ def vectors(options: VectorsOptions, progress: Progress = SILENT) -> VectorsResu
     opened = OpenRun(options.out, options, progress)
     layers = plain_layers(opened, progress)
     records = checkpoints_of(opened)
+    folders = concept_folders(opened, options, layers)
     context = _context(opened)
     rows = distinct_images(context)
-    labels = _labels(opened, context, rows, options, progress)
+    labels = concept_labels(opened, context, rows, options, progress)
     recorder = Recorder(opened, options, layers=layers)
     classes = classes_of(opened, recorder, records[0], options.class_names, options, progress)
-    asked = Gradients(tuple(classes.of_images.tolist()))
+    asked = Gradients(tuple(classes.of_images.tolist()), options.tcav_target)
+    if folders:
+        counts = [len(folder.recorder.pooled(records[0], layers[0])) for folder in folders]
+        labels = with_folders(labels, folders, counts, options)
     found: dict[tuple[str, int], _Found] = {}
     with progress.task("concept vectors", len(records) * len(layers), "layers") as advance:
         for record in records:
             recorder.prepare(record, [Activations(), Logits(), asked])
             for layer in layers:
-                Q = recorder.pooled(record, layer)[rows]
+                shown = [folder.recorder.pooled(record, layer) for folder in folders]
+                Q = torch.cat([recorder.pooled(record, layer)[rows], *shown])
                 own, of_images = recorder.gradients(record, layer, asked)
                 found[layer, record.epoch] = _layer(
                     Q, own[rows], of_images[rows], labels, classes.names, (record, layer), options
@@ -187,7 +178,7 @@ def classes_of(
     recorder: Recorder,
     record: CheckpointRecord,
     given: str | None,
-    options: VectorsOptions,
+    options: RecorderOptions,
     progress: Progress,
 ) -> NetworkClasses:
     """The classes of the network, as one of its checkpoints says how many there are."""
@@ -207,60 +198,6 @@ def _context(opened: OpenRun) -> Context:
     if opened.info["encoder"] is None:
         return opened.context_of(None, (), opened.concepts)
     return opened.context
-
-
-def _labels(
-    opened: OpenRun, context: Context, rows: Tensor, options: VectorsOptions, progress: Progress
-) -> Labels:
-    """Concepts with enough images.
-
-    Raises:
-        InputError: there are none.
-    """
-    masks = context.labels if context.probe.has_masks else None
-    table = label_table(context.store, context.probe.ids, masks, progress, area=options.area)
-    words: Sequence[str] = options.words
-    if not words and table is not None:
-        words = list({spelling(name): name for name in table.names}.values())
-    elif not words:
-        named = opened.table["concept"]
-        words = sorted(set(named[named != ""]))
-    labelled = table is not None and not options.words
-    seen = context.encoder is not None and not labelled
-    presence = presence_of(
-        table,
-        words,
-        len(context.probe),
-        embeddings=context.image_embeddings.cpu() if seen else None,
-        embed_words=context.embed_words if seen else None,
-    )
-    present = presence.present[rows]
-    with_it, without = (present == 1).sum(0), (present == 0).sum(0)
-    kept = torch.minimum(with_it, without) >= options.least
-    unknown = [word for word, source in zip(words, presence.source, strict=True) if not source]
-    if unknown:
-        progress.warning(
-            f"{counted(len(unknown), 'concepts')} have no label, and the run no encoder to find them: "
-            f"{', '.join(unknown[:3])}"
-        )
-    few = len(words) - int(kept.sum()) - len(unknown)
-    if few:
-        progress.notice(
-            f"{counted(few, 'concepts')} on fewer than {options.least} images, or on all but so few, are "
-            "left out (--least)"
-        )
-    if not bool(kept.any()):
-        raise InputError(
-            "no concept has enough images",
-            where=opened.run.root,
-            hint="lower --least, name concepts with --words, or dissect images with labels or in folders",
-        )
-    places = torch.nonzero(kept)[:, 0].tolist()
-    return Labels(
-        tuple(words[place] for place in places),
-        present[:, places],
-        tuple(str(presence.source[place]) for place in places),
-    )
 
 
 # -- one layer at one epoch ----------------------------------------------------------------------------------
@@ -321,6 +258,7 @@ def _layer(
             "tcav": shares[ks, ms].numpy(),
             "tcav_chance": odds[ks, ms].numpy(),
             "degenerate": gradients.same[ks].numpy(),
+            "target": options.tcav_target,
         }
     )
     whole = torch.full((units, V.shape[1]), 0.0, dtype=torch.float64)
@@ -333,10 +271,49 @@ def _layer(
         chance=chance,
         p=p,
         effects=frame,
+        units=_units(gradients, Q[: len(own)], finite, classes, members, (record, layer), options),
         pairs=int(asked.sum()),
         significant=int(significant.sum()),
         by_chance=int(by_chance.sum()),
         degenerate=bool(gradients.same[members > 0].all()),
+    )
+
+
+def _units(
+    gradients: ClassGradients,
+    Q: Tensor,
+    finite: Tensor,
+    classes: Sequence[str],
+    members: Tensor,
+    place: tuple[CheckpointRecord, str],
+    options: VectorsOptions,
+) -> pd.DataFrame:
+    """Rows of `unit-classes.csv`: of each unit the classes whose score it moves most."""
+    import pandas as pd
+
+    record, layer = place
+    found = unit_effects(gradients, Q, seed=options.seed)
+    significant = benjamini_hochberg(found.p.flatten()).reshape(found.p.shape)
+    strength = found.difference.abs().nan_to_num(-1.0)
+    ks = strength.argsort(dim=0, descending=True, stable=True)[:_CLASSES].flatten()
+    units = torch.arange(Q.shape[1]).repeat(len(ks) // Q.shape[1])
+    kept = strength[ks, units] >= 0
+    ks, units = ks[kept], units[kept]
+    return pd.DataFrame(
+        {
+            "epoch": record.epoch,
+            "checkpoint": record.name,
+            "layer": layer,
+            "unit": torch.nonzero(finite)[:, 0][units].numpy(),
+            "class": [classes[k] for k in ks.tolist()],
+            "class_images": members[ks].numpy(),
+            "gradient": gradients.mean[ks, units].numpy(),
+            "effect": found.difference[ks, units].numpy(),
+            "chance_spread": found.spread[ks, units].numpy(),
+            "p_value": found.p[ks, units].numpy(),
+            "significant": significant[ks, units].numpy(),
+            "target": options.tcav_target,
+        }
     )
 
 
@@ -388,6 +365,9 @@ def _conclude(
             pd.concat([found[layer, record.epoch].effects for record in records for layer in layers])
         ),
     }
+    frames["unit-classes"] = TABLES["unit-classes"].frame(
+        pd.concat([found[layer, record.epoch].units for record in records for layer in layers])
+    )
     for name, frame in frames.items():
         opened.run.write_csv(name, frame)
     result.vectors, result.effects = plain_rows(frames["vectors"]), plain_rows(frames["effects"])

@@ -23,6 +23,7 @@ from concept_monitor_cli.functional.concept_vectors import (
     mean_test,
     random_sets,
     sign_shares,
+    unit_effects,
 )
 
 
@@ -284,3 +285,24 @@ def test_cosines_of_columns() -> None:
     found = cosines(V, W)
     assert found[:2].tolist() == pytest.approx([1.0, math.sqrt(0.5)])
     assert bool(found[2].isnan())
+
+
+def test_units_move_their_classes_by_gradient_times_activation_beside_random_images() -> None:
+    generator = torch.Generator().manual_seed(11)
+    Q, own = torch.rand(90, 6, generator=generator), torch.randn(90, 6, generator=generator)
+    classes = torch.arange(90) % 2
+    Q[classes == 1, 4] += 1.0
+    gradients = ClassGradients.of(own, classes, 3)
+    found = unit_effects(gradients, Q)
+    for k in (0, 1):
+        for c in range(6):
+            slope = sum(float(own[i, c]) for i in range(90) if classes[i] == k) / 45
+            there = [float(Q[i, c]) for i in range(90) if classes[i] == k]
+            apart = sum(there) / 45 - sum(float(Q[i, c]) for i in range(90)) / 90
+            assert float(found.difference[k, c]) == pytest.approx(slope * apart, abs=1e-6)
+            drawn = [float(Q[torch.randperm(90, generator=generator)[:45], c].mean()) for _ in range(400)]
+            deviation = float(torch.tensor(drawn).std()) * abs(slope)
+            assert float(found.spread[k, c]) == pytest.approx(deviation, rel=0.15)
+    assert float(found.p[1, 4]) < 1e-9
+    assert int((found.p[:2] < 0.01).sum()) == 2, "unit 4 for both classes, no other"
+    assert bool(found.difference[2].isnan().all()), "no image is of class 2"

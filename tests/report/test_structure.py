@@ -7,7 +7,9 @@ import base64
 import numpy as np
 import pandas as pd
 
-from concept_monitor_cli.report.page.structure import Structure, dynamics_json, factors_json
+from concept_monitor_cli.monitor.history import History, Label
+from concept_monitor_cli.monitor.uses import Uses
+from concept_monitor_cli.report.page.structure import Structure, dynamics_json, factors_json, uses_json
 
 
 def numbers(packed: dict[str, object]) -> np.ndarray:
@@ -90,3 +92,45 @@ def test_a_card_has_the_classes_images_and_deepest_concept_of_its_factor() -> No
     assert (first["concept"], second["concept"], second["images"]) == ("", "cat", [2])
     assert np.allclose(numbers(found["share"]["two"]), [0.1, 0.3, 0.3, 0.5], atol=1e-4)
     assert factors_json(Structure(), {}) is None
+
+
+def test_what_units_do_stands_by_layer_and_unit() -> None:
+    rows = pd.DataFrame(
+        [
+            {
+                "from_epoch": 1,
+                "to_epoch": 2,
+                "layer": "a",
+                "unit": 7,
+                "class": "dog",
+                "effect": 1.0,
+                "elsewhere": 0.2,
+                "significant": True,
+                "from_concept": "fur",
+                "to_concept": "ear",
+                "confident": 1,
+            }
+        ]
+    )
+    labels = np.array([[0]])
+    histories = [
+        History(
+            layer=layer,
+            detector="d",
+            epochs=np.array([2]),
+            checkpoints=("c",),
+            units=np.array([7]),
+            names=(Label("ear", "part"),),
+            labels=labels,
+            scores=np.ones((1, 1)),
+            interpretable=labels == 0,
+        )
+        for layer in ("b", "a")
+    ]
+    found = uses_json(Uses(evolutions=rows), histories)
+    assert found is not None
+    assert found["words"][0].startswith("unit 7 of a went from fur to ear between 1 and 2 and brought dog")
+    other, own = found["units"]
+    assert other == {}
+    assert own["7"][0].startswith("Between 1 and 2 its change brought dog images +1")
+    assert uses_json(Uses(), histories) is None

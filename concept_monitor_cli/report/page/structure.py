@@ -1,14 +1,16 @@
-"""What a page shows of `cmon dynamics` and `cmon factors`: their tables, where they are there."""
+"""What a page shows of other commands, from `dynamics` to `ablate`: their tables, where they are there."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from concept_monitor_cli.monitor.history import History
+from concept_monitor_cli.monitor.uses import Uses, last_concepts, read_uses
 from concept_monitor_cli.report.page.pack import floats
 from concept_monitor_cli.run import TABLES, RunFolder
 
@@ -30,6 +32,7 @@ class Structure:
         images: of `factor-images.csv`.
         name: what the run is called in `similarity.csv`.
         words: sentences about when layers have become what they are.
+        uses: what units do for the classes.
     """
 
     similarity: pd.DataFrame | None = None
@@ -38,6 +41,7 @@ class Structure:
     images: pd.DataFrame | None = None
     name: str = ""
     words: tuple[str, ...] = ()
+    uses: Uses = field(default_factory=Uses)
 
     def factor_images(self) -> list[str]:
         """The names of the images on the cards, factor by factor."""
@@ -58,7 +62,28 @@ def read_structure(run: RunFolder) -> Structure:
     for name in ("similarity", "factors", "factor-classes", "factor-images"):
         path = run.tables / f"{name}.csv"
         found[name] = TABLES[name].read_csv(path) if path.is_file() else None
-    return Structure(found["similarity"], found["factors"], found["factor-classes"], found["factor-images"])
+    return Structure(
+        found["similarity"],
+        found["factors"],
+        found["factor-classes"],
+        found["factor-images"],
+        uses=read_uses(run),
+    )
+
+
+def uses_json(uses: Uses, histories: Sequence[History]) -> dict[str, Any] | None:
+    """What units do, in sentences; `None` where nothing is known.
+
+    Args:
+        uses: the tables.
+        histories: the layers of the page, in its order.
+    """
+    by_series = [
+        {str(unit): told for unit, told in uses.by_unit(history.layer, last_concepts(history)).items()}
+        for history in histories
+    ]
+    words = uses.sentences()
+    return {"words": words, "units": by_series} if words or any(by_series) else None
 
 
 def dynamics_json(structure: Structure, layers: Sequence[str]) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +13,16 @@ import pytest
 import torch
 from PIL import Image
 from planted_classifier import CLASSES, EACH, EPOCHS, SORTED, WIDE, state
-from planted_training import CONCEPTS
+from planted_training import CONCEPTS, SIDE, patch
 
-from concept_monitor_cli.bases.make import read_arrays
+from concept_monitor_cli.bases.make import fit_basis, read_arrays
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.concept_vectors import concept_vectors
-from concept_monitor_cli.options import EpochFilter, VectorsOptions
+from concept_monitor_cli.options import BasisSpec, EpochFilter, UnitsOptions, VectorsOptions, basis_name
+from concept_monitor_cli.options.values import named_folder
 from concept_monitor_cli.run import TABLES
+from concept_monitor_cli.stories.units import units
+from concept_monitor_cli.stories.vector_concepts import _what_is_lacking, against_each_other
 from concept_monitor_cli.stories.vectors import VectorsResult, vectors
 
 
@@ -162,3 +166,208 @@ def test_what_is_missing_is_said(classifier: Path, found: VectorsResult, tmp_pat
             vectors(gone)
     finally:
         (classifier / "away.pth").rename(moved)
+
+
+# -- concepts from elsewhere, and other sides ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def aside(classifier: Path, found: VectorsResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the run, which may be written over."""
+    copy = tmp_path_factory.mktemp("aside") / "run"
+    shutil.copytree(classifier / "run", copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def stripes(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of other photos with the patch of `wheel`, and one with noise only."""
+    root = tmp_path_factory.mktemp("shown")
+    rng = np.random.default_rng(7)
+    mask = patch(CONCEPTS.index("wheel")).reshape(3, SIDE, SIDE).permute(1, 2, 0).numpy() > 0
+    for name in ("round", "noise"):
+        (root / name).mkdir()
+        for number in range(20):
+            pixels = rng.integers(0, 110, (SIDE, SIDE, 3))
+            pixels = np.where(mask & (name == "round"), pixels + rng.integers(60, 140), pixels)
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / name / f"{number}.png")
+    return root
+
+
+def test_a_folder_of_other_images_shows_a_concept(classifier: Path, aside: Path, stripes: Path) -> None:
+    given = (f"round={stripes / 'round'}", f"noise={stripes / 'noise'}")
+    options = asked(
+        classifier, out=aside, concepts=given, layers=("stage2",), epochs=EpochFilter.parse("last")
+    )
+    result = vectors(options)
+    rows = {row["concept"]: row for row in result.vectors}
+    assert set(rows) == {"round", "noise"}
+    assert {row["source"] for row in rows.values()} == {"folder"}
+    assert {row["images"] for row in rows.values()} == {20}
+    best = max((row for row in result.effects if row["concept"] == "round"), key=lambda row: row["effect"])
+    assert best["class"] == "wheel"
+    assert best["significant"]
+    noise = {row["class"]: row["effect"] for row in result.effects if row["concept"] == "noise"}
+    assert best["effect"] > 3 * max(noise.values())
+    arrays = read_arrays(aside / "vectors/stage2.npz")
+    direction = arrays["vectors"][:, arrays["concepts"].tolist().index("round")]
+    # The unit that sees `wheel` are those numbered 3 and 9.
+    assert set(np.argsort(-direction)[:2].tolist()) == {
+        u for u in range(WIDE) if CONCEPTS[u % CLASSES] == "wheel"
+    }
+    both = vectors(replace(options, words=("wheel",)))
+    assert {row["concept"] for row in both.vectors} == {"round", "noise", "wheel"}
+
+
+def test_folders_that_are_no_concept_are_refused(
+    classifier: Path, aside: Path, stripes: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        vectors(asked(classifier, out=aside, concepts=(f"x={tmp_path / 'nowhere'}",)))
+    with pytest.raises(InputError, match="20 images, and 30 are needed"):
+        vectors(asked(classifier, out=aside, concepts=(f"x={stripes / 'round'}",), least=30))
+    with pytest.raises(InputError, match="a concept of the run's own images as well"):
+        vectors(asked(classifier, out=aside, concepts=(f"Wheel={stripes / 'round'}",), words=("wheel",)))
+    with pytest.raises(InputError, match="two folders show"):
+        vectors(asked(classifier, out=aside, concepts=(f"x={stripes / 'round'}", f"x={stripes / 'noise'}")))
+    for text in ("wheel", "=dir", "name="):
+        with pytest.raises(InputError, match="no name and folder"):
+            named_folder(text)
+
+
+def test_against_each_other_images_of_no_concept_do_not_count() -> None:
+    nan = float("nan")
+    present = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 0], [1, 1, 0], [nan, 1, 0], [nan, 0, 0]])
+    expected = torch.tensor(
+        [[1.0, 0, 0], [0, 1, 0], [nan, nan, nan], [1, 1, 0], [nan, 1, 0], [nan, nan, nan]]
+    )
+    assert torch.equal(against_each_other(present).nan_to_num(-1), expected.nan_to_num(-1))
+
+
+def test_relative_vectors_tell_two_concepts_apart(classifier: Path, aside: Path) -> None:
+    words = ("car", "wheel")
+    options = asked(classifier, out=aside, words=words, layers=("stage2",), epochs=EpochFilter.parse("last"))
+    vectors(replace(options, relative=True))
+    arrays = read_arrays(aside / "vectors/stage2.npz")
+    car, wheel = (arrays["vectors"][:, arrays["concepts"].tolist().index(word)] for word in words)
+    assert np.allclose(car, -wheel, atol=1e-6), "with two concepts each is the other's opposite"
+    vectors(options)
+    arrays = read_arrays(aside / "vectors/stage2.npz")
+    assert not np.allclose(arrays["vectors"][:, 0], -arrays["vectors"][:, 1], atol=0.1)
+
+
+def test_factors_are_concepts_once_they_are_there(classifier: Path, aside: Path) -> None:
+    with pytest.raises(InputError, match="no factors"):
+        vectors(asked(classifier, out=aside, factors=True))
+    shown = [(0, f"car/{number:03d}.png") for number in range(15)]
+    shown += [(1, f"wheel/{number:03d}.png") for number in range(12)]
+    ids = {path.relative_to(classifier / "photos").as_posix() for path in classifier.glob("photos/*/*.png")}
+    assert {name for _, name in shown} <= ids
+    rows = pd.DataFrame(
+        [
+            {
+                "epoch": 1,
+                "checkpoint": "epoch_1.pth",
+                "factor": factor,
+                "place": place,
+                "image": image,
+                "weight": 1.0,
+                "class": image.split("/")[0],
+            }
+            for place, (factor, image) in enumerate(shown)
+        ]
+    )
+    path = aside / "tables/factor-images.csv"
+    path.write_text(TABLES["factor-images"].to_csv(rows))
+    try:
+        result = vectors(
+            asked(classifier, out=aside, factors=True, layers=("stage2",), epochs=EpochFilter.parse("last"))
+        )
+    finally:
+        path.unlink()
+    assert [(row["concept"], row["source"], row["images"]) for row in result.vectors] == [
+        ("factor 0", "factors", 15),
+        ("factor 1", "factors", 12),
+    ]
+    for factor, name in ((0, "car"), (1, "wheel")):
+        mine = [row for row in result.effects if row["concept"] == f"factor {factor}"]
+        assert max(mine, key=lambda row: row["effect"])["class"] == name
+
+
+def test_the_loss_moves_as_the_log_probability_does(classifier: Path, aside: Path) -> None:
+    """In front of a linear head: dlog p_y/dq = (1 - p) W, whatever the sign of the score's gradient."""
+    options = asked(
+        classifier,
+        out=aside,
+        tcav_target="loss",
+        layers=("stage2",),
+        epochs=EpochFilter.parse("last"),
+        top=CLASSES,
+    )
+    rows = {(row["class"], row["concept"]): row for row in vectors(options).effects}
+    weights = state(1)
+    images, owners = [], []
+    for k, name in enumerate(SORTED):
+        for file in sorted((classifier / "photos" / name).glob("0*.png")):
+            images.append(np.asarray(Image.open(file)).astype(np.float32).transpose(2, 0, 1).ravel() / 255)
+            owners.append(k)
+    x, y = torch.from_numpy(np.stack(images)), torch.tensor(owners)
+    q = torch.relu(x @ weights["first.weight"].T + weights["first.bias"])
+    q = torch.relu(q @ weights["second.weight"].T + weights["second.bias"])
+    W = weights["head.weight"]
+    p = (q @ W.T + weights["head.bias"]).softmax(1)
+    own = (torch.nn.functional.one_hot(y, CLASSES).float() - p) @ W
+    for k, name in enumerate(SORTED):
+        for m, concept in enumerate(SORTED):
+            expected = own[y == k].mean(0) @ (q[y == m].mean(0) - q.mean(0))
+            assert float(rows[name, concept]["effect"]) == pytest.approx(float(expected), rel=1e-3, abs=1e-5)
+
+
+def test_a_unit_is_said_to_move_the_classes_that_read_it(classifier: Path, found: VectorsResult) -> None:
+    rows = table(classifier, "unit-classes")
+    last = rows[(rows["epoch"] == 1) & (rows["layer"] == "stage2")]
+    assert set(last["unit"]) == set(range(WIDE))
+    assert (last.groupby("unit").size() == 5).all()
+    W = state(1)["head.weight"]
+    for row in last.to_dict("records"):
+        slope = float(W[SORTED.index(row["class"]), row["unit"]])
+        assert row["gradient"] == pytest.approx(slope, abs=1e-6)
+    best = last.loc[last.groupby("unit")["effect"].idxmax()]
+    for row in best.to_dict("records"):
+        assert row["class"] == CONCEPTS[row["unit"] % CLASSES]
+        assert row["significant"]
+        assert row["effect"] > 3 * row["chance_spread"]
+
+
+def test_what_a_unit_does_stands_beside_what_it_shows(classifier: Path, found: VectorsResult) -> None:
+    options = UnitsOptions(
+        out=classifier / "run", cache_dir=classifier / "cache", units=(0,), device="cpu", resamples=0
+    )
+    told = [line for line in units(options).uses if line.startswith("stage2 unit 0: ")]
+    assert len(told) >= 1
+    name = CONCEPTS[0]
+    assert f"it moves the score of a class's images: {name} +" in told[0]
+    assert "(random images " in told[0]
+
+
+def test_masks_that_say_nowhere_that_a_concept_is_absent_are_explained() -> None:
+    options = VectorsOptions()
+    hint = _what_is_lacking(["patch"], ["labels"], torch.tensor([40]), torch.tensor([0]), options)
+    assert "nowhere that it is not" in hint
+    assert "`rest` instead of `background`" in hint
+    few = _what_is_lacking(["patch"], ["labels"], torch.tensor([4]), torch.tensor([90]), options)
+    assert "lower --least" in few
+
+
+def test_the_vectors_of_a_run_are_a_basis_by_their_name(classifier: Path, found: VectorsResult) -> None:
+    run = classifier / "run"
+    spec = BasisSpec.parse(f"vectors:{run}")
+    assert spec is not None
+    assert basis_name("stage2", spec) == "stage2@vectors"
+    basis = fit_basis(spec, WIDE, where="stage2")
+    assert np.allclose(basis.matrix, read_arrays(run / "vectors/stage2.npz")["vectors"])
+    with pytest.raises(InputError, match="no concept vectors of stage9"):
+        fit_basis(spec, WIDE, where="stage9")
+    default = BasisSpec.parse("vectors")
+    assert default is not None
+    assert default.file == Path("cmon-out")

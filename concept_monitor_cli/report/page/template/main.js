@@ -247,6 +247,7 @@ function start() {
   });
   buildDynamics();
   buildFactors();
+  buildUses();
   listen(["series", "epoch"], () => { showCards(); showEpoch(); markCharts(); markDynamics(); markFactors(); });
   listen(["series", "epoch", "query", "followed", "dark"], (changed) => {
     followHover(changed);

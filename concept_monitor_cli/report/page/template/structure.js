@@ -1,7 +1,21 @@
-// Panels of `cmon dynamics` and `cmon factors`: how alike epochs are, and what images are clustered by.
+// Panels of other commands: how alike epochs are, what images are clustered by, what units do for classes.
 
 const DYNAMICS = DATA.dynamics;
 const FACTORS = DATA.factors;
+const USES = DATA.uses;
+
+function buildUses() {
+  if (!USES || !USES.words.length) return;
+  $("uses").hidden = false;
+  fill($("uses-words"), ...USES.words.map((text) => el("li", { text: plain(text) })));
+}
+
+// What a unit does, beside what it shows; nothing where no command has asked.
+function unitUses(series, row) {
+  const told = USES && USES.units[series.number] && USES.units[series.number][String(series.units[row])];
+  if (!told) return null;
+  return el("section", {}, el("h3", { text: "What it does" }), el("ul", { class: "note" }, ...told.map((text) => el("li", { text: plain(text) }))));
+}
 
 function unpackedDynamics() {
   return DYNAMICS.layers.map((raw) => ({ layer: raw.layer, epochs: raw.epochs, cka: new Numbers(raw.cka), chance: new Numbers(raw.chance) }));

@@ -50,7 +50,7 @@ function showUnit() {
   $("unit-follow").textContent = followed ? "Followed" : "Follow";
   const body = $("unit-body");
   const top = body.scrollTop;
-  fill(body, unitNow(series, t, row), unitNames(series, row), unitImages(series, t, row), series.epochs.length > 1 ? unitLife(series, row) : null);
+  fill(body, unitNow(series, t, row), unitNames(series, row), unitUses(series, row), unitImages(series, t, row), series.epochs.length > 1 ? unitLife(series, row) : null);
   body.scrollTop = top;
 }
 
