@@ -1,4 +1,4 @@
-"""A later layer with units of an earlier one silent, against a pass for each; skip paths, tokens, in place."""
+"""A later layer with units of an earlier one silent, against a pass for each."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Viewed(Plain):
     def forward(self, x: Tensor) -> Tensor:
         count = len(x)
         x = self.second(self.relu(self.first(x)))
-        return self.last(x.reshape(count, 6, -1))
+        return self.last(x.reshape(count, 6, 8, 8))
 
 
 def twin(
