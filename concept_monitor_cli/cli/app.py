@@ -72,6 +72,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "picture": "The image that excites a unit most, at every epoch.",
         "attribute": "Where in an image does the answer come from?",
         "vectors": "Where do concepts lie in a layer, and which classes use them?",
+        "circuits": "What is each unit fed by, and each concept built of?",
         "ablate": "What is lost when the units of a concept are cut out?",
         "retention": "Which concepts survive pruning?",
         "compare": "Two runs side by side.",

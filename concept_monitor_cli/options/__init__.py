@@ -64,7 +64,7 @@ from concept_monitor_cli.options.reading import (
     VerifyOptions,
 )
 from concept_monitor_cli.options.structure import DynamicsOptions, FactorsOptions
-from concept_monitor_cli.options.used import AblateOptions, VectorsOptions
+from concept_monitor_cli.options.used import AblateOptions, CircuitsOptions, VectorsOptions
 
 __all__ = [
     "AUTO",
@@ -76,6 +76,7 @@ __all__ = [
     "BasisKind",
     "BasisSpec",
     "CheckpointsOptions",
+    "CircuitsOptions",
     "CommonOptions",
     "CompareOptions",
     "Declaration",

@@ -1,4 +1,4 @@
-"""The options of the commands that ask what classes make of a layer: `cmon vectors` and `cmon ablate`."""
+"""The options of the commands that ask what a network makes of a layer: `vectors`, `circuits`, `ablate`."""
 
 from __future__ import annotations
 
@@ -53,6 +53,38 @@ class VectorsOptions(_ClassNamesOptions, NetworksAgainOptions, OneRunOptions):
     )
     top: int = option(
         50, "Concepts of each class to list, the strongest first.", panel=LISTED, metavar="N", read=count
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CircuitsOptions(NetworksAgainOptions, OneRunOptions):
+    """The options of `cmon circuits`."""
+
+    without: ClassVar[tuple[str, ...]] = ("precision", "dry_run")
+
+    epochs: EpochFilter | None = epochs_option(PART, "last", "These")
+    detector: str | None = one_detector_option()
+    units: tuple[int, ...] = option(
+        (),
+        "Draw the circuits of these units of every layer: 256,479 or 10-19.",
+        panel=PART,
+        flags=("--units", "-u"),
+        metavar="LIST",
+        read=unit_list,
+        shown="those with the surest concepts",
+    )
+    draws: int = option(
+        32,
+        "Images on which each unit is silenced, drawn in proportion to its activation.",
+        panel=METHOD,
+        metavar="N",
+        read=count,
+    )
+    edges: int = option(
+        10, "Edges into each unit to list, the strongest first.", panel=LISTED, metavar="N", read=count
+    )
+    top: int = option(
+        6, "Units of each layer whose circuits are drawn.", panel=LISTED, metavar="N", read=count
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.circuits import proportional_draws, sampling_error
 from concept_monitor_cli.models.channel_paths import NoPathError, path_matrix, trace_path
 from concept_monitor_cli.models.geometry import Preprocessing
@@ -89,11 +90,17 @@ def measure_edges(
         progress: told how far it is.
 
     Raises:
-        InputError: the second layer does not come after the first.
+        InputError: the second layer does not come after the first, or activations are not finite.
     """
     chosen = list(range(first.units)) if units is None else list(units)
     with prepared(network.model, network.device), knockouts(network.model, first, second) as run:
         sizes, means, after = _plain(network, run, first.channels, progress)
+        if not np.isfinite(sizes).all():
+            raise InputError(
+                f"activations of {first.name} are infinite or not a number, so what its units add is unknown",
+                where=first.name,
+                hint="take a checkpoint before the training broke down, or another layer",
+            )
         plan = [proportional_draws(sizes[:, unit], draws, seed=seed + unit) for unit in chosen]
         found = _changes(network, run, first.channels, chosen, plan, after, progress)
     effect = torch.zeros(len(chosen), second.units, dtype=torch.float64)

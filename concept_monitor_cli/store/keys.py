@@ -36,6 +36,7 @@ KINDS: dict[str, int] = {
     "halves": 2,
     "picture": 1,
     "attribution": 1,
+    "circuit": 1,
 }
 """Kind of value -> version of the code that makes it. Raise the version when that code's results change:
 entries of the old version are then not found any more, and `prune` may remove them."""
