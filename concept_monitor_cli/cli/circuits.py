@@ -95,11 +95,16 @@ def _sentences(result: CircuitsResult) -> list[str]:
         f"(p {row['p_value']:.2g})"
         for row in own[:_SHOWN]
     ]
+    united = {
+        (row["to_layer"], row["to_unit"]): row
+        for row in sorted(result.unions, key=lambda row: -row["p_value"])
+        if row["confident"] and row["epoch"] == last
+    }
     lines += [
         f"unit {row['to_unit']} of {row['to_layer']} unites {row['first_concept']} and "
         f"{row['second_concept']}: {row['exactly_one']:.0%} of its top images show exactly one, of all "
         f"images {row['chance']:.0%}"
-        for row in [row for row in result.unions if row["confident"] and row["epoch"] == last][:_SHOWN]
+        for row in sorted(united.values(), key=lambda row: row["p_value"])[:_SHOWN]
     ]
     lines += [
         f"{row['from_layer']} to {row['to_layer']}: the weights do not tell, {row['no_weight']}"

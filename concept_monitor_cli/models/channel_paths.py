@@ -324,7 +324,7 @@ class _Watch(fx.Interpreter):
         if isinstance(result, Tensor):
             self.shapes[n.name] = tuple(result.shape)
         if n is self._first:
-            self._active = result.detach().flatten(2).double().abs().mean(2).cpu()
+            self._active = _over_positions(result.detach().abs())
             self._total = self._total + self._active.sum(0)
         return result
 
@@ -333,12 +333,18 @@ class _Watch(fx.Interpreter):
             x = given.detach().clone().requires_grad_()
             # A copy, since a module that works in place may not do so on a leaf.
             (slope,) = torch.autograd.grad(function(x.clone()).sum(), x)
-        own = slope.flatten(2).double().mean(2).cpu()  # (B, channels)
+        own = _over_positions(slope)
         self._sums[name] = own.T @ self._active + self._sums.get(name, 0.0)
 
     def slopes(self) -> dict[str, Tensor]:
         # A channel that is silent on all images adds nothing, whatever its slope.
         return {name: (total / self._total).nan_to_num(0.0) for name, total in self._sums.items()}
+
+
+def _over_positions(values: Tensor) -> Tensor:
+    """Means of each image and channel, `(B, channels)` float64."""
+    whole = values.double().cpu()
+    return whole.flatten(2).mean(2) if whole.ndim > 2 else whole
 
 
 def path_matrix(path: ChannelPath, batches: Iterable[Tensor]) -> Tensor:

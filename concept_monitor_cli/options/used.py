@@ -81,7 +81,7 @@ class CircuitsOptions(NetworksAgainOptions, OneRunOptions):
         read=count,
     )
     edges: int = option(
-        10, "Edges into each unit to list, the strongest first.", panel=LISTED, metavar="N", read=count
+        10, "Edges into and out of each unit to list, the strongest.", panel=LISTED, metavar="N", read=count
     )
     top: int = option(
         6, "Units of each layer whose circuits are drawn.", panel=LISTED, metavar="N", read=count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+#: Images, each with the mask of where in it a unit fires, or None.
+Shown: TypeAlias = Sequence[tuple[Pixels, NDArray[np.bool_] | None]]
 
 EXCITES, INHIBITS = TRACK_COLOURS[0], ANCHOR_COLOUR
 _LABEL = 26
@@ -33,14 +36,14 @@ class Node:
         layer, unit: which.
         concept: what it is called; empty for a dead one.
         sure: whether that is more than chance.
-        images: those that excite it most, each with the mask of where, or None.
+        images: those that excite it most.
     """
 
     layer: str
     unit: int
     concept: str
     sure: bool
-    images: Sequence[tuple[Pixels, NDArray[np.bool_] | None]]
+    images: Shown
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.errors import CmonError
 from concept_monitor_cli.options import CircuitsOptions
-from concept_monitor_cli.report.circuit_figures import Circuit, Edge, Node, unit_circuits
+from concept_monitor_cli.report.circuit_figures import Circuit, Edge, Node, Shown, unit_circuits
 from concept_monitor_cli.run import CheckpointRecord
 from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.units import looks_of
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: Neighbours on either side of a unit.
 SIDES = 4
-_IMAGES = 3
+_MOST_IMAGES = 3
 
 
 def draw(
@@ -110,33 +110,46 @@ def _nodes(
     found: dict[tuple[str, int], Node] = {}
     for name, units in wanted.items():
         different = list(dict.fromkeys(units))
-        looks = _looks(opened, record, name, different, options)
-        found.update({(name, unit): node for unit, node in zip(different, looks, strict=True)})
+        named = _named(opened, record, name, different, options)
+        found.update({(name, unit): node for unit, node in zip(different, named, strict=True)})
     return found or None
 
 
-def _looks(
+def _named(
     opened: OpenRun, record: CheckpointRecord, layer: str, units: Sequence[int], options: CircuitsOptions
 ) -> list[Node]:
-    detector = options.detector or opened.table["detector"].iloc[0]
-    history = next(
-        (each for each in opened.histories if each.layer == layer and each.detector == detector), None
-    )
-    if history is None:  # only looked at in another basis
-        return [Node(layer, unit, "", False, ()) for unit in units]
+    table = opened.table
+    detector = options.detector or table["detector"].iloc[0]
+    rows = table[
+        (table["epoch"] == record.epoch)
+        & (table["layer"] == layer)
+        & (table["detector"] == detector)
+        & (table["rank"] == 1)
+    ]
+    names = dict(zip(rows["unit"].tolist(), rows["concept"], strict=True))
+    sure = dict(zip(rows["unit"].tolist(), rows["interpretable"], strict=True))
+    images = _images(opened, record, layer, units, detector)
+    return [
+        Node(layer, unit, str(names.get(unit, "")), bool(sure.get(unit)), images.get(unit, ()))
+        for unit in units
+    ]
+
+
+def _images(
+    opened: OpenRun, record: CheckpointRecord, layer: str, units: Sequence[int], detector: str
+) -> dict[int, Shown]:
+    """The images of each unit with where in them it fires; none, said why, where they are not to be had."""
+    of_layer = (each for each in opened.histories if each.layer == layer and each.detector == detector)
+    history = next(of_layer, None)
+    if history is None:  # the layer is only looked at in another basis
+        return {}
     column = history.epochs.tolist().index(record.epoch)
     try:
-        looks = looks_of(opened, history, column, units, _IMAGES)
+        looks = looks_of(opened, history, column, units, _MOST_IMAGES)
     except CmonError as error:
         opened.progress.warning(f"no images beside the units of {layer}: {error.what}")
-        return [Node(layer, unit, "", False, ()) for unit in units]
-    return [
-        Node(
-            layer,
-            look.unit,
-            look.concepts[0] if look.concepts else "",
-            look.interpretable,
-            tuple(zip(look.images, look.masks or [None] * len(look.images), strict=True)),
-        )
+        return {}
+    return {
+        look.unit: tuple(zip(look.images, look.masks or [None] * len(look.images), strict=True))
         for look in looks
-    ]
+    }

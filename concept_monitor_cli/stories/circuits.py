@@ -239,17 +239,14 @@ def _sure_by_chance(untrained: Tensor) -> float:
 
 
 def _edges(measured: Measured, p: Tensor, sure: Tensor, labels: Sequence[Labels], most: int) -> pd.DataFrame:
-    """The strongest edges into each unit."""
+    """The strongest edges into each unit, and out of each."""
     import pandas as pd
 
     effect = measured.effect
-    count = min(most, len(effect))
-    order = effect.abs().argsort(dim=0, descending=True, stable=True)[:count]  # (most, D)
-    sources = order.T.flatten()
-    targets = torch.arange(effect.shape[1]).repeat_interleave(count)
-    kept = effect[sources, targets] != 0
-    sources, targets = sources[kept], targets[kept]
-    places = torch.arange(count).repeat(effect.shape[1])[kept]
+    size = effect.abs()
+    place = size.argsort(dim=0, descending=True, stable=True).argsort(dim=0)
+    out = size.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    sources, targets = (((place < most) | (out < most)) & (effect != 0)).nonzero().unbind(1)
     weight = torch.full_like(effect, torch.nan) if measured.weight is None else measured.weight
     return pd.DataFrame(
         {
@@ -257,7 +254,7 @@ def _edges(measured: Measured, p: Tensor, sure: Tensor, labels: Sequence[Labels]
             "from_concept": [labels[0].concepts[unit] for unit in sources.tolist()],
             "to_unit": targets.numpy(),
             "to_concept": [labels[1].concepts[unit] for unit in targets.tolist()],
-            "place": places.numpy() + 1,
+            "place": place[sources, targets].numpy() + 1,
             "weight": weight[sources, targets].numpy(),
             "effect": effect[sources, targets].numpy(),
             "error": measured.error[sources, targets].numpy(),
@@ -307,7 +304,7 @@ def _concepts(measured: Measured, labels: Sequence[Labels], most: int, seed: int
             )
         )
     frame = pd.concat(frames, ignore_index=True)
-    frame["confident"] = benjamini_hochberg(torch.from_numpy(frame["p_value"].to_numpy())).numpy()
+    frame["confident"] = benjamini_hochberg(torch.from_numpy(frame["p_value"].to_numpy(copy=True))).numpy()
     frame = frame.sort_values(["p_value", "share"], ascending=[True, False], kind="stable")
     place = frame.groupby(["to_concept", "kind"]).cumcount()
     frame = frame[(frame["strength"] > 0) & (frame["confident"] | (place < most))]

@@ -1,4 +1,4 @@
-"""The panels of dynamics and factors: what their JSON says of tables that can be worked out by hand."""
+"""The panels of dynamics, factors and circuits: what their JSON says of tables worked out by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import base64
 import numpy as np
 import pandas as pd
 
-from concept_monitor_cli.report.page.structure import Structure, dynamics_json, factors_json
+from concept_monitor_cli.report.page.structure import Structure, circuits_json, dynamics_json, factors_json
 
 
 def numbers(packed: dict[str, object]) -> np.ndarray:
@@ -90,3 +90,29 @@ def test_a_card_has_the_classes_images_and_deepest_concept_of_its_factor() -> No
     assert (first["concept"], second["concept"], second["images"]) == ("", "cat", [2])
     assert np.allclose(numbers(found["share"]["two"]), [0.1, 0.3, 0.3, 0.5], atol=1e-4)
     assert factors_json(Structure(), {}) is None
+
+
+def test_the_circuit_of_a_unit_has_its_strongest_edges_of_the_last_epoch() -> None:
+    def edge(
+        epoch: int, first: int, second: int, effect: float, layers: tuple[str, str] = ("a", "b")
+    ) -> dict:
+        return {
+            "epoch": epoch,
+            "from_layer": layers[0],
+            "from_unit": first,
+            "to_layer": layers[1],
+            "to_unit": second,
+            "effect": effect,
+            "confident": effect > 5,
+        }
+
+    rows = [edge(9, unit, 0, (-1) ** unit * (unit + 1)) for unit in range(6)]
+    rows += [edge(9, 2, 1, 0.5), edge(9, 0, 7, 2.5, ("b", "c")), edge(1, 3, 0, 99.0)]
+    found = circuits_json(Structure(circuit=pd.DataFrame(rows)))
+    assert found is not None
+    assert (found["epoch"], sorted(found["layers"])) == (9, ["a", "b", "c"])
+    a, b, c = (found["layers"].index(name) for name in "abc")
+    assert found["feeds"][str(b)]["0"] == [[a, 5, -6.0, 0], [a, 4, 5.0, 0], [a, 3, -4.0, 0], [a, 2, 3.0, 0]]
+    assert found["fed"][str(a)]["2"] == [[b, 0, 3.0, 0], [b, 1, 0.5, 0]]
+    assert found["fed"][str(b)]["0"] == [[c, 7, 2.5, 0]]
+    assert circuits_json(Structure()) is None

@@ -26,7 +26,7 @@ from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.report.images import PER_SHEET, SHEET_COLUMNS, THUMBNAIL
 from concept_monitor_cli.report.page.pack import floats, integers
 from concept_monitor_cli.report.page.pictures import Pictures
-from concept_monitor_cli.report.page.structure import Structure, dynamics_json, factors_json
+from concept_monitor_cli.report.page.structure import Structure, circuits_json, dynamics_json, factors_json
 from concept_monitor_cli.report.style import TRACK_COLOURS, category_colour
 from concept_monitor_cli.run import TABLES, RunFolder
 
@@ -377,7 +377,7 @@ def page_content(
         pictures: which units show which images.
         findings: what the run says, in sentences.
         tracked: units that are followed from the start.
-        structure: what `cmon dynamics` and `cmon factors` found.
+        structure: what `cmon dynamics`, `factors` and `circuits` found.
         progress: told of the packing.
     """
     concepts, left_out = tables.concepts, list(pictures.left_out)
@@ -412,6 +412,7 @@ def page_content(
         "factors": None
         if structure is None
         else factors_json(structure, {name: place for place, name in enumerate(pictures.names)}),
+        "circuits": None if structure is None else circuits_json(structure),
         "trackColours": list(TRACK_COLOURS),
         "remarks": tables.remarks,
         "leftOut": left_out,
