@@ -778,6 +778,27 @@ TABLES: dict[str, TableSchema] = {
         },
         ("layer", "detector", "unit_a", "unit_b"),
     ),
+    # Units that the other run has, too, judged on images that did not choose the pairs.
+    "universality": TableSchema(
+        "universality",
+        {
+            "epoch": "int",
+            "layer": "str",
+            "detector": "str",
+            "other_epoch": "int",
+            "other_layer": "str",
+            "category": "str",
+            "units": "int",
+            "universal": "int",
+            "share": "float",
+            "held_out": "float",
+            "matched": "float",
+            "best": "float",
+            "chance": "float",
+            "bar": "float",
+        },
+        ("layer", "other_layer", "detector", "epoch", "other_epoch", "category"),
+    ),
     "comparison": TableSchema(
         "comparison",
         {
