@@ -240,6 +240,21 @@ class _Tracer(fx.Tracer):
         return result
 
 
+def network_graph(model: nn.Module) -> tuple[fx.Graph, dict[str, fx.Node]]:
+    """A network's code as a graph, and where in it the output of every module is.
+
+    Raises:
+        NoPathError: it cannot be followed.
+    """
+    tracer = _Tracer()
+    try:
+        graph = tracer.trace(model)
+    except Exception as error:  # whatever a network's own code makes of a symbol
+        reason = str(error).partition("\n")[0]
+        raise NoPathError(f"the network's code cannot be followed ({reason})") from error
+    return graph, tracer.put_out
+
+
 def trace_path(model: nn.Module, first: str, second: str) -> ChannelPath:
     """The way from the output of a layer to that of a later one.
 
@@ -250,23 +265,18 @@ def trace_path(model: nn.Module, first: str, second: str) -> ChannelPath:
     Raises:
         NoPathError: the network cannot be traced, or the one layer does not lead to the other.
     """
-    tracer = _Tracer()
-    try:
-        graph = tracer.trace(model)
-    except Exception as error:  # whatever a network's own code makes of a symbol
-        reason = str(error).partition("\n")[0]
-        raise NoPathError(f"the network's code cannot be followed ({reason})") from error
+    graph, put_out = network_graph(model)
     for name in (first, second):
-        if name not in tracer.put_out:
+        if name not in put_out:
             raise NoPathError(f"{name} puts out no single tensor when the network's code is followed")
     cut = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
-    last = tracer.put_out[second]
+    last = put_out[second]
     for node in graph.nodes:
         copied[node] = cut.node_copy(node, copied.__getitem__)
         if node is last:
             break
-    start, end = copied.get(tracer.put_out[first]), copied[last]
+    start, end = copied.get(put_out[first]), copied[last]
     if start is None or start is end:
         raise NoPathError(f"{first} does not lead to {second}")
     cut.output(end)
