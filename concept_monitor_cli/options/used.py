@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, Literal
 
 from concept_monitor_cli.options.common import (
     NetworksAgainOptions,
@@ -13,9 +14,9 @@ from concept_monitor_cli.options.common import (
     epochs_option,
     one_detector_option,
 )
-from concept_monitor_cli.options.declare import LISTED, METHOD, PART, option
+from concept_monitor_cli.options.declare import LISTED, METHOD, OUTPUT, PART, option
 from concept_monitor_cli.options.kinds import EpochFilter, VectorKind
-from concept_monitor_cli.options.values import count, share, unit_list
+from concept_monitor_cli.options.values import count, path, share, unit_list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +124,29 @@ class AblateOptions(_ClassNamesOptions, NetworksAgainOptions, OneRunOptions):
         panel=PART,
         metavar="N",
         read=count,
+    )
+    spurious: Path | None = option(
+        None,
+        "Photos with and without something: two folders, with and without, of the classes' folders each. Is "
+        "the network as good on both, before and after?",
+        panel=PART,
+        metavar="DIR",
+        read=path,
+        shown="none",
+    )
+    write: Path | None = option(
+        None,
+        "Write a checkpoint without the units. Name one concept (--words) or --units, and one --layer.",
+        panel=OUTPUT,
+        metavar="FILE",
+        read=path,
+        shown="none",
+    )
+    value: Literal["zero", "mean"] = option(
+        "zero",
+        "What the units of the written checkpoint put out: zero or mean.",
+        panel=OUTPUT,
+        metavar="TYPE",
     )
     controls: int = option(
         20,

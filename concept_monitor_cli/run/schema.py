@@ -584,6 +584,32 @@ TABLES: dict[str, TableSchema] = {
         },
         ("epoch", "layer", "set", "concept", "units", "kind", "class"),
     ),
+    # Photos with and without something, before and after (`cmon ablate --spurious`).
+    "spurious": TableSchema(
+        "spurious",
+        {
+            "epoch": "int",
+            "checkpoint": "str",
+            "layer": "str",
+            "set": "str",
+            "concept": "str",
+            "units": "int",
+            "kind": "str",
+            "class": "str",
+            "images_with": "int",
+            "images_without": "int",
+            "accuracy_with": "float",
+            "accuracy_without": "float",
+            "gap": "float",
+            "accuracy_with_before": "float",
+            "accuracy_without_before": "float",
+            "gap_before": "float",
+            "gap_control": "float",
+            "gap_control_sd": "float",
+            "p_value": "float",
+        },
+        ("epoch", "checkpoint", "layer", "set", "concept", "units", "kind", "class"),
+    ),
     "agreement": TableSchema(
         "agreement",
         {
