@@ -144,7 +144,7 @@ class AblateOptions(_ClassNamesOptions, NetworksAgainOptions, OneRunOptions):
     )
     value: Literal["zero", "mean"] = option(
         "zero",
-        "What the units of the written checkpoint put out: zero or mean.",
+        "What units of the written checkpoint put out: zero or mean.",
         panel=OUTPUT,
         metavar="TYPE",
     )

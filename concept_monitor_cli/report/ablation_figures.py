@@ -164,10 +164,9 @@ def gap_bars(table: pd.DataFrame) -> Figure:
                     name = f"{each['concept'] or each['set']} ({each['units']}), {kind}"
                     lines.append((name, row["accuracy_with"], row["accuracy_without"], colour))
             for place, (name, with_it, without, colour) in enumerate(lines):
+                said = [side if not place else None for side in ("with", "without")]
                 axes.plot([with_it, without], [-place, -place], color=colour, lw=1.5, zorder=2)
-                axes.scatter(
-                    with_it, -place, color=colour, s=26, zorder=3, label="with" if not place else None
-                )
+                axes.scatter(with_it, -place, color=colour, s=26, zorder=3, label=said[0])
                 axes.scatter(
                     without,
                     -place,
@@ -175,7 +174,7 @@ def gap_bars(table: pd.DataFrame) -> Figure:
                     edgecolors=colour,
                     s=26,
                     zorder=3,
-                    label="without" if not place else None,
+                    label=said[1],
                 )
                 names.append(name[:_LABEL])
             axes.set_yticks([-place for place in range(len(names))], names, fontsize=8)

@@ -1,4 +1,4 @@
-"""Is a network as good on photos with something as on those without it, before and after units are cut out?"""
+"""Is a network as good on photos with something as without it, before and after units are cut out?"""
 
 from __future__ import annotations
 
@@ -75,7 +75,12 @@ def gaps(
             for kind in KINDS:
                 own, others = after[place], after[place + 1 : place + 1 + len(controls)]
                 place += 1 + len(controls)
-                names = {"set": each.name, "concept": each.concept, "units": len(each.units), "kind": kind}
+                names: dict[str, Any] = {
+                    "set": each.name,
+                    "concept": each.concept,
+                    "units": len(each.units),
+                    "kind": kind,
+                }
                 frames.append(pd.DataFrame(_rows(there, counts, before, own, others)).assign(**names))
     return pd.concat(frames)
 
@@ -103,8 +108,8 @@ def _photos(
     kept = [with_it for with_it, place in zip(shown, owner, strict=True) if place >= 0]
     if len(set(kept)) < 2:
         raise InputError(
-            f"{counted(sum(kept), 'photos')} with it and {len(kept) - sum(kept):,} without it are of a class of "
-            "the network: both are needed",
+            f"{counted(sum(kept), 'photos')} with it and {len(kept) - sum(kept):,} without it are of a class "
+            "of the network: both are needed",
             where=options.spurious,
             hint="name the folders as the classes are called (--class-names)",
         )

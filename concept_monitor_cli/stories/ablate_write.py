@@ -20,8 +20,9 @@ from concept_monitor_cli.record.changed import scores_with_changes
 from concept_monitor_cli.store.atomic import atomic_write
 from concept_monitor_cli.stories.ablating import Plan, Scene
 from concept_monitor_cli.stories.recorder import Network, Recorder
+from concept_monitor_cli.wording import counted
 
-# Scores of the written checkpoint differ from those of the ablation by no more than this share of the largest.
+# Scores of the written checkpoint differ from the ablation's by no more than this share of the largest.
 _SAME = 1e-5
 
 
@@ -46,17 +47,22 @@ def written(
     assert options.write is not None
     epoch = max(scene.record.epoch for scene, _ in plans)
     last = [(scene, plan) for scene, plan in plans if scene.record.epoch == epoch]
-    if len(last) != 1 or len(last[0][1].sets) != 1:
+    sets = [
+        (scene, plan, each)
+        for scene, plan in last
+        for each in plan.sets
+        if not options.units or each.name == "units"
+    ]
+    if len(sets) != 1:
         raise InputError(
-            f"{sum(len(plan.sets) for _, plan in last)} sets of units are cut out, and a checkpoint can be "
-            "without one of them",
+            f"{counted(len(sets), 'sets')} of units are cut out, and a checkpoint can be without one of them",
             where="--write",
-            hint="name one: --layer layer4 --words car, or --layer layer4 --units 3,17 with --words none",
+            hint="name one: --layer layer4 --words car, or --layer layer4 --units 3,17",
         )
     if options.write.exists():
         raise InputError("the file is there already", where=options.write, hint="name another with --write")
-    (scene, plan) = last[0]
-    units = list(plan.sets[0].units)
+    scene, plan, chosen = sets[0]
+    units = list(chosen.units)
     values = torch.zeros(len(units)) if options.value == "zero" else plan.means[units].float()
     network = recorder.network(scene.record)
     model = network.make()
@@ -128,7 +134,7 @@ def _fold_into_head(model: nn.Module, head: Tensor, units: Sequence[int], values
             shift = linear_scores(
                 torch.zeros(1, len(head)), torch.zeros(1, head.shape[1]), head, list(units), values
             )
-            module.bias += shift[0].to(module.bias)
+            module.bias.add_(shift[0].to(module.bias))
             module.weight[:, index] = 0
             return f"{len(units)} units are not read by {name}"
     raise InputError("the classifier is no linear layer of the network", where="--write")
