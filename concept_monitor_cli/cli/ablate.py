@@ -25,6 +25,8 @@ app = cmon_app()
         ("cmon ablate", "the most frequent concepts of the run in ./cmon-out"),
         ("cmon ablate --words car,wheel --layer layer4", "the units of two concepts"),
         ("cmon ablate --units 256,479 --curve", "two units, and the most and least interpretable ones"),
+        ("cmon ablate --words snow --spurious photos/", "photos with and without snow, before and after"),
+        ("cmon ablate --words snow --layer layer4 --write edited.pth", "a checkpoint without its units"),
     ],
 )
 def ablate(console: Console, options: AblateOptions) -> None:
@@ -32,17 +34,36 @@ def ablate(console: Console, options: AblateOptions) -> None:
 
     All interpretable units of a concept at a time, set to 0 and to their mean: accuracy, score and margin
     of all images and of each class, beside random sets of units with like mean activations. Where only
-    pooling and a linear head follow the layer, no network is run. Writes tables/ablation.csv and plots into
-    the run.
+    pooling and a linear head follow the layer, no network is run. Writes tables/ablation.csv, with --spurious
+    tables/spurious.csv, and plots into the run.
     """
     from concept_monitor_cli.stories import ablate as reading
 
     result = reading.ablate(options, console)
     console.result(asdict(result))
     if not console.json:
+        from rich.text import Text
+
         console.print(_table(result))
+        for line in _gaps(result):
+            console.print(Text(line))
+        if result.written is not None:
+            console.print(str(result.written))
         for plot in result.plots:
             console.print(str(plot))
+
+
+def _gaps(result: AblateResult) -> list[str]:
+    """What becomes of the gap between photos with and without something, at the last epoch."""
+    last = max((row["epoch"] for row in result.spurious), default=0)
+    return [
+        f"{row['layer']}, {row['concept'] or row['set']} ({row['units']} units, {row['kind']}): gap "
+        f"{row['gap_before']:+.2f} to {row['gap']:+.2f}"
+        + ("" if row["gap_control"] is None else f" (random {row['gap_control']:+.2f})")
+        + f", accuracy without it {row['accuracy_without_before']:.2f} to {row['accuracy_without']:.2f}"
+        for row in result.spurious
+        if row["class"] == "all" and row["epoch"] == last
+    ]
 
 
 def _table(result: AblateResult) -> Table:

@@ -73,6 +73,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "attribute": "Where in an image does the answer come from?",
         "vectors": "Where do concepts lie in a layer, and which classes use them?",
         "evolutions": "Which change of which unit changed a class?",
+        "circuits": "What is each unit fed by, and each concept built of?",
         "ablate": "What is lost when the units of a concept are cut out?",
         "retention": "Which concepts survive pruning?",
         "compare": "Two runs side by side.",

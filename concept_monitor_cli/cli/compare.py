@@ -24,14 +24,17 @@ app = cmon_app()
         ("cmon compare standard robust", "at the last epoch of each"),
         ("cmon compare standard robust --layer layer4 --classes car,horse", "who detects the classes?"),
         ("cmon compare standard robust --epochs 0,20,40", "side by side at three epochs"),
+        ("cmon compare resnet vit --match layer4=blocks.11", "other architectures on the same photos"),
     ],
 )
 def compare(console: Console, options: CompareOptions) -> None:
     """Put two runs side by side: categories, concepts that only one has, and which unit is which.
 
     Units are matched by their activations on the probing images, if both runs have the same: the assignment
-    of highest total correlation. Writes tables/comparison.csv (interpretable units per concept),
-    tables/matches.csv and plots into --out.
+    of highest total correlation. Universal is a unit whose twin, chosen on one half of the images, correlates
+    with it on the other half more than 99 % of the units do with permuted images; widths and architectures
+    may differ. Writes tables/comparison.csv (interpretable units per concept), tables/matches.csv,
+    tables/universality.csv and plots into --out.
     """
     from concept_monitor_cli.stories import compare as reading
 
@@ -67,7 +70,7 @@ def _show(console: Console, result: CompareResult) -> None:
     console.print(table)
     for row in result.layers:
         console.print(Text(f"{row['layer']} ({row['detector']})", style="bold"))
-        for line in _sentences(row):
+        for line in [*_sentences(row), *_universal(result, row)]:
             console.print(Text(f"  {line}"))
     if result.classes:
         console.print(_class_table(result.classes))
@@ -99,6 +102,22 @@ def _sentences(row: dict[str, Any]) -> list[str]:
         if row["alone_a"] or row["alone_b"]:
             lines.append(f"without a twin: {row['alone_a']} units of A, {row['alone_b']} of B")
     return lines
+
+
+def _universal(result: CompareResult, row: dict[str, Any]) -> list[str]:
+    """How many units of a layer the other run has, too, at the last epoch."""
+    for own in result.universality:
+        place = (own["layer"], own["detector"], own["epoch"], own["other_epoch"])
+        if place != (row["layer"], row["detector"], row["epoch_a"], row["epoch_b"]):
+            continue
+        if own["category"] == "all" and own["share"] is not None:
+            other = "" if own["other_layer"] == own["layer"] else f" in {own['other_layer']}"
+            return [
+                f"{own['universal']} of {own['units']} units are universal{other}, by chance 1%: on images "
+                f"that did not match them, twins correlate by {own['held_out']:.2f} (permuted images "
+                f"{own['chance']:.2f})"
+            ]
+    return []
 
 
 def _class_table(classes: list[dict[str, Any]]) -> Any:

@@ -66,7 +66,12 @@ from concept_monitor_cli.options.reading import (
     VerifyOptions,
 )
 from concept_monitor_cli.options.structure import DynamicsOptions, FactorsOptions
-from concept_monitor_cli.options.used import AblateOptions, EvolutionsOptions, VectorsOptions
+from concept_monitor_cli.options.used import (
+    AblateOptions,
+    CircuitsOptions,
+    EvolutionsOptions,
+    VectorsOptions,
+)
 
 __all__ = [
     "AUTO",
@@ -78,6 +83,7 @@ __all__ = [
     "BasisKind",
     "BasisSpec",
     "CheckpointsOptions",
+    "CircuitsOptions",
     "CommonOptions",
     "CompareOptions",
     "Declaration",

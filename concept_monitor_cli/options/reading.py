@@ -188,6 +188,13 @@ class CompareOptions(_ClassesOptions, ReadingOptions):
         metavar="DIR",
         read=path,
     )
+    match: tuple[str, ...] = option(
+        (),
+        "Layers of other names that belong together: layer4=blocks.11, a comma list for several.",
+        panel=PART,
+        metavar="A=B",
+        shown="layers of the same name",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,10 @@
-"""The options of the commands that ask what classes make of a layer: `vectors`, `evolutions`, `ablate`."""
+"""The options of the commands that ask what a network makes of a layer, from `vectors` to `ablate`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, Literal
 
 from concept_monitor_cli.options.common import (
     NetworksAgainOptions,
@@ -13,9 +14,9 @@ from concept_monitor_cli.options.common import (
     epochs_option,
     one_detector_option,
 )
-from concept_monitor_cli.options.declare import LISTED, METHOD, PART, option
+from concept_monitor_cli.options.declare import LISTED, METHOD, OUTPUT, PART, option
 from concept_monitor_cli.options.kinds import EpochFilter, TcavTarget, VectorKind
-from concept_monitor_cli.options.values import count, from_zero, named_folder, number, share, unit_list
+from concept_monitor_cli.options.values import count, from_zero, named_folder, number, path, share, unit_list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +123,38 @@ class EvolutionsOptions(_ClassNamesOptions, NetworksAgainOptions, OneRunOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
+class CircuitsOptions(NetworksAgainOptions, OneRunOptions):
+    """The options of `cmon circuits`."""
+
+    without: ClassVar[tuple[str, ...]] = ("precision", "dry_run")
+
+    epochs: EpochFilter | None = epochs_option(PART, "last", "These")
+    detector: str | None = one_detector_option()
+    units: tuple[int, ...] = option(
+        (),
+        "Draw the circuits of these units of every layer: 256,479 or 10-19.",
+        panel=PART,
+        flags=("--units", "-u"),
+        metavar="LIST",
+        read=unit_list,
+        shown="those with the surest concepts",
+    )
+    draws: int = option(
+        32,
+        "Images on which each unit is silenced, drawn in proportion to its activation.",
+        panel=METHOD,
+        metavar="N",
+        read=count,
+    )
+    edges: int = option(
+        10, "Edges into and out of each unit to list, the strongest.", panel=LISTED, metavar="N", read=count
+    )
+    top: int = option(
+        6, "Units of each layer whose circuits are drawn.", panel=LISTED, metavar="N", read=count
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class AblateOptions(_ClassNamesOptions, NetworksAgainOptions, OneRunOptions):
     """The options of `cmon ablate`."""
 
@@ -156,6 +189,29 @@ class AblateOptions(_ClassNamesOptions, NetworksAgainOptions, OneRunOptions):
         panel=PART,
         metavar="N",
         read=count,
+    )
+    spurious: Path | None = option(
+        None,
+        "Photos with and without something: two folders, with and without, of the classes' folders each. Is "
+        "the network as good on both, before and after?",
+        panel=PART,
+        metavar="DIR",
+        read=path,
+        shown="none",
+    )
+    write: Path | None = option(
+        None,
+        "Write a checkpoint without the units. Name one concept (--words) or --units, and one --layer.",
+        panel=OUTPUT,
+        metavar="FILE",
+        read=path,
+        shown="none",
+    )
+    value: Literal["zero", "mean"] = option(
+        "zero",
+        "What units of the written checkpoint put out: zero or mean.",
+        panel=OUTPUT,
+        metavar="TYPE",
     )
     controls: int = option(
         20,

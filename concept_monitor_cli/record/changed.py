@@ -49,10 +49,10 @@ def unit_means(
         return units.flatten(2).double().mean(2).sum(0) if units.ndim > 2 else units.double().sum(0)
 
     with (
-        _prepared(model, device),
+        prepared(model, device),
         tap(model, [layer.name], capture=capture, calls={layer.name: layer.calls}) as read,
     ):
-        for images in _images(pixels, preprocessing, layer, device, batch_size, model):
+        for images in network_images(pixels, preprocessing, layer.channels, device, batch_size, model):
             total += read(images)[layer.name].cpu()
             count += len(images)
     return total / max(1, count)
@@ -88,11 +88,11 @@ def scores_with_changes(
     """
     kept, start, said = [], 0, False
     with (
-        _prepared(model, device),
+        prepared(model, device),
         interventions(model, layer, lambda result: class_scores(result, model)) as run,
         progress.task(f"changing {layer.name}", len(pixels)) as advance,
     ):
-        for images in _images(pixels, preprocessing, layer, device, batch_size, model):
+        for images in network_images(pixels, preprocessing, layer.channels, device, batch_size, model):
             scores = run(images, edits)
             if run.together is False and not said:
                 said = True
@@ -106,24 +106,34 @@ def scores_with_changes(
 
 
 @contextlib.contextmanager
-def _prepared(model: nn.Module, device: torch.device) -> Iterator[None]:
+def prepared(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """A network on its device and in evaluation mode, for the length of a `with` block."""
     model.to(device)
     with evaluation(model):
         yield
 
 
-def _images(
+def network_images(
     pixels: PixelRows,
     preprocessing: Preprocessing,
-    layer: LayerInfo,
+    channels: int,
     device: torch.device,
     batch_size: int,
     model: nn.Module,
 ) -> Iterator[Tensor]:
-    """Normalised batches, all images in order."""
+    """Normalised batches, all images in order.
+
+    Args:
+        pixels: the images.
+        preprocessing: as for `record`.
+        channels: that the network takes.
+        device: where it runs.
+        batch_size: images at a time.
+        model: whose float type they get.
+    """
     total, size = len(pixels), preprocessing.geometry.size
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    normalise = Normaliser(preprocessing, min(batch_size, max(1, total)), device, dtype, layer.channels)
+    normalise = Normaliser(preprocessing, min(batch_size, max(1, total)), device, dtype, channels)
     with contextlib.closing(batches(pixels, batch_size, size, device, slice(0, total))) as read:
         for _, batch in read:
             yield normalise(batch.to(device, non_blocking=True))

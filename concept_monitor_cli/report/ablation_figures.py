@@ -130,3 +130,58 @@ def curves(table: pd.DataFrame) -> Figure:
         handles, names = panels[0][0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside right upper", fontsize=7)
     return figure
+
+
+def gap_bars(table: pd.DataFrame) -> Figure:
+    """Accuracy on photos with and without something, before and after, for each set of units.
+
+    Lines join accuracy with it (filled) and without it (open); the shorter, the smaller the gap.
+
+    Args:
+        table: rows of `spurious.csv`.
+    """
+    from matplotlib.figure import Figure
+
+    last = table[(table["epoch"] == table["epoch"].max()) & (table["class"] == "all")]
+    layers = list(dict.fromkeys(last["layer"]))
+    sets = {
+        layer: last[last["layer"] == layer].drop_duplicates(["set", "concept", "units"])[:_SHOWN]
+        for layer in layers
+    }
+    with figure_style():
+        height = 0.62 * max(map(len, sets.values())) + 1.7
+        figure = Figure(figsize=(4.4 * len(layers), height), layout="constrained")
+        panels = figure.subplots(1, len(layers), squeeze=False, sharex=True)[0]
+        for axes, layer in zip(panels, layers, strict=True):
+            names = []
+            own = last[last["layer"] == layer]
+            first = own.iloc[0]
+            lines = [("before", first["accuracy_with_before"], first["accuracy_without_before"], INK)]
+            for each in sets[layer].to_dict("records"):
+                for kind, colour in (("zero", TRACK_COLOURS[0]), ("mean", TRACK_COLOURS[7])):
+                    same = (own["set"] == each["set"]) & (own["concept"] == each["concept"])
+                    row = own[same & (own["units"] == each["units"]) & (own["kind"] == kind)].iloc[0]
+                    name = f"{each['concept'] or each['set']} ({each['units']}), {kind}"
+                    lines.append((name, row["accuracy_with"], row["accuracy_without"], colour))
+            for place, (name, with_it, without, colour) in enumerate(lines):
+                said = [side if not place else None for side in ("with", "without")]
+                axes.plot([with_it, without], [-place, -place], color=colour, lw=1.5, zorder=2)
+                axes.scatter(with_it, -place, color=colour, s=26, zorder=3, label=said[0])
+                axes.scatter(
+                    without,
+                    -place,
+                    facecolors="white",
+                    edgecolors=colour,
+                    s=26,
+                    zorder=3,
+                    label=said[1],
+                )
+                names.append(name[:_LABEL])
+            axes.set_yticks([-place for place in range(len(names))], names, fontsize=8)
+            axes.set_ylim(-len(names) + 0.4, 0.6)
+            axes.grid(axis="x", color=GRID_COLOUR)
+            axes.set_title(layer, color=INK)
+            axes.set_xlabel("accuracy")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=7)
+    return figure

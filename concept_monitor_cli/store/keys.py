@@ -39,6 +39,8 @@ KINDS: dict[str, int] = {
     "picture": 1,
     "attribution": 1,
     "evolutions": 1,
+    "circuit": 1,
+    "universality": 1,
 }
 """Kind of value -> version of the code that makes it. Raise the version when that code's results change:
 entries of the old version are then not found any more, and `prune` may remove them."""

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from concept_monitor_cli.concepts.class_names import spelling
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.evaluation.classifier import find_classifier
-from concept_monitor_cli.functional.ablation import Outcome, beside_controls, linear_scores, matched_sets
-from concept_monitor_cli.models.interventions import Edit, set_units
+from concept_monitor_cli.functional.ablation import Outcome, beside_controls
 from concept_monitor_cli.options import AblateOptions
 from concept_monitor_cli.progress import SILENT, Progress
-from concept_monitor_cli.record.changed import scores_with_changes, unit_means
 from concept_monitor_cli.record.requests import Activations, Logits
-from concept_monitor_cli.report.ablation_figures import curves, losses
+from concept_monitor_cli.report.ablation_figures import curves, gap_bars, losses
 from concept_monitor_cli.report.style import save
-from concept_monitor_cli.run import TABLES, CheckpointRecord
-from concept_monitor_cli.stories.classes import NetworkClasses, network_classes
+from concept_monitor_cli.run import TABLES
+from concept_monitor_cli.stories.ablate_spurious import gaps
+from concept_monitor_cli.stories.ablate_write import written
+from concept_monitor_cli.stories.ablating import KINDS, Plan, Scene, UnitSet, outcomes, plan_of
+from concept_monitor_cli.stories.classes import network_classes
 from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.recorder import Recorder, open_checkpoint
 from concept_monitor_cli.stories.stats import plain_rows
@@ -32,14 +32,10 @@ from concept_monitor_cli.wording import counted
 if TYPE_CHECKING:
     import pandas as pd
 
-    from concept_monitor_cli.study.networks import Architecture
 
-KINDS = ("zero", "mean")
 #: Every image, beside each class.
 ALL = "all"
 _CURVE = (1, 2, 5, 10, 20, 30, 40, 50)
-# Scores that a pooled layer and a linear head give differ from the network's by no more than this.
-_EXACT = 1e-4
 
 
 @dataclass
@@ -50,41 +46,17 @@ class AblateResult:
         out: where the tables and plots are.
         images: how many images count: of copies one.
         ablation: rows of the table as plain values.
+        spurious: rows of `spurious.csv`, where photos with and without a concept were given.
+        written: the edited checkpoint, where one was asked for.
         plots: the pictures.
     """
 
     out: Path
     images: int
     ablation: list[dict[str, Any]] = field(default_factory=list)
+    spurious: list[dict[str, Any]] = field(default_factory=list)
+    written: Path | None = None
     plots: list[Path] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class UnitSet:
-    """Units that are cut out together.
-
-    Attributes:
-        name: `concept`, `units`, `most` or `least` (interpretable).
-        concept: of a set of that name; else empty.
-        units: which.
-    """
-
-    name: str
-    concept: str
-    units: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class _Scene:
-    """One layer of one checkpoint, and what is needed to change it."""
-
-    record: CheckpointRecord
-    layer: str
-    Q: Tensor
-    Z: Tensor
-    rows: Tensor
-    asked: Tensor
-    classes: NetworkClasses
 
 
 def ablate(options: AblateOptions, progress: Progress = SILENT) -> AblateResult:
@@ -111,16 +83,19 @@ def ablate(options: AblateOptions, progress: Progress = SILENT) -> AblateResult:
     meta = open_checkpoint(records[0], trust_pickle=options.trust_pickle, model=options.model).meta
     classes = network_classes(opened, count, meta, options.class_names, progress)
     frames = []
+    plans: list[tuple[Scene, Plan]] = []
     for record in records:
         recorder.prepare(record, [Activations(), Logits()])
         Z = recorder.logits(record)
         asked = torch.where(classes.of_images < 0, Z.argmax(1), classes.of_images)
         for layer in layers:
             Q = recorder.pooled(record, layer)
-            scene = _Scene(record, layer, Q, Z, rows, asked, classes)
+            scene = Scene(record, layer, Q, Z, rows, asked, classes)
             sets = unit_sets(opened, record.epoch, layer, Q.shape[1], options, progress)
             if sets:
-                frames.append(_layer(scene, sets, recorder, options, progress))
+                plan = plan_of(scene, sets, recorder, options, progress)
+                frames.append(_layer(scene, plan, recorder, options, progress))
+                plans.append((scene, plan))
     if not frames:
         raise InputError(
             "no concept has an interpretable unit in these layers",
@@ -130,10 +105,18 @@ def ablate(options: AblateOptions, progress: Progress = SILENT) -> AblateResult:
     frame = TABLES["ablation"].frame(pd.concat(frames))
     opened.run.write_csv("ablation", frame)
     result = AblateResult(opened.run.root, len(rows), plain_rows(frame))
+    if options.spurious is not None:
+        table = TABLES["spurious"].frame(gaps(opened, plans, layers, options, progress))
+        opened.run.write_csv("spurious", table)
+        result.spurious = plain_rows(table)
+    if options.write is not None:
+        result.written = written(plans, recorder, options, progress)
     if options.plot_formats:
         figures = {"ablation": losses(frame)} if (frame["set"] == "concept").any() else {}
         if frame["set"].isin(["most", "least"]).any():
             figures["ablation_curve"] = curves(frame)
+        if options.spurious is not None:
+            figures["spurious"] = gap_bars(table)
         for stem, figure in figures.items():
             result.plots += save(
                 figure, opened.run.plots / stem, options.plot_formats, caption=opened.caption
@@ -190,50 +173,31 @@ def unit_sets(
 
 
 def _layer(
-    scene: _Scene, sets: Sequence[UnitSet], recorder: Recorder, options: AblateOptions, progress: Progress
+    scene: Scene, plan: Plan, recorder: Recorder, options: AblateOptions, progress: Progress
 ) -> pd.DataFrame:
     import pandas as pd
 
-    head = _linear_head(scene, options)
-    network = None if head is not None else _restored(recorder, scene.record)
-    means = scene.Q.mean(0) if network is None else _means(scene, network, recorder, options)
-    drawn = [matched_sets(means, each.units, options.controls, seed=options.seed) for each in sets]
-    lacking = sum(len(each) == 0 for each in drawn)
-    if lacking:
-        progress.notice(
-            f"{scene.layer}: {counted(lacking, 'sets')} of units leave too few others for random sets"
-        )
-    groups = [
-        (list(units), kind)
-        for each, controls in zip(sets, drawn, strict=True)
-        for kind in KINDS
-        for units in (each.units, *controls.tolist())
-    ]
-    if head is not None:
-        outcomes = _by_head(scene, head, groups, means)
-    else:
-        assert network is not None
-        outcomes = _by_network(scene, network, recorder, groups, means, options, progress)
     before = _by_class(scene, Outcome.of(scene.Z[scene.rows], scene.asked[scene.rows]))
-    after = [_by_class(scene, each) for each in outcomes]
+    after = [_by_class(scene, each) for each in outcomes(scene, plan, recorder, options, progress)]
     place, parts = 0, []
-    for each, controls in zip(sets, drawn, strict=True):
+    for each, controls in zip(plan.sets, plan.drawn, strict=True):
         for kind in KINDS:
             own, others = after[place], after[place + 1 : place + 1 + len(controls)]
             place += 1 + len(controls)
-            parts.append(pd.DataFrame(_rows(scene, each, kind, before, own, others, head is not None)))
+            exact = plan.head is not None
+            parts.append(pd.DataFrame(_rows(scene, each, kind, before, own, others, exact)))
     return pd.concat(parts)
 
 
 Numbers = tuple[Tensor, Tensor, Tensor]
 
 
-def _by_class(scene: _Scene, outcome: Outcome) -> Numbers:
+def _by_class(scene: Scene, outcome: Outcome) -> Numbers:
     return outcome.by_class(scene.asked[scene.rows], len(scene.classes.names))
 
 
 def _rows(
-    scene: _Scene,
+    scene: Scene,
     each: UnitSet,
     kind: str,
     before: Numbers,
@@ -271,81 +235,3 @@ def _rows(
         "logit_before": before[2][kept].numpy(),
         "exact": exact,
     }
-
-
-# -- scores without units ------------------------------------------------------------------------------------
-
-
-def _linear_head(scene: _Scene, options: AblateOptions) -> Tensor | None:
-    """The weights `(K, C)` of a linear head that makes the scores of the pooled layer; `None` without one."""
-    checkpoint = open_checkpoint(scene.record, trust_pickle=options.trust_pickle, model=options.model)
-    found = find_classifier(checkpoint.state_dict)
-    if isinstance(found, InputError) or not found.follows(scene.layer, scene.Q.shape[1]):
-        return None
-    if found.classes != scene.Z.shape[1]:
-        return None
-    made = scene.Q @ found.weights.T + found.bias
-    scale = float(scene.Z.abs().amax().clamp_min(1e-12))
-    return found.weights if float((made - scene.Z).abs().amax()) <= _EXACT * scale else None
-
-
-def _by_head(
-    scene: _Scene, W: Tensor, groups: Sequence[tuple[list[int], str]], means: Tensor
-) -> Iterator[Outcome]:
-    Z, Q, classes = (each[scene.rows] for each in (scene.Z, scene.Q, scene.asked))
-    for units, kind in groups:
-        values = 0.0 if kind == "zero" else means[units].float()
-        yield Outcome.of(linear_scores(Z, Q, W, units, values), classes)
-
-
-def _restored(recorder: Recorder, record: CheckpointRecord) -> tuple[nn.Module, Architecture]:
-    network = recorder.network(record)
-    return network.make(), network.architecture
-
-
-def _means(
-    scene: _Scene, network: tuple[nn.Module, Architecture], recorder: Recorder, options: AblateOptions
-) -> Tensor:
-    model, architecture = network
-    layer = next(each for each in architecture.layers if each.name == scene.layer)
-    return unit_means(
-        model,
-        architecture.pixels,
-        architecture.preprocessing,
-        layer,
-        device=recorder.device,
-        batch_size=options.batch_size,
-    )
-
-
-def _by_network(
-    scene: _Scene,
-    network: tuple[nn.Module, Architecture],
-    recorder: Recorder,
-    groups: Sequence[tuple[list[int], str]],
-    means: Tensor,
-    options: AblateOptions,
-    progress: Progress,
-) -> Iterator[Outcome]:
-    model, architecture = network
-    layer = next(each for each in architecture.layers if each.name == scene.layer)
-    edits: list[Edit] = [
-        set_units(units, 0.0 if kind == "zero" else means[units].float()) for units, kind in groups
-    ]
-    parts = scores_with_changes(
-        model,
-        architecture.pixels,
-        architecture.preprocessing,
-        layer,
-        edits,
-        lambda scores, images: Outcome.of(scores, scene.asked[images]),
-        device=recorder.device,
-        batch_size=options.batch_size,
-        progress=progress,
-    )
-    correct, margin, own = (
-        torch.cat([getattr(part, name) for part in parts], 1)[:, scene.rows]
-        for name in ("correct", "margin", "own")
-    )
-    for place in range(len(groups)):
-        yield Outcome(correct[place], margin[place], own[place])

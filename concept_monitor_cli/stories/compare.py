@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ from concept_monitor_cli.stories.findings import keep
 from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.stats import plain_rows, statistics_of, warn_of_differences
 from concept_monitor_cli.stories.units import looks_of
+from concept_monitor_cli.stories.universality import universal_units
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,6 +60,7 @@ class CompareResult:
             one of them has, matched units and how many of those have the same concept.
         categories: per layer, detector and category: interpretable units of both.
         classes: per epoch, layer and class: units of both.
+        universality: per layer, epoch and category: units that the other run has, too.
         plots: the pictures.
         different: whether anything differs.
         findings: what sets the runs apart, in sentences.
@@ -69,6 +71,7 @@ class CompareResult:
     layers: list[dict[str, Any]] = field(default_factory=list)
     categories: list[dict[str, Any]] = field(default_factory=list)
     classes: list[dict[str, Any]] = field(default_factory=list)
+    universality: list[dict[str, Any]] = field(default_factory=list)
     plots: list[Path] = field(default_factory=list)
     different: bool = False
     findings: list[Finding] = field(default_factory=list)
@@ -101,7 +104,7 @@ def compare(options: CompareOptions, progress: Progress = SILENT) -> CompareResu
 
     first, second = (OpenRun(root, options, progress) for root in (options.run_a, options.run_b))
     warn_of_differences(first, second, progress)
-    pairs = _pairs(first, second)
+    pairs = _pairs(first, second, options.match)
     folder = RunFolder(options.out)
     result = CompareResult(options.out, _names(first, second))
 
@@ -125,8 +128,13 @@ def compare(options: CompareOptions, progress: Progress = SILENT) -> CompareResu
     folder.write_csv("comparison", pd.concat(counts, ignore_index=True))
     if matched:
         folder.write_csv("matches", pd.concat(matched, ignore_index=True))
+        both_have = universal_units(first, second, [(pair.first, pair.second) for pair in pairs], progress)
+        folder.write_csv("universality", both_have)
+        result.universality = plain_rows(both_have)
 
-    statistics = [_common(statistics_of(run), pairs) for run in (first, second)]
+    statistics = [
+        _common(statistics_of(run), pairs, side) for run, side in ((first, "first"), (second, "second"))
+    ]
     result.categories = _categories(statistics)
     for detector in sorted({pair.first.detector for pair in pairs}):
         both = {
@@ -153,21 +161,41 @@ def compare(options: CompareOptions, progress: Progress = SILENT) -> CompareResu
     return result
 
 
-def _pairs(first: OpenRun, second: OpenRun) -> list[_Pair]:
+def _pairs(first: OpenRun, second: OpenRun, match: Sequence[str] = ()) -> list[_Pair]:
     others = {(history.layer, history.detector): history for history in second.histories}
+    twins = dict(_twins(first, second, match)) if match else {name: name for name, _ in others}
     pairs = [
-        _Pair(history, others[history.layer, history.detector])
+        _Pair(history, others[twins[history.layer], history.detector])
         for history in first.histories
-        if (history.layer, history.detector) in others
+        if (twins.get(history.layer, ""), history.detector) in others
     ]
     if not pairs:
         layers = ", ".join(dict.fromkeys(history.layer for history in second.histories))
         raise InputError(
             "the two runs have no layer and detector in common",
             where=second.run.root,
-            hint=f"it has the layers {layers}",
+            hint=f"it has the layers {layers}; say which is which with --match layer4=NAME",
         )
     return pairs
+
+
+def _twins(first: OpenRun, second: OpenRun, match: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Layers that the user says belong together.
+
+    Raises:
+        InputError: no such pair, or no such layer.
+    """
+    for text in match:
+        one, equals, other = (part.strip() for part in text.partition("="))
+        if not equals or not one or not other:
+            raise InputError(f"{text!r} is no pair of layers", where="--match", hint="write layer4=blocks.11")
+        for name, run in ((one, first), (other, second)):
+            known = list(dict.fromkeys(history.layer for history in run.histories))
+            if name not in known:
+                raise InputError(
+                    f"the run has no layer {name!r}", where=run.run.root, hint=f"it has {', '.join(known)}"
+                )
+        yield one, other
 
 
 def _names(first: OpenRun, second: OpenRun) -> tuple[str, str]:
@@ -270,11 +298,12 @@ def _layer_summary(
     return summary
 
 
-def _common(statistics: pd.DataFrame, pairs: Sequence[_Pair]) -> pd.DataFrame:
-    """Rows of layers and detectors that both runs have."""
-    wanted = {(pair.first.layer, pair.first.detector) for pair in pairs}
-    mask = [pair in wanted for pair in zip(statistics["layer"], statistics["detector"], strict=True)]
-    return statistics[mask].reset_index(drop=True)
+def _common(statistics: pd.DataFrame, pairs: Sequence[_Pair], side: str) -> pd.DataFrame:
+    """Rows of layers and detectors that both runs have, under the names of the first run's layers."""
+    names = {(getattr(pair, side).layer, pair.first.detector): pair.first.layer for pair in pairs}
+    places = list(zip(statistics["layer"], statistics["detector"], strict=True))
+    kept = statistics[[place in names for place in places]].reset_index(drop=True)
+    return kept.assign(layer=[names[place] for place in places if place in names])
 
 
 def _categories(statistics: list[pd.DataFrame]) -> list[dict[str, Any]]:

@@ -14,7 +14,6 @@ from concept_monitor_cli.monitor.comparison import check_classes, class_counts
 from concept_monitor_cli.monitor.floors import p_floor
 from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.monitor.matches import match_counts, matches
-
 from concept_monitor_cli.monitor.uses import last_concepts, read_uses
 from concept_monitor_cli.options import UnitsOptions
 from concept_monitor_cli.progress import SILENT, Progress

@@ -1,4 +1,4 @@
-"""The panels of dynamics and factors: what their JSON says of tables that can be worked out by hand."""
+"""The panels of dynamics, factors and circuits: what their JSON says of tables worked out by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ import pandas as pd
 
 from concept_monitor_cli.monitor.history import History, Label
 from concept_monitor_cli.monitor.uses import Uses
-from concept_monitor_cli.report.page.structure import Structure, dynamics_json, factors_json, uses_json
+from concept_monitor_cli.report.page.structure import (
+    Structure,
+    circuits_json,
+    dynamics_json,
+    factors_json,
+    uses_json,
+)
 
 
 def numbers(packed: dict[str, object]) -> np.ndarray:
@@ -134,3 +140,29 @@ def test_what_units_do_stands_by_layer_and_unit() -> None:
     assert other == {}
     assert own["7"][0].startswith("Between 1 and 2 its change brought dog images +1")
     assert uses_json(Uses(), histories) is None
+
+
+def test_the_circuit_of_a_unit_has_its_strongest_edges_of_the_last_epoch() -> None:
+    def edge(
+        epoch: int, first: int, second: int, effect: float, layers: tuple[str, str] = ("a", "b")
+    ) -> dict:
+        return {
+            "epoch": epoch,
+            "from_layer": layers[0],
+            "from_unit": first,
+            "to_layer": layers[1],
+            "to_unit": second,
+            "effect": effect,
+            "confident": effect > 5,
+        }
+
+    rows = [edge(9, unit, 0, (-1) ** unit * (unit + 1)) for unit in range(6)]
+    rows += [edge(9, 2, 1, 0.5), edge(9, 0, 7, 2.5, ("b", "c")), edge(1, 3, 0, 99.0)]
+    found = circuits_json(Structure(circuit=pd.DataFrame(rows)))
+    assert found is not None
+    assert (found["epoch"], sorted(found["layers"])) == (9, ["a", "b", "c"])
+    a, b, c = (found["layers"].index(name) for name in "abc")
+    assert found["feeds"][str(b)]["0"] == [[a, 5, -6.0, 0], [a, 4, 5.0, 0], [a, 3, -4.0, 0], [a, 2, 3.0, 0]]
+    assert found["fed"][str(a)]["2"] == [[b, 0, 3.0, 0], [b, 1, 0.5, 0]]
+    assert found["fed"][str(b)]["0"] == [[c, 7, 2.5, 0]]
+    assert circuits_json(Structure()) is None

@@ -1,8 +1,8 @@
 """`report.html`: a run as one page that works without a network.
 
-`contents` turns tables into columns, `structure` those of `cmon dynamics` and `cmon factors`; `pack` makes
-them small and inert, `pictures` chooses images, `render` joins them with the page's own script and styles in
-`template/`.
+`contents` turns tables into columns, `structure` those of `cmon dynamics`, `factors` and `circuits`;
+`pack` makes them small and inert, `pictures` chooses images, `render` joins them with the page's own script
+and styles in `template/`.
 """
 
 from concept_monitor_cli.report.page.contents import page_content, read_tables

@@ -26,7 +26,13 @@ from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.report.images import PER_SHEET, SHEET_COLUMNS, THUMBNAIL
 from concept_monitor_cli.report.page.pack import floats, integers
 from concept_monitor_cli.report.page.pictures import Pictures
-from concept_monitor_cli.report.page.structure import Structure, dynamics_json, factors_json, uses_json
+from concept_monitor_cli.report.page.structure import (
+    Structure,
+    circuits_json,
+    dynamics_json,
+    factors_json,
+    uses_json,
+)
 from concept_monitor_cli.report.style import TRACK_COLOURS, category_colour
 from concept_monitor_cli.run import TABLES, RunFolder
 
@@ -377,7 +383,7 @@ def page_content(
         pictures: which units show which images.
         findings: what the run says, in sentences.
         tracked: units that are followed from the start.
-        structure: what `dynamics`, `factors`, `vectors`, `evolutions` and `ablate` found.
+        structure: what `dynamics`, `factors`, `vectors`, `evolutions`, `circuits` and `ablate` found.
         progress: told of the packing.
     """
     concepts, left_out = tables.concepts, list(pictures.left_out)
@@ -413,6 +419,7 @@ def page_content(
         if structure is None
         else factors_json(structure, {name: place for place, name in enumerate(pictures.names)}),
         "uses": None if structure is None else uses_json(structure.uses, histories),
+        "circuits": None if structure is None else circuits_json(structure),
         "trackColours": list(TRACK_COLOURS),
         "remarks": tables.remarks,
         "leftOut": left_out,

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Images on the card of a factor.
 IMAGES = 6
+#: Neighbours of a unit on either side of its circuit.
+NEIGHBOURS = 4
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Structure:
         factors: rows of `factors.csv`; `None` where `cmon factors` has not run.
         classes: of `factor-classes.csv`.
         images: of `factor-images.csv`.
+        circuit: rows of `circuit.csv`; `None` where `cmon circuits` has not run.
         name: what the run is called in `similarity.csv`.
         words: sentences about when layers have become what they are.
         uses: what units do for the classes.
@@ -39,6 +42,7 @@ class Structure:
     factors: pd.DataFrame | None = None
     classes: pd.DataFrame | None = None
     images: pd.DataFrame | None = None
+    circuit: pd.DataFrame | None = None
     name: str = ""
     words: tuple[str, ...] = ()
     uses: Uses = field(default_factory=Uses)
@@ -59,7 +63,7 @@ def read_structure(run: RunFolder) -> Structure:
         InputError: a file is there and is no such table.
     """
     found: dict[str, pd.DataFrame | None] = {}
-    for name in ("similarity", "factors", "factor-classes", "factor-images"):
+    for name in ("similarity", "factors", "factor-classes", "factor-images", "circuit"):
         path = run.tables / f"{name}.csv"
         found[name] = TABLES[name].read_csv(path) if path.is_file() else None
     return Structure(
@@ -67,6 +71,7 @@ def read_structure(run: RunFolder) -> Structure:
         found["factors"],
         found["factor-classes"],
         found["factor-images"],
+        found["circuit"],
         uses=read_uses(run),
     )
 
@@ -184,6 +189,38 @@ def _card(structure: Structure, last: pd.DataFrame, factor: int, places: Mapping
         "stability": _number(first["stability"]),
         "images": images,
     }
+
+
+def circuits_json(structure: Structure) -> dict[str, Any] | None:
+    """What feeds each unit and what it feeds, at the last epoch of the table; `None` where there is none.
+
+    Args:
+        structure: the tables.
+
+    Returns:
+        `epoch`, `layers`, and under `feeds` and `fed` for each layer's number and each unit its strongest
+        edges, each as the number of the other layer, the other unit, the effect, and whether it stands out.
+    """
+    table = structure.circuit
+    if table is None or table.empty:
+        return None
+    last = table[table["epoch"] == table["epoch"].max()]
+    last = last.loc[last["effect"].abs().sort_values(ascending=False, kind="stable").index]
+    layers = [str(name) for name in dict.fromkeys([*last["from_layer"], *last["to_layer"]])]
+    number = {name: place for place, name in enumerate(layers)}
+    sides: dict[str, dict[str, dict[str, list[list[Any]]]]] = {}
+    for side, own, other in (("feeds", "to", "from"), ("fed", "from", "to")):
+        found: dict[str, dict[str, list[list[Any]]]] = {}
+        for row in last.to_dict("records"):
+            units = found.setdefault(str(number[row[f"{own}_layer"]]), {})
+            edges = units.setdefault(str(row[f"{own}_unit"]), [])
+            if len(edges) < NEIGHBOURS:
+                effect = float(f"{row['effect']:.3g}")
+                edges.append(
+                    [number[row[f"{other}_layer"]], int(row[f"{other}_unit"]), effect, int(row["confident"])]
+                )
+        sides[side] = found
+    return {"epoch": int(last["epoch"].iloc[0]), "layers": layers, **sides}
 
 
 def _number(value: Any) -> float | None:

@@ -145,6 +145,14 @@ def test_every_unit_of_a_permuted_copy_finds_its_twin(
     assert order[table["unit_b"].to_numpy(dtype=int)].tolist() == table["unit_a"].tolist()
     assert table["same"].all()
     assert table["correlation"].min() == pytest.approx(1, abs=1e-5)
+    universal = TABLES["universality"].read_csv(tmp_path / "tables" / "universality.csv")
+    whole = universal[universal["category"] == "all"].iloc[0]
+    assert (whole["epoch"], whole["other_epoch"]) == (EPOCHS - 1, EPOCHS - 1)
+    assert (whole["units"], whole["universal"]) == (UNITS - 1, UNITS - 1)
+    assert whole["held_out"] == pytest.approx(1, abs=1e-5)
+    assert abs(whole["chance"]) < 0.3
+    assert set(universal["category"]) > {"all"}
+    assert universal["units"].sum() <= 2 * (UNITS - 1)
 
 
 def test_what_one_has_and_the_other_lacks(
@@ -170,6 +178,34 @@ def test_what_one_has_and_the_other_lacks(
         "classes.clip-dissect.png",
         "class_units.1.clip-dissect.png",
     }
+
+
+def test_layers_of_other_names_and_what_the_command_says_of_them(classifier: Path, tmp_path: Path) -> None:
+    """Both stages of the planted classifier see the same six concepts, two units each."""
+    from concept_monitor_cli.cli.compare import _universal
+
+    run = classifier / "run"
+    options = {
+        "run_a": run,
+        "run_b": run,
+        "out": tmp_path,
+        "cache_dir": classifier / "cache",
+        "device": "cpu",
+    }
+    result = compare(CompareOptions(**options, match=("stage1=stage2",), plot_formats=()))
+    (layer,) = result.layers
+    last = [row for row in result.universality if row["epoch"] == row["other_epoch"] == 1]
+    whole = next(row for row in last if row["category"] == "all")
+    assert (whole["layer"], whole["other_layer"]) == ("stage1", "stage2")
+    assert whole["universal"] == whole["units"] == 12
+    assert whole["share"] == 1
+    # At epoch 0 both layers are noise of the same images; at neither is a permuted image like another.
+    assert {row["epoch"] for row in result.universality} == {0, 1}
+    assert _universal(result, layer)[0].startswith("12 of 12 units are universal in stage2, by chance 1%")
+    with pytest.raises(InputError, match="no layer 'stage9'"):
+        compare(CompareOptions(**options, match=("stage1=stage9",)))
+    with pytest.raises(InputError, match="no pair of layers"):
+        compare(CompareOptions(**options, match=("stage1",)))
 
 
 def test_runs_with_nothing_in_common(training: Path, cache: Path, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ function showUnit() {
   $("unit-follow").textContent = followed ? "Followed" : "Follow";
   const body = $("unit-body");
   const top = body.scrollTop;
-  fill(body, unitNow(series, t, row), unitNames(series, row), unitUses(series, row), unitImages(series, t, row), series.epochs.length > 1 ? unitLife(series, row) : null);
+  fill(body, unitNow(series, t, row), unitNames(series, row), unitUses(series, row), unitImages(series, t, row), unitCircuit(series, row), series.epochs.length > 1 ? unitLife(series, row) : null);
   body.scrollTop = top;
 }
 
@@ -129,6 +129,30 @@ function unitImages(series, t, row) {
         + `${series.units[row]}” brings them in.`) }));
   }
   return part;
+}
+
+// The strongest edges into the unit and out of it, with the images of the units at their ends.
+function unitCircuit(series, row) {
+  const found = DATA.circuits;
+  const own = found ? found.layers.indexOf(series.layer) : -1;
+  const edges = (side) => (own < 0 ? [] : ((found[side][own] || {})[series.units[row]] || []));
+  const [feeds, fed] = [edges("feeds"), edges("fed")];
+  if (!feeds.length && !fed.length) return null;
+  const side = (title, list, arrow) => el("div", {}, el("p", { class: "muted", text: title }),
+    el("ol", { class: "edges" }, ...list.map(([layer, unit, effect, sure]) => {
+      const which = SERIES.findIndex((one) => one.layer === found.layers[layer] && one.detector === series.detector);
+      const other = which < 0 ? -1 : SERIES[which].rowOf(unit);
+      const t = other < 0 ? -1 : SERIES[which].at(found.epoch);
+      const name = el("button", { type: "button", class: "link", text: `${plain(found.layers[layer])} ${unit}`, onclick: () => openUnit(which, other) });
+      name.disabled = other < 0;
+      return el("li", { class: effect > 0 ? "excites" : "inhibits" },
+        el("span", { class: "figure", text: `${arrow} ${effect > 0 ? "+" : "\u2212"}${number(Math.abs(effect))}${sure ? "" : "*"}`, title: effect > 0 ? "excites" : "inhibits" }),
+        name, t < 0 ? null : conceptOf(SERIES[which], t, other),
+        el("span", { class: "thumbs" }, ...(t < 0 ? [] : SERIES[which].images(t, other).slice(0, 3).map((place) => thumbnail(place, 34)))));
+    })));
+  return el("section", {}, el("h3", { text: `Circuit at epoch ${found.epoch}` }),
+    el("p", { class: "hint", text: "What its mean would miss without each unit before it, and what units after it would miss without it. * no more than random weights give." }),
+    el("div", { class: "circuit" }, feeds.length ? side("fed by", feeds, "\u2192") : null, fed.length ? side("feeds", fed, "\u2190") : null));
 }
 
 function unitLife(series, row) {

@@ -1,0 +1,191 @@
+"""How scores without some units are found: by a linear head, or by running the network changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.evaluation.classifier import find_classifier
+from concept_monitor_cli.functional.ablation import Outcome, linear_scores, matched_sets
+from concept_monitor_cli.models.interventions import Edit, set_units
+from concept_monitor_cli.options import AblateOptions
+from concept_monitor_cli.progress import Progress
+from concept_monitor_cli.record.changed import scores_with_changes, unit_means
+from concept_monitor_cli.run import CheckpointRecord
+from concept_monitor_cli.stories.classes import NetworkClasses
+from concept_monitor_cli.stories.recorder import Recorder, open_checkpoint
+from concept_monitor_cli.wording import counted
+
+if TYPE_CHECKING:
+    from concept_monitor_cli.study.study import Architecture
+
+KINDS = ("zero", "mean")
+# Scores that a pooled layer and a linear head give differ from the network's by no more than this.
+_EXACT = 1e-4
+
+
+@dataclass(frozen=True)
+class UnitSet:
+    """Units that are cut out together.
+
+    Attributes:
+        name: `concept`, `units`, `most` or `least` (interpretable).
+        concept: of a set of that name; else empty.
+        units: which.
+    """
+
+    name: str
+    concept: str
+    units: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One layer of one checkpoint, and what is needed to change it."""
+
+    record: CheckpointRecord
+    layer: str
+    Q: Tensor
+    Z: Tensor
+    rows: Tensor
+    asked: Tensor
+    classes: NetworkClasses
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done to a layer.
+
+    Attributes:
+        sets: the units that are cut out.
+        drawn: for each set random sets like it, `(draws, units)`.
+        means: `(C,)`, the units' means over the run's images.
+        head: the weights of a linear head that makes the scores of the pooled layer, `(K, C)`; or None.
+    """
+
+    sets: Sequence[UnitSet]
+    drawn: Sequence[Tensor]
+    means: Tensor
+    head: Tensor | None
+
+    def groups(self) -> list[tuple[list[int], str]]:
+        """Units and what they are set to, set by set: for each kind the set itself, then its random ones."""
+        return [
+            (list(units), kind)
+            for each, controls in zip(self.sets, self.drawn, strict=True)
+            for kind in KINDS
+            for units in (each.units, *controls.tolist())
+        ]
+
+
+def plan_of(
+    scene: Scene, sets: Sequence[UnitSet], recorder: Recorder, options: AblateOptions, progress: Progress
+) -> Plan:
+    """What is done to a layer, and how its scores are found."""
+    head = _linear_head(scene, options)
+    means = (
+        scene.Q.mean(0)
+        if head is not None
+        else _means(scene, _restored(recorder, scene.record), recorder, options)
+    )
+    drawn = [matched_sets(means, each.units, options.controls, seed=options.seed) for each in sets]
+    lacking = sum(len(each) == 0 for each in drawn)
+    if lacking:
+        progress.notice(
+            f"{scene.layer}: {counted(lacking, 'sets')} of units leave too few others for random sets"
+        )
+    return Plan(sets, drawn, means, head)
+
+
+def outcomes(
+    scene: Scene, plan: Plan, recorder: Recorder, options: AblateOptions, progress: Progress
+) -> Iterator[Outcome]:
+    """What becomes of the images of a scene with each of the groups of a plan."""
+    if plan.head is not None:
+        yield from _by_head(scene, plan.head, plan.groups(), plan.means)
+        return
+    network = _restored(recorder, scene.record)
+    yield from _by_network(scene, network, recorder, plan.groups(), plan.means, options, progress)
+
+
+# -- scores without units ------------------------------------------------------------------------------------
+
+
+def _linear_head(scene: Scene, options: AblateOptions) -> Tensor | None:
+    """The weights `(K, C)` of a linear head that makes the scores of the pooled layer; `None` without one."""
+    checkpoint = open_checkpoint(scene.record, trust_pickle=options.trust_pickle, model=options.model)
+    found = find_classifier(checkpoint.state_dict)
+    if isinstance(found, InputError) or not found.follows(scene.layer, scene.Q.shape[1]):
+        return None
+    if found.classes != scene.Z.shape[1]:
+        return None
+    made = scene.Q @ found.weights.T + found.bias
+    scale = float(scene.Z.abs().amax().clamp_min(1e-12))
+    return found.weights if float((made - scene.Z).abs().amax()) <= _EXACT * scale else None
+
+
+def _by_head(
+    scene: Scene, W: Tensor, groups: Sequence[tuple[list[int], str]], means: Tensor
+) -> Iterator[Outcome]:
+    Z, Q, classes = (each[scene.rows] for each in (scene.Z, scene.Q, scene.asked))
+    for units, kind in groups:
+        values = 0.0 if kind == "zero" else means[units].float()
+        yield Outcome.of(linear_scores(Z, Q, W, units, values), classes)
+
+
+def _restored(recorder: Recorder, record: CheckpointRecord) -> tuple[nn.Module, Architecture]:
+    network = recorder.network(record)
+    return network.make(), network.architecture
+
+
+def _means(
+    scene: Scene, network: tuple[nn.Module, Architecture], recorder: Recorder, options: AblateOptions
+) -> Tensor:
+    model, architecture = network
+    layer = next(each for each in architecture.layers if each.name == scene.layer)
+    return unit_means(
+        model,
+        architecture.pixels,
+        architecture.preprocessing,
+        layer,
+        device=recorder.device,
+        batch_size=options.batch_size,
+    )
+
+
+def _by_network(
+    scene: Scene,
+    network: tuple[nn.Module, Architecture],
+    recorder: Recorder,
+    groups: Sequence[tuple[list[int], str]],
+    means: Tensor,
+    options: AblateOptions,
+    progress: Progress,
+) -> Iterator[Outcome]:
+    model, architecture = network
+    layer = next(each for each in architecture.layers if each.name == scene.layer)
+    edits: list[Edit] = [
+        set_units(units, 0.0 if kind == "zero" else means[units].float()) for units, kind in groups
+    ]
+    parts = scores_with_changes(
+        model,
+        architecture.pixels,
+        architecture.preprocessing,
+        layer,
+        edits,
+        lambda scores, images: Outcome.of(scores, scene.asked[images]),
+        device=recorder.device,
+        batch_size=options.batch_size,
+        progress=progress,
+    )
+    correct, margin, own = (
+        torch.cat([getattr(part, name) for part in parts], 1)[:, scene.rows]
+        for name in ("correct", "margin", "own")
+    )
+    for place in range(len(groups)):
+        yield Outcome(correct[place], margin[place], own[place])
