@@ -1,7 +1,7 @@
 """The documents as a site: `./scripts/docs [FOLDER]`.
 
 The pages link to each other as they lie in the repository, where they are read as well. So MkDocs gets them
-in that layout, with the files that they link to, and no page is written twice. What leads nowhere ends the build.
+in that layout, with the files that they link to. What leads nowhere ends the build.
 """
 
 from __future__ import annotations
