@@ -24,7 +24,7 @@ app = cmon_app()
     examples=[
         ("cmon ablate", "the most frequent concepts of the run in ./cmon-out"),
         ("cmon ablate --words car,wheel --layer layer4", "the units of two concepts"),
-        ("cmon ablate --units 256,479 --curve", "two units, and the most and least interpretable ones"),
+        ("cmon ablate --layer layer4 --units 256,479 --curve", "two units, and the most interpretable ones"),
         ("cmon ablate --words snow --spurious photos/", "photos with and without snow, before and after"),
         ("cmon ablate --words snow --layer layer4 --write edited.pth", "a checkpoint without its units"),
     ],

@@ -84,6 +84,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "checkpoints": "List checkpoints: epoch, architecture, size.",
         "layers": "List the layers of a checkpoint that can be dissected.",
         "cache": "Show, verify or prune the stored intermediate results.",
+        "fetch": "Download a probing set or an encoder.",
         "doctor": "What this machine has, what is missing, what to do.",
     },
     "To try": {

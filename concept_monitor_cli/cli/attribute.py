@@ -23,7 +23,7 @@ app = cmon_app()
     examples=[
         ("cmon attribute", "six probing images, at all epochs of the run in ./cmon-out"),
         ("cmon attribute --image dog.jpg --target beagle --layer layer4", "any photo, one class"),
-        ("cmon attribute --target beagle --against tabby", "what speaks for one rather than the other"),
+        ('cmon attribute --target beagle --against "tabby cat"', "what speaks for one rather than the other"),
         ("cmon attribute --method guided,gradient --check", "is it the network, or only the image?"),
     ],
 )

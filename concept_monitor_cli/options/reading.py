@@ -304,3 +304,13 @@ class DemoOptions(SeedOptions, StoreOptions):
     training_epochs: int = option(
         5, "How long to train.", panel=TRAINING, name="epochs", metavar="N", read=count
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchOptions(DryRunOptions):
+    """The options of `cmon fetch`."""
+
+    name: str | None = argument(
+        None, "What to fetch: broden, ade20k, coco-panoptic, dtd, clip.", metavar="NAME", shown="a list"
+    )
+    to: Path = option(Path(), "The folder it is put into.", panel=OUTPUT, metavar="DIR", read=path, shown=".")

@@ -1,8 +1,8 @@
 """A network of timm in a notebook: what do its units detect?
 
-The cells between `# %%` open as a notebook in Jupyter (with Jupytext) and VS Code; as a script, they run from
-top to bottom. As it stands, everything comes with the packages: a network without training, and pictures that
-cmon renders itself. For a real answer change the four names.
+`live_model.ipynb` is this as a notebook (`python -m scripts.notebook` makes it); as a script, the cells run
+from top to bottom. As it stands, everything comes with the packages: a network without training, and
+pictures that cmon renders itself. For a real answer change the four names.
 """
 
 # %% What is asked

@@ -97,6 +97,8 @@ def test_the_examples_beside_the_documents_run(
 ) -> None:
     if script.startswith("lightning") and find_spec("lightning") is None:
         pytest.skip("Lightning is not installed")
+    if script.startswith("live") and find_spec("nbclient") and find_spec("ipykernel"):
+        pytest.skip("run as a notebook: tests/library/test_notebook.py")
     answer = subprocess.run(
         # timm needs torchvision, whose binaries may not match torch: the package makes it importable.
         [sys.executable, "-c", RUN, str(REPOSITORY / "docs" / "examples" / script)],
