@@ -22,7 +22,7 @@ from concept_monitor_cli.stories.recorder import Recorder, open_checkpoint
 from concept_monitor_cli.wording import counted
 
 if TYPE_CHECKING:
-    from concept_monitor_cli.study.study import Architecture
+    from concept_monitor_cli.study.networks import Architecture
 
 KINDS = ("zero", "mean")
 # Scores that a pooled layer and a linear head give differ from the network's by no more than this.

@@ -18,7 +18,7 @@ from concept_monitor_cli.record.knocked import Network, measure_edges, weigh_edg
 from concept_monitor_cli.run import CheckpointRecord
 from concept_monitor_cli.store import Key, Writer
 from concept_monitor_cli.stories.recorder import Recorder
-from concept_monitor_cli.study.study import Architecture
+from concept_monitor_cli.study.networks import Architecture
 
 #: So many units of the network with random weights are silenced; their edges are the null distribution.
 NULL_UNITS = 64
