@@ -366,6 +366,12 @@ def test_more_than_with_random_weights_is_not_said_to_be_no_more() -> None:
     assert only.sentence.endswith("so few different units do not tell whether training made them name one")
 
 
+def test_of_no_unit_it_is_not_said_what_made_it_name_a_concept() -> None:
+    none = replace(with_sure(noise(0), [60, 60, 60]), sure=np.zeros((3, UNITS), dtype=bool))
+    assert "untrained" not in [each.kind for each in cautions(run_of(replace(none, random=0)))]
+    assert "untrained" in [each.kind for each in cautions(run_of(replace(none, random=30)))]
+
+
 @pytest.mark.parametrize(("similarity", "suffers"), [("soft-wpmi", True), ("cos-cubed", False)])
 def test_only_names_that_are_relative_to_the_layer_suffer(similarity: str, suffers: bool) -> None:
     info = {**INFO, "settings": {"detectors": {"clip-dissect": {"similarity": similarity}}}}

@@ -199,7 +199,7 @@ def untrained(layer: Layer) -> Iterator[Finding]:
     epoch = layer.epochs[-1]
     random = named_with_random_weights(layer)
     value = layer.number("interpretable", epoch)
-    if math.isnan(random) or is_named(layer, epoch) > _BY_LUCK:
+    if math.isnan(random) or not (value or random) or is_named(layer, epoch) > _BY_LUCK:
         return
     if value > random and change_by_luck(value, random, design=layer.design(epoch)) <= _BY_LUCK:
         return
