@@ -36,8 +36,8 @@ def vectors(console: Console, options: VectorsOptions) -> None:
     A concept is a label of the images (on at least 5 % of a mask), their folder, or a word that the run's
     encoder finds. Says how well it can be read off images that had no part in it, from which epoch on, how
     its direction turns, and by how much its presence moves the score of each class, beside what random images
-    give. Runs the networks forward and back once. Writes tables/vectors.csv, tables/effects.csv, tables/unit-classes.csv, vectors/ and
-    plots into the run.
+    give. Runs the networks forward and back once. Writes tables/vectors.csv, tables/effects.csv,
+    tables/unit-classes.csv, vectors/ and plots into the run.
     """
     from concept_monitor_cli.stories import vectors as reading
 
