@@ -87,10 +87,12 @@ class Lens(Protocol):
     Attributes:
         name: as in tables and on the command line.
         needs_encoder: whether it looks at images and words through the image-text encoder.
+        uses_encoder: whether it does so where the run has one, and does without elsewhere.
     """
 
     name: ClassVar[str]
     needs_encoder: ClassVar[bool]
+    uses_encoder: ClassVar[bool]
 
     @classmethod
     def traits(cls) -> Traits:
@@ -382,7 +384,8 @@ class Study:
     @cached_property
     def _embeds(self) -> bool:
         """Whether images are looked at through the encoder."""
-        return self.embeds or any(lens.needs_encoder for lens in self.lenses)
+        has = self.options.encoder is not None or (self.options.probe or BUILTIN) == BUILTIN
+        return self.embeds or any(lens.needs_encoder or (has and lens.uses_encoder) for lens in self.lenses)
 
     @cached_property
     def encoder(self) -> Encoder | None:
