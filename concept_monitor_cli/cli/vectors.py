@@ -27,6 +27,7 @@ _SHOWN = 8
         ("cmon vectors", "the run in ./cmon-out, all labels of its images"),
         ("cmon vectors --words grass,sky --layer layer4", "two concepts in one layer"),
         ("cmon vectors --kind ridge --epochs first,last", "by regression, two epochs"),
+        ("cmon vectors --concept stripes=photos/striped", "a concept by a folder of images"),
     ],
 )
 def vectors(console: Console, options: VectorsOptions) -> None:
@@ -35,8 +36,8 @@ def vectors(console: Console, options: VectorsOptions) -> None:
     A concept is a label of the images (on at least 5 % of a mask), their folder, or a word that the run's
     encoder finds. Says how well it can be read off images that had no part in it, from which epoch on, how
     its direction turns, and by how much its presence moves the score of each class, beside what random images
-    give. Runs the networks forward and back once. Writes tables/vectors.csv, tables/effects.csv, vectors/ and
-    plots into the run.
+    give. Runs the networks forward and back once. Writes tables/vectors.csv, tables/effects.csv,
+    tables/unit-classes.csv, vectors/ and plots into the run.
     """
     from concept_monitor_cli.stories import vectors as reading
 

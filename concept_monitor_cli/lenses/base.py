@@ -184,6 +184,7 @@ class Detector(ABC):
         evidence: what they are found by; see `Traits`.
         candidates: from what they are taken; see `Traits`.
         needs_encoder: whether it looks at images and words through the image-text encoder.
+        uses_encoder: whether it does so where the run has an encoder, and does without elsewhere.
         tables: what it writes beside its concept table: the schema of everything in `Findings.more`.
         default: whether it is taken where no detector is named.
         code: content of a plug-in's file, for keys; empty for the package's own.
@@ -196,6 +197,7 @@ class Detector(ABC):
     evidence: ClassVar[Evidence] = "other"
     candidates: ClassVar[Candidates] = "concepts"
     needs_encoder: bool = False
+    uses_encoder: ClassVar[bool] = False
     tables: ClassVar[tuple[TableSchema, ...]] = ()
     default: ClassVar[bool] = False
     code: str = ""

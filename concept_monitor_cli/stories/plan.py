@@ -168,7 +168,8 @@ def _plan_checkpoint(
     found.untrained_bytes += cost.bytes
     found.spool = max(found.spool, cost.spool)
     encoder, pixels = study.encoder, study.context.pixels
-    if encoder is not None and pixels is not None and any(piece.detector.needs_encoder for piece in unknown):
+    eyes = any(piece.detector.needs_encoder or piece.detector.uses_encoder for piece in unknown)
+    if encoder is not None and pixels is not None and eyes:
         found.embed = images_to_embed(study.store, encoder, pixels)
     return architecture
 

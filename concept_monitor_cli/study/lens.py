@@ -16,10 +16,12 @@ class Lens(Protocol):
     Attributes:
         name: as in tables and on the command line.
         needs_encoder: whether it looks at images and words through the image-text encoder.
+        uses_encoder: whether it does so where the run has one, and does without elsewhere.
     """
 
     name: ClassVar[str]
     needs_encoder: bool
+    uses_encoder: ClassVar[bool]
 
     @classmethod
     def traits(cls) -> Traits:

@@ -256,7 +256,8 @@ class Study:
     @cached_property
     def _embeds(self) -> bool:
         """Whether images are looked at through the encoder."""
-        return self.embeds or any(lens.needs_encoder for lens in self.lenses)
+        has = self.options.encoder is not None or (self.options.probe or BUILTIN) == BUILTIN
+        return self.embeds or any(lens.needs_encoder or (has and lens.uses_encoder) for lens in self.lenses)
 
     @cached_property
     def encoder(self) -> Encoder | None:

@@ -100,10 +100,21 @@ def test_without_a_proof_the_table_says_how_much_better_a_formula_could_be(study
     beam, proved = (study.table("compositional.lengths", out).set_index(place) for out in ("beam", "out"))
     assert beam["proved"].tolist() == (beam["gap"] == 0).tolist()
     assert beam["proved"].xs(1, level="length").all()
-    assert not beam["proved"].all()
     better = proved["score"] - beam["score"]
     assert (better >= 0).all()
     assert (better <= beam["gap"] + 1e-9).all()
+
+
+@pytest.mark.parametrize("detector", ["invert", "linear"])
+def test_a_detector_that_can_do_without_an_encoder_uses_the_one_named(study: Planted, detector: str) -> None:
+    """Alone: no other detector of the run has images decoded for the encoder."""
+    words = study.root / "three-words.txt"
+    words.write_text("red\nblue\nsomething that no label says\n")
+    out = f"alone-{detector}"
+    dissect(study.options(detector, out=out, encoder="builtin", concepts=str(words), stability=False))
+    table = study.table(detector, out)
+    assert set(table["state"]) <= {"live", "dead", "sparse"}
+    assert (table["state"] == "live").any()
 
 
 def test_best_concept_of_every_category(study: Planted) -> None:

@@ -85,6 +85,7 @@ class Invert(Detector):
     summary: ClassVar[str] = "the concepts whose images excite it more than others do"
     paper: ClassVar[str] = "Bykov et al., NeurIPS 2023"
     labels: ClassVar[LabelKind] = "formulas"
+    uses_encoder: ClassVar[bool] = True
     tables: ClassVar[tuple[TableSchema, ...]] = (FORMULAS,)
 
     def __init__(self, top_concepts: int = 5, *, pairs: bool = True) -> None:

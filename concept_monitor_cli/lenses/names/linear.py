@@ -90,6 +90,7 @@ class Linear(Detector):
     summary: ClassVar[str] = "a weighted sum of a few concepts"
     paper: ClassVar[str] = "Oikarinen & Weng, ICML 2024"
     labels: ClassVar[LabelKind] = "sums"
+    uses_encoder: ClassVar[bool] = True
     tables: ClassVar[tuple[TableSchema, ...]] = (WEIGHTS,)
 
     @classmethod
