@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from concept_monitor_cli.options.common import (
@@ -14,7 +13,7 @@ from concept_monitor_cli.options.common import (
 )
 from concept_monitor_cli.options.declare import GRID, IMAGES, PART, PEOPLE, TRUTH, option
 from concept_monitor_cli.options.kinds import EpochFilter, MeasureName, Pooling, Quality, Similarity
-from concept_monitor_cli.options.values import count, number, path, share, spec, unit_list
+from concept_monitor_cli.options.values import count, number, share, spec, unit_list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +80,11 @@ class EvaluateOptions(NetworksAgainOptions, OneRunOptions):
         metavar="N",
         read=count,
     )
-    import_ratings: tuple[Path, ...] = option(
+    import_ratings: tuple[str, ...] = option(
         (),
         "Only read what people answered: the files that the form saved, a comma list.",
         panel=PEOPLE,
         metavar="FILES",
-        read=path,
     )
     active_share: float = option(
         0.05,

@@ -163,7 +163,8 @@ def _by_people(options: EvaluateOptions, progress: Progress) -> EvaluateResult:
         made = export_ratings(opened, options.export_ratings, seed=options.seed)
         result.form, result.questions, result.tables = made.path, made.questions, [made.key]
         return result
-    summary, units = import_ratings(opened, options.import_ratings, seed=options.seed)
+    files = [Path(name).expanduser() for name in options.import_ratings]
+    summary, units = import_ratings(opened, files, seed=options.seed)
     result.ratings = plain_rows(summary)
     result.tables = [
         opened.run.write_csv("ratings", summary),

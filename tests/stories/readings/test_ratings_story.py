@@ -27,6 +27,8 @@ UNITS = 8
 
 
 def options(run: Path, cache: Path, **more: Any) -> EvaluateOptions:
+    if "import_ratings" in more:
+        more["import_ratings"] = tuple(map(str, more["import_ratings"]))
     return EvaluateOptions(out=run, cache_dir=cache, device="cpu", **more)
 
 
