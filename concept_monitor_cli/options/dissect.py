@@ -286,7 +286,7 @@ class DissectOptions(PlotOptions, CommonOptions, InputSizeOptions, LoadingOption
         "auto (a proof for units where it takes few steps, else the beam).",
         panel=METHOD,
         name="formula_search",
-        flags=("--search",),
+        flags=("--search", "--formula-search"),
         metavar="NAME",
     )
     captioner: str = option(

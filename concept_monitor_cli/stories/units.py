@@ -48,7 +48,6 @@ class UnitsResult:
         classes: per epoch, layer and class, how many units have it as their concept.
         matches: with `--match`, per layer, detector and epoch, how many units match.
         found: with `--match`, the rows of `text-matches.csv`.
-
         uses: of the units asked for: what they do for the classes, in sentences, where `vectors`,
             `evolutions` or `ablate` have run.
         plots: the pictures.
@@ -61,7 +60,6 @@ class UnitsResult:
     classes: list[dict[str, Any]] = field(default_factory=list)
     matches: list[dict[str, Any]] = field(default_factory=list)
     found: list[dict[str, Any]] = field(default_factory=list)
-
     uses: list[str] = field(default_factory=list)
     plots: list[Path] = field(default_factory=list)
 

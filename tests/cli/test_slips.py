@@ -28,6 +28,7 @@ from concept_monitor_cli.options import (
 )
 from concept_monitor_cli.options.values import duration
 from concept_monitor_cli.space import misspelt
+from concept_monitor_cli.stories.units import UnitsResult
 
 
 @pytest.mark.parametrize("kind", [EmbedOptions, EvaluateOptions, ReportOptions, StatsOptions, UnitsOptions])
@@ -148,15 +149,10 @@ def test_lives_fit_into_80_columns() -> None:
         **dict.fromkeys(("units", "born", "died", "confident_changes", "label_changes", "changes"), 12345),
     }
 
-    class Result:
-        layers = (row,)
-        classes = ()
-        plots = ()
-
     stream = io.StringIO()
     console = Console(out=stream)
     console.rich = lambda **_: RichConsole(file=stream, width=80)  # type: ignore[method-assign]
-    units._show(console, Result(), ())  # type: ignore[arg-type]
+    units._show(console, UnitsResult(Path(), layers=[row]), ())
     printed = stream.getvalue()
     assert "12345" in printed
     assert printed.count("12345") == 6
