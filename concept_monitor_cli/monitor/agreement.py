@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from concept_monitor_cli.run.schema import TABLES
+from concept_monitor_cli.run.tables import TABLES
 
 if TYPE_CHECKING:
     import pandas as pd

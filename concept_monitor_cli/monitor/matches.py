@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.run.schema import TABLES
+from concept_monitor_cli.run.tables import TABLES
 
 if TYPE_CHECKING:
     import pandas as pd

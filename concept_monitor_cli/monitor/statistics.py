@@ -9,7 +9,7 @@ import torch
 
 from concept_monitor_cli.functional.embedding import spread
 from concept_monitor_cli.monitor.history import UNCATEGORISED, category_order
-from concept_monitor_cli.run.schema import BESIDE_COUNTS
+from concept_monitor_cli.run.tables import BESIDE_COUNTS
 
 if TYPE_CHECKING:
     import pandas as pd

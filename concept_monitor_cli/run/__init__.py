@@ -1,7 +1,8 @@
 """The run folder: what `dissect` writes and every other command reads."""
 
 from concept_monitor_cli.run.folder import UNTRAINED, CheckpointRecord, RunFolder, TableRecord
-from concept_monitor_cli.run.schema import SCHEMA_VERSION, TABLES, TableSchema
+from concept_monitor_cli.run.schema import SCHEMA_VERSION, TableSchema
+from concept_monitor_cli.run.tables import TABLES
 
 __all__ = [
     "SCHEMA_VERSION",

@@ -28,7 +28,8 @@ from urllib.parse import quote
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.run.accuracy import as_shares
-from concept_monitor_cli.run.schema import SCHEMA_VERSION, TABLES, TableSchema
+from concept_monitor_cli.run.schema import SCHEMA_VERSION, TableSchema
+from concept_monitor_cli.run.tables import TABLES
 from concept_monitor_cli.store.atomic import atomic_write, write_text_atomic
 from concept_monitor_cli.store.locks import file_lock
 

@@ -1,0 +1,277 @@
+"""Tables of how good labels are: `cmon evaluate`."""
+
+from __future__ import annotations
+
+from concept_monitor_cli.run.schema import Kind, TableSchema
+
+# Whose labels a row of an evaluation is about.
+_JUDGED: dict[str, Kind] = {
+    "epoch": "int",
+    "checkpoint": "str",
+    "layer": "str",
+    "detector": "str",
+    "similarity": "str",
+}
+_JUDGED_ORDER = ("epoch", "checkpoint", "layer", "detector", "similarity")
+
+TABLES: dict[str, TableSchema] = {
+    # What people say of labels (`cmon evaluate --export-ratings`, `--import-ratings`).
+    "ratings-key": TableSchema(
+        "ratings-key",
+        {
+            "form": "str",
+            "question": "int",
+            "epoch": "int",
+            "checkpoint": "str",
+            "layer": "str",
+            "unit": "int",
+            "detector": "str",
+            "kind": "str",
+            "label": "str",
+            "interpretable": "bool",
+        },
+        ("question", "layer", "unit", "detector", "kind"),
+    ),
+    "ratings": TableSchema(
+        "ratings",
+        {
+            "epoch": "int",
+            "checkpoint": "str",
+            "layer": "str",
+            "detector": "str",
+            "which": "str",
+            "units": "int",
+            "raters": "int",
+            "mean": "float",
+            "chance": "float",
+            "difference": "float",
+            "error": "float",
+            "p_value": "float",
+            "alpha": "float",
+        },
+        ("layer", "detector", "epoch", "checkpoint", "which"),
+    ),
+    "ratings-units": TableSchema(
+        "ratings-units",
+        {
+            "epoch": "int",
+            "checkpoint": "str",
+            "layer": "str",
+            "detector": "str",
+            "unit": "int",
+            "label": "str",
+            "rating": "float",
+            "chance_label": "str",
+            "chance": "float",
+            "raters": "int",
+            "interpretable": "bool",
+        },
+        ("layer", "detector", "epoch", "checkpoint", "unit"),
+    ),
+    # How good the labels are: one number a row, and what is behind the numbers of each measure.
+    "evaluation": TableSchema(
+        "evaluation",
+        {
+            **_JUDGED,
+            "measure": "str",
+            "metric": "str",
+            "value": "float",
+            "chance": "float",
+            "count": "int",
+        },
+        # Measures and their metrics keep the order they are written in.
+        _JUDGED_ORDER,
+    ),
+    "evaluation-labels": TableSchema(
+        "evaluation-labels",
+        {
+            **_JUDGED,
+            "unit": "int",
+            "true_name": "str",
+            "concept": "str",
+            "in_concepts": "bool",
+            "correct": "bool",
+            "clip_cos": "float",
+            "mpnet_cos": "float",
+            "true_rank": "int",
+        },
+        (*_JUDGED_ORDER, "unit"),
+    ),
+    "evaluation-contributions": TableSchema(
+        "evaluation-contributions",
+        {
+            **_JUDGED,
+            "unit": "int",
+            "concept": "str",
+            "class_name": "str",
+            "images": "int",
+            "agreeing": "int",
+            "right": "int",
+        },
+        (*_JUDGED_ORDER, "unit"),
+    ),
+    "evaluation-weights": TableSchema(
+        "evaluation-weights",
+        {**_JUDGED, "space": "str", "k": "int", "cosine": "float", "chance": "float"},
+        (*_JUDGED_ORDER, "space", "k"),
+    ),
+    "evaluation-simulation": TableSchema(
+        "evaluation-simulation",
+        {
+            **_JUDGED,
+            "unit": "int",
+            "concept": "str",
+            "presence": "str",
+            "images": "int",
+            "present": "int",
+            "showing": "float",
+            "correlation": "float",
+            "auprc": "float",
+            "f1": "float",
+            "iou": "float",
+            "auc": "float",
+            "activation_difference": "float",
+            "inverse_auprc": "float",
+            "inverse_auc": "float",
+        },
+        (*_JUDGED_ORDER, "unit"),
+    ),
+    "evaluation-cutoff": TableSchema(
+        "evaluation-cutoff",
+        {
+            **_JUDGED,
+            "unit": "int",
+            "concept": "str",
+            "score": "float",
+            "metric": "str",
+            "quality": "float",
+            "wanted": "float",
+            "cutoff": "float",
+            "above": "bool",
+            "p_value": "float",
+            "interpretable": "bool",
+        },
+        (*_JUDGED_ORDER, "unit"),
+    ),
+    "evaluation-ranges": TableSchema(
+        "evaluation-ranges",
+        {
+            **_JUDGED,
+            "unit": "int",
+            "concept": "str",
+            "share": "float",
+            "images": "int",
+            "showing": "float",
+            "prevalence": "float",
+        },
+        (*_JUDGED_ORDER, "unit", "share"),
+    ),
+    "evaluation-range-images": TableSchema(
+        "evaluation-range-images",
+        {
+            **_JUDGED,
+            "unit": "int",
+            "concept": "str",
+            "share": "float",
+            "place": "int",
+            "image": "str",
+            "activation": "float",
+            "showing": "float",
+        },
+        # The units in the order in which they are shown.
+        (),
+    ),
+    "evaluation-clarity": TableSchema(
+        "evaluation-clarity",
+        {
+            **_JUDGED,
+            "unit": "int",
+            "clarity": "float",
+            "nearest_unit": "int",
+            "nearest_cosine": "float",
+        },
+        (*_JUDGED_ORDER, "unit"),
+    ),
+    "evaluation-cosy": TableSchema(
+        "evaluation-cosy",
+        {
+            **_JUDGED,
+            "unit": "int",
+            "concept": "str",
+            "images": "int",
+            "auc": "float",
+            "auc_chance": "float",
+            "mad": "float",
+            "mad_chance": "float",
+        },
+        (*_JUDGED_ORDER, "unit"),
+    ),
+    "evaluation-groups": TableSchema(
+        "evaluation-groups",
+        {
+            **_JUDGED,
+            "unit": "int",
+            "concept": "str",
+            "groups": "int",
+            "division": "float",
+            "p_value": "float",
+        },
+        (*_JUDGED_ORDER, "unit"),
+    ),
+    "evaluation-group-labels": TableSchema(
+        "evaluation-group-labels",
+        {
+            **_JUDGED,
+            "unit": "int",
+            "group": "int",
+            "images": "int",
+            "concept": "str",
+            "score": "float",
+        },
+        (*_JUDGED_ORDER, "unit", "group"),
+    ),
+    "evaluation-group-images": TableSchema(
+        "evaluation-group-images",
+        {
+            **_JUDGED,
+            "unit": "int",
+            "place": "int",
+            "group": "int",
+            "concept": "str",
+            "image": "str",
+        },
+        # The units in the order in which they are shown.
+        (),
+    ),
+    "evaluation-sanity": TableSchema(
+        "evaluation-sanity",
+        {
+            **_JUDGED,
+            "metric": "str",
+            "score": "float",
+            "missing_score": "float",
+            "missing_fallen": "float",
+            "extra_score": "float",
+            "extra_fallen": "float",
+            "units": "int",
+            "passes": "bool",
+        },
+        _JUDGED_ORDER,
+    ),
+    "evaluation-grid": TableSchema(
+        "evaluation-grid",
+        {
+            "concepts": "str",
+            "encoder": "str",
+            "pooling": "str",
+            **_JUDGED,
+            "measure": "str",
+            "metric": "str",
+            "value": "float",
+            "chance": "float",
+            "count": "int",
+        },
+        # As they were asked for.
+        (),
+    ),
+}
