@@ -89,6 +89,7 @@ class Recorder:
         pooling: another pooling; `None` for the run's own.
         layers: which layers are looked at; `None` for all of the run.
         look_only: nothing is decoded, recorded or written.
+        embeds: the run's encoder looks at the images, too, where it has one.
     """
 
     def __init__(
@@ -100,17 +101,18 @@ class Recorder:
         pooling: Pooling | None = None,
         layers: Sequence[str] | None = None,
         look_only: bool = False,
+        embeds: bool = True,
     ) -> None:
         self._opened, self._options = opened, options
         self._probe, self._pooling = probe, pooling
         self._layers = layers
-        self._look_only = look_only
+        self._look_only, self._embeds = look_only, embeds
         self._known: dict[tuple[str, str], dict[str, Key]] = {}
 
     @cached_property
     def _study(self) -> Study:
         info = self._opened.info
-        made, encoder = info["options"], info["encoder"]
+        made, encoder = info["options"], info["encoder"] if self._embeds else None
         options = self._options
         seeing = {name: _plain(made[name]) for name in _SEEING}
         looking = {} if encoder is None else _looking_through(encoder)
