@@ -48,7 +48,7 @@ def gaps(
     """
     import pandas as pd
 
-    recorder = Recorder(opened, options, probe=str(options.spurious), layers=layers)
+    recorder = Recorder(opened, options, probe=str(options.spurious), layers=layers, embeds=False)
     frames = []
     for scene, plan in plans:
         recorder.prepare(scene.record, [Activations(), Logits()])
