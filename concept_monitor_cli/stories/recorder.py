@@ -88,9 +88,8 @@ class Recorder:
         probe: other images; `None` for the run's own.
         pooling: another pooling; `None` for the run's own.
         layers: which layers are looked at; `None` for all of the run.
-        embeds: the images are to be seen by the run's encoder, too.
-        look_only: nothing is decoded, recorded or written.
         embeds: the run's encoder looks at the images, too, where it has one.
+        look_only: nothing is decoded, recorded or written.
     """
 
     def __init__(
@@ -103,7 +102,6 @@ class Recorder:
         layers: Sequence[str] | None = None,
         embeds: bool = True,
         look_only: bool = False,
-        embeds: bool = True,
     ) -> None:
         self._opened, self._options = opened, options
         self._probe, self._pooling = probe, pooling
