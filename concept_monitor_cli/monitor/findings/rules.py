@@ -384,7 +384,7 @@ def agreement(tables: RunTables) -> Iterator[Finding]:
         if a is None or b is None or row["epoch"] != a.epochs[-1] or not row["units"]:
             continue
         epoch, units, same = int(row["epoch"]), int(row["units"]), float(row["same"])
-        known = float(row["same_chance"])
+        known = float(row.get("same_chance", math.nan))
         chance = same_by_luck(a, b, epoch) if math.isnan(known) else known
         yield Finding(
             f"{a.name}: {a.detector} and {b.detector} give {same:.0%} of {units} units the same concept at "
