@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.evaluation.classifier import find_classifier
 from concept_monitor_cli.functional.ablation import Outcome, linear_scores, matched_sets
 from concept_monitor_cli.models.interventions import Edit, set_units
 from concept_monitor_cli.options import AblateOptions
@@ -18,6 +16,7 @@ from concept_monitor_cli.progress import Progress
 from concept_monitor_cli.record.changed import scores_with_changes, unit_means
 from concept_monitor_cli.run import CheckpointRecord
 from concept_monitor_cli.stories.classes import NetworkClasses
+from concept_monitor_cli.stories.heads import linear_head
 from concept_monitor_cli.stories.recorder import Recorder, open_checkpoint
 from concept_monitor_cli.wording import counted
 
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from concept_monitor_cli.study.networks import Architecture
 
 KINDS = ("zero", "mean")
-# Scores that a pooled layer and a linear head give differ from the network's by no more than this.
-_EXACT = 1e-4
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,8 @@ def plan_of(
     scene: Scene, sets: Sequence[UnitSet], recorder: Recorder, options: AblateOptions, progress: Progress
 ) -> Plan:
     """What is done to a layer, and how its scores are found."""
-    head = _linear_head(scene, options)
+    checkpoint = open_checkpoint(scene.record, trust_pickle=options.trust_pickle, model=options.model)
+    head = linear_head(checkpoint.state_dict, scene.layer, scene.Q, scene.Z)
     means = (
         scene.Q.mean(0)
         if head is not None
@@ -114,19 +112,6 @@ def outcomes(
 
 
 # -- scores without units ------------------------------------------------------------------------------------
-
-
-def _linear_head(scene: Scene, options: AblateOptions) -> Tensor | None:
-    """The weights `(K, C)` of a linear head that makes the scores of the pooled layer; `None` without one."""
-    checkpoint = open_checkpoint(scene.record, trust_pickle=options.trust_pickle, model=options.model)
-    found = find_classifier(checkpoint.state_dict)
-    if isinstance(found, InputError) or not found.follows(scene.layer, scene.Q.shape[1]):
-        return None
-    if found.classes != scene.Z.shape[1]:
-        return None
-    made = scene.Q @ found.weights.T + found.bias
-    scale = float(scene.Z.abs().amax().clamp_min(1e-12))
-    return found.weights if float((made - scene.Z).abs().amax()) <= _EXACT * scale else None
 
 
 def _by_head(
