@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TypeVar
 
 import h5py
 import numpy as np
@@ -17,6 +18,21 @@ from concept_monitor_cli.stories.dissect import dissect
 EACH, WIDE, EPOCHS = 24, 12, 2
 CLASSES = len(CONCEPTS)
 SORTED = sorted(CONCEPTS)
+
+Options = TypeVar("Options")
+
+
+def asked(kind: type[Options], root: Path, **more: object) -> Options:
+    """The options of a command that looks at the dissected classifier in a folder."""
+    given: dict[str, object] = {
+        "out": root / "run",
+        "cache_dir": root / "cache",
+        "model": f"{root / 'network.py'}:network",
+        "device": "cpu",
+        "plot_formats": (),
+    }
+    return kind(**{**given, **more})
+
 
 NETWORK = """
 import torch

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import planted_classifier
 import pytest
 import torch
 from PIL import Image
@@ -23,15 +24,7 @@ from concept_monitor_cli.stories.ablate import AblateResult, ablate
 
 
 def asked(root: Path, **more: object) -> AblateOptions:
-    given: dict[str, object] = {
-        "out": root / "run",
-        "cache_dir": root / "cache",
-        "model": f"{root / 'network.py'}:network",
-        "device": "cpu",
-        "plot_formats": (),
-        "controls": 5,
-    }
-    return AblateOptions(**{**given, **more})  # type: ignore[arg-type]
+    return planted_classifier.asked(AblateOptions, root, **{"controls": 5, **more})
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import planted_classifier
 import pytest
 from PIL import Image
 from planted_classifier import CLASSES, SORTED, WIDE, state
@@ -20,16 +21,7 @@ from concept_monitor_cli.stories.circuits import CircuitsResult, circuits
 
 
 def asked(root: Path, **more: object) -> CircuitsOptions:
-    given: dict[str, object] = {
-        "out": root / "run",
-        "cache_dir": root / "cache",
-        "model": f"{root / 'network.py'}:network",
-        "device": "cpu",
-        "plot_formats": (),
-        "draws": 1000,
-        "edges": WIDE,
-    }
-    return CircuitsOptions(**{**given, **more})  # type: ignore[arg-type]
+    return planted_classifier.asked(CircuitsOptions, root, **{"draws": 1000, "edges": WIDE, **more})
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pandas as pd
+import planted_classifier
 import pytest
 import torch
 from PIL import Image
@@ -25,15 +26,7 @@ from concept_monitor_cli.stories.evolutions import EvolutionsResult, evolutions
 
 
 def asked(root: Path, **more: object) -> EvolutionsOptions:
-    given: dict[str, object] = {
-        "out": root / "run",
-        "cache_dir": root / "cache",
-        "model": f"{root / 'network.py'}:network",
-        "device": "cpu",
-        "plot_formats": (),
-        "controls": 5,
-    }
-    return EvolutionsOptions(**{**given, **more})  # type: ignore[arg-type]
+    return planted_classifier.asked(EvolutionsOptions, root, **{"controls": 5, **more})
 
 
 @pytest.fixture(scope="module")

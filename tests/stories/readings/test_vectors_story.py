@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import planted_classifier
 import pytest
 import torch
 from PIL import Image
@@ -27,14 +28,7 @@ from concept_monitor_cli.stories.vectors import VectorsResult, vectors
 
 
 def asked(root: Path, **more: object) -> VectorsOptions:
-    given: dict[str, object] = {
-        "out": root / "run",
-        "cache_dir": root / "cache",
-        "model": f"{root / 'network.py'}:network",
-        "device": "cpu",
-        "plot_formats": (),
-    }
-    return VectorsOptions(**{**given, **more})  # type: ignore[arg-type]
+    return planted_classifier.asked(VectorsOptions, root, **more)
 
 
 @pytest.fixture(scope="module")
