@@ -70,6 +70,8 @@ class Settings(TypedDict, total=False):
     length: int
     beam: int
     search: FormulaSearch
+    captioner: str
+    prior_weight: float | None
     floors: bool
 
 

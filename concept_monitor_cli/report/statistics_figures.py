@@ -128,7 +128,7 @@ def categories_by_layer(statistics: pd.DataFrame, *, fdr: float) -> Figure:
     return figure
 
 
-def categories_side_by_side(runs: Mapping[str, pd.DataFrame], *, fdr: Sequence[float]) -> Figure:
+def categories_side_by_side(runs: Mapping[str, pd.DataFrame], *, fdr: Mapping[str, float]) -> Figure:
     """Interpretable units per layer, stacked by category: a column per run, a row per epoch (figures 6, 16).
 
     Rows are up to three epochs that all runs have, and the last epoch of each run where these differ.
@@ -152,9 +152,9 @@ def categories_side_by_side(runs: Mapping[str, pd.DataFrame], *, fdr: Sequence[f
         figure = Figure(figsize=(len(runs) * width, len(chosen) * _PANEL[1] + 0.7), layout="constrained")
         grid = figure.subplots(len(chosen), len(runs), squeeze=False, sharey="row")
         for line, epochs in zip(grid, chosen, strict=True):
-            for axes, (name, frame), epoch, share in zip(line, runs.items(), epochs, fdr, strict=True):
+            for axes, (name, frame), epoch in zip(line, runs.items(), epochs, strict=True):
                 now = frame[(frame["epoch"] == epoch) & (frame["category"] != ALL)]
-                _stack(axes, now, layers, categories, share)
+                _stack(axes, now, layers, categories, fdr[name])
                 axes.set_title(f"{name}, epoch {epoch}", color=INK)
             line[0].set_ylabel("interpretable units")
         _from_zero(grid.flat)

@@ -141,7 +141,9 @@ def compare(options: CompareOptions, progress: Progress = SILENT) -> CompareResu
             name: frame[frame["detector"] == detector]
             for name, frame in zip(result.names, statistics, strict=True)
         }
-        figure = categories_side_by_side(both, fdr=(first.fdr, second.fdr))
+        figure = categories_side_by_side(
+            both, fdr=dict(zip(result.names, (first.fdr, second.fdr), strict=True))
+        )
         result.plots += save(
             figure, folder.plots / f"compare.{detector}", options.plot_formats, caption=first.caption
         )

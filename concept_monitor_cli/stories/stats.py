@@ -78,7 +78,8 @@ def stats(options: StatsOptions, progress: Progress = SILENT) -> StatsResult:
             beside = other[other["detector"] == detector]
             if len(beside):
                 figures["against"] = categories_side_by_side(
-                    {opened.name: rows, second.name: beside}, fdr=(opened.fdr, second.fdr)
+                    {opened.name: rows, second.name: beside},
+                    fdr={opened.name: opened.fdr, second.name: second.fdr},
                 )
         for name, figure in figures.items():
             path = opened.run.plots / f"{name}.{detector}"

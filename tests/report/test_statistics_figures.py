@@ -52,7 +52,7 @@ def test_bars_are_the_counts_in_the_colours_of_their_categories() -> None:
 
 def test_side_by_side_has_a_row_per_common_epoch_and_one_for_the_ends() -> None:
     runs = {"A": _statistics((0, 5)), "B": _statistics((0, 5, 30))}
-    figure = categories_side_by_side(runs, fdr=(0.1, 0.2))
+    figure = categories_side_by_side(runs, fdr={"A": 0.1, "B": 0.2})
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == [
         *("A, epoch 0", "B, epoch 0", "A, epoch 5", "B, epoch 5", "A, epoch 5", "B, epoch 30"),
@@ -60,16 +60,18 @@ def test_side_by_side_has_a_row_per_common_epoch_and_one_for_the_ends() -> None:
     # At epoch 0 the layers of both have 5 and 10 such units.
     lucks = [[segment[0, 1] for segment in axes.collections[0].get_segments()] for axes in figure.axes[:2]]
     np.testing.assert_allclose(lucks, [[0.5, 1.0], [1.0, 2.0]])
-    figure = categories_side_by_side({"A": _statistics((1,)), "B": _statistics((2,))}, fdr=(0.05, 0.05))
+    figure = categories_side_by_side(
+        {"A": _statistics((1,)), "B": _statistics((2,))}, fdr={"A": 0.05, "B": 0.05}
+    )
     assert [axes.get_title() for axes in figure.axes] == ["A, epoch 1", "B, epoch 2"]
 
 
 def test_a_row_without_units_has_its_zero_at_the_bottom() -> None:
     none = _statistics((0,)).assign(interpretable=0)
-    figure = categories_side_by_side({"A": none, "B": none}, fdr=(0.05, 0.05))
+    figure = categories_side_by_side({"A": none, "B": none}, fdr={"A": 0.05, "B": 0.05})
     assert [axes.get_ylim() for axes in figure.axes] == [(0, 1), (0, 1)]
     some = _statistics((0,))
-    figure = categories_side_by_side({"A": none, "B": some}, fdr=(0.05, 0.05))
+    figure = categories_side_by_side({"A": none, "B": some}, fdr={"A": 0.05, "B": 0.05})
     assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
     assert figure.axes[1].get_ylim()[1] >= 10
 
