@@ -22,7 +22,7 @@ SORTED = sorted(CONCEPTS)
 Options = TypeVar("Options")
 
 
-def asked(kind: type[Options], root: Path, **more: object) -> Options:
+def asked(kind: type[Options], root: Path, /, **more: object) -> Options:
     """The options of a command that looks at the dissected classifier in a folder."""
     given: dict[str, object] = {
         "out": root / "run",
