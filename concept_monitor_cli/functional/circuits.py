@@ -67,7 +67,8 @@ def proportional_draws(sizes: Floats, draws: int, *, seed: int = 0) -> tuple[NDA
 def sampling_error(contributions: Tensor, times: Tensor) -> Tensor:
     """Standard error of a mean that was estimated from draws.
 
-    As if draws were independent; systematic ones are better than that, so it is an upper bound in practice.
+    As if draws were independent; systematic ones are better than that on average. Where a few draws happen to
+    agree it is too small: images that differ may not be among them.
 
     Args:
         contributions: `(m, D)`, what the mean would be by each image alone.
@@ -251,8 +252,8 @@ def concept_graph(
         summed = torch.zeros(n_sources, n_targets, dtype=torch.float64)
         return summed.index_add_(0, labels[kept], per_source[kept]) / total
 
-    strength = shares(sources) * total
     share = shares(sources)
+    strength = share * total
     generator = torch.Generator().manual_seed(seed)
     as_large = torch.zeros_like(share)
     mean = torch.zeros_like(share)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from concept_monitor_cli.functional.groups import ImageGroups, Rotations
 from concept_monitor_cli.monitor.comparison import Floats, correlations, match_units
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def universality(
     half: NDArray[np.bool_],
     usable: tuple[NDArray[np.bool_], NDArray[np.bool_]],
     *,
+    groups: ImageGroups | None = None,
     seed: int = 0,
 ) -> Universality:
     """Match the units of two layers on one half of the images, and judge the pairs on the other.
@@ -71,12 +73,16 @@ def universality(
         second: `(N, D)`, of the other on the same images.
         half: `(N,)`, the images on which units are matched; no group of images in both halves.
         usable: units of either that can be matched.
+        groups: of the images, which are permuted as a whole: copies of a photo are no further evidence. Every
+            image for itself by default.
         seed: of the permutations.
     """
     twin, matched, held_out, best = _judged(first, second, half, usable)
     generator = np.random.default_rng(seed)
     draws = min(_MOST_DRAWS, -(-_NULL_UNITS // max(1, int(usable[0].sum()))))
-    null = [_judged(first, second[generator.permutation(len(second))], half, usable)[2] for _ in range(draws)]
+    groups = ImageGroups.single(len(first)) if groups is None else groups
+    orders = [Rotations.draw(groups, 1, 1, generator).sources(0, slice(0, 1))[:, 0] for _ in range(draws)]
+    null = [_judged(first, second[order], half, usable)[2] for order in orders]
     shuffled = np.concatenate(null)
     return Universality(twin, matched, held_out, best, shuffled[np.isfinite(shuffled)])
 

@@ -92,6 +92,11 @@ class Exemplars:
 POOLED_KINDS = (Activations.kind, Exemplars.kind)
 
 
+def holds_pooled(recording: str) -> bool:
+    """Whether a recording, as a table's record names it, holds the pooled activations of all images."""
+    return recording.partition("/")[0] in POOLED_KINDS
+
+
 def geometry_of(entry: Entry) -> Geometry:
     """Which part of each image the network saw, of an entry that `Exemplars` made."""
     return Geometry(**entry.meta["geometry"])

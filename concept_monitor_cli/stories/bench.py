@@ -27,14 +27,23 @@ from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.options import SIMILARITIES, DissectOptions, EvaluateOptions, Pooling
 from concept_monitor_cli.probe import LabelledImages
 from concept_monitor_cli.progress import Progress
-from concept_monitor_cli.record.exemplars import POOLED_KINDS
+from concept_monitor_cli.record.exemplars import holds_pooled
 from concept_monitor_cli.run import CheckpointRecord
 from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.recorder import Recorder, open_checkpoint
 
 # Options that a detector without a similarity is made of.
-_OF_DETECTORS = ("top_concepts", "iou_normaliser", "label_rule", "length", "beam", "search", "stability")
-_POOLED = tuple(f"{kind}/" for kind in POOLED_KINDS)
+_OF_DETECTORS = (
+    "top_concepts",
+    "iou_normaliser",
+    "label_rule",
+    "length",
+    "beam",
+    "search",
+    "stability",
+    "captioner",
+    "prior_weight",
+)
 
 
 @dataclass(frozen=True)
@@ -215,7 +224,7 @@ class Bench:
             for place, (name, epoch) in enumerate(zip(other.checkpoints, other.epochs, strict=True)):
                 if (other.layer, name, int(epoch)) != key:
                     continue
-                if not self.opened.record(other, place).recording.startswith(_POOLED):
+                if not holds_pooled(self.opened.record(other, place).recording):
                     continue
                 try:
                     with self.opened.recording(other, place) as entry:

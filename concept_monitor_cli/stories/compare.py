@@ -27,7 +27,7 @@ from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.monitor.statistics import ALL
 from concept_monitor_cli.options import CompareOptions
 from concept_monitor_cli.progress import SILENT, Progress
-from concept_monitor_cli.record.exemplars import POOLED_KINDS
+from concept_monitor_cli.record.exemplars import holds_pooled
 from concept_monitor_cli.report.statistics_figures import categories_side_by_side
 from concept_monitor_cli.report.style import save
 from concept_monitor_cli.report.unit_figures import Look, class_examples, class_table
@@ -42,8 +42,6 @@ from concept_monitor_cli.stories.universality import universal_units
 if TYPE_CHECKING:
     import pandas as pd
 
-# Recordings that hold the pooled activations of every image.
-_POOLED = tuple(f"{kind}/" for kind in POOLED_KINDS)
 # Concepts of the one that the other lacks: so many are named.
 _MOST_NAMED = 12
 _EXAMPLE_IMAGES = 4
@@ -219,7 +217,7 @@ def _match(
     """
     layer, detector = pair.first.layer, pair.first.detector
     records = first.record(pair.first, -1), second.record(pair.second, -1)
-    if not all(record.recording.startswith(_POOLED) for record in records):
+    if not all(holds_pooled(record.recording) for record in records):
         progress.notice(
             f"units of {layer} ({detector}) are not matched: it keeps no activations for every image"
         )
@@ -365,7 +363,7 @@ def _compare_classes(
         result.plots += save(class_table(both), path, options.plot_formats, caption=first.caption)
     for pair in pairs:
         records = first.record(pair.first, -1), second.record(pair.second, -1)
-        if not all(record.recording.startswith(_POOLED) for record in records):
+        if not all(holds_pooled(record.recording) for record in records):
             continue
         try:
             examples = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from concept_monitor_cli.functional.groups import ImageGroups, halves
 from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.monitor.universality import Universality, shares, universality
 from concept_monitor_cli.progress import Progress
+from concept_monitor_cli.record.exemplars import holds_pooled
 from concept_monitor_cli.run import TABLES
 from concept_monitor_cli.store import Writer
 from concept_monitor_cli.stories.opened import OpenRun
@@ -19,7 +21,6 @@ from concept_monitor_cli.stories.opened import OpenRun
 if TYPE_CHECKING:
     import pandas as pd
 
-_POOLED = "activations/"
 _ARRAYS = ("twin", "matched", "held_out", "best", "shuffled")
 
 
@@ -86,13 +87,13 @@ def _found(
 ) -> Universality | None:
     runs = tuple(zip((first, second), histories, columns, strict=True))
     records = [run.record(history, column) for run, history, column in runs]
-    if not all(record.recording.startswith(_POOLED) for record in records):
+    if not all(holds_pooled(record.recording) for record in records):
         return None
     key = first.store.key(
         "universality",
         first=records[0].recording,
         second=records[1].recording,
-        grouped=groups is not None,
+        groups=None if groups is None else hashlib.sha256(groups.of.tobytes()).hexdigest(),
     )
 
     def make(writer: Writer) -> None:
@@ -102,7 +103,7 @@ def _found(
                 pooled.append(entry.read("pooled"))
                 live.append(entry.read("live").astype(bool))
         own = groups if groups is not None else ImageGroups.single(len(pooled[0]))
-        found = universality(pooled[0], pooled[1], halves(own), (live[0], live[1]))
+        found = universality(pooled[0], pooled[1], halves(own), (live[0], live[1]), groups=own)
         for name in _ARRAYS:
             writer.put(name, np.asarray(getattr(found, name)))
 

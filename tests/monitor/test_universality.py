@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
+from concept_monitor_cli.functional.groups import ImageGroups
 from concept_monitor_cli.monitor.universality import QUANTILE, shares, universality
 
 Floats = np.ndarray
@@ -107,3 +108,15 @@ def test_without_a_unit_that_can_be_matched_there_is_no_share() -> None:
     assert np.isnan(found.bar)
     assert not found.universal.any()
     assert shares(found, ["", ""], np.zeros(2, dtype=bool))["share"].isna().all()
+
+
+def test_copies_of_every_photo_make_no_unit_universal() -> None:
+    A, B, _ = world(60, 40, 40, 0, 0.0, seed=5)
+    copied = np.repeat(np.arange(60), 5)
+    half = copied % 2 == 0
+    photos, images = ImageGroups(copied), ImageGroups.single(300)
+    found, fooled = (
+        universality(A[copied], B[copied], half, all_of(A, B), groups=groups) for groups in (photos, images)
+    )
+    assert found.universal.mean() <= 0.05
+    assert fooled.universal.mean() > 0.1
