@@ -32,6 +32,8 @@ from concept_monitor_cli.wording import counted
 if TYPE_CHECKING:
     import pandas as pd
 
+    from concept_monitor_cli.stories.ablating import Restored
+
 
 #: Every image, beside each class.
 ALL = "all"
@@ -93,8 +95,8 @@ def ablate(options: AblateOptions, progress: Progress = SILENT) -> AblateResult:
             scene = Scene(record, layer, Q, Z, rows, asked, classes)
             sets = unit_sets(opened, record.epoch, layer, Q.shape[1], options, progress)
             if sets:
-                plan = plan_of(scene, sets, recorder, options, progress)
-                frames.append(_layer(scene, plan, recorder, options, progress))
+                plan, network = plan_of(scene, sets, recorder, options, progress)
+                frames.append(_layer(scene, plan, recorder, options, progress, network))
                 plans.append((scene, plan))
     if not frames:
         raise InputError(
@@ -132,14 +134,7 @@ def unit_sets(
     Raises:
         InputError: a unit that the layer does not have.
     """
-    table = opened.table
-    detector = options.detector or table["detector"].iloc[0]
-    own = table[
-        (table["epoch"] == epoch)
-        & (table["layer"] == layer)
-        & (table["detector"] == detector)
-        & (table["rank"] == 1)
-    ]
+    own = opened.first_labels(epoch, layer)
     sets = []
     named = own[own["interpretable"] & (own["concept"] != "")]
     members: dict[str, list[int]] = {}
@@ -173,12 +168,17 @@ def unit_sets(
 
 
 def _layer(
-    scene: Scene, plan: Plan, recorder: Recorder, options: AblateOptions, progress: Progress
+    scene: Scene,
+    plan: Plan,
+    recorder: Recorder,
+    options: AblateOptions,
+    progress: Progress,
+    network: Restored | None,
 ) -> pd.DataFrame:
     import pandas as pd
 
     before = _by_class(scene, Outcome.of(scene.Z[scene.rows], scene.asked[scene.rows]))
-    after = [_by_class(scene, each) for each in outcomes(scene, plan, recorder, options, progress)]
+    after = [_by_class(scene, each) for each in outcomes(scene, plan, recorder, options, progress, network)]
     place, parts = 0, []
     for each, controls in zip(plan.sets, plan.drawn, strict=True):
         for kind in KINDS:

@@ -23,6 +23,8 @@ from concept_monitor_cli.wording import counted
 if TYPE_CHECKING:
     from concept_monitor_cli.study.networks import Architecture
 
+    Restored = tuple[nn.Module, Architecture]
+
 KINDS = ("zero", "mean")
 
 
@@ -82,32 +84,44 @@ class Plan:
 
 def plan_of(
     scene: Scene, sets: Sequence[UnitSet], recorder: Recorder, options: AblateOptions, progress: Progress
-) -> Plan:
-    """What is done to a layer, and how its scores are found."""
+) -> tuple[Plan, Restored | None]:
+    """What is done to a layer, and how scores are found; the network, where it had to be made for that."""
     checkpoint = open_checkpoint(scene.record, trust_pickle=options.trust_pickle, model=options.model)
     head = linear_head(checkpoint.state_dict, scene.layer, scene.Q, scene.Z)
-    means = (
-        scene.Q.mean(0)
-        if head is not None
-        else _means(scene, _restored(recorder, scene.record), recorder, options)
-    )
+    network = None if head is not None else _restored(recorder, scene.record)
+    means = scene.Q.mean(0) if network is None else _means(scene, network, recorder, options)
     drawn = [matched_sets(means, each.units, options.controls, seed=options.seed) for each in sets]
     lacking = sum(len(each) == 0 for each in drawn)
     if lacking:
         progress.notice(
             f"{scene.layer}: {counted(lacking, 'sets')} of units leave too few others for random sets"
         )
-    return Plan(sets, drawn, means, head)
+    return Plan(sets, drawn, means, head), network
 
 
 def outcomes(
-    scene: Scene, plan: Plan, recorder: Recorder, options: AblateOptions, progress: Progress
+    scene: Scene,
+    plan: Plan,
+    recorder: Recorder,
+    options: AblateOptions,
+    progress: Progress,
+    network: Restored | None = None,
 ) -> Iterator[Outcome]:
-    """What becomes of the images of a scene with each of the groups of a plan."""
+    """What becomes of the images of a scene with each of the groups of a plan.
+
+    Args:
+        scene: a layer and images.
+        plan: what is done to it.
+        recorder: the networks, and how these images look to them.
+        options: the machine.
+        progress: told of the passes.
+        network: of the checkpoint; made where it is needed and not given.
+    """
     if plan.head is not None:
         yield from _by_head(scene, plan.head, plan.groups(), plan.means)
         return
-    network = _restored(recorder, scene.record)
+    if network is None:
+        network = _restored(recorder, scene.record)
     yield from _by_network(scene, network, recorder, plan.groups(), plan.means, options, progress)
 
 
@@ -123,14 +137,12 @@ def _by_head(
         yield Outcome.of(linear_scores(Z, Q, W, units, values), classes)
 
 
-def _restored(recorder: Recorder, record: CheckpointRecord) -> tuple[nn.Module, Architecture]:
+def _restored(recorder: Recorder, record: CheckpointRecord) -> Restored:
     network = recorder.network(record)
     return network.make(), network.architecture
 
 
-def _means(
-    scene: Scene, network: tuple[nn.Module, Architecture], recorder: Recorder, options: AblateOptions
-) -> Tensor:
+def _means(scene: Scene, network: Restored, recorder: Recorder, options: AblateOptions) -> Tensor:
     model, architecture = network
     layer = next(each for each in architecture.layers if each.name == scene.layer)
     return unit_means(
@@ -145,7 +157,7 @@ def _means(
 
 def _by_network(
     scene: Scene,
-    network: tuple[nn.Module, Architecture],
+    network: Restored,
     recorder: Recorder,
     groups: Sequence[tuple[list[int], str]],
     means: Tensor,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -25,25 +25,13 @@ from concept_monitor_cli.lenses import make_detector
 from concept_monitor_cli.lenses.halves import Halves
 from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.options import SIMILARITIES, DissectOptions, EvaluateOptions, Pooling
+from concept_monitor_cli.options.declare import METHOD, declaration
 from concept_monitor_cli.probe import LabelledImages
 from concept_monitor_cli.progress import Progress
 from concept_monitor_cli.record.exemplars import holds_pooled
 from concept_monitor_cli.run import CheckpointRecord
 from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.recorder import Recorder, open_checkpoint
-
-# Options that a detector without a similarity is made of.
-_OF_DETECTORS = (
-    "top_concepts",
-    "iou_normaliser",
-    "label_rule",
-    "length",
-    "beam",
-    "search",
-    "stability",
-    "captioner",
-    "prior_weight",
-)
 
 
 @dataclass(frozen=True)
@@ -380,7 +368,10 @@ class Bench:
         info = self.opened.info
         if history.detector not in detectors():
             return None  # a plug-in: its code is not run to read a run
-        made = {name: info["options"][name] for name in _OF_DETECTORS if name in info["options"]}
+        # All options of methods, so that no detector has to be known here.
+        declared = {item.name: declaration(item) for item in fields(DissectOptions)}
+        names = [name for name, about in declared.items() if about is not None and about.panel == METHOD]
+        made = {name: info["options"][name] for name in names if name in info["options"]}
         detector = make_detector(history.detector, DissectOptions(checkpoints=(), layers=(), **made))
         if json.loads(json.dumps(detector.settings())) != info["settings"]["detectors"][history.detector]:
             raise InputError(

@@ -67,16 +67,8 @@ def drawn_units(
     there = set(table[table["to_layer"] == layer]["to_unit"])
     if options.units:
         return [unit for unit in options.units if unit in there]
-    rows = opened.table
-    detector = options.detector or rows["detector"].iloc[0]
-    own = rows[
-        (rows["epoch"] == epoch)
-        & (rows["layer"] == layer)
-        & (rows["detector"] == detector)
-        & (rows["rank"] == 1)
-        & rows["unit"].isin(there)
-        & (rows["state"] == "live")
-    ].sort_values(
+    rows = opened.first_labels(epoch, layer)
+    own = rows[rows["unit"].isin(there) & (rows["state"] == "live")].sort_values(
         ["interpretable", "p_value", "score", "unit"], ascending=[False, True, False, True], kind="stable"
     )
     first = own.drop_duplicates("concept")
@@ -118,17 +110,10 @@ def _nodes(
 def _named(
     opened: OpenRun, record: CheckpointRecord, layer: str, units: Sequence[int], options: CircuitsOptions
 ) -> list[Node]:
-    table = opened.table
-    detector = options.detector or table["detector"].iloc[0]
-    rows = table[
-        (table["epoch"] == record.epoch)
-        & (table["layer"] == layer)
-        & (table["detector"] == detector)
-        & (table["rank"] == 1)
-    ]
+    rows = opened.first_labels(record.epoch, layer)
     names = dict(zip(rows["unit"].tolist(), rows["concept"], strict=True))
     sure = dict(zip(rows["unit"].tolist(), rows["interpretable"], strict=True))
-    images = _images(opened, record, layer, units, detector)
+    images = _images(opened, record, layer, units, opened.detector)
     return [
         Node(layer, unit, str(names.get(unit, "")), bool(sure.get(unit)), images.get(unit, ()))
         for unit in units

@@ -155,14 +155,7 @@ def labels_of(opened: OpenRun, epoch: int, layer: str, n_units: int, options: Ci
     Raises:
         InputError: a unit is asked for that no layer has.
     """
-    table = opened.table
-    detector = options.detector or table["detector"].iloc[0]
-    own = table[
-        (table["epoch"] == epoch)
-        & (table["layer"] == layer)
-        & (table["detector"] == detector)
-        & (table["rank"] == 1)
-    ]
+    own = opened.first_labels(epoch, layer)
     beyond = [unit for unit in options.units if unit >= n_units]
     if beyond:
         raise InputError(f"{layer} has {n_units} units and no unit {beyond[0]}", where="--units")

@@ -70,7 +70,7 @@ class Labels:
     def of(cls, opened: OpenRun, progress: Progress) -> Labels:
         """Of a run; says where changes of concept were not tested."""
         table = opened.table
-        detector = str(opened.options.detector or table["detector"].iloc[0])
+        detector = opened.detector
         own = table[(table["detector"] == detector) & (table["rank"] == 1) & (table["state"] == "live")]
         named: dict[tuple[int, str], dict[int, str]] = {}
         columns = (own[name].tolist() for name in ("epoch", "layer", "unit", "concept"))

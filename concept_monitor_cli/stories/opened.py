@@ -130,6 +130,17 @@ class OpenRun:
         chosen = (table["layer"] == history.layer) & (table["detector"] == history.detector)
         return table[chosen].reset_index(drop=True)
 
+    @property
+    def detector(self) -> str:
+        """The detector asked for, else the first of the run."""
+        return str(self.options.detector or self.table["detector"].iloc[0])
+
+    def first_labels(self, epoch: int, layer: str) -> pd.DataFrame:
+        """The best label of each unit of a layer at an epoch, by `detector`."""
+        table = self.table
+        own = (table["epoch"] == epoch) & (table["layer"] == layer) & (table["detector"] == self.detector)
+        return table[own & (table["rank"] == 1)]
+
     def has_settings_of(self, other: OpenRun) -> dict[str, bool]:
         """For probing set, concepts and encoder, whether both runs have the same."""
         made_with = ("probe", "concepts", "encoder")

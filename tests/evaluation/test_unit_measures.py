@@ -201,7 +201,7 @@ def test_what_cannot_be_simulated(subject: Subject) -> None:
         assert error is not None
         assert "formulas" in error.what
     # A detector that cannot be asked again of half of the images.
-    masks = replace(subject, detector="network-dissection", similarity="")
+    masks = replace(subject, detector="network-dissection", similarity="", read_halves=lambda: None)
     error = measure("simulation").unfit(masks)
     assert error is not None
     assert error.hint is not None
