@@ -21,6 +21,8 @@ ENTRY_POINTS = "concept_monitor_cli.lenses"
 
 _FOLDER = Path(__file__).parent / "lenses" / "names"
 _PACKAGE = "concept_monitor_cli.lenses.names"
+# A class up to its first method: what is announced stands there, and the rest need not be parsed.
+_CLASS = re.compile(r"^class \w.*?(?=^    (?:async def |def |@)|^[^\s)]|\Z)", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"(?P<place>[^:]+\.py|[A-Za-z_]\w*(\.\w+)+|[A-Za-z_]\w*):(?P<attribute>[A-Za-z_]\w*)")
 
 
@@ -100,9 +102,9 @@ def _own() -> tuple[Listed, ...]:
 def _in_file(path: Path) -> list[Listed]:
     """The detectors of one file: its classes with a name that is written down."""
     found = []
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if not isinstance(node, ast.ClassDef):
-            continue
+    for match in _CLASS.finditer(path.read_text(encoding="utf-8")):
+        (node,) = ast.parse(match[0]).body
+        assert isinstance(node, ast.ClassDef)
         written: dict[str, Any] = {
             statement.target.id: statement.value.value
             for statement in node.body

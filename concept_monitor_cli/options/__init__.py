@@ -4,6 +4,11 @@ The command line fills these in from flags, environment and file; a script may d
 imported here, and nothing is looked up on disk: a value is only checked for its form.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from concept_monitor_cli.options.common import (
     CommonOptions,
     Options,
@@ -12,8 +17,6 @@ from concept_monitor_cli.options.common import (
     default_cache_dir,
 )
 from concept_monitor_cli.options.declare import Declaration, declaration, declare, option
-from concept_monitor_cli.options.dissect import DissectOptions, RunOptions, SubmitOptions, WatchOptions
-from concept_monitor_cli.options.evaluate import EvaluateOptions
 from concept_monitor_cli.options.kinds import (
     AUTO,
     CHANNELS,
@@ -49,30 +52,34 @@ from concept_monitor_cli.options.kinds import (
     nearest,
     split_name,
 )
-from concept_monitor_cli.options.pictures import AttributeOptions, PictureOptions
-from concept_monitor_cli.options.reading import (
-    CheckpointsOptions,
-    CompareOptions,
-    DemoOptions,
-    EmbedOptions,
-    FetchOptions,
-    LayersOptions,
-    PruneOptions,
-    ReportOptions,
-    RetentionOptions,
-    SearchOptions,
-    StatsOptions,
-    StatusOptions,
-    UnitsOptions,
-    VerifyOptions,
-)
-from concept_monitor_cli.options.structure import DynamicsOptions, FactorsOptions
-from concept_monitor_cli.options.used import (
-    AblateOptions,
-    CircuitsOptions,
-    EvolutionsOptions,
-    VectorsOptions,
-)
+
+if TYPE_CHECKING:
+    from concept_monitor_cli.options.dissect import DissectOptions, RunOptions, SubmitOptions, WatchOptions
+    from concept_monitor_cli.options.evaluate import EvaluateOptions
+    from concept_monitor_cli.options.pictures import AttributeOptions, PictureOptions
+    from concept_monitor_cli.options.reading import (
+        CheckpointsOptions,
+        CompareOptions,
+        DemoOptions,
+        EmbedOptions,
+        FetchOptions,
+        LayersOptions,
+        PruneOptions,
+        ReportOptions,
+        RetentionOptions,
+        SearchOptions,
+        StatsOptions,
+        StatusOptions,
+        UnitsOptions,
+        VerifyOptions,
+    )
+    from concept_monitor_cli.options.structure import DynamicsOptions, FactorsOptions
+    from concept_monitor_cli.options.used import (
+        AblateOptions,
+        CircuitsOptions,
+        EvolutionsOptions,
+        VectorsOptions,
+    )
 
 __all__ = [
     "AUTO",
@@ -145,3 +152,41 @@ __all__ = [
     "option",
     "split_name",
 ]
+
+# Imported when first asked for: a command has options of its own family only, and its help should not wait
+# for all others.
+_PLACES = {
+    "AblateOptions": "used",
+    "AttributeOptions": "pictures",
+    "CheckpointsOptions": "reading",
+    "CircuitsOptions": "used",
+    "CompareOptions": "reading",
+    "DemoOptions": "reading",
+    "DissectOptions": "dissect",
+    "DynamicsOptions": "structure",
+    "EmbedOptions": "reading",
+    "EvaluateOptions": "evaluate",
+    "EvolutionsOptions": "used",
+    "FactorsOptions": "structure",
+    "FetchOptions": "reading",
+    "LayersOptions": "reading",
+    "PictureOptions": "pictures",
+    "PruneOptions": "reading",
+    "ReportOptions": "reading",
+    "RetentionOptions": "reading",
+    "RunOptions": "dissect",
+    "SearchOptions": "reading",
+    "StatsOptions": "reading",
+    "StatusOptions": "reading",
+    "SubmitOptions": "dissect",
+    "UnitsOptions": "reading",
+    "VectorsOptions": "used",
+    "VerifyOptions": "reading",
+    "WatchOptions": "dissect",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PLACES:
+        return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

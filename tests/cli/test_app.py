@@ -310,11 +310,11 @@ def test_nothing_heavy_is_imported_for_help_and_usage_errors(args: list[str]) ->
 
 
 def test_help_is_quick() -> None:
-    # Processor time, since by the clock it depends on who else is busy here. Python, typer and rich come
-    # first: they take .2 s on a machine where all of it takes .45.
+    # Processor time, since by the clock it depends on who else is busy here, and beyond Python, typer and
+    # rich: .33 s where those take .16. One import of torch would be 2 s.
     def least(command: list[str]) -> float:
         times = []
-        for _ in range(3):
+        for _ in range(5):
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             subprocess.run(command, capture_output=True, check=True)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -322,7 +322,7 @@ def test_help_is_quick() -> None:
         return min(times)
 
     bare = least([sys.executable, "-c", "import typer.rich_utils"])
-    assert least([*CMON, "dissect", "--help"]) - bare < 0.4
+    assert least([*CMON, "dissect", "--help"]) - bare < 0.6
 
 
 def test_a_reader_that_has_seen_enough() -> None:
