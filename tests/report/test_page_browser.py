@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
@@ -639,3 +641,148 @@ def test_thousands_of_units_stay_usable(tmp_path: Path, visit: Callable[..., Ope
     )
     # 60 ms on an idle machine; the bound is for machines that do other things.
     assert slow < 1000
+
+
+# -- what can be kept, shared, and used without eyes or mouse ------------------------------------
+
+
+def saved(page: Page, button: str) -> tuple[str, str]:
+    """The name and the text of the file that a button offers."""
+    with page.expect_download() as download:
+        page.click(button)
+    return download.value.suggested_filename, Path(download.value.path()).read_text(encoding="utf-8")
+
+
+def test_charts_are_kept_as_picture_and_numbers(known: Path, visit: Callable[..., Opened]) -> None:
+    opened = visit(accept_downloads=True)
+    page = opened.open(known)
+    chart = "#chart-grid .chart >> nth=1 >> "
+    assert page.inner_text(f"{chart}.caption") == (
+        "Epoch 0 to 9: 1 to 3. Epoch 9: 3 of 4 units interpretable (1 texture, 2 object)."
+    )
+    name, text = saved(page, f"{chart}button:has-text('CSV')")
+    assert name == "layer2-clip-dissect-categories.csv"
+    table = pd.read_csv(io.StringIO(text))
+    assert table["epoch"].tolist() == [0, 1, 9]
+    assert table["interpretable"].tolist() == [1, 2, 3]
+    assert table["object"].tolist() == [1, 2, 2]
+    name, text = saved(page, f"{chart}button:has-text('SVG')")
+    assert name == "layer2-clip-dissect-categories.svg"
+    picture = ElementTree.fromstring(text)
+    # It looks as on the page without the page's styles: nothing refers to them, every colour is written down.
+    assert "var(" not in text
+    assert "class=" not in text
+    said = [element.text for element in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert said[0] == "layer2: categories"
+    assert "3 of 4 units interpretable" in " ".join(filter(None, said))
+    grid = next(element for element in picture.iter() if element.tag.endswith("}line"))
+    assert grid.get("stroke") not in ("", "none", None)
+    name, text = saved(page, "#space-keep button:has-text('CSV')")
+    assert name == "layer2-clip-dissect-space-epoch-9.csv"
+    places = pd.read_csv(io.StringIO(text))
+    assert places["unit"].tolist() == [0, 1, 2, 3]
+    assert places["x"].tolist() == pytest.approx([0.9, 4.9, -3.1, 4.9], abs=1e-3)
+    name, text = saved(page, "#space-keep button:has-text('SVG')")
+    assert len(list(ElementTree.fromstring(text).iter("{http://www.w3.org/2000/svg}polygon"))) == 2
+    opened.asked = [url for url in opened.asked if not url.startswith("blob:")]
+
+
+def test_the_address_is_that_of_what_is_shown(known: Path, visit: Callable[..., Opened]) -> None:
+    opened = visit()
+    page = opened.open(known)
+    assert "#" not in page.url
+    page.select_option("#layer", label="layer1")
+    page.fill("#search", "dog & red/#")
+    page.click("#metrics button:has-text('Relabelled')")
+    page.focus("#epoch")
+    page.keyboard.press("Home")
+    until(page, "location.hash.startsWith('#view-0-0-changed-')")
+    address = page.url
+    page.click("#cards .card >> nth=1")
+    until(page, "location.hash.startsWith('#view-1-')")
+    other = visit()
+    fresh = other.open(known, "#" + address.split("#", 1)[1])
+    assert fresh.inner_text("#epoch-name b") == "0"
+    assert fresh.input_value("#search") == "dog & red/#"
+    assert fresh.inner_text("#metrics [aria-pressed=true]") == "Relabelled"
+    assert fresh.inner_text("#layer option:checked") == "layer1"
+    for nonsense in (
+        "#view-9-0-changed-",
+        "#view-0-77-changed-",
+        "#view-0-0-nothing-",
+        "#view-0-0-changed-%E0%A4%A",
+    ):
+        assert visit().open(known, nonsense).inner_text("#epoch-name b") == "9"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_axe_finds_nothing_serious(
+    known: Path, browser: Browser, scheme: str, viewport: dict[str, int]
+) -> None:
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="axe-playwright-python is missing"
+    )
+    # The page lets no other script in; axe is one.
+    context = browser.new_context(
+        viewport=viewport,
+        color_scheme=scheme,
+        reduced_motion="reduce",
+        bypass_csp=True,  # type: ignore[arg-type]
+    )
+    page = context.new_page()
+    for fragment in ("", "#unit-1-0-9"):
+        page.goto("about:blank")
+        page.goto(known.resolve().as_uri() + fragment)
+        page.wait_for_selector("html[data-ready]")
+        found = axe.Axe().run(page).response["violations"]
+        serious = [
+            (
+                each["id"],
+                each["help"],
+                [node["target"] for node in each["nodes"]][:4],
+                each["nodes"][0]["failureSummary"],
+            )
+            for each in found
+            if each["impact"] in ("serious", "critical")
+        ]
+        assert serious == []
+    context.close()
+
+
+def test_a_unit_names_its_neighbours_on_the_map(known: Path, visit: Callable[..., Opened]) -> None:
+    page = visit().open(known, "#unit-1-0-9")
+    page.wait_for_selector("#unit[open]")
+    near = page.locator("section:has(> h3:has-text('Nearest on the map')) li")
+    # Unit 0 stands in the middle, the others at corners of a square: equally far.
+    assert sorted(texts(near)) == ["1 dog", "2 striped", "3 dead"]
+    near.locator("button:has-text('striped')").click()
+    until(page, "document.querySelector('#unit-title').textContent === 'Unit 2'")
+
+
+def test_the_map_names_concepts_of_several_units(tmp_path: Path, visit: Callable[..., Opened]) -> None:
+    run = RunFolder(tmp_path / "run")
+    labels = [[DOG]] * 4 + [[STRIPED]] * 2 + [[SKY]] * 3
+    sure = [True] * 3 + [False] + [True] * 5
+    write_layer(run, 0, "layer2", labels, scores=[1.0] * 9, sure=sure, live=[True] * 9)
+    places = pd.DataFrame({"epoch": 0, "layer": "layer2", "unit": range(9)})
+    places["x"] = [0.0, 0.2, 0.4, 0.6, 3.0, 3.1, 6.0, 6.2, 6.4]
+    places["y"] = [0.0] * 6 + [3.0] * 3
+    places = places.assign(
+        nearest_anchor="dog", anchor_distance=0.25, checkpoint="epoch_0.pth", detector=DETECTOR
+    )
+    places["concept"] = [label[0][0] for label in labels]
+    run.combine(info())
+    run.write_csv("embedding", places)
+    run.write_csv("anchors", pd.DataFrame({"anchor": ["sea"], "x": [5.0], "y": [-5.0]}))
+    page = visit().open(report(ReportOptions(out=run.root, cache_dir=tmp_path / "cache")).page)
+    canvas = page.locator("#space-canvas")
+    label = canvas.get_attribute("aria-label")
+    assert label is not None
+    # Units that are not interpretable do not count, and two are not several.
+    assert "Concepts of several units: dog 3, sky 3. " in label
+    named = canvas.screenshot()
+    # A search asks for single units: then the names step aside.
+    page.fill("#search", "nothing like this")
+    until(page, "document.querySelector('#found-hint').textContent.startsWith('None')")
+    assert canvas.screenshot() != named

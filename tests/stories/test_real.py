@@ -45,7 +45,7 @@ def test_resnet18_on_photos(shared_data: Path, minibroden: Path, tmp_path: Path,
             "--out",
             ckpts,
             "--epochs",
-            "5",
+            "2",
             "--size",
             "32",
             "--batch-size",
@@ -55,7 +55,7 @@ def test_resnet18_on_photos(shared_data: Path, minibroden: Path, tmp_path: Path,
         check=True,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )
-    assert len(list(ckpts.iterdir())) == 6
+    assert len(list(ckpts.iterdir())) == 3
     clip = shared_data / "photo-clip"
     common = ["--out", out, "--cache-dir", cache]
     study = [
@@ -66,7 +66,7 @@ def test_resnet18_on_photos(shared_data: Path, minibroden: Path, tmp_path: Path,
         "--probe",
         minibroden,
         "--probe-limit",
-        120,
+        80,
         "--input-size",
         64,
         "--encoder",
@@ -81,10 +81,10 @@ def test_resnet18_on_photos(shared_data: Path, minibroden: Path, tmp_path: Path,
     assert answer.code == 0, answer.err
     # The architecture was not named.
     assert json.loads((out / "run.json").read_text())["model"]["name"] == "resnet18"
-    assert answer.json()["forward_passes"] == 6
+    assert answer.json()["forward_passes"] == 3
     table = pd.read_parquet(out / "tables/concepts.parquet")
     assert (
-        table.groupby(["epoch", "layer"])["unit"].nunique().unstack().to_numpy().tolist() == [[256, 512]] * 6
+        table.groupby(["epoch", "layer"])["unit"].nunique().unstack().to_numpy().tolist() == [[256, 512]] * 3
     )
     assert set(table["category"]) <= {"", "color", "texture", "material", "part", "object", "scene"}
 

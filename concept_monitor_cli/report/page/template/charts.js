@@ -21,6 +21,11 @@ const FLOORS = {
   spread: ["spread_floor_random", "spread_floor_halves"],
 };
 
+const FLOOR_NAMES = {
+  sure_by_luck: "by luck", changed_by_luck: "by luck", effective_chance: "independent units", held_out_chance: "chance",
+  spread_floor_random: "random network", spread_floor_halves: "two halves of the images",
+};
+
 // Numbers between 0 and 1 or 2, whose axes are the same for all layers.
 const DISTANCES = ["held_out", "spread", "anchor_distance"];
 
@@ -132,7 +137,8 @@ function buildCharts() {
       figure.append(el("p", { class: "empty small", text: "not known for this layer" }));
       return figure;
     }
-    figure.append(el("div", { class: "chart-area" }));
+    figure.append(el("div", { class: "chart-area" }), el("p", { class: "caption" }));
+    figure.querySelector("figcaption").append(keepButtons(() => figure.querySelector("svg"), () => chartContent(series, values, line)));
     figure.draw = () => drawChart(figure, series, values, line, shared);
     return figure;
   }));
@@ -211,9 +217,42 @@ function drawChart(figure, series, values, line, shared) {
     const t = series.at(state.epoch);
     now.setAttribute("visibility", t < 0 ? "hidden" : "visible");
     now.setAttribute("x", left + Math.max(0, t) * step);
+    figure.querySelector(".caption").textContent = chartCaption(series, values, line);
   };
   figure.mark();
   fill(area, picture);
+}
+
+// What is to be seen in a chart, in words: at the epoch of the slider, and from the first epoch to the last.
+function chartCaption(series, values, line) {
+  const t = series.at(state.epoch);
+  const { epochs, statistics } = series;
+  const said = (value) => (value === null ? "not known" : Number.isInteger(value) ? whole.format(value) : number(value));
+  const last = epochs.length - 1;
+  const course = last ? `Epoch ${epochs[0]} to ${epochs[last]}: ${said(values[0])} to ${said(values[last])}. ` : "";
+  if (t < 0) return `${course}Not looked at in epoch ${state.epoch}.`;
+  if (!line) {
+    const parts = CATEGORIES.map((category, c) => [statistics.categories[c][t], plain(category.name)]).filter(([value]) => value);
+    return `${course}Epoch ${epochs[t]}: ${said(values[t])} of ${count(statistics.units[t], "unit")} interpretable`
+      + `${parts.length ? ` (${parts.map(([value, name]) => `${whole.format(value)} ${name}`).join(", ")})` : ""}.`;
+  }
+  const floors = (FLOORS[state.metric] || []).filter((name) => statistics[name][t] !== null).map((name) => `${FLOOR_NAMES[name]} ${said(statistics[name][t])}`);
+  return `${course}Epoch ${epochs[t]}: ${said(values[t])}${floors.length ? ` (${floors.join(", ")})` : ""}.`;
+}
+
+// A chart as it is kept.
+function chartContent(series, values, line) {
+  const [, name, about] = METRICS.find(([metric]) => metric === state.metric);
+  const floors = line ? FLOORS[state.metric] || [] : [];
+  const { epochs, statistics } = series;
+  return {
+    title: `${plain(series.layer)}: ${name.toLowerCase()}`,
+    name: fileName(series.layer, series.detector, state.metric),
+    caption: `${about} ${chartCaption(series, values, line)}`,
+    header: line ? ["epoch", state.metric, ...floors] : ["epoch", "units", "interpretable", ...CATEGORIES.map((category) => category.name)],
+    rows: () => epochs.map((epoch, t) => (line ? [epoch, values[t], ...floors.map((floor) => statistics[floor][t])]
+      : [epoch, statistics.units[t], values[t], ...CATEGORIES.map((_, c) => statistics.categories[c][t])])),
+  };
 }
 
 function markCharts() {

@@ -210,7 +210,7 @@ function start() {
   document.title = `${title} – Concept Monitor`;
   $("title").textContent = title;
   $("lead").textContent = headLine();
-  $("foot").textContent = "← → epochs · / find · Ctrl and wheel to zoom. This file is complete: it asks no network for anything.";
+  $("foot").textContent = "← → epochs · / find · Ctrl and wheel to zoom · the address is that of what is shown. This file is complete: it asks no network for anything.";
   fill($("category"), el("option", { value: "-1", text: "all" }), ...CATEGORIES.map((c, i) => el("option", { value: String(i), text: plain(c.name) })));
   $("category").addEventListener("change", () => update({ category: Number($("category").value) }));
   $("only-interpretable").addEventListener("change", (event) => update({ onlyInterpretable: event.target.checked }));
@@ -263,7 +263,13 @@ function start() {
   listen(["kind", "allLayers"], () => { showKind(); buildTable(); });
   listen(["series", "epoch", "query", "category", "onlyInterpretable"], () => { if (longTable) fillTable(); });
   listen(["series", "epoch", "followed"], showUnit);
+  listen(["series", "epoch", "metric", "query"], () => {
+    const address = viewAddress();
+    if (!$("unit").open && (address || location.hash.startsWith("#view-"))) setAddress(address || location.pathname + location.search);
+  });
+  viewAddress();
   update({ everything: true });
+  openView();
   flush();
   openFromAddress();
 

@@ -85,6 +85,7 @@ function drawSpace() {
   $("space-empty").textContent = problem;
   canvas.hidden = Boolean(problem);
   document.querySelector(".space-tools").hidden = Boolean(problem);
+  $("space-keep").hidden = Boolean(problem);
   $("space-frame").classList.toggle("without", Boolean(problem));
   if (problem) return;
   const series = current();
@@ -139,6 +140,7 @@ function drawSpace() {
   const taken = [];
   drawFollowed(draw, series, t, taken, { width, height });
   drawAnchors(draw, taken, { width, height });
+  drawClusters(draw, series, t, taken, { width, height });
   if (space.hover >= 0 && !Number.isNaN(xs[space.hover])) {
     draw.lineWidth = 2;
     draw.strokeStyle = space.colours.ink;
@@ -147,8 +149,10 @@ function drawSpace() {
     draw.stroke();
   }
   const s = series.statistics;
+  const several = clusters(series, t, { width, height });
   canvas.setAttribute("aria-label", `${plain(series.layer)} at epoch ${state.epoch}: ${count(s.units[t], "unit")}, `
     + `${whole.format(s.interpretable[t])} interpretable, among ${count(DATA.anchors.name.length, "anchor")}. `
+    + (several.length ? `Concepts of several units: ${several.map(({ label, rows }) => `${labelText(label)} ${rows.length}`).join(", ")}. ` : "")
     + "The same units are in the table below.");
 }
 
@@ -241,6 +245,60 @@ function drawFollowed(draw, series, t, taken, size) {
     const label = series.label(t, row);
     writeBeside(draw, short(`${series.units[row]}: ${labelText(label)}`), ...here, space.colours.ink, taken, size, true);
   }
+}
+
+const CLUSTERS = { most: 14, least: 3, tile: 34 };
+
+// Interpretable units by concept, the commonest concepts first: where a concept has several units, they lie together.
+function clusters(series, t, { width, height }) {
+  const { xs, ys } = space.shown;
+  const groups = new Map();
+  for (let row = 0; row < series.size; row++) {
+    if (!(xs[row] >= 0 && xs[row] <= width && ys[row] >= 0 && ys[row] <= height) || !series.flag(t, row, INTERPRETABLE)) continue;
+    const label = series.label(t, row);
+    if (!groups.has(label)) groups.set(label, []);
+    groups.get(label).push(row);
+  }
+  const middle = (values) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)];
+  return [...groups].filter(([, rows]) => rows.length >= CLUSTERS.least)
+    .sort((a, b) => b[1].length - a[1].length || a[0] - b[0]).slice(0, CLUSTERS.most)
+    .map(([label, rows]) => ({ label, rows, x: middle(rows.map((row) => xs[row])), y: middle(rows.map((row) => ys[row])) }));
+}
+
+// The name of each cluster, and the favourite photo of its surest unit: what is where. Nothing covers anything.
+function drawClusters(draw, series, t, taken, size) {
+  if (space.from || searching()) return;
+  draw.font = "11.5px system-ui, sans-serif";
+  draw.textBaseline = "middle";
+  const side = CLUSTERS.tile;
+  for (const { label, rows, x, y } of clusters(series, t, size)) {
+    const sure = rows.map((row) => [row, series.images(t, row)[0]]).filter(([, image]) => image !== undefined)
+      .sort((a, b) => (series.certainty(t, b[0]) || -1e9) - (series.certainty(t, a[0]) || -1e9))[0];
+    const [left, top] = [x - side / 2, y - side - 8];
+    const free = left >= 2 && top >= 2 && left + side <= size.width - 2
+      && !taken.some(([a, b, w, h]) => left < a + w && left + side > a && top < b + h && top + side > b);
+    if (sure && free) {
+      taken.push([left, top, side, side]);
+      drawThumbnail(draw, sure[1], left, top, side, colourOf(label));
+    }
+    writeBeside(draw, `${short(labelText(label), 22)} ${rows.length}`, x, y, space.colours.ink, taken, size, false);
+  }
+}
+
+// A photo on the canvas, framed in the colour of its category; drawn anew once its sheet is read.
+function drawThumbnail(draw, place, left, top, side, colour) {
+  const { size, columns, perSheet } = DATA.images;
+  const sheet = sheetImage(Math.floor(place / perSheet));
+  if (!sheet.image.complete) {
+    if (!sheet.awaited) sheet.awaited = sheet.ready.then(drawSpace).catch(() => {});
+    return;
+  }
+  if (!sheet.image.naturalWidth) return;
+  const inside = place % perSheet;
+  draw.drawImage(sheet.image, (inside % columns) * size, Math.floor(inside / columns) * size, size, size, left, top, side, side);
+  draw.lineWidth = 2;
+  draw.strokeStyle = colour;
+  draw.strokeRect(left, top, side, side);
 }
 
 // A short glide from one epoch to the next shows which unit went where.
@@ -356,9 +414,73 @@ function startSpace() {
     const box = canvas.getBoundingClientRect();
     zoomBy(Math.exp(-event.deltaY / 300), event.clientX - box.left, event.clientY - box.top);
   }, { passive: false });
+  if (FRAME) $("space-keep").append(keepButtons(spacePicture, spaceContent));
   $("zoom-in").addEventListener("click", () => zoomBy(1.6));
   $("zoom-out").addEventListener("click", () => zoomBy(1 / 1.6));
   $("zoom-reset").addEventListener("click", () => zoomBy(1e-9));
+}
+
+// -- the picture as a file -----------------------------------------------------------------------
+
+// The picture as it is zoomed now: units, the ways of followed ones, anchors.
+function spacePicture() {
+  const series = current();
+  const t = series.at(state.epoch);
+  const size = spaceSize();
+  const project = projection(size);
+  const { xs, ys } = positions(series, t);
+  const picture = svg("svg", { viewBox: `0 0 ${size.width} ${size.height}` });
+  const inside = (x, y) => x >= 0 && y >= 0 && x <= size.width && y <= size.height;
+  const rows = Array.from(xs.keys()).filter((row) => inside(xs[row], ys[row]))
+    .sort((a, b) => series.flag(t, a, INTERPRETABLE) - series.flag(t, b, INTERPRETABLE));
+  for (const row of rows) {
+    const sure = series.flag(t, row, INTERPRETABLE);
+    picture.append(svg("circle", { cx: xs[row].toFixed(1), cy: ys[row].toFixed(1), r: sure ? 3 : 2.2, "fill-opacity": 0.8,
+      fill: sure ? colourOf(series.label(t, row)) : space.colours.unit }));
+  }
+  const word = (text, x, y, fill) => svg("text", { x: x + 9, y: y + 4, fill, text, "font-size": 12, "font-weight": 600, "font-family": "sans-serif" });
+  for (const [key, colour] of state.followed) {
+    const [which, row] = key.split("/").map(Number);
+    if (which !== series.number || Number.isNaN(xs[row])) continue;
+    const way = [];
+    for (let i = 0; i <= t; i++) {
+      const x = series.place.x.at(i * series.size + row);
+      if (!Number.isNaN(x)) way.push(project(x, series.place.y.at(i * series.size + row)));
+    }
+    picture.append(svg("path", { d: way.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(1)},${y.toFixed(1)}`).join(""), fill: "none", stroke: colour, "stroke-width": 2 }),
+      svg("circle", { cx: xs[row], cy: ys[row], r: 5, fill: colour }),
+      word(`${series.units[row]}: ${labelText(series.label(t, row))}`, xs[row], ys[row], space.colours.ink));
+  }
+  DATA.anchors.name.forEach((name, i) => {
+    const [x, y] = project(DATA.anchors.x[i], DATA.anchors.y[i]);
+    if (!inside(x, y)) return;
+    const corners = Array.from({ length: 10 }, (_, k) => {
+      const [angle, r] = [(Math.PI * k) / 5 - Math.PI / 2, k % 2 ? 3.6 : 8];
+      return `${(x + r * Math.cos(angle)).toFixed(1)},${(y + r * Math.sin(angle)).toFixed(1)}`;
+    });
+    picture.append(svg("polygon", { points: corners.join(" "), fill: space.colours.anchor }), word(plain(name), x, y, space.colours.anchor));
+  });
+  return picture;
+}
+
+function spaceContent() {
+  const series = current();
+  const t = series.at(state.epoch);
+  const s = series.statistics;
+  return {
+    title: `${plain(series.layer)}: concept space, epoch ${state.epoch}`,
+    name: fileName(series.layer, series.detector, "space", `epoch ${state.epoch}`),
+    caption: t < 0 ? "" : `Every dot is a unit, at the weighted mean of its concepts, in the colour of its concept's category; grey ones are not interpretable. `
+      + `${whole.format(s.interpretable[t])} of ${count(s.units[t], "unit")} interpretable. Stars are anchor words.`,
+    header: ["unit", "x", "y", "concept", "category", "interpretable", "score", "nearest_anchor", "anchor_distance"],
+    rows: () => Array.from({ length: series.size }, (_, row) => [row, t * series.size + row])
+      .filter(([, place]) => !Number.isNaN(series.place.x.at(place)))
+      .map(([row, place]) => {
+        const [label, anchor] = [series.label(t, row), series.place.anchor[place]];
+        return [series.units[row], series.place.x.at(place), series.place.y.at(place), label < 0 ? "" : LABELS[label], categoryOf(label),
+          series.flag(t, row, INTERPRETABLE), series.score(t, row), anchor ? DATA.anchors.name[anchor - 1] : "", series.place.distance.at(place)];
+      }),
+  };
 }
 
 // -- lists beside the picture ------------------------------------------------------------------

@@ -31,6 +31,7 @@ function buildDynamics() {
     const figure = el("figure", { class: "chart" },
       el("figcaption", {}, el("b", { text: plain(one.layer) }), el("span", { text: "CKA, epoch by epoch" })),
       el("div", { class: "chart-area" }));
+    figure.querySelector("figcaption").append(keepButtons(() => figure.querySelector("svg"), () => matrixContent(one)));
     figure.mark = drawMatrix(figure.querySelector(".chart-area"), one);
     return figure;
   }), endCurves());
@@ -87,6 +88,18 @@ function drawMatrix(area, one) {
   };
 }
 
+function matrixContent(one) {
+  const n = one.epochs.length;
+  return {
+    title: `${plain(one.layer)}: CKA, epoch by epoch`,
+    name: fileName(one.layer, "cka"),
+    caption: `How alike the layer is at two epochs (debiased CKA; 1: the same space, 0: chance). Epoch ${one.epochs[0]} to ${one.epochs[n - 1]}: `
+      + `${number(one.cka.at(n - 1), 2)} (permuted images ${number(one.chance.at(n - 1), 2)}).`,
+    header: ["epoch_a", "epoch_b", "cka", "chance"],
+    rows: () => one.epochs.flatMap((a, i) => one.epochs.map((b, j) => [a, b, one.cka.at(i * n + j), one.chance.at(i * n + j)])),
+  };
+}
+
 // An epoch of the slider.
 function nearestShown(epoch) {
   return DATA.epochs.reduce((best, each) => (Math.abs(each - epoch) < Math.abs(best - epoch) ? each : best), DATA.epochs[0]);
@@ -129,6 +142,13 @@ function lineChart(title, note, lines, top) {
       swatch.style.background = line.colour;
       return el("li", {}, swatch, el("span", { text: plain(line.name) }));
     })));
+  figure.querySelector("figcaption").append(keepButtons(() => picture, () => ({
+    title: `${plain(title)}: ${note}`,
+    name: fileName(title, note),
+    caption: `${lines.map((line) => plain(line.name)).join(", ")}; epoch ${low} to ${low + span}.`,
+    header: ["line", "epoch", "value"],
+    rows: () => lines.flatMap((line) => line.points.map(([epoch, value]) => [line.name, epoch, value])),
+  })));
   figure.mark = () => {
     now.setAttribute("visibility", state.epoch < low || state.epoch > low + span ? "hidden" : "visible");
     now.setAttribute("x1", x(state.epoch));

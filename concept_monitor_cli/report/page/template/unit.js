@@ -20,10 +20,29 @@ function openUnit(which, row) {
 function closeUnit() {
   unitPage.series = -1;
   if ($("unit").open) $("unit").close();
-  setAddress(location.pathname + location.search);
+  setAddress(viewAddress() || location.pathname + location.search);
+}
+
+// What is shown as an address: layer, epoch, quantity and what is searched for. Empty where the page would open so.
+function viewAddress() {
+  const address = `#view-${state.series}-${state.epoch}-${state.metric}-${encodeURIComponent(state.query)}`;
+  if (viewAddress.first === undefined) viewAddress.first = address;
+  return address === viewAddress.first ? "" : address;
+}
+
+function openView() {
+  const match = /^#view-(\d+)-(\d+)-([a-z_]+)-([^#]{0,600})$/.exec(location.hash);
+  if (!match) return;
+  let query = "";
+  try { query = decodeURIComponent(match[4]); } catch { return; }
+  const [series, epoch] = [Number(match[1]), Number(match[2])];
+  if (!SERIES[series] || !DATA.epochs.includes(epoch) || !availableMetrics().some(([name]) => name === match[3])) return;
+  $("search").value = query;
+  update({ series, epoch, metric: match[3], query });
 }
 
 function openFromAddress() {
+  openView();
   const match = /^#unit-(\d+)-(\d+)-(\d+)$/.exec(location.hash);
   if (!match) return;
   const [which, unit, epoch] = match.slice(1).map(Number);
@@ -50,7 +69,7 @@ function showUnit() {
   $("unit-follow").textContent = followed ? "Followed" : "Follow";
   const body = $("unit-body");
   const top = body.scrollTop;
-  fill(body, unitNow(series, t, row), unitNames(series, row), unitUses(series, row), unitImages(series, t, row), unitCircuit(series, row), series.epochs.length > 1 ? unitLife(series, row) : null);
+  fill(body, unitNow(series, t, row), unitNames(series, row), unitUses(series, row), unitImages(series, t, row), unitNeighbours(series, t, row), unitCircuit(series, row), series.epochs.length > 1 ? unitLife(series, row) : null);
   body.scrollTop = top;
 }
 
@@ -129,6 +148,26 @@ function unitImages(series, t, row) {
         + `${series.units[row]}” brings them in.`) }));
   }
   return part;
+}
+
+const NEIGHBOURS = 6;
+
+// The units that stand nearest to it on the map of this epoch, in the same layer.
+function unitNeighbours(series, t, row) {
+  const { place, size } = series;
+  if (!place || t < 0) return null;
+  const at = (other) => [place.x.at(t * size + other), place.y.at(t * size + other)];
+  const [x, y] = at(row);
+  if (Number.isNaN(x)) return null;
+  const others = [];
+  for (let other = 0; other < size; other++) {
+    const [a, b] = at(other);
+    if (other !== row && !Number.isNaN(a)) others.push([(a - x) ** 2 + (b - y) ** 2, other]);
+  }
+  if (!others.length) return null;
+  others.sort((a, b) => a[0] - b[0] || a[1] - b[1]);
+  return el("section", {}, el("h3", { text: "Nearest on the map" }),
+    el("ol", { class: "unit-list" }, ...others.slice(0, NEIGHBOURS).map(([, other]) => el("li", {}, unitButton(series, t, other)))));
 }
 
 // The strongest edges into the unit and out of it, with the images of the units at their ends.
