@@ -23,6 +23,7 @@ _PAGE = "Page"
         ("cmon report", "cmon-out/report.html, one file that needs no network"),
         ("cmon report --units 256,479 --image-megabytes 20", "follow two units; more images"),
         ("cmon report --epochs 0:90:10,last --layer layer4", "a smaller page"),
+        ("cmon report standard robust", "standard/report.html, with the charts of robust beside"),
         ("cmon report --tensorboard runs/", "then: tensorboard --logdir runs/"),
     ],
 )

@@ -203,6 +203,9 @@ class ReportOptions(OneRunOptions):
 
     without: ClassVar[tuple[str, ...]] = (*ReadingOptions.without, "seed", "plot_formats")
 
+    other: Path | None = argument(
+        None, "Another run, whose charts stand beside.", metavar="OTHER", read=path, shown="none"
+    )
     units: tuple[int, ...] = option(
         (),
         "Units that are followed from the start and whose images come first: 256,479 or 10-19.",

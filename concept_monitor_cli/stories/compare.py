@@ -23,8 +23,9 @@ from concept_monitor_cli.monitor.comparison import (
 )
 from concept_monitor_cli.monitor.findings import Finding, choose, statements_of_two
 from concept_monitor_cli.monitor.findings.two_runs import different_settings
+from concept_monitor_cli.monitor.floors import together
 from concept_monitor_cli.monitor.history import History
-from concept_monitor_cli.monitor.statistics import ALL
+from concept_monitor_cli.monitor.statistics import ALL, category_statistics
 from concept_monitor_cli.options import CompareOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.record.exemplars import holds_pooled
@@ -33,7 +34,7 @@ from concept_monitor_cli.report.style import save
 from concept_monitor_cli.report.unit_figures import Look, class_examples, class_table
 from concept_monitor_cli.run import RunFolder
 from concept_monitor_cli.store import Writer
-from concept_monitor_cli.stories.findings import keep
+from concept_monitor_cli.stories.findings import beside_records, keep
 from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.stats import plain_rows, statistics_of, warn_of_differences
 from concept_monitor_cli.stories.units import looks_of
@@ -104,7 +105,7 @@ def compare(options: CompareOptions, progress: Progress = SILENT) -> CompareResu
     warn_of_differences(first, second, progress)
     pairs = _pairs(first, second, options.match)
     folder = RunFolder(options.out)
-    result = CompareResult(options.out, _names(first, second))
+    result = CompareResult(options.out, two_names(first, second))
 
     matchable = first.has_settings_of(second)["probe"]
     if not matchable:
@@ -161,6 +162,38 @@ def compare(options: CompareOptions, progress: Progress = SILENT) -> CompareResu
     return result
 
 
+def told_apart(first: OpenRun, second: OpenRun) -> list[Finding]:
+    """What sets two runs apart by their counts alone, in sentences; units are not matched.
+
+    Raises:
+        InputError: they have no layer and detector in common.
+    """
+    pairs = _pairs(first, second)
+    summaries = []
+    for pair in pairs:
+        finals = Final.of(pair.first), Final.of(pair.second)
+        counts = concept_counts(pair.first.layer, pair.first.detector, *finals)
+        summaries.append(_layer_summary(pair, counts, None, None))
+    statistics = [_common(_counted(run), pairs, side) for run, side in ((first, "first"), (second, "second"))]
+    return choose(
+        statements_of_two(summaries, _categories(statistics), None, _designs(statistics)),
+        different_settings(first.has_settings_of(second)),
+    )
+
+
+def _counted(opened: OpenRun) -> pd.DataFrame:
+    """The counts of a run and how different its units are: what needs neither encoder nor recordings."""
+    import pandas as pd
+
+    return pd.concat(
+        [
+            category_statistics(opened.rows(history), known=together(beside_records(opened, history)))
+            for history in opened.histories
+        ],
+        ignore_index=True,
+    )
+
+
 def _pairs(first: OpenRun, second: OpenRun, match: Sequence[str] = ()) -> list[_Pair]:
     others = {(history.layer, history.detector): history for history in second.histories}
     twins = dict(_twins(first, second, match)) if match else {name: name for name, _ in others}
@@ -198,7 +231,7 @@ def _twins(first: OpenRun, second: OpenRun, match: Sequence[str]) -> Iterator[tu
         yield one, other
 
 
-def _names(first: OpenRun, second: OpenRun) -> tuple[str, str]:
+def two_names(first: OpenRun, second: OpenRun) -> tuple[str, str]:
     """The folders' names; with their parents' where they are the same."""
     if first.name != second.name:
         return first.name, second.name

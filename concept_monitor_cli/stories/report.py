@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.monitor.findings import findings
 from concept_monitor_cli.monitor.history import History
-from concept_monitor_cli.options import DynamicsOptions, ReportOptions
+from concept_monitor_cli.options import DynamicsOptions, ReadingOptions, ReportOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.report.exports import (
     MOST_POINTS,
@@ -25,6 +25,7 @@ from concept_monitor_cli.report.exports import (
     write_tables,
 )
 from concept_monitor_cli.report.page import (
+    Beside,
     Pictures,
     Structure,
     draw_pictures,
@@ -32,10 +33,12 @@ from concept_monitor_cli.report.page import (
     page_content,
     read_structure,
     read_tables,
+    record_notes,
     render,
 )
 from concept_monitor_cli.run import RunFolder
 from concept_monitor_cli.store import Key, Store, write_text_atomic
+from concept_monitor_cli.stories.compare import told_apart, two_names
 from concept_monitor_cli.stories.dynamics import convergence, in_words
 from concept_monitor_cli.stories.findings import run_tables
 from concept_monitor_cli.stories.opened import OpenRun
@@ -96,6 +99,7 @@ def report(options: ReportOptions, progress: Progress = SILENT) -> ReportResult:
         findings=findings(run_tables(opened)),
         tracked=options.units,
         structure=structure,
+        beside=None if options.other is None else _beside(opened, options.other, options, progress),
         progress=progress,
     )
     page = render(content, pictures.sheets.uris)
@@ -130,6 +134,24 @@ def _structure(opened: OpenRun) -> Structure:
             threshold = DynamicsOptions().threshold
             return replace(found, name=name, words=tuple(in_words(convergence(own, threshold), threshold)))
     return found
+
+
+def _beside(opened: OpenRun, root: Path, options: ReportOptions, progress: Progress) -> Beside:
+    """Another run, for the charts beside those of the page.
+
+    Raises:
+        InputError: there is no such run, or the two have no layer and detector in common.
+    """
+    # All that it has: what is shown is chosen by the layers of the page.
+    other = OpenRun(root, ReadingOptions.of(options), progress)
+    twins = {(history.layer, history.detector): history for history in other.histories}
+    return Beside(
+        two_names(opened, other)[1],
+        [twins.get((history.layer, history.detector)) for history in opened.histories],
+        read_tables(other.run, other.table),
+        record_notes(other.run),
+        told_apart(opened, other),
+    )
 
 
 def _pictures(opened: OpenRun, options: ReportOptions, before: Sequence[str], progress: Progress) -> Pictures:

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from report_runs import DETECTOR, info, make_images, make_run, write_layer
 
+from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import ReportOptions
 from concept_monitor_cli.probe import load_probe
 from concept_monitor_cli.run import RunFolder
@@ -786,3 +787,38 @@ def test_the_map_names_concepts_of_several_units(tmp_path: Path, visit: Callable
     page.fill("#search", "nothing like this")
     until(page, "document.querySelector('#found-hint').textContent.startsWith('None')")
     assert canvas.screenshot() != named
+
+
+def test_another_run_stands_beside(tmp_path: Path, visit: Callable[..., Opened]) -> None:
+    roots = []
+    for name, called in (("standard", 2), ("robust", 9)):
+        run = RunFolder(tmp_path / name)
+        for epoch in (0, 1):
+            sure = [unit < called * epoch for unit in range(20)]
+            write_layer(run, epoch, "layer2", [[DOG]] * 20, scores=[1.0] * 20, sure=sure, live=[True] * 20)
+        run.combine(info())
+        roots.append(run.root)
+    cache = tmp_path / "cache"
+    page = visit().open(report(ReportOptions(out=roots[0], other=roots[1], cache_dir=cache)).page)
+    captions = texts(page.locator("#chart-grid figcaption"))
+    assert captions == ["layer2 20 units SVG CSV", "layer2 robust · 20 units SVG CSV"]
+    charts = page.locator("#chart-grid svg")
+    assert charts.nth(1).get_attribute("aria-label") == (
+        "layer2 of robust, Categories: 0 at epoch 0, 9 at epoch 1"
+    )
+    # One axis for both.
+    ticks = [charts.nth(i).locator("text.tick[text-anchor=end]").all_text_contents() for i in range(2)]
+    assert ticks[0] == ticks[1] != []
+    assert "robust: 9 of 20" in page.inner_text("#cards .card")
+    assert page.inner_text("#beside-title") == "Beside robust"
+    assert "A is standard, B is robust" in page.inner_text("#beside-hint")
+    assert page.locator("#beside-list li").count() >= 1
+    # Without another run nothing of it is there.
+    alone = visit().open(report(ReportOptions(out=roots[0], cache_dir=cache)).page)
+    assert not alone.is_visible("#beside")
+    assert alone.locator("#chart-grid figure").count() == 1
+    other = RunFolder(tmp_path / "third")
+    write_layer(other, 0, "fc", [[DOG]], scores=[1.0], sure=[True], live=[True])
+    other.combine(info())
+    with pytest.raises(InputError, match="no layer and detector in common"):
+        report(ReportOptions(out=roots[0], other=other.root, cache_dir=cache))

@@ -5,12 +5,13 @@
 and styles in `template/`.
 """
 
-from concept_monitor_cli.report.page.contents import page_content, read_tables
+from concept_monitor_cli.report.page.contents import Beside, page_content, read_tables, record_notes
 from concept_monitor_cli.report.page.pictures import Pictures, draw_pictures, known_images
 from concept_monitor_cli.report.page.render import render
 from concept_monitor_cli.report.page.structure import Structure, read_structure
 
 __all__ = [
+    "Beside",
     "Pictures",
     "Structure",
     "draw_pictures",
@@ -18,5 +19,6 @@ __all__ = [
     "page_content",
     "read_structure",
     "read_tables",
+    "record_notes",
     "render",
 ]

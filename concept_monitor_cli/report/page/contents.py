@@ -111,6 +111,25 @@ def affordable_ranks(tables: Tables) -> int:
     return ranks if moments * (_UNIT_BYTES + _RANK_BYTES * (ranks - 1)) <= MAX_TABLE_BYTES else 1
 
 
+@dataclass(frozen=True)
+class Beside:
+    """Another run, whose charts stand beside those of a page.
+
+    Attributes:
+        name: of the run.
+        histories: for each layer of the page the same one of the other run; `None` where it has none.
+        tables: of the other run.
+        notes: (layer, detector) -> what its table records say.
+        findings: what sets the runs apart; the page's is A, the other is B.
+    """
+
+    name: str
+    histories: Sequence[History | None]
+    tables: Tables
+    notes: Mapping[tuple[str, str], Any]
+    findings: Sequence[Finding] = ()
+
+
 @dataclass
 class Vocabulary:
     """The labels of all layers: a concept with its category, written into the page once.
@@ -129,6 +148,11 @@ class Vocabulary:
         named = table[table["concept"] != ""]
         pairs = named[["concept", "category"]].drop_duplicates().sort_values(["concept", "category"])
         return cls(pd.MultiIndex.from_frame(pairs), category_order(pairs["category"]))
+
+    def add_categories(self, table: pd.DataFrame) -> None:
+        """Categories that another concept table has as well."""
+        named = table.loc[table["concept"] != "", "category"]
+        self.categories = category_order([*self.categories, *named.unique()])
 
     def to_json(self) -> dict[str, Any]:
         """Columns: names, and the number of each one's category."""
@@ -184,11 +208,38 @@ def series_json(
         "flags": integers(flags),
         "place": _place_json(history, tables, shape),
         "lives": _lives_json(history, tables),
-        "statistics": {
-            **_statistics_json(history, tables, vocabulary.categories),
-            **_beside_json(history, notes.get((history.layer, history.detector), {})),
-        },
+        "statistics": _series_statistics(history, tables, vocabulary.categories, notes),
         **notes.get((history.layer, history.detector), {}),
+    }
+
+
+def _series_statistics(
+    history: History, tables: Tables, categories: Sequence[str], notes: Mapping[tuple[str, str], Any]
+) -> dict[str, Any]:
+    """All numbers of a layer, a value per epoch."""
+    return {
+        **_statistics_json(history, tables, categories),
+        **_beside_json(history, notes.get((history.layer, history.detector), {})),
+    }
+
+
+def other_json(beside: Beside, categories: Sequence[str]) -> dict[str, Any]:
+    """Another run: its numbers per layer of the page and epoch, and what sets the two apart."""
+    return {
+        "title": beside.name,
+        "findings": [each.sentence for each in beside.findings],
+        "series": [
+            None
+            if history is None
+            else {
+                "layer": history.layer,
+                "detector": history.detector,
+                "epochs": history.epochs.tolist(),
+                "size": len(history.units),
+                "statistics": _series_statistics(history, beside.tables, categories, beside.notes),
+            }
+            for history in beside.histories
+        ],
     }
 
 
@@ -372,6 +423,7 @@ def page_content(
     findings: Sequence[Finding] = (),
     tracked: Sequence[int] = (),
     structure: Structure | None = None,
+    beside: Beside | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Everything that a page shows, as plain JSON values.
@@ -384,6 +436,7 @@ def page_content(
         findings: what the run says, in sentences.
         tracked: units that are followed from the start.
         structure: what `dynamics`, `factors`, `vectors`, `evolutions`, `circuits` and `ablate` found.
+        beside: another run.
         progress: told of the packing.
     """
     concepts, left_out = tables.concepts, list(pictures.left_out)
@@ -394,6 +447,8 @@ def page_content(
             "tables/concepts.parquet. With --layer or --epochs there is room for them."
         )
     vocabulary, notes = Vocabulary.of(concepts), record_notes(run)
+    if beside is not None:
+        vocabulary.add_categories(beside.tables.concepts)
     series = []
     with progress.task("packing tables", len(histories), "layers") as advance:
         for history, images in zip(histories, pictures.series, strict=True):
@@ -412,6 +467,7 @@ def page_content(
         "categories": [{"name": name, "colour": category_colour(name)} for name in vocabulary.categories],
         "labels": vocabulary.to_json(),
         "series": series,
+        "beside": None if beside is None else other_json(beside, vocabulary.categories),
         "anchors": anchors_json(tables),
         "tracked": list(tracked),
         "dynamics": None if structure is None else dynamics_json(structure, [h.layer for h in histories]),

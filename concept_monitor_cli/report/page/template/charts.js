@@ -101,11 +101,21 @@ function showCards() {
         : s.changed[t] === null ? null : `${whole.format(s.changed[t])} relabelled${s.changed_by_luck[t] === null ? "" : ` (by luck ${whole.format(s.changed_by_luck[t])})`}`,
       s.dead[t] ? `${whole.format(s.dead[t])} dead` : null,
       s.effective[t] === null ? null : `as different as ${number(s.effective[t])} units`,
+      otherCard(series),
       s.held_out[t] === null ? null : `held out: ${plain(s.held_out_word[t])}, ${number(s.held_out[t])} (chance ${number(s.held_out_chance[t])})`,
     ].filter(Boolean).join(" · ");
   }
   $("overview-hint").textContent = `Units whose best concept fits better than chance allows, at epoch ${state.epoch}; `
     + "the columns show every epoch.";
+}
+
+// The same layer of the other run, at the same epoch or its last.
+function otherCard(series) {
+  const other = BESIDE && BESIDE.series[series.number];
+  if (!other) return null;
+  const at = other.at(state.epoch);
+  const t = at < 0 ? other.epochs.length - 1 : at;
+  return `${plain(other.of)}: ${whole.format(other.statistics.interpretable[t])} of ${whole.format(other.statistics.units[t])}${at < 0 ? ` at epoch ${other.epochs[t]}` : ""}`;
 }
 
 function buildLegend() {
@@ -128,11 +138,17 @@ function buildCharts() {
   // Counts have an axis of their own in each layer: layers differ in size. Distances share one.
   const shared = DISTANCES.includes(state.metric)
     ? Math.max(...all.flatMap((series) => [state.metric, ...(FLOORS[state.metric] || [])].flatMap((name) => series.statistics[name].map((v) => v ?? 0)))) : null;
-  fill($("chart-grid"), ...all.map((series) => {
+  const other = (series) => (BESIDE && BESIDE.series[series.number]) || null;
+  // Two runs of a layer have one axis.
+  const highest = (series) => Math.max(...[series, other(series)].filter(Boolean).flatMap((one) =>
+    (line ? [one.statistics[state.metric], ...(FLOORS[state.metric] || []).map((name) => one.statistics[name])] : [one.statistics.interpretable]).flat().map((v) => v ?? 0)));
+  const pairs = all.flatMap((series) => [series, other(series)].filter(Boolean).map((one) => [one, shared ?? (other(series) ? highest(series) : null)]));
+  $("chart-grid").classList.toggle("pairs", Boolean(BESIDE));
+  fill($("chart-grid"), ...pairs.map(([series, shared]) => {
     const values = line ? series.statistics[state.metric] : series.statistics.interpretable;
     const figure = el("figure", { class: "chart" },
-      el("figcaption", {}, el("b", { text: plain(series.layer) }), el("span", { text: count(series.size, "unit") })));
-    figure.dataset.series = series.number;
+      el("figcaption", {}, el("b", { text: plain(series.layer) }), el("span", { text: series.of ? `${plain(series.of)} · ${count(series.size, "unit")}` : count(series.size, "unit") })));
+    if (!series.of) figure.dataset.series = series.number;
     if (values.every((value) => value === null)) {
       figure.append(el("p", { class: "empty small", text: "not known for this layer" }));
       return figure;
@@ -156,7 +172,7 @@ function drawChart(figure, series, values, line, shared) {
   const inner = { width: width - left - right, height: height - top - bottom };
   const counts = !DISTANCES.includes(state.metric);
   const floors = line ? (FLOORS[state.metric] || []).map((name) => series.statistics[name]) : [];
-  const most = shared ?? Math.max(counts ? 1 : 1e-9, ...[values, ...floors].flat().map((value) => value ?? 0));
+  const most = shared || Math.max(counts ? 1 : 1e-9, ...[values, ...floors].flat().map((value) => value ?? 0));
   const marks = ticks(most, counts);
   const highest = Math.max(most, marks[marks.length - 1]) * 1.04;
   const n = series.epochs.length;
@@ -204,7 +220,7 @@ function drawChart(figure, series, values, line, shared) {
     }
   }
   const last = values.length - 1;
-  picture.setAttribute("aria-label", `${plain(series.layer)}, ${METRICS.find(([name]) => name === state.metric)[1]}: `
+  picture.setAttribute("aria-label", `${plain(series.layer)}${series.of ? ` of ${plain(series.of)}` : ""}, ${METRICS.find(([name]) => name === state.metric)[1]}: `
     + `${values[0] ?? "unknown"} at epoch ${series.epochs[0]}, ${values[last] ?? "unknown"} at epoch ${series.epochs[last]}`);
   const column = (event) => {
     const box = picture.getBoundingClientRect();
@@ -212,7 +228,7 @@ function drawChart(figure, series, values, line, shared) {
   };
   picture.addEventListener("pointermove", (event) => showTip(event, chartTip(series, column(event), line, values)));
   picture.addEventListener("pointerleave", hideTip);
-  picture.addEventListener("click", (event) => update({ epoch: series.epochs[column(event)] }));
+  picture.addEventListener("click", (event) => update({ epoch: nearestShown(series.epochs[column(event)]) }));
   figure.mark = () => {
     const t = series.at(state.epoch);
     now.setAttribute("visibility", t < 0 ? "hidden" : "visible");
@@ -246,8 +262,8 @@ function chartContent(series, values, line) {
   const floors = line ? FLOORS[state.metric] || [] : [];
   const { epochs, statistics } = series;
   return {
-    title: `${plain(series.layer)}: ${name.toLowerCase()}`,
-    name: fileName(series.layer, series.detector, state.metric),
+    title: `${plain(series.layer)}${series.of ? ` of ${plain(series.of)}` : ""}: ${name.toLowerCase()}`,
+    name: fileName(series.of || "", series.layer, series.detector, state.metric),
     caption: `${about} ${chartCaption(series, values, line)}`,
     header: line ? ["epoch", state.metric, ...floors] : ["epoch", "units", "interpretable", ...CATEGORIES.map((category) => category.name)],
     rows: () => epochs.map((epoch, t) => (line ? [epoch, values[t], ...floors.map((floor) => statistics[floor][t])]

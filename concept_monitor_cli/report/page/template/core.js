@@ -174,6 +174,14 @@ class Series {
 }
 
 const SERIES = DATA.series.map((raw, i) => new Series(raw, i));
+// Another run, of which the page has the numbers per layer and epoch; by the number of the own series.
+const BESIDE = DATA.beside && {
+  title: DATA.beside.title,
+  findings: DATA.beside.findings,
+  series: DATA.beside.series.map((raw) => raw && {
+    ...raw, of: DATA.beside.title, at: (epoch) => raw.epochs.indexOf(epoch),
+  }),
+};
 const CATEGORIES = DATA.categories;
 const LABELS = DATA.labels.name;
 const LABEL_CATEGORY = DATA.labels.category;

@@ -22,7 +22,7 @@ const EVIDENCE = { statistics: "charts", changes: "units", units: "space", self_
 
 function buildFindings() {
   const found = DATA.findings || [];
-  $("findings").hidden = !found.length;
+  $("findings").hidden = !found.length && !BESIDE;
   $("findings-hint").textContent = "Written by rules from the tables of this run. First what luck explains least; every statement that was tried counts against the others, so that a run of noise says “nothing beyond chance”. Then what speaks against trusting it.";
   fill($("findings-list"), ...found.map((finding) => {
     const table = plain(finding.evidence).split(/[/.]/)[1] || "";
@@ -38,6 +38,15 @@ function buildFindings() {
       el("bdi", { text: `${plain(finding.sentence)}.` }), " ", link,
       finding.command ? el("code", { class: "command", text: plain(finding.command) }) : null);
   }));
+}
+
+// What sets this run apart from the one beside it.
+function buildBeside() {
+  $("beside").hidden = !BESIDE;
+  if (!BESIDE) return;
+  $("beside-title").textContent = `Beside ${plain(BESIDE.title)}`;
+  $("beside-hint").textContent = `A is ${plain(DATA.title)}, B is ${plain(BESIDE.title)}; both at their last epochs. Map, units and images of this page are those of A.`;
+  fill($("beside-list"), ...BESIDE.findings.map((text) => el("li", {}, el("bdi", { text: `${plain(text)}.` }))));
 }
 
 // -- the bar -----------------------------------------------------------------------------------
@@ -228,6 +237,7 @@ function start() {
   startSpace();
   startUnit();
   buildFindings();
+  buildBeside();
   buildLegend();
   buildAbout();
   const showMetric = segments($("metrics"), availableMetrics().map(([name, text]) => [name, text]), () => state.metric, (metric) => update({ metric }));
