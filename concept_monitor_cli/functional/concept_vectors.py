@@ -268,7 +268,7 @@ def decodability(scores: Tensor, L: Tensor, *, draws: int = DRAWS, seed: int = 0
     # Without ties the ranks are 1 to N, so concepts on as many images share their random sets.
     for size in sorted(set(total[small & ~tied].tolist())):
         columns = torch.nonzero(small & ~tied & (total == size))[:, 0]
-        numbers = torch.arange(1, int(size) + 1, dtype=torch.float64)[:, None]
+        numbers = torch.arange(1, int(size) + 1, dtype=torch.float64, device=scores.device)[:, None]
         p[columns] = _counted(numbers, difference[None, columns], few[columns], count[columns], draws, seed)[
             0
         ]

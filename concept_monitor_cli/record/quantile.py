@@ -30,6 +30,10 @@ class UnitQuantile:
     is fixed in advance. Memory: about 5 (m + 1) bytes a unit, a fifth or less of what the masks take that
     follow from the threshold.
 
+    On a GPU, looking for values above L would make the host wait several times a batch. There all values are
+    kept until half as many have come as are kept, and then the m + 1 largest: nothing is waited for, the work
+    is three top-Ks of all values together, and the memory about 6 (m + 1) bytes a unit and a batch of maps.
+
     Args:
         layer: whose.
         fraction: the largest one that will be asked for (Bau et al. 2017: 0.005).
@@ -64,6 +68,8 @@ class UnitQuantile:
         # L, and -inf until there is one.
         self._bound = torch.full((layer.units,), -torch.inf)
         self._scratch = torch.empty(0, dtype=torch.bool)
+        # On a GPU: values that are not yet among the rows, units x values.
+        self._waiting: list[Tensor] = []
 
     def update(self, layer: str, start: int, pooled: Tensor, maps: Tensor | None) -> None:
         """Takes in a batch."""
@@ -73,12 +79,19 @@ class UnitQuantile:
         if maps.device != self._rows.device:
             self._to(maps.device)
         images, channels, height, width = maps.shape
+        if maps.device.type != "cpu":
+            values = comparable(maps).transpose(0, 1).flatten(1)
+            # NaN is never above anything, as the empty places are.
+            self._waiting.append(torch.where(values.isnan(), -torch.inf, values))
+            if 2 * sum(each.shape[1] for each in self._waiting) >= self._keep:
+                self._settle()
+            self._seen += images * height * width
+            return
         # Work in memory order: channels innermost or outermost, whichever it is.
         by_position = maps.permute(0, 2, 3, 1)
         last = by_position.is_contiguous() and not maps.is_contiguous()
         rows, inner = (by_position, 1) if last else (maps.contiguous(), height * width)
-        chunk = _CHUNK if maps.device.type == "cpu" else 32 * _CHUNK
-        step = max(1, chunk // max(1, rows[0].numel()))
+        step = max(1, _CHUNK // max(1, rows[0].numel()))
         for first in range(0, images, step):
             part = rows[first : first + step]
             found = self._candidates(part, self._bound if last else self._bound[:, None, None])
@@ -87,8 +100,20 @@ class UnitQuantile:
 
     def finish(self) -> None:
         """Brings the result to the CPU."""
+        self._settle()
         self._to(torch.device("cpu"))
         self._scratch = torch.empty(0, dtype=torch.bool)
+
+    def _settle(self) -> None:
+        """Takes in the values that wait: of all so far the `_keep` largest of every unit stay."""
+        if not self._waiting:
+            return
+        self._rows[:, : self._keep] = torch.cat([self._rows, *self._waiting], dim=1).topk(self._keep).values
+        self._rows[:, self._keep :] = -torch.inf
+        self._waiting = []
+        self._filled = (self._rows > -torch.inf).sum(1)
+        lowest = self._rows[:, self._keep - 1]
+        self._bound = torch.where(self._filled == self._keep, lowest, -torch.inf)
 
     def _candidates(self, part: Tensor, bound: Tensor) -> Tensor:
         """Flat indices of the values that may matter; NaN is never among them."""
@@ -98,9 +123,7 @@ class UnitQuantile:
         torch.gt(part, bound, out=mask)
         if bool((bound == -torch.inf).any()):
             mask |= (part == -torch.inf) & (bound == -torch.inf)
-        if mask.device.type == "cpu":
-            return torch.from_numpy(np.flatnonzero(mask.numpy()))  # 4 times as fast as torch's
-        return mask.view(-1).nonzero().view(-1)
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))  # 4 times as fast as torch's
 
     def _add(self, values: Tensor, units: Tensor) -> None:
         counts = torch.bincount(units, minlength=len(self._rows))
@@ -146,6 +169,8 @@ class UnitQuantile:
         mine = (self.fraction, self._positions, len(self._rows))
         if mine != (other.fraction, other._positions, len(other._rows)):
             raise ValueError("quantiles of another fraction, set of images or layer do not add up")
+        self._settle()
+        other._settle()
         filled = torch.arange(other._rows.shape[1]) < other._filled[:, None]
         self._add(other._rows[filled], filled.nonzero()[:, 0])
         self._seen += other._seen
@@ -169,6 +194,7 @@ class UnitQuantile:
             raise ValueError(
                 f"{self._seen} of {self._positions} positions seen; merge the other shards first"
             )
+        self._settle()
         return _largest(self._rows, positions_above(fraction, self._positions) + 1).amin(1)
 
 

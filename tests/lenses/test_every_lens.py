@@ -45,7 +45,7 @@ class Seeing(Context):
         rows = [
             torch.randn(16, generator=torch.Generator().manual_seed(sum(map(ord, word)))) for word in words
         ]
-        return nn.functional.normalize(torch.stack(rows))
+        return nn.functional.normalize(torch.stack(rows)).to(self.device)
 
 
 @dataclass
