@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tarfile
 from pathlib import Path
 
@@ -11,6 +12,11 @@ import pytest
 # Where torchvision's binary does not match torch, this makes it importable: also in the process that hands
 # the tests out, which imports the class of every warning a test gave (Lightning's import torchvision).
 import concept_monitor_cli._torchvision  # noqa: F401
+
+# Where bytecode is not to be written (containers say so), pytest would rewrite the asserts of every test file
+# at each start, half of what collecting costs, and each `cmon` that a test starts would compile itself.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Nothing in the tests may reach a hub: what is not on the disk is an error, not a download.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
