@@ -15,14 +15,12 @@ from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.coupled import (
     balanced,
     coupled_factors,
-    factor_stability,
     group_sparse_factors,
-    matched,
     nonnegative_loadings,
     published_factors,
-    rank_agreement,
     residual,
 )
+from concept_monitor_cli.functional.factor_matching import factor_stability, matched, rank_agreement
 
 optimize = Late("scipy.optimize")
 decomposition = Late("sklearn.decomposition")

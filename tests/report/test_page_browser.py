@@ -1,4 +1,7 @@
-"""The page in a real Chromium: clicks, search, slider, no network, no errors, and names that would run."""
+"""The page in a real Chromium: clicks, search, slider, no network, no errors, and names that would run.
+
+Above 500 lines, because all tests share one browser and one run, and skip together where there is no browser.
+"""
 
 from __future__ import annotations
 
