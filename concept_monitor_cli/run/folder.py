@@ -27,6 +27,7 @@ from urllib.parse import quote
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.progress import SILENT, Progress
+from concept_monitor_cli.run.kinds import Part, on_page
 from concept_monitor_cli.run.records import (
     CheckpointRecord,
     TableRecord,
@@ -178,14 +179,31 @@ class RunFolder:
             frame = frame[frame[column].isin(wanted)]
         return frame.reset_index(drop=True)
 
+    def table(self, name: str) -> pd.DataFrame | None:
+        """One of the tables of `TABLES`; `None` where the command that writes it has not run.
+
+        Raises:
+            InputError: the file is there and is no such table.
+        """
+        path = self.tables / f"{name}.csv"
+        return TABLES[name].read_csv(path) if path.is_file() else None
+
+    def on_page(self, part: Part) -> dict[str, pd.DataFrame]:
+        """The tables that a part of the page shows, as far as they are there.
+
+        Raises:
+            InputError: see `table`.
+        """
+        found = {name: self.table(name) for name in on_page(part)}
+        return {name: table for name, table in found.items() if table is not None}
+
     def agreement(self) -> pd.DataFrame:
         """How far the run's detectors agree; no rows where it has one detector."""
         import pandas as pd
 
-        schema, path = TABLES["agreement"], self.tables / "agreement.csv"
-        if path.is_file():
-            return schema.read_csv(path)
-        return schema.frame(pd.DataFrame(columns=list(schema.columns)))
+        found = self.table("agreement")
+        schema = TABLES["agreement"]
+        return schema.frame(pd.DataFrame(columns=list(schema.columns))) if found is None else found
 
     def untrained_record(self, layer: str, detector: str) -> TableRecord | None:
         """What the table of a layer with random weights was made from; `None` where there is none."""
