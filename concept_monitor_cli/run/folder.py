@@ -317,10 +317,14 @@ class RunFolder:
         return self.root / "scores" / folder / f"{file_name(layer)}.{detector}.h5"
 
     def write_table(self, folder: str, record: TableRecord, rows: dict[str, object]) -> None:
-        """Write one concept table and, after it, the record that declares it finished."""
+        """Write one concept table and, after it, the record that declares it finished.
+
+        The column `basis` is filled in for a layer in another basis than its channels.
+        """
         path = self.table_path(folder, record.layer, record.detector)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(path, TABLES["concepts"].to_csv(rows))
+        _, _, basis = record.layer.partition("@")
+        write_text_atomic(path, TABLES["concepts"].to_csv({**rows, "basis": basis}))
         write_text_atomic(path.with_suffix(".json"), _json(asdict(record)))
 
     def basis_path(self, layer: str) -> Path:
