@@ -167,7 +167,7 @@ class DissectOptions(PlotOptions, CommonOptions, InputSizeOptions, LoadingOption
     )
     probe_limit: int | None = option(
         None,
-        "At most so many images, drawn at random (--seed).",
+        "At most this many images, drawn at random (--seed).",
         panel=PROBE,
         metavar="N",
         read=count,
@@ -399,7 +399,7 @@ class WatchOptions(DissectOptions):
     )
     patience: int = option(
         3,
-        "Interpretable units fell at so many epochs one after the other.",
+        "Interpretable units fell at this many epochs one after the other.",
         panel=WARN,
         metavar="K",
         read=count,

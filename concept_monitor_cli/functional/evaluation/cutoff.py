@@ -89,7 +89,7 @@ def quality_cutoff(scores: Tensor, quality: Tensor, wanted: float, *, least: int
         scores: `(C,)`, of the units' labels.
         quality: `(C,)`, how good each label is by another measure. Units with NaN in either are left out.
         wanted: mean quality.
-        least: so many units or more are above a cutoff. The paper sets no such number.
+        least: how many units must be above a cutoff. The paper sets no such number.
 
     Returns:
         the cutoff; with `tau` plus infinity where not even the best units are good enough.
