@@ -78,11 +78,14 @@ def read_tables(run: RunFolder, concepts: pd.DataFrame) -> Tables:
     Raises:
         InputError: a file is there and is no such table.
     """
-
     found = {**run.on_page("series"), **run.on_page("anchors")}
     tables = Tables(
         concepts,
-        **{name: found.get(name) for name in ("embedding", "anchors", "statistics", "units", "changes")},
+        found.get("embedding"),
+        found.get("anchors"),
+        found.get("statistics"),
+        found.get("units"),
+        found.get("changes"),
     )
     if tables.embedding is None or tables.anchors is None:
         tables.remarks.append(
