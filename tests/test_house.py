@@ -59,6 +59,21 @@ OTHER_MEANINGS = {
     "compositional": ("functional/compositional/__init__.py",),
 }
 MOST_LINES = 500
+# A second or more of imports each, for which every collection of the tests would wait.
+SLOW_TO_IMPORT = (
+    "captum",
+    "lightning",
+    "matplotlib",
+    "open_clip",
+    "scipy.optimize",
+    "scipy.stats",
+    "sklearn",
+    "timm",
+    "torch.distributed",
+    "torchvision",
+    "transformers",
+    "umap",
+)
 
 
 @dataclass(frozen=True)
@@ -300,3 +315,35 @@ def test_a_long_file_without_a_reason_is_found(tmp_path: Path) -> None:
     reason = f"Above {MOST_LINES} lines, because it is a table."
     told.write_text(f'"""A head.\n\n{reason}\n"""\n' + "\n" * MOST_LINES)
     assert without_reason([long, told]) == [long.as_posix()]
+
+
+def slow_imports(path: Path) -> list[str]:
+    """Imports at the head of a test file that should wait for the test that needs them."""
+    found = []
+    for node in parsed(path).body:
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        slow = [each for each in modules if any(f"{each}.".startswith(f"{name}.") for name in SLOW_TO_IMPORT)]
+        found += [f"{path.name}:{node.lineno} imports {each}" for each in slow]
+    return found
+
+
+def test_what_is_slow_to_import_waits_for_the_test_that_needs_it() -> None:
+    paths = (ROOT.parent / "tests").rglob("*.py")
+    assert [line for path in paths for line in slow_imports(path)] == [], "use Late, of tests/late.py"
+
+
+def test_a_slow_import_at_the_head_of_a_file_is_found(tmp_path: Path) -> None:
+    heads = [
+        "import timm",
+        "import torchvision.transforms as T",
+        "from scipy import stats",
+        "from sklearn.svm import SVC",
+    ]
+    late = ["import scipy.io", "from timmy import a", "def test():\n    import timm"]
+    (tmp_path / "test_x.py").write_text("\n".join([*heads, *late]))
+    assert len(slow_imports(tmp_path / "test_x.py")) == len(heads)
