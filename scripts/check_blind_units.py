@@ -36,7 +36,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import binom
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -135,12 +134,12 @@ class Cell:
     @property
     def luck(self) -> float:
         """Probability that so many layers have a call where one of twenty does: that of each exact test."""
-        return float(binom.sf(self.with_calls - 1, self.layers, ALLOWED_SHARE))
+        return _more_than(self.with_calls - 1, self.layers)
 
     @property
     def over_by_luck(self) -> float:
         """Probability that it is over the limit though one layer of twenty has a call, a single one."""
-        return float(binom.sf(math.floor(_limit(self.units * self.layers)), self.layers, ALLOWED_SHARE))
+        return _more_than(math.floor(_limit(self.units * self.layers)), self.layers)
 
     def __add__(self, other: Cell) -> Cell:
         """Both as one, of the same kind."""
@@ -171,6 +170,13 @@ class Again:
     def wrong(self) -> bool:
         """Whether luck does not explain the calls of the new layers."""
         return self.fresh.luck < LUCK / self.kinds
+
+
+def _more_than(count: int, layers: int) -> float:
+    """Probability that of so many layers more than `count` have a call where one of twenty does."""
+    from scipy.stats import binom  # takes a second
+
+    return float(binom.sf(count, layers, ALLOWED_SHARE))
 
 
 def _limit(units: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from concept_monitor_cli.wording import counted
+from concept_monitor_cli.wording import counted, sum_terms, sum_text
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,21 @@ from concept_monitor_cli.wording import counted
 )
 def test_one_and_many(number: int, what: str, sentence: str) -> None:
     assert counted(number, what) == sentence
+
+
+def test_a_sum_is_read_as_it_is_printed() -> None:
+    terms = ((-0.6, "dog"), (0.3, "black - white cat"), (0.04, "snow + ice"))
+    assert sum_terms(sum_text(terms)) == terms
+    assert sum_terms("a dog") is None
+    assert sum_terms("0.6 ") is None
+    assert sum_terms("") is None
+    # A name that holds a sign and a number is known only to who knows the names.
+    text = sum_text([(0.5, "top + 2 more"), (-0.2, "sea")])
+    assert sum_terms(text) == ((0.5, "top"), (2.0, "more"), (-0.2, "sea"))
+    names = ("top + 2 more", "sea")
+
+    def known(of: str, at: int) -> str | None:
+        return next((name for name in names if of.startswith(name, at)), None)
+
+    assert sum_terms(text, known) == ((0.5, "top + 2 more"), (-0.2, "sea"))
+    assert sum_terms("0.5 river", known) is None

@@ -74,20 +74,3 @@ VOCABULARY: tuple[tuple[str, str], ...] = tuple(
 
 INDEX: dict[str, int] = {word: position for position, (word, _) in enumerate(VOCABULARY)}
 """Position of each word in `VOCABULARY`."""
-
-OWNERS: dict[str, tuple[str, ...]] = {
-    "wheel": ("car", "bicycle"),
-    "window": ("house", "car", "airplane", "windmill", "lighthouse"),
-    "sail": ("boat",),
-    "roof": ("house", "windmill", "lighthouse"),
-    "door": ("house", "windmill", "lighthouse", "tent"),
-    "blade": ("windmill",),
-    "wing": ("airplane", "bird"),
-    "trunk": ("tree",),
-    "petal": ("flower",),
-    "leg": ("table",),
-    "hull": ("boat",),
-    "chimney": ("house",),
-    "basket": ("balloon",),
-}
-"""The objects on which each part is drawn."""

@@ -19,10 +19,10 @@ from concept_monitor_cli.checkpoints.contents import is_averaged
 from concept_monitor_cli.checkpoints.prefixes import strip_prefixes
 from concept_monitor_cli.checkpoints.recognition import Recognition, shipped_index
 
-# A network has at least so many names; below, a node is a layer of it.
+# A network has at least this many names; below, a node is a layer of it.
 _FEWEST_NAMES = 6
 _MOST_NODES = 200
-# All subsets of so many branches are tried; of more, those that lack up to three of them.
+# All subsets of up to this many branches are tried; of more, those that lack up to three of them.
 _MOST_SUBSETS = 14
 _MOST_LEFT_OUT = 3
 

@@ -40,7 +40,7 @@ _OPTIONAL = {
     "submitit": "cmon submit",
     "tensorboard": "TensorBoard exports",
     "sentence_transformers": "mpnet cos of cmon evaluate",
-    "transformers": "describe --captioner hf:...",
+    "transformers": "--captioner hf:...",
 }
 _ENOUGH_ROOM = 10e9
 

@@ -47,8 +47,8 @@ def evaluate(console: Console, options: EvaluateOptions) -> None:
     """Measure how good the labels of a run are.
 
     labels: how often the label of a class's unit is the class's name (needs the classifier among the layers
-    of the run). contributions: the class of an image, read off the description of the unit that speaks
-    loudest for it. weights: do high weights join like concepts?
+    of the run). contributions: the class of an image, read off the description of the unit that adds
+    most to its score. weights: do high weights join like concepts?
 
     For any layer: simulation: how well a concept's presence predicts the activation, on images that the
     label has not seen. cutoff: from which score on labels have the quality that is wanted. ranges: what the

@@ -87,15 +87,10 @@ def summaries_of(run: RunFolder, layers: Sequence[str] = ()) -> list[LayerSummar
         layers: only these; none means all.
     """
     from concept_monitor_cli.monitor.summary import summarise
-    from concept_monitor_cli.run import TABLES
 
     records = [record for _, record in run.table_records()]
     tables = run.concepts(layers=layers)
-    read = {
-        name: TABLES[name].read_csv(path)
-        for name in ("changes", "units")
-        if (path := run.tables / f"{name}.csv").is_file()
-    }
+    read = {name: table for name in ("changes", "units") if (table := run.table(name)) is not None}
     tested: set[tuple[str, str]] = set()
     if len(read) == 2:
         known = read["units"][read["units"]["confident_changes"].notna()]

@@ -12,8 +12,12 @@ from concept_monitor_cli.evaluation.base import Measure, Value, Verdict, registe
 from concept_monitor_cli.evaluation.showing import presence_of
 from concept_monitor_cli.evaluation.simulation import LEAST_PRESENT, SHOWING, formulas, judge_pairs, untried
 from concept_monitor_cli.evaluation.subject import Subject
-from concept_monitor_cli.functional.evaluation.cutoff import LEAST_ABOVE, cut_at, quality_cutoff
-from concept_monitor_cli.lenses.names.clip_dissect import PAPER_CONSTANT
+from concept_monitor_cli.functional.evaluation.cutoff import (
+    LEAST_ABOVE,
+    PAPER_CONSTANT,
+    cut_at,
+    quality_cutoff,
+)
 
 if TYPE_CHECKING:
     from concept_monitor_cli.options import EvaluateOptions

@@ -7,7 +7,6 @@ are, the longest first, so that they may hold brackets and the words `OR` and `A
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,9 +14,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from concept_monitor_cli.wording import sum_terms
+
 Operator = Literal["OR", "AND"]
-# Of a sum: what stands before its first weight and before the others, and a weight.
-_FIRST, _NEXT, _WEIGHT = re.compile(r"-?"), re.compile(r" [+-] "), re.compile(r"\d+(\.\d+)? ")
 
 
 @dataclass(frozen=True)
@@ -94,20 +93,7 @@ class Reader:
 
     def sum(self, text: str) -> tuple[tuple[float, str], ...] | None:
         """Weights and concepts of a sum; `None` where the text is none."""
-        terms: list[tuple[float, str]] = []
-        at = 0
-        while at < len(text):
-            sign = (_NEXT if terms else _FIRST).match(text, at)
-            number = None if sign is None else _WEIGHT.match(text, sign.end())
-            if sign is None or number is None:
-                return None
-            name = self._name(text, number.end(), (" + ", " - "))
-            if name is None:
-                return None
-            size = float(number.group())
-            terms.append((-size if "-" in sign.group() else size, name))
-            at = number.end() + len(name)
-        return tuple(terms) or None
+        return sum_terms(text, lambda of, at: self._name(of, at, (" + ", " - ")))
 
     def _name(self, text: str, at: int, before: tuple[str, ...]) -> str | None:
         """The longest concept that begins here, and ends the text or stands before one of these."""

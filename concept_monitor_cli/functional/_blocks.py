@@ -47,7 +47,7 @@ def grain(device: torch.device) -> int:
 
 
 def worth_compiling(terms: int, device: torch.device) -> bool:
-    """Whether a second for compiling loops over so many terms is gained back within a few layers and epochs.
+    """Whether a second for compiling loops over all terms is gained back within a few layers and epochs.
 
     It depends on nothing else: compiled loops differ from operations of torch in the last digit, and a result
     must not depend on what was computed before.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
 
-# A matched unit is drawn among so many that are nearest in mean activation.
+# A matched unit is drawn among this many that are nearest in mean activation.
 _NEAREST = 10
 
 

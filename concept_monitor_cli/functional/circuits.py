@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 ONE_OF = 0.8
 TOP = 0.01
 LEAST_IMAGES = 10
-# A unit fires on so many of the images.
+# The share of the images that a unit fires on.
 FIRES = 0.05
 _ROUNDS = 10
 # Each case of a union is on at least this share of the target's images.
@@ -274,7 +274,7 @@ class Union:
         first, second: numbers of the concepts.
         one: of the target's top images, the share with exactly one of them.
         chance: that share in as many images by chance: the share among all images.
-        p: chance of so many in random images (hypergeometric).
+        p: chance of as many in random images (hypergeometric).
         shares: of the top images with the first, and the second.
         images: how many top images.
     """

@@ -23,7 +23,7 @@ from concept_monitor_cli.functional.ranks import average_ranks
 
 Kind = Literal["fast", "ridge", "sgd"]
 
-#: Below so many images with (or without) a concept its significance is counted out, not approximated.
+#: Below this many images with (or without) a concept its significance is counted out, not approximated.
 COUNTED_BELOW = 30
 #: Random sets of images that are counted then.
 DRAWS = 10_000

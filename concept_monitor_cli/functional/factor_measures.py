@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.functional.coupled import cosines
+from concept_monitor_cli.functional.factor_matching import cosines
 
 #: Neighbours of an image (Saini & Papalexakis 2021, section 4.1.3).
 NEIGHBOURS = 30

@@ -81,7 +81,7 @@ def set_sizes(fires: Tensor, top_k: int, together: int, *, sizes: Sequence[int] 
     Args:
         fires: `(C,)`, on images of how many groups each of the units that are to be named fires.
         top_k: no more than these.
-        together: a prior needs at least so many units that fire on as many. Units without that many
+        together: a prior needs at least this many units that fire on as many. Units without that many
             beside them are looked at through fewer; all of them through as many as the least of them has,
             where the layer has fewer units.
         sizes: to choose from, ascending; `top_k` is one of them too.

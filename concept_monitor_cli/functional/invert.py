@@ -29,10 +29,10 @@ from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional._blocks import spans
 from concept_monitor_cli.functional.ranks import average_ranks
 
-#: A formula is tried where it holds on so many images, and on no larger share of those that count. The
+#: A formula is tried where it holds on this many images, and on no larger share of those that count. The
 #: publication has no lower limit: then a set of one image wins.
 FEWEST, LARGEST_SHARE = 10, 0.5
-#: Pairs are tried of at most so many concepts: every one is a number for every unit and pair.
+#: Pairs are tried of at most this many concepts: every one is a number for every unit and pair.
 MOST_CONCEPTS = 512
 
 SINGLE, OR, AND, AND_NOT = range(4)

@@ -17,7 +17,7 @@ _MOST_ERRORS = 37.0
 
 
 def count_by_luck(count: float, total: float, share: float, *, design: float = 1.0) -> float:
-    """Probability of so many hits or more in independent trials: the upper tail of the binomial.
+    """Probability of that many hits or more in independent trials: the upper tail of the binomial.
 
         P(X >= k) = sum_{j >= k} C(n, j) q^j (1 - q)^(n - j) = I_q(k, n - k + 1)
 

@@ -10,7 +10,7 @@ from concept_monitor_cli.functional._blocks import ordered_bits, run_blocks, spa
 from concept_monitor_cli.functional.groups import ImageGroups
 
 _LOW = 0xFFFF_FFFF
-# Keys that are made at once: on a processor so many that they and their values stay in the cache.
+# Keys that are made at once: on a processor few enough that they and their values stay in the cache.
 _CPU_KEYS = 1 << 17
 _DEVICE_KEYS = 1 << 23
 
@@ -168,7 +168,7 @@ def without_range(low: Tensor, high: Tensor) -> Tensor:
 
 @torch.no_grad()
 def exciting_images(Q: Tensor, k: int) -> Tensor:
-    """The `k` top images of the units that have so many.
+    """The `k` top images of the units that have that many.
 
     Where a unit is silent on most images (ReLU), the end of its list of top images is decided by their order
     and says nothing about the unit. So units with fewer than `k` images above their lowest activation have no
@@ -190,7 +190,7 @@ def exciting_images(Q: Tensor, k: int) -> Tensor:
     """
     indices, values = top_images(Q, k)
     if len(indices) < k:
-        raise InputError(f"{k} of {len(indices)} images: there are not so many")
+        raise InputError(f"{k} of {len(indices)} images: there are not that many")
     lowest, _ = activation_range(Q)
     return torch.where(values[-1] > lowest, indices, -1)
 

@@ -42,7 +42,7 @@ class Findings:
         concepts: `C x k`, the best concepts, best first; `""` where there are fewer than `k`.
         categories: `C x k`, the category of each; `""` where unknown.
         scores: `C x k`, float32; NaN where there is no concept. Descending, unless the detector ranks by
-            something else (see `NetworkDissection`).
+            something else, as by a label that is tested before one of a higher score.
         p_values: `C`, float64: how often chance reaches the best score; NaN for dead units.
         interpretable: `C`, whether the best score is more than chance, calibrated over the layer.
         live: `C`; a unit whose activation is the same on every image is dead and has no concept.

@@ -18,8 +18,8 @@ def to_tensorboard(writer: Any, prefix: str = "cmon/") -> Logger:
     >>> class Printing:
     ...     def add_scalar(self, tag, value, step):
     ...         print(tag, value, step)
-    >>> to_tensorboard(Printing())({"layer4/clip-dissect/interpretable": 7.0}, 3)
-    cmon/layer4/clip-dissect/interpretable 7.0 3
+    >>> to_tensorboard(Printing())({"layer4/my-detector/interpretable": 7.0}, 3)
+    cmon/layer4/my-detector/interpretable 7.0 3
     """
 
     def log(scalars: Mapping[str, float], epoch: int) -> None:
@@ -43,8 +43,8 @@ def to_wandb(run: Any, prefix: str = "cmon/") -> Logger:
     ...         pass
     ...     def log(self, numbers):
     ...         print(numbers)
-    >>> to_wandb(Printing())({"layer4/clip-dissect/interpretable": 7.0}, 3)
-    {'cmon/epoch': 3, 'cmon/layer4/clip-dissect/interpretable': 7.0}
+    >>> to_wandb(Printing())({"layer4/my-detector/interpretable": 7.0}, 3)
+    {'cmon/epoch': 3, 'cmon/layer4/my-detector/interpretable': 7.0}
     """
     counter = f"{prefix}epoch"
     run.define_metric(counter)

@@ -87,7 +87,7 @@ def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _used(model: nn.Module, wanted: Mapping[str, int], input_size: int, channels: int) -> set[str]:
-    """Names of the tensors that had a part in layers called so many times; `model` is spoilt."""
+    """Names of the tensors that had a part in layers called that many times; `model` is spoilt."""
     tensors = _tensors(model)
     for parameter in model.parameters():
         if parameter.is_floating_point() or parameter.is_complex():

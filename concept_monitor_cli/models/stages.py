@@ -12,7 +12,7 @@ from torch import nn
 
 from concept_monitor_cli.models.layers import LayerInfo
 
-#: `--layer auto` takes so many of the last stages.
+#: `--layer auto` takes this many of the last stages.
 LAST = 2
 # A part of a network that has this share of its layers with weights is its trunk: the stages are inside.
 _TRUNK = 0.6

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concept_monitor_cli.run.tables import TABLES
+from concept_monitor_cli.wording import sum_terms
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,8 +120,7 @@ def first_exciting(text: str) -> str:
         >>> first_exciting("-0.6 dog + 0.3 snow - 0.2 grass")
         'snow'
     """
-    terms = re.findall(r"(^-|(?:^| \+ | - ))([0-9.]+) (.*?)(?=(?: [+-] [0-9.]+ )|$)", text)
-    exciting = [(float(size), name) for sign, size, name in terms if "-" not in sign]
+    exciting = [(weight, name) for weight, name in sum_terms(text) or () if weight > 0]
     return max(exciting, key=lambda term: term[0])[1] if exciting else text
 
 

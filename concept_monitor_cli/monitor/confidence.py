@@ -150,7 +150,7 @@ class _ByRank:
         self.batch = max(1, _BATCH // (self._units * max(longest, activations.n_concepts)))
 
     def _chance(self, activations: ConceptActivations, groups: ImageGroups, size: int) -> Evidence:
-        """Evidence of random sets of so many images."""
+        """Evidence of random sets of that many images."""
         sets = random_top_images(groups, size, DRAWS, device=activations.device)
         return self._evidence(activations, sets, a=self._a)
 

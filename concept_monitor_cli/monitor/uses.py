@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.monitor.evolutions import evolution_sentences
 from concept_monitor_cli.monitor.history import History
-from concept_monitor_cli.run import TABLES, RunFolder
+from concept_monitor_cli.run import RunFolder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,11 +60,8 @@ def read_uses(run: RunFolder) -> Uses:
     Raises:
         InputError: a file is there and is no such table.
     """
-    found: dict[str, pd.DataFrame | None] = {}
-    for name in ("unit-classes", "evolutions", "ablation"):
-        path = run.tables / f"{name}.csv"
-        found[name] = TABLES[name].read_csv(path) if path.is_file() else None
-    return Uses(found["unit-classes"], found["evolutions"], found["ablation"])
+    found = run.on_page("uses")
+    return Uses(found.get("unit-classes"), found.get("evolutions"), found.get("ablation"))
 
 
 def last_concepts(history: History) -> dict[int, str]:

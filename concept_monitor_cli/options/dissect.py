@@ -167,7 +167,7 @@ class DissectOptions(PlotOptions, CommonOptions, InputSizeOptions, LoadingOption
     )
     probe_limit: int | None = option(
         None,
-        "At most so many images, drawn at random (--seed).",
+        "At most this many images, drawn at random (--seed).",
         panel=PROBE,
         metavar="N",
         read=count,
@@ -270,7 +270,7 @@ class DissectOptions(PlotOptions, CommonOptions, InputSizeOptions, LoadingOption
     )
     label_rule: LabelRule = option(
         "supported",
-        "The label that network-dissection gives a unit and tests: supported (the highest IoU that does not "
+        "The label that masks give a unit and that is tested: supported (the highest IoU that does not "
         "hang on a single image) or iou (the highest IoU, as in the literature).",
         panel=METHOD,
         metavar="NAME",
@@ -282,7 +282,7 @@ class DissectOptions(PlotOptions, CommonOptions, InputSizeOptions, LoadingOption
     # In a settings file `search` is the section of that command.
     search: FormulaSearch = option(
         "auto",
-        "How compositional looks for formulas: optimal (proves the best of at most three concepts), beam, or "
+        "How formulas are looked for: optimal (proves the best of at most three concepts), beam, or "
         "auto (a proof for units where it takes few steps, else the beam).",
         panel=METHOD,
         name="formula_search",
@@ -291,15 +291,15 @@ class DissectOptions(PlotOptions, CommonOptions, InputSizeOptions, LoadingOption
     )
     captioner: str = option(
         "phrases",
-        "Who describes units (describe): phrases (concepts, and pairs of an attribute and a thing, ranked by "
-        "--encoder), coca:NAME/PRETRAINED, coca:NAME,WEIGHTS, or hf:FOLDER (BLIP, GIT).",
+        "Who describes units in sentences: phrases (concepts, and pairs of an attribute and a thing, ranked "
+        "by --encoder), coca:NAME/PRETRAINED, coca:NAME,WEIGHTS, or hf:FOLDER (BLIP, GIT).",
         panel=METHOD,
         metavar="NAME",
         read=spec,
     )
     prior_weight: float | None = option(
         None,
-        "Weight of a description's own probability, which is taken off (describe): 0 leaves the likelihood.",
+        "Weight of a description's own probability, which is taken off: 0 leaves the likelihood.",
         panel=METHOD,
         metavar="NUMBER",
         read=number(float, least=0),
@@ -399,7 +399,7 @@ class WatchOptions(DissectOptions):
     )
     patience: int = option(
         3,
-        "Interpretable units fell at so many epochs one after the other.",
+        "Interpretable units fell at this many epochs one after the other.",
         panel=WARN,
         metavar="K",
         read=count,

@@ -29,7 +29,7 @@ class PictureOptions(NetworksAgainOptions, OneRunOptions):
     )
     top: int = option(
         16,
-        "The units surest of their concept at the last epoch, so many of each layer.",
+        "The units surest of their concept at the last epoch, this many of each layer.",
         panel=PART,
         metavar="N",
         read=count,

@@ -97,7 +97,7 @@ class Annotations:
     Args:
         source: the data set's own reader.
         rows: for each image of the probing set, its number in the source.
-        keep: so many images' labels stay in memory; the one not used for longest goes first.
+        keep: how many images' labels stay in memory; the one not used for longest goes first.
     """
 
     def __init__(self, source: LabelSource, rows: Sequence[int], *, keep: int = 0) -> None:

@@ -8,7 +8,7 @@ from typing import overload
 
 from concept_monitor_cli.probe.annotations import Annotations, ImageLabels
 
-# Labels of a set of up to so many images stay in memory, some 200 KB each; larger sets are read again and
+# Labels of a set of up to this many images stay in memory, some 200 KB each; larger sets are read again and
 # again, as an image would have left the memory before its turn comes again.
 KEPT_LABELS = 1024
 

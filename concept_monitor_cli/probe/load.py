@@ -64,7 +64,7 @@ def load_probe(
 
     Args:
         spec: see above.
-        limit: take so many images, drawn by their content with `seed`, whatever they are called.
+        limit: how many images to take, drawn by their content with `seed`, whatever they are called.
         seed: of that draw.
         cache_dir: where the built-in set is rendered to; default: the user's cache folder.
         grey_range: which greys of images with more than 8 bits are shown black and white; `None`: the set's

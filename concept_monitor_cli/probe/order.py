@@ -22,7 +22,7 @@ def by_content(
     Args:
         digests: number of an image in its source -> hex SHA-256 of its content.
         labels: of the images, where they have some.
-        limit: take only so many: those whose content comes first in a random order made of `seed`.
+        limit: how many to take: those whose content comes first in a random order made of `seed`.
         seed: of that order.
 
     Raises:

@@ -17,7 +17,7 @@ from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.topk import activation_range, without_range
 from concept_monitor_cli.models.layers import LayerInfo
 
-# Rows kept back until it pays to handle them: one merge, one write, one wait for the GPU per so many images.
+# Rows kept back until it pays to handle them: one merge, one write, one wait for the GPU for this many.
 BLOCK_ROWS = 1024
 _BLOCK_BYTES = 32 << 20
 

@@ -23,7 +23,7 @@ from concept_monitor_cli.store import Entry, Key, Store
 KEPT = 60
 #: Share of all positions above a unit's threshold: its region is what lies above its .99 quantile (MILAN).
 FRACTION = 0.01
-#: Regions are kept in at most so many cells a side.
+#: Regions are kept in at most this many cells a side.
 CELLS = 14
 
 _NONE = torch.iinfo(torch.int64).min

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from concept_monitor_cli.report.style import GRID_COLOUR, INK, TRACK_COLOURS, figure_style
+from concept_monitor_cli.report.style import (
+    GRID_COLOUR,
+    INK,
+    TRACK_COLOURS,
+    figure_style,
+    legend_below,
+    panel_row,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +31,6 @@ def losses(table: pd.DataFrame) -> Figure:
     Args:
         table: rows of `ablation.csv`.
     """
-    from matplotlib.figure import Figure
 
     last = table[table["epoch"] == table["epoch"].max()]
     rows = last[(last["set"] == "concept") & (last["kind"] == "zero")]
@@ -32,8 +38,7 @@ def losses(table: pd.DataFrame) -> Figure:
     most = max(rows[rows["layer"] == layer]["concept"].nunique() for layer in layers)
     with figure_style():
         height = 0.3 * min(most, _SHOWN) + 1.3
-        figure = Figure(figsize=(4.4 * len(layers), height), layout="constrained")
-        panels = figure.subplots(1, len(layers), squeeze=False)[0]
+        figure, panels = panel_row(len(layers), 4.4, height)
         for axes, layer in zip(panels, layers, strict=True):
             own = rows[rows["layer"] == layer].assign(
                 change=lambda each: each["margin"] - each["margin_before"]
@@ -74,8 +79,7 @@ def losses(table: pd.DataFrame) -> Figure:
             axes.axvline(0, color=INK, lw=0.8)
             axes.set_title(layer, color=INK)
             axes.set_xlabel("change of the margin (grey: random sets)")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=7)
+        legend_below(figure, panels[0])
     return figure
 
 
@@ -140,7 +144,6 @@ def gap_bars(table: pd.DataFrame) -> Figure:
     Args:
         table: rows of `spurious.csv`.
     """
-    from matplotlib.figure import Figure
 
     last = table[(table["epoch"] == table["epoch"].max()) & (table["class"] == "all")]
     layers = list(dict.fromkeys(last["layer"]))
@@ -150,8 +153,7 @@ def gap_bars(table: pd.DataFrame) -> Figure:
     }
     with figure_style():
         height = 0.62 * max(map(len, sets.values())) + 1.7
-        figure = Figure(figsize=(4.4 * len(layers), height), layout="constrained")
-        panels = figure.subplots(1, len(layers), squeeze=False, sharex=True)[0]
+        figure, panels = panel_row(len(layers), 4.4, height, sharex=True)
         for axes, layer in zip(panels, layers, strict=True):
             names = []
             own = last[last["layer"] == layer]
@@ -182,6 +184,5 @@ def gap_bars(table: pd.DataFrame) -> Figure:
             axes.grid(axis="x", color=GRID_COLOUR)
             axes.set_title(layer, color=INK)
             axes.set_xlabel("accuracy")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=7)
+        legend_below(figure, panels[0])
     return figure

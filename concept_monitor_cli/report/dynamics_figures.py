@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# A tick for every epoch up to so many; every so many-th beyond.
+# A tick for every epoch up to this many; of more, evenly chosen ones.
 _MOST_TICKS = 24
 _DIMENSION = "effective_rank"
 

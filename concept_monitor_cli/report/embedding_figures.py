@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # A picture with more panels cannot be read; the epochs in between are left out, evenly.
 _MOST_PANELS = 6
 _PANEL_INCHES = 3.4
-# Up to so many anchors are written beside their stars; more are numbered, with a legend under the picture.
+# Up to this many anchors are written beside their stars; more are numbered, with a legend under the picture.
 _MOST_WRITTEN_ANCHORS = 12
 
 

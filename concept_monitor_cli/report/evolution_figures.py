@@ -6,22 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from concept_monitor_cli.report.style import GRID_COLOUR, INK, TRACK_COLOURS, figure_style
+from concept_monitor_cli.report.style import (
+    GRID_COLOUR,
+    INK,
+    TRACK_COLOURS,
+    figure_style,
+    legend_below,
+    panel_row,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _SHOWN = 16
 _LABEL = 46
-
-
-def _panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width * count, height), layout="constrained")
-    return figure, list(figure.subplots(1, count, squeeze=False)[0])
 
 
 def strongest_units(table: pd.DataFrame) -> Figure:
@@ -34,7 +33,7 @@ def strongest_units(table: pd.DataFrame) -> Figure:
     """
     layers = list(dict.fromkeys(table["layer"]))
     with figure_style():
-        figure, panels = _panels(len(layers), 5.6, 0.26 * _SHOWN + 1.1)
+        figure, panels = panel_row(len(layers), 5.6, 0.26 * _SHOWN + 1.1)
         for axes, layer in zip(panels, layers, strict=True):
             own = table[table["layer"] == layer]
             order = own["effect"].abs().sort_values(ascending=False, kind="stable").index[:_SHOWN]
@@ -77,7 +76,7 @@ def origins(table: pd.DataFrame) -> Figure:
     layers = list(dict.fromkeys(last["layer"]))
     most = min(_SHOWN, int(last.groupby("layer").size().max()))
     with figure_style():
-        figure, panels = _panels(len(layers), 3.9, 0.26 * most + 1.4)
+        figure, panels = panel_row(len(layers), 3.9, 0.26 * most + 1.4)
         for axes, layer in zip(panels, layers, strict=True):
             own = last[last["layer"] == layer]
             order = own["change"].abs().sort_values(ascending=False, kind="stable").index[:_SHOWN]
@@ -96,8 +95,7 @@ def origins(table: pd.DataFrame) -> Figure:
             axes.axvline(0, color=INK, lw=0.8)
             axes.set_title(layer, color=INK)
             axes.set_xlabel("change of the class's score")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=7)
+        legend_below(figure, panels[0])
     return figure
 
 
@@ -110,7 +108,7 @@ def parts_set_back(table: pd.DataFrame) -> Figure:
     last = table[table["to_epoch"] == table["to_epoch"].max()]
     layers = list(dict.fromkeys(last["layer"]))
     with figure_style():
-        figure, panels = _panels(len(layers), 3.4, 3.2)
+        figure, panels = panel_row(len(layers), 3.4, 3.2)
         for axes, layer in zip(panels, layers, strict=True):
             own = last[last["layer"] == layer]
             for _, rows in own.groupby("class", sort=False):
@@ -134,6 +132,5 @@ def parts_set_back(table: pd.DataFrame) -> Figure:
             axes.set_title(layer, color=INK)
             axes.set_xlabel("quarter of the units, most brought first")
         panels[0].set_ylabel("lost by the class's score")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=7)
+        legend_below(figure, panels[0])
     return figure

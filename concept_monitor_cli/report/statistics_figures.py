@@ -103,7 +103,7 @@ def categories_by_layer(statistics: pd.DataFrame, *, fdr: float) -> Figure:
 
     Args:
         statistics: rows of `statistics.csv` of one detector.
-        fdr: the share of false calls that the run allows: so many are expected by luck, at most.
+        fdr: the share of false calls that the run allows: that many are expected by luck, at most.
     """
     from matplotlib.figure import Figure
 
@@ -167,7 +167,7 @@ def categories_over_epochs(statistics: pd.DataFrame, *, fdr: float) -> Figure:
 
     Args:
         statistics: rows of `statistics.csv` of one detector.
-        fdr: the share of false calls that the run allows: so many are expected by luck, at most.
+        fdr: the share of false calls that the run allows: that many are expected by luck, at most.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D

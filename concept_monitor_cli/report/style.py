@@ -12,6 +12,7 @@ from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.store.atomic import atomic_write
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette: told apart with every common colour blindness, and in grey by its lightness.
@@ -98,3 +99,24 @@ def save(figure: Figure, path: Path, formats: Sequence[str] = ("png",), *, capti
             figure.savefig(temporary, format=suffix, metadata=metadata, bbox_inches="tight")
         written.append(target)
     return written
+
+
+def panel_row(count: int, width: float, height: float, *, sharex: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure of panels beside one another.
+
+    Args:
+        count: of the panels.
+        width: of each, in inches.
+        height: of the figure.
+        sharex: whether all have the same scale across.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * count, height), layout="constrained")
+    return figure, list(figure.subplots(1, count, squeeze=False, sharex=sharex)[0])
+
+
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """The legend of one panel, which all share, under the figure."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=7)

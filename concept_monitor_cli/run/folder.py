@@ -19,15 +19,22 @@ import json
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, replace
 from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.progress import SILENT, Progress
-from concept_monitor_cli.run.accuracy import as_shares
+from concept_monitor_cli.run.kinds import Part, on_page
+from concept_monitor_cli.run.records import (
+    CheckpointRecord,
+    TableRecord,
+    is_unclear,
+    read_record,
+    with_accuracies,
+)
 from concept_monitor_cli.run.schema import SCHEMA_VERSION, TableSchema
 from concept_monitor_cli.run.tables import TABLES
 from concept_monitor_cli.store.atomic import atomic_write, write_text_atomic
@@ -42,79 +49,9 @@ UNTRAINED = "untrained"
 UNCLEAR_ACCURACY = "the checkpoints state an accuracy of 1, which may be 100 % or 1 %: left out"
 
 
-@dataclass(frozen=True)
-class CheckpointRecord:
-    """One checkpoint of the run, as `checkpoint.json` holds it.
-
-    `status` is `started` (it may be under way, or was killed), `done` or `failed`; `folder` is the name under
-    `tables/`; `sparsity` is the share of its weights (of tensors with two or more axes) that are exactly
-    zero; `accuracy` is the share that the file states. `accuracy_stated` is the number in the file where its
-    name leaves open whether it is in per cent: `RunFolder.checkpoints` looks at all of them and fills in
-    `accuracy`.
-    """
-
-    name: str
-    path: str
-    epoch: int
-    folder: str
-    status: str
-    weights: str = ""
-    model: str = ""
-    error: str = ""
-    sparsity: float | None = None
-    accuracy: float | None = None
-    accuracy_stated: float | None = None
-
-
-@dataclass(frozen=True)
-class TableRecord:
-    """What one table was made from, as the JSON file beside it holds it.
-
-    `finding` is the content key of the result: everything it depends on. `recording` is where the store has
-    what the network said, as `KIND/DIGEST`. `redundancy` says how alike the units are
-    (`functional.redundancy`), asked of their activations, `held_out` how well the labels of one half of the
-    images predict the activations on the other (`functional.held_out`); tables of earlier versions lack both.
-    """
-
-    checkpoint: str
-    epoch: int
-    layer: str
-    detector: str
-    finding: str
-    units: int
-    notes: tuple[str, ...] = ()
-    calibration: dict[str, Any] = field(default_factory=dict)
-    recording: str = ""
-    redundancy: dict[str, Any] = field(default_factory=dict)
-    held_out: dict[str, Any] = field(default_factory=dict)
-
-
-Record = TypeVar("Record", CheckpointRecord, TableRecord)
-
-
 def file_name(layer: str) -> str:
     """A layer's name as a file name; `.` stays, what a file system may refuse is quoted."""
     return quote(layer, safe=" .+=,()[]@~") or "model"
-
-
-def _read(kind: type[Record], path: Path) -> Record | None:
-    """A record from its file; what a later version added is passed over. `None` where there is none.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        known = {item.name for item in fields(kind)}
-        return kind(**{name: value for name, value in content.items() if name in known})
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"a record of the run cannot be read: {error}",
-            where=path,
-            hint="remove this file and run `cmon dissect` again",
-        ) from error
 
 
 def _json(value: object) -> str:
@@ -190,8 +127,8 @@ class RunFolder:
     def checkpoints(self) -> list[CheckpointRecord]:
         """Every checkpoint of the run, by epoch."""
         paths = self.tables.glob("epoch_*/checkpoint.json")
-        records = [record for path in paths if (record := _read(CheckpointRecord, path)) is not None]
-        records = _with_accuracies(records)
+        records = [record for path in paths if (record := read_record(CheckpointRecord, path)) is not None]
+        records = with_accuracies(records)
         return sorted(records, key=lambda record: (record.epoch, record.name))
 
     def table_records(self) -> list[tuple[Path, TableRecord]]:
@@ -200,7 +137,7 @@ class RunFolder:
         for path in sorted(self.tables.glob("epoch_*/*.json")):
             if path.name == "checkpoint.json" or not path.with_suffix(".csv").is_file():
                 continue
-            record = _read(TableRecord, path)
+            record = read_record(TableRecord, path)
             if record is not None:
                 found.append((path.with_suffix(".csv"), replace(record, notes=tuple(record.notes))))
         return found
@@ -242,19 +179,36 @@ class RunFolder:
             frame = frame[frame[column].isin(wanted)]
         return frame.reset_index(drop=True)
 
+    def table(self, name: str) -> pd.DataFrame | None:
+        """One of the tables of `TABLES`; `None` where the command that writes it has not run.
+
+        Raises:
+            InputError: the file is there and is no such table.
+        """
+        path = self.tables / f"{name}.csv"
+        return TABLES[name].read_csv(path) if path.is_file() else None
+
+    def on_page(self, part: Part) -> dict[str, pd.DataFrame]:
+        """The tables that a part of the page shows, as far as they are there.
+
+        Raises:
+            InputError: see `table`.
+        """
+        found = {name: self.table(name) for name in on_page(part)}
+        return {name: table for name, table in found.items() if table is not None}
+
     def agreement(self) -> pd.DataFrame:
         """How far the run's detectors agree; no rows where it has one detector."""
         import pandas as pd
 
-        schema, path = TABLES["agreement"], self.tables / "agreement.csv"
-        if path.is_file():
-            return schema.read_csv(path)
-        return schema.frame(pd.DataFrame(columns=list(schema.columns)))
+        found = self.table("agreement")
+        schema = TABLES["agreement"]
+        return schema.frame(pd.DataFrame(columns=list(schema.columns))) if found is None else found
 
     def untrained_record(self, layer: str, detector: str) -> TableRecord | None:
         """What the table of a layer with random weights was made from; `None` where there is none."""
         path = self.table_path(UNTRAINED, layer, detector)
-        return _read(TableRecord, path.with_suffix(".json")) if path.is_file() else None
+        return read_record(TableRecord, path.with_suffix(".json")) if path.is_file() else None
 
     def untrained(self, layer: str, detector: str) -> pd.DataFrame | None:
         """The concept table of a layer with random weights; `None` where there is none."""
@@ -351,7 +305,7 @@ class RunFolder:
 
     def checkpoint_in(self, folder: str) -> CheckpointRecord | None:
         """What stands in `tables/<folder>`, if anything does."""
-        return _read(CheckpointRecord, self.tables / folder / "checkpoint.json")
+        return read_record(CheckpointRecord, self.tables / folder / "checkpoint.json")
 
     def table_path(self, folder: str, layer: str, detector: str) -> Path:
         """Where the CSV of one checkpoint, layer and detector belongs."""
@@ -363,10 +317,14 @@ class RunFolder:
         return self.root / "scores" / folder / f"{file_name(layer)}.{detector}.h5"
 
     def write_table(self, folder: str, record: TableRecord, rows: dict[str, object]) -> None:
-        """Write one concept table and, after it, the record that declares it finished."""
+        """Write one concept table and, after it, the record that declares it finished.
+
+        The column `basis` is filled in for a layer in another basis than its channels.
+        """
         path = self.table_path(folder, record.layer, record.detector)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(path, TABLES["concepts"].to_csv(rows))
+        _, _, basis = record.layer.partition("@")
+        write_text_atomic(path, TABLES["concepts"].to_csv({**rows, "basis": basis}))
         write_text_atomic(path.with_suffix(".json"), _json(asdict(record)))
 
     def basis_path(self, layer: str) -> Path:
@@ -463,7 +421,7 @@ class RunFolder:
         checkpoints = self.checkpoints()
         content["checkpoints"] = [asdict(record) for record in checkpoints]
         told = [note for record in records for note in record.notes]
-        if any(_is_unclear(record) for record in checkpoints):
+        if any(is_unclear(record) for record in checkpoints):
             told.append(UNCLEAR_ACCURACY)
         earlier_notices = [note for note in info["notices"] if note != UNCLEAR_ACCURACY]
         content["notices"] = list(dict.fromkeys([*earlier_notices, *told]))
@@ -485,22 +443,6 @@ class RunFolder:
         ]
         self.root.mkdir(parents=True, exist_ok=True)
         write_text_atomic(self.run_file, _json(content))
-
-
-def _with_accuracies(records: Sequence[CheckpointRecord]) -> list[CheckpointRecord]:
-    """Accuracies in a unit that their own file does not tell, by what the run tells."""
-    shares = as_shares([record.accuracy_stated for record in records if record.accuracy_stated is not None])
-    if shares is None:
-        return list(records)
-    left = iter(shares)
-    return [
-        record if record.accuracy_stated is None else replace(record, accuracy=next(left))
-        for record in records
-    ]
-
-
-def _is_unclear(record: CheckpointRecord) -> bool:
-    return record.accuracy is None and record.accuracy_stated is not None
 
 
 def _differences(before: Any, after: Any, name: str = "") -> Iterable[str]:

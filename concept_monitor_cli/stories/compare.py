@@ -43,7 +43,7 @@ from concept_monitor_cli.stories.universality import universal_units
 if TYPE_CHECKING:
     import pandas as pd
 
-# Concepts of the one that the other lacks: so many are named.
+# Concepts of the one that the other lacks: at most this many are named.
 _MOST_NAMED = 12
 _EXAMPLE_IMAGES = 4
 

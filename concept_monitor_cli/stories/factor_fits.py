@@ -16,14 +16,12 @@ from concept_monitor_cli.functional.coupled import (
     Factorisation,
     balanced,
     coupled_factors,
-    factor_stability,
     group_sparse_factors,
-    matched,
     nonnegative_loadings,
     published_factors,
-    rank_agreement,
     residual,
 )
+from concept_monitor_cli.functional.factor_matching import factor_stability, matched, rank_agreement
 from concept_monitor_cli.options import FactorsOptions
 from concept_monitor_cli.progress import Progress
 from concept_monitor_cli.stories.activations import RecordedLayer

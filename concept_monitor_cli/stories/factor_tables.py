@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from concept_monitor_cli.functional.coupled import cosines
+from concept_monitor_cli.functional.factor_matching import cosines
 from concept_monitor_cli.functional.factor_measures import (
     Neighbourhoods,
     chance_purity,

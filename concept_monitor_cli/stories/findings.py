@@ -45,7 +45,7 @@ def run_tables(opened: OpenRun) -> RunTables:
         for history in opened.histories
     ]
     untrained = [rows for history in opened.histories if (rows := opened.untrained(history)) is not None]
-    units = _read(opened, "units")
+    units = opened.run.table("units")
     current = units is not None and all(_is_current(units, history) for history in opened.histories)
     random = pd.concat(untrained, ignore_index=True) if untrained else None
     return RunTables(
@@ -54,9 +54,9 @@ def run_tables(opened: OpenRun) -> RunTables:
         statistics=TABLES["statistics"].frame(pd.concat(statistics, ignore_index=True)),
         untrained=None if random is None else random[random["rank"] == 1],
         units=units if current else None,
-        changes=_read(opened, "changes") if current else None,
-        self_similarity=_read(opened, "self_similarity") if current else None,
-        agreement=_read(opened, "agreement"),
+        changes=opened.run.table("changes") if current else None,
+        self_similarity=opened.run.table("self_similarity") if current else None,
+        agreement=opened.run.table("agreement"),
         info=opened.info,
     )
 
@@ -75,11 +75,6 @@ def beside_records(opened: OpenRun, history: History) -> list[pd.DataFrame]:
         for record in opened.records(history)
     ]
     return [redundancy_columns(records), halves_columns(records)]
-
-
-def _read(opened: OpenRun, name: str) -> pd.DataFrame | None:
-    path = opened.run.tables / f"{name}.csv"
-    return TABLES[name].read_csv(path) if path.is_file() else None
 
 
 def _is_current(units: pd.DataFrame, history: History) -> bool:

@@ -29,7 +29,7 @@ from concept_monitor_cli.study.seen import (
 if TYPE_CHECKING:
     pass
 
-# `--null untrained`: units of random networks in a null distribution, and at least so many networks, so that
+# `--null untrained`: units of random networks in a null distribution, and at least this many networks: so
 # no single draw of weights decides. The seeds are far from those that a user's own networks may have.
 UNTRAINED_UNITS = 500
 MIN_UNTRAINED = 2

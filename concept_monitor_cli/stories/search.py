@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from concept_monitor_cli.catalogue import default_detectors
 from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.options import SearchOptions
@@ -80,7 +81,7 @@ def search(options: SearchOptions, progress: Progress = SILENT) -> SearchResult:
         raise InputError(
             "no unit of this run has a place among words",
             where=opened.run.root,
-            hint="dissect with --detector clip-dissect and an --encoder",
+            hint=f"dissect with --detector {default_detectors()[0]} and an --encoder",
         )
     table = pd.concat(parts, ignore_index=True)
     opened.run.write_csv("search", table)

@@ -7,17 +7,19 @@ import json
 import numpy as np
 import pytest
 import torch
+from late import Late
 from PIL import Image
 
 import concept_monitor_cli._torchvision  # noqa: F401 - before open_clip
 
 # isort: split
-import open_clip
 
 from concept_monitor_cli.builtin import BY_CATEGORY, VOCABULARY, Rendering, builtin_encoder_files, render
 from concept_monitor_cli.builtin.broden import PROBE_IMAGES, PROBE_SEED
 from concept_monitor_cli.builtin.quality import concept_ranks, dominant, zero_shot_accuracy
 from concept_monitor_cli.builtin.renderer import CYCLE
+
+open_clip = Late("open_clip")
 
 HELD_OUT_SEED = 4004  # neither a training series nor the one that was looked at while training
 HELD_OUT = 3 * len(CYCLE)

@@ -12,7 +12,24 @@ import pytest
 from concept_monitor_cli.builtin import BY_CATEGORY, VOCABULARY, Rendering, render
 from concept_monitor_cli.builtin.paints import SHADES, name_colours
 from concept_monitor_cli.builtin.renderer import CYCLE, SIZE, subject_of
-from concept_monitor_cli.builtin.vocabulary import INDEX, OWNERS
+from concept_monitor_cli.builtin.vocabulary import INDEX
+
+# The objects on which each part is drawn.
+OWNERS: dict[str, tuple[str, ...]] = {
+    "wheel": ("car", "bicycle"),
+    "window": ("house", "car", "airplane", "windmill", "lighthouse"),
+    "sail": ("boat",),
+    "roof": ("house", "windmill", "lighthouse"),
+    "door": ("house", "windmill", "lighthouse", "tent"),
+    "blade": ("windmill",),
+    "wing": ("airplane", "bird"),
+    "trunk": ("tree",),
+    "petal": ("flower",),
+    "leg": ("table",),
+    "hull": ("boat",),
+    "chimney": ("house",),
+    "basket": ("balloon",),
+}
 
 SEED = 31
 

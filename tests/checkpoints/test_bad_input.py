@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 from checkpoint_help import Config, Marker, Packed, Scaled, same, small_network, small_weights
+from late import Late
 from safetensors.torch import save_file
 
 from concept_monitor_cli.checkpoints import load_checkpoint
 from concept_monitor_cli.errors import InputError
+
+dcp = Late("torch.distributed.checkpoint")
 
 
 def refused(path: Path, **options: bool) -> InputError:

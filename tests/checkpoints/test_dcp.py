@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 from checkpoint_help import Marker, same, small_network, small_weights
-from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex
+from late import Late
 
 from concept_monitor_cli.checkpoints import find_checkpoints, load_checkpoint, weights_digest
 from concept_monitor_cli.errors import InputError
+
+dcp = Late("torch.distributed.checkpoint")
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -87,16 +87,18 @@ def test_parts_of_a_tensor_are_put_together(tmp_path: Path) -> None:
     weights = {"conv.weight": torch.arange(30.0).reshape(5, 3, 2), "conv.bias": torch.ones(5)}
     folder = save(tmp_path / "c", dict(weights))
     metadata = pickle.loads((folder / ".metadata").read_bytes())
-    del metadata.storage_data[MetadataIndex("conv.weight", (0, 0, 0))]
+    del metadata.storage_data[dcp.metadata.MetadataIndex("conv.weight", (0, 0, 0))]
     chunks = []
     for process, (start, stop) in enumerate([(0, 3), (3, 5)]):
         offset = torch.Size((start, 0, 0))
         part = weights["conv.weight"][start:stop].clone()
-        chunks.append(ChunkStorageMetadata(offset, part.shape))
+        chunks.append(dcp.metadata.ChunkStorageMetadata(offset, part.shape))
         name = f"__{process + 1}_0.distcp"
         torch.save(part, folder / name)
         size = (folder / name).stat().st_size
-        metadata.storage_data[MetadataIndex("conv.weight", offset)] = _StorageInfo(name, 0, size)
+        metadata.storage_data[dcp.metadata.MetadataIndex("conv.weight", offset)] = (
+            dcp.filesystem._StorageInfo(name, 0, size)
+        )
     metadata.state_dict_metadata["conv.weight"].chunks = chunks
     (folder / ".metadata").write_bytes(pickle.dumps(metadata))
     assert same(load_checkpoint(folder).state_dict, weights)

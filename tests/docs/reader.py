@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 
 import concept_monitor_cli._torchvision  # isort: skip  # noqa: F401
-from torchvision.models import resnet18
 
 from concept_monitor_cli.builtin import VOCABULARY, write_broden
 from concept_monitor_cli.cli.app import run
@@ -77,6 +76,8 @@ class Reader:
         self.run("other", 1)
 
     def _save(self, training: int, epoch: int) -> None:
+        from torchvision.models import resnet18
+
         torch.manual_seed(10 * training + epoch)
         state = {
             name: value.half() if value.is_floating_point() else value

@@ -9,14 +9,16 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from late import Late
 
 # isort: split
 import concept_monitor_cli._torchvision  # noqa: F401
 
 # isort: split
-import open_clip
 
 from concept_monitor_cli.models.geometry import Geometry
+
+open_clip = Late("open_clip")
 
 __all__ = ["TINY_CONFIG", "NoisePixels", "TinyClip", "open_clip"]
 

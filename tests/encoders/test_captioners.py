@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from late import Late
 from PIL import Image
 
 import concept_monitor_cli._torchvision  # noqa: F401 - before open_clip
 
 # isort: split
-import open_clip
 
 from concept_monitor_cli.encoders.captioners import load_captioner
 from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.functional.descriptions import beam_search, forced
+
+open_clip = Late("open_clip")
 
 SIDE = 32
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

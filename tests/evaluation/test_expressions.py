@@ -22,11 +22,11 @@ from concept_monitor_cli.evaluation.expressions import Reader
 from concept_monitor_cli.evaluation.showing import presence_of_labels
 from concept_monitor_cli.functional.compositional import OPERATORS, Formula
 from concept_monitor_cli.functional.invert import PresenceFormula
-from concept_monitor_cli.lenses.names.linear import sum_text
 from concept_monitor_cli.options import EpochFilter, EvaluateOptions
 from concept_monitor_cli.progress import SILENT
 from concept_monitor_cli.stories.bench import Bench
 from concept_monitor_cli.stories.evaluate import evaluate
+from concept_monitor_cli.wording import sum_text
 
 DETECTORS = ("network-dissection", "compositional", "invert", "linear")
 # Names that look like parts of a formula or of a sum.

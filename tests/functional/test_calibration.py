@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from scipy import stats
+from late import Late
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
@@ -31,6 +31,8 @@ from concept_monitor_cli.functional.similarity import (
 from concept_monitor_cli.functional.similarity.pmi import Evidence
 from concept_monitor_cli.functional.topk import top_images
 from tests.functional import twins
+
+stats = Late("scipy.stats")
 
 EVIDENCE = {"soft_wpmi": (soft_wpmi_evidence, 100, 1.0), "wpmi": (wpmi_evidence, 28, 0.6)}
 

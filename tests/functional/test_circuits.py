@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.stats import hypergeom
+from late import Late
 
 from concept_monitor_cli.functional.circuits import (
     agreement,
@@ -21,6 +21,8 @@ from concept_monitor_cli.functional.circuits import (
     tap_shares,
     unions,
 )
+
+stats = Late("scipy.stats")
 
 
 def generator(seed: int) -> torch.Generator:
@@ -219,7 +221,7 @@ def test_a_unit_that_unites_two_cases_is_found() -> None:
     assert found[0].one == pytest.approx(float(one))
     everywhere = int((shown[:, 0] ^ shown[:, 1]).sum())
     assert found[0].chance == pytest.approx(everywhere / n)
-    assert found[0].p == pytest.approx(float(hypergeom.sf(10 * one - 1, n, everywhere, 10)))
+    assert found[0].p == pytest.approx(float(stats.hypergeom.sf(10 * one - 1, n, everywhere, 10)))
     # Other images in the target's place show no union.
     order = torch.randperm(n, generator=generator(10))
     assert unions(target[order], effect, shown, torch.arange(3)) == []

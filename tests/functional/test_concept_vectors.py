@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.stats import mannwhitneyu
+from late import Late
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.concept_vectors import (
@@ -25,6 +25,8 @@ from concept_monitor_cli.functional.concept_vectors import (
     sign_shares,
     unit_effects,
 )
+
+stats = Late("scipy.stats")
 
 
 def some(n: int = 40, units: int = 5, concepts: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -180,7 +182,7 @@ def test_auc_is_the_share_of_pairs_and_its_p_that_of_mann_whitney(digits: int) -
     auc, p = decodability(torch.from_numpy(scores), torch.from_numpy(L))
     for m in range(3):
         assert float(auc[m]) == pytest.approx(twin_auc(scores[:, m], L[:, m]), abs=1e-12)
-        test = mannwhitneyu(
+        test = stats.mannwhitneyu(
             scores[L[:, m] == 1, m], scores[L[:, m] == 0, m], method="asymptotic", use_continuity=False
         )
         few = np.nansum(L[:, m]) < 30

@@ -9,21 +9,21 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import nnls
-from sklearn.decomposition import NMF
+from late import Late
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.coupled import (
     balanced,
     coupled_factors,
-    factor_stability,
     group_sparse_factors,
-    matched,
     nonnegative_loadings,
     published_factors,
-    rank_agreement,
     residual,
 )
+from concept_monitor_cli.functional.factor_matching import factor_stability, matched, rank_agreement
+
+optimize = Late("scipy.optimize")
+decomposition = Late("sklearn.decomposition")
 
 Array = np.ndarray
 
@@ -132,7 +132,7 @@ def test_a_sweep_is_that_of_scikit_learn() -> None:
     X, F, W = rng.gamma(0.4, size=(30, 12)), rng.random((30, 3)), rng.random((12, 3))
     start = (torch.from_numpy(F), [torch.from_numpy(W)])
     found = coupled_factors([torch.from_numpy(X)], 3, start=start, sweeps=1, inner=1)
-    model = NMF(3, solver="cd", init="custom", shuffle=False, max_iter=1)
+    model = decomposition.NMF(3, solver="cd", init="custom", shuffle=False, max_iter=1)
     loadings = model.fit_transform(X.T.copy(), W=W.copy(), H=F.T.copy())
     assert np.allclose(
         (found.F @ found.W[0].T).numpy(), (loadings @ model.components_).T, atol=1e-12, rtol=1e-12
@@ -157,7 +157,7 @@ def test_loadings_are_those_of_scipys_least_squares() -> None:
     X, F = rng.random((25, 6)), rng.random((25, 4))
     F[:, 2] = 0
     W = nonnegative_loadings(torch.from_numpy(X), torch.from_numpy(F), tolerance=1e-13)
-    expected = np.stack([nnls(F, X[:, p])[0] for p in range(6)])
+    expected = np.stack([optimize.nnls(F, X[:, p])[0] for p in range(6)])
     assert np.allclose(W.numpy(), expected, atol=1e-8)
     assert float(W[:, 2].abs().max()) == 0
     assert residual(torch.from_numpy(X), torch.from_numpy(F), W) == pytest.approx(
@@ -212,7 +212,7 @@ def test_residual_comes_within_two_per_cent_of_scikit_learns_in_its_time_or_less
     F, W = rng.gamma(0.4, size=(2000, 12)), rng.gamma(0.3, size=(168, 12))
     X = F @ W.T + 0.2 * rng.gamma(1, size=(2000, 168))
     blocks = [torch.from_numpy(X[:, :60].copy()), torch.from_numpy(X[:, 60:].copy())]
-    model = NMF(10, init="nndsvda", solver="cd", max_iter=300, tol=1e-6)
+    model = decomposition.NMF(10, init="nndsvda", solver="cd", max_iter=300, tol=1e-6)
     theirs = least_time(lambda: model.fit(X))
     bound = 1.02 * model.reconstruction_err_
     found = coupled_factors(blocks, 10)

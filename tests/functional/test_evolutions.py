@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from late import Late
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.evolutions import (
@@ -18,6 +18,8 @@ from concept_monitor_cli.functional.evolutions import (
     parts_by_effect,
     rank_correlation,
 )
+
+stats = Late("scipy.stats")
 
 
 def test_the_points_are_the_middles_of_equal_parts() -> None:

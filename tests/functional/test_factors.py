@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from sklearn.decomposition import NMF, PCA
+from late import Late
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.factors import (
@@ -16,6 +16,8 @@ from concept_monitor_cli.functional.factors import (
     principal_directions,
     random_directions,
 )
+
+decomposition = Late("sklearn.decomposition")
 
 
 def planted(
@@ -41,7 +43,7 @@ def twin_coefficients(Q: np.ndarray, W: np.ndarray, sweeps: int) -> np.ndarray:
 def test_principal_directions_are_those_of_scikit_learn() -> None:
     Q = torch.randn(50, 8, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 9)
     centre, directions = principal_directions(Q, 4)
-    oracle = PCA(4, svd_solver="full").fit(Q.double().numpy())
+    oracle = decomposition.PCA(4, svd_solver="full").fit(Q.double().numpy())
     assert np.allclose(centre.numpy(), oracle.mean_, atol=1e-6)
     assert np.allclose(np.abs((directions.numpy() * oracle.components_.T).sum(0)), 1, atol=1e-5)
     assert bool((directions.gather(0, directions.abs().argmax(0, keepdim=True)) > 0).all())
@@ -61,7 +63,7 @@ def test_the_error_is_that_of_scikit_learn_or_less() -> None:
     W = nonnegative_factors(torch.from_numpy(X), 5)
     F = nonnegative_coefficients(torch.from_numpy(X), W, sweeps=400)
     ours = np.linalg.norm(X - (F @ W.T).double().numpy())
-    oracle = NMF(5, init="nndsvda", solver="cd", max_iter=300, tol=1e-6).fit(X)
+    oracle = decomposition.NMF(5, init="nndsvda", solver="cd", max_iter=300, tol=1e-6).fit(X)
     assert ours <= 1.02 * oracle.reconstruction_err_
 
 

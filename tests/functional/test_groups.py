@@ -7,11 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import silhouette_samples
+from late import Late
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.evaluation import groups
 from concept_monitor_cli.functional.similarity import ConceptActivations
+
+metrics = Late("sklearn.metrics")
 
 
 def unit_rows(vectors: torch.Tensor) -> torch.Tensor:
@@ -55,7 +57,7 @@ def test_kmeans_and_silhouettes_equal_twin_and_scikit_learn(k: int) -> None:
         assert labels[b].tolist() == twin_kmeans(points[b].numpy(), k)
         assert sizes[b].tolist() == labels[b].bincount(minlength=k).tolist()
         if k > 1:
-            samples = silhouette_samples(points[b].numpy(), labels[b].numpy())
+            samples = metrics.silhouette_samples(points[b].numpy(), labels[b].numpy())
             for g in range(k):
                 expected = samples[(labels[b] == g).numpy()].mean()
                 assert silhouettes[b, g].item() == pytest.approx(expected, abs=1e-6)

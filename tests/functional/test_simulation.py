@@ -7,11 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn import metrics as sk
+from late import Late
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.evaluation import simulation as sim
 from tests.functional import twins_simulation as twins
+
+sk = Late("sklearn.metrics")
 
 NAN = float("nan")
 

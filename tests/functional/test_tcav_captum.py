@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from concept_monitor_cli.functional.concept_vectors import ClassGradients, sign_shares
 
-captum_concept = pytest.importorskip("captum.concept")
-
 
 class Network(nn.Module):
     def __init__(self) -> None:
@@ -24,6 +22,7 @@ class Network(nn.Module):
 
 
 def test_shares_are_those_of_captum(tmp_path: Path) -> None:
+    pytest.importorskip("captum.concept", reason="captum is not installed")
     from captum.attr import LayerGradientXActivation
     from captum.concept import TCAV, Concept
     from captum.concept._core.cav import CAV

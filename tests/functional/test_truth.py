@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import scipy.stats
 import torch
 import twins_truth as twins
-from sklearn.metrics import accuracy_score, label_ranking_loss
-from sklearn.metrics.pairwise import cosine_similarity
+from late import Late
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional import evaluation as functional
+
+stats = Late("scipy.stats")
+metrics = Late("sklearn.metrics")
+pairwise = Late("sklearn.metrics.pairwise")
 
 CLOSE = {"rtol": 0, "atol": 1e-6}
 
@@ -31,7 +33,9 @@ def generator() -> torch.Generator:
 def test_accuracy_is_scikit_learns() -> None:
     rng = np.random.default_rng(0)
     true, predicted = rng.integers(0, 4, (2, 50)).astype(str).tolist()
-    assert functional.label_accuracy(predicted, true) == pytest.approx(accuracy_score(true, predicted))
+    assert functional.label_accuracy(predicted, true) == pytest.approx(
+        metrics.accuracy_score(true, predicted)
+    )
     assert functional.label_accuracy(true, true) == 1.0
     assert np.isnan(functional.label_accuracy([], []))
     with pytest.raises(InputError, match="2 labels for 1"):
@@ -42,7 +46,7 @@ def test_cosines(generator: torch.Generator) -> None:
     predicted, true = 3 * torch.randn(20, 7, generator=generator), torch.randn(20, 7, generator=generator)
     found = functional.cosines(predicted, true).numpy()
     np.testing.assert_allclose(found, twins.cosines(predicted.tolist(), true.tolist()), **CLOSE)
-    np.testing.assert_allclose(found, np.diag(cosine_similarity(predicted, true)), **CLOSE)
+    np.testing.assert_allclose(found, np.diag(pairwise.cosine_similarity(predicted, true)), **CLOSE)
     np.testing.assert_allclose(functional.cosines(true, true), 1.0, **CLOSE)
     with pytest.raises(InputError, match="shapes"):
         functional.cosines(predicted[:3], true)
@@ -64,7 +68,7 @@ def test_ranks(generator: torch.Generator) -> None:
     found = functional.label_ranks(scores, true)
     assert found.tolist() == twins.label_ranks(scores.tolist(), true.tolist())
     clear = torch.rand(30, 12, generator=generator)
-    loss = label_ranking_loss(torch.nn.functional.one_hot(true, 12).numpy(), clear.numpy())
+    loss = metrics.label_ranking_loss(torch.nn.functional.one_hot(true, 12).numpy(), clear.numpy())
     assert (functional.label_ranks(clear, true) - 1).double().mean() / 11 == pytest.approx(loss)
     best = clear.clone()
     best[torch.arange(30), true] = 2.0
@@ -106,7 +110,7 @@ def test_correlation_is_scipys(count: int, strength: float) -> None:
     x = rng.normal(size=count)
     y = strength * x + rng.normal(size=count)
     r, p = functional.correlation(torch.from_numpy(x), torch.from_numpy(y))
-    expected = scipy.stats.pearsonr(x, y)
+    expected = stats.pearsonr(x, y)
     assert r == pytest.approx(expected.statistic, abs=1e-9)
     assert r == pytest.approx(twins.correlation(x.tolist(), y.tolist()), abs=1e-9)
     assert p == pytest.approx(expected.pvalue, rel=1e-6, abs=1e-300)
@@ -163,5 +167,5 @@ def test_the_permutation_p_value_is_uniform_for_labels_that_know_nothing() -> No
         null = functional.permuted_correlations(W, S, permutations=99, seed=seed)
         plain.append(p)
         permuted.append(functional.permutation_p_value(r, null))
-    assert scipy.stats.kstest(permuted, "uniform").pvalue > 0.01
+    assert stats.kstest(permuted, "uniform").pvalue > 0.01
     assert np.mean(np.array(plain) < 0.05) > 0.3

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from concept_monitor_cli.lenses.names.linear import Linear, sum_text
+from concept_monitor_cli.lenses.names.linear import Linear
 from concept_monitor_cli.store import Entry
+from concept_monitor_cli.wording import sum_text
 from tests.lenses.worlds import World, make_world
 
 

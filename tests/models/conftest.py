@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from late import Late
 from torch import nn
 
 import concept_monitor_cli._torchvision  # noqa: F401  isort: skip
-import torchvision
+
+torchvision = Late("torchvision")
 
 
 @pytest.fixture

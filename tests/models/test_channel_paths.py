@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from late import Late
+
 import concept_monitor_cli._torchvision  # noqa: F401  isort: skip
 import pytest
-import timm
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from concept_monitor_cli.models.channel_paths import NoPathError, path_matrix, trace_path
 from concept_monitor_cli.models.cifar import create_model
+
+timm = Late("timm")
+torchvision = Late("torchvision")
 
 
 def settled(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import re
 
+from late import Late
+
 import concept_monitor_cli._torchvision  # noqa: F401  isort: skip
 import pytest
-import timm
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.models.dependencies import weights_of_layers
 from concept_monitor_cli.models.taps import tap
+
+timm = Late("timm")
+torchvision = Late("torchvision")
 
 
 def meta(make: object, *args: object) -> nn.Module:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from late import Late
+
 import concept_monitor_cli._torchvision  # noqa: F401  isort: skip
 import pytest
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from concept_monitor_cli.models.channel_paths import NoPathError
 from concept_monitor_cli.models.cifar import create_model
 from concept_monitor_cli.models.folding import constant_units
+
+torchvision = Late("torchvision")
 
 
 class Shared(nn.Module):

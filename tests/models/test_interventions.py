@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from late import Late
+
 import concept_monitor_cli._torchvision  # noqa: F401  isort: skip
 import pytest
-import timm
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from concept_monitor_cli.models.interventions import Edit, interventions, set_units
 from concept_monitor_cli.models.layers import describe_layers
 from concept_monitor_cli.record.scores import class_scores
+
+timm = Late("timm")
+torchvision = Late("torchvision")
 
 
 class Plain(nn.Module):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from late import Late
+
 import concept_monitor_cli._torchvision  # noqa: F401  isort: skip
 import pytest
-import timm
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.models.knockouts import knockouts
 from concept_monitor_cli.models.layers import describe_layers
+
+timm = Late("timm")
+torchvision = Late("torchvision")
 
 
 class Plain(nn.Module):

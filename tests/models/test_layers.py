@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import json
 
+from late import Late
+
 import concept_monitor_cli._torchvision  # noqa: F401  isort: skip
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +19,8 @@ from concept_monitor_cli.models.layers import (
     nearest_names,
     resolve_layers,
 )
+
+timm = Late("timm")
 
 
 def test_names_are_checked_and_repeats_count_once(resnet18: nn.Module) -> None:

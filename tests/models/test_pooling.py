@@ -1,10 +1,10 @@
 from __future__ import annotations
 
+from late import Late
+
 import concept_monitor_cli._torchvision  # noqa: F401  isort: skip
 import pytest
-import timm
 import torch
-import torchvision
 from torch import nn
 
 from concept_monitor_cli.errors import InputError
@@ -19,6 +19,9 @@ from concept_monitor_cli.models.pooling import (
     spatial_maps,
     units,
 )
+
+timm = Late("timm")
+torchvision = Late("torchvision")
 
 
 def build(name: str, **kwargs: object) -> nn.Module:

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from late import Late
 
 import concept_monitor_cli._torchvision  # noqa: F401
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.models.pretrained import pretrained_files
 
-import timm  # isort: skip
 from huggingface_hub import constants  # isort: skip
-from torchvision import models  # isort: skip
+
+timm = Late("timm")
+models = Late("torchvision.models")
 
 
 @pytest.fixture(autouse=True)

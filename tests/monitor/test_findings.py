@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats as scipy_stats
+from late import Late
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -22,6 +22,8 @@ from truth import RunFiles, untrue
 
 from concept_monitor_cli.monitor.findings import Finding, RunTables, cautions, choose, findings, statements
 from concept_monitor_cli.monitor.findings.base import CAUTIONS, LEVEL, MOST, MOST_CAUTIONS
+
+scipy_stats = Late("scipy.stats")
 
 QUIET = ("nothing",)
 

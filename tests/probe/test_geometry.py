@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from late import Late
 from PIL import Image
 
 import concept_monitor_cli._torchvision  # noqa: F401 # isort: skip
-import torchvision.transforms as T
 from probe_help import picture
-from torchvision.transforms import InterpolationMode
 
 from concept_monitor_cli.models.geometry import Geometry, Preprocessing
 from concept_monitor_cli.probe.decode import shape_image
+
+T = Late("torchvision.transforms")
 
 SIZES = [(64, 64), (500, 333), (333, 500), (37, 91), (91, 37), (224, 300), (31, 31), (640, 17), (1, 1)]
 INTERPOLATIONS = ["nearest", "bilinear", "bicubic", "lanczos"]
@@ -26,7 +27,7 @@ def _torchvision(image: Image.Image, steps: list[object]) -> np.ndarray:
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_crop_is_torchvisions(size, interpolation):
     image = Image.fromarray(picture(*size))
-    mode = InterpolationMode(interpolation)
+    mode = T.InterpolationMode(interpolation)
     for resize, crop in [(256, 224), (33, 32), (64, 64), (48, 97), (37, 20), (224, 224)]:
         expected = _torchvision(image, [T.Resize(resize, mode, antialias=True), T.CenterCrop(crop)])
         pixels = shape_image(image, Geometry(crop, resize, "crop", interpolation))
@@ -37,7 +38,7 @@ def test_crop_is_torchvisions(size, interpolation):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_squash_is_torchvisions(size, interpolation):
     image = Image.fromarray(picture(*size))
-    mode = InterpolationMode(interpolation)
+    mode = T.InterpolationMode(interpolation)
     for resize, crop in [(None, 64), (72, 64), (31, 31)]:
         side = resize or crop
         expected = _torchvision(image, [T.Resize((side, side), mode, antialias=True), T.CenterCrop(crop)])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from late import Late
+
 import concept_monitor_cli._torchvision  # noqa: F401  isort: skip
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +15,8 @@ from concept_monitor_cli.models.geometry import Geometry, Preprocessing
 from concept_monitor_cli.models.layers import LayerInfo, describe_layers
 from concept_monitor_cli.models.pooling import by_position, units_second
 from concept_monitor_cli.record.evolved import Side, evolved, scores_set_back
+
+timm = Late("timm")
 
 SIDE = 16
 CPU = torch.device("cpu")

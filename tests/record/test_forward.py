@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from late import Late
+
 import concept_monitor_cli._torchvision  # noqa: F401  isort: skip
 import numpy as np
 import pytest
-import timm
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from concept_monitor_cli.errors import CmonError, InputError
@@ -27,6 +27,9 @@ from concept_monitor_cli.record import (
 )
 from concept_monitor_cli.record.forward import is_out_of_memory
 from concept_monitor_cli.store import Store
+
+timm = Late("timm")
+torchvision = Late("torchvision")
 
 
 class Pixels:
@@ -163,14 +166,14 @@ def test_a_short_last_batch_and_reading_ahead() -> None:
 
 
 NETWORKS = {
-    "resnet18": (torchvision.models.resnet18, ["layer1.0.relu", "layer4", "fc"], 64),
+    "resnet18": (lambda: torchvision.models.resnet18(), ["layer1.0.relu", "layer4", "fc"], 64),
     "convnext": (lambda: timm.create_model("convnext_atto"), ["stages.0", "stages.3", "head"], 64),
     "torchvision convnext_tiny": (
-        torchvision.models.convnext_tiny,
+        lambda: torchvision.models.convnext_tiny(),
         ["features.3", "features.3.0.block.3"],
         64,
     ),
-    "swin_t": (torchvision.models.swin_t, ["features.1", "features.7", "head"], 64),
+    "swin_t": (lambda: torchvision.models.swin_t(), ["features.1", "features.7", "head"], 64),
     "timm vit_tiny": (
         lambda: timm.create_model("vit_tiny_patch16_224"),
         ["blocks.3", "blocks.11", "head"],

@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
+from late import Late
+
 import concept_monitor_cli._torchvision  # noqa: F401  isort: skip
 import numpy as np
 import pytest
-import timm
 import torch
-import torchvision
 from test_forward import Pixels, preprocessing
 from torch import Tensor, nn
 
@@ -20,6 +20,9 @@ from concept_monitor_cli.models.pooling import Layout, pool, shift_gradient
 from concept_monitor_cli.record import record
 from concept_monitor_cli.record.requests import OUTPUT, Activations, Gradients, Logits, Pass, Recording
 from concept_monitor_cli.store import Store
+
+timm = Late("timm")
+torchvision = Late("torchvision")
 
 
 class Residual(nn.Module):

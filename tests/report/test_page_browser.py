@@ -1,11 +1,12 @@
-"""The page in a real Chromium: clicks, search, slider, no network, no errors, and names that would run."""
+"""The page in a real Chromium: clicks, search, slider, no network, no errors, and names that would run.
+
+Above 500 lines, because all tests share one browser and one run, and skip together where there is no browser.
+"""
 
 from __future__ import annotations
 
 import io
-import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,21 +32,6 @@ pytestmark = pytest.mark.browser
 DOG, RED, STRIPED, SKY = ("dog", "object"), ("red", "color"), ("striped", "texture"), ("sky", "")
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 375, "height": 740}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    program = os.environ.get("CMON_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        pytest.skip("no Chromium on this machine (apt-get install chromium, or set CMON_CHROMIUM)")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=program, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        )
-        yield browser
-        browser.close()
 
 
 class Opened:

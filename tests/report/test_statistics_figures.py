@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_hex
+from late import Late
 
 from concept_monitor_cli.report.statistics_figures import (
     categories_by_layer,
@@ -14,6 +14,8 @@ from concept_monitor_cli.report.statistics_figures import (
     retention_against_percent,
 )
 from concept_monitor_cli.report.style import CATEGORY_COLOURS, INK
+
+colors = Late("matplotlib.colors")
 
 
 def _statistics(epochs: tuple[int, ...] = (0, 5, 30)) -> pd.DataFrame:
@@ -38,7 +40,9 @@ def test_bars_are_the_counts_in_the_colours_of_their_categories() -> None:
     assert [axes.get_title() for axes in panels] == ["epoch 0", "epoch 5", "epoch 30"]
     bars = {}
     for patch in panels[1].patches:
-        bars[to_hex(patch.get_facecolor()).upper(), round(patch.get_x() + patch.get_width() / 2)] = patch
+        bars[colors.to_hex(patch.get_facecolor()).upper(), round(patch.get_x() + patch.get_width() / 2)] = (
+            patch
+        )
     texture, thing = CATEGORY_COLOURS["texture"], CATEGORY_COLOURS["object"]
     heights = {where: bar.get_height() for where, bar in bars.items()}
     assert heights == {(texture, 0): 12, (texture, 1): 24, (thing, 0): 18, (thing, 1): 36}
@@ -78,7 +82,7 @@ def test_a_row_without_units_has_its_zero_at_the_bottom() -> None:
 
 def test_lines_against_epochs() -> None:
     figure = categories_over_epochs(_statistics(), fdr=0.05)
-    lines = {to_hex(line.get_color()).upper(): line for line in figure.axes[0].get_lines()}
+    lines = {colors.to_hex(line.get_color()).upper(): line for line in figure.axes[0].get_lines()}
     luck = lines.pop(INK.upper())
     assert luck.get_linestyle() == "--"
     np.testing.assert_allclose(luck.get_xydata(), [[0, 0.05], [5, 0.3], [30, 1.55]])

@@ -69,6 +69,23 @@ def test_written_tables_come_back_with_their_values_and_types(tmp_path: Path) ->
     assert [record.epoch for record in run.checkpoints()] == [0, 5]
 
 
+def test_only_tables_of_another_basis_name_it(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    add(run, 0)
+    add(run, 0, "layer4@pca8")
+    header = (tmp_path / "tables/epoch_0000/layer4.clip-dissect.csv").read_text().splitlines()[0]
+    assert header.endswith(",concept_set")
+    written = (tmp_path / "tables/epoch_0000/layer4@pca8.clip-dissect.csv").read_text().splitlines()
+    assert written[0].endswith(",concept_set,basis")
+    assert all(line.endswith(",pca8") for line in written[1:])
+    run.combine(INFO)
+    table = run.concepts()
+    assert table.groupby("layer")["basis"].unique().map(list).to_dict() == {
+        "layer4": [""],
+        "layer4@pca8": ["pca8"],
+    }
+
+
 def test_the_same_pieces_give_the_same_bytes_in_any_order(tmp_path: Path) -> None:
     one, two = RunFolder(tmp_path / "one"), RunFolder(tmp_path / "two")
     for epoch in (0, 1, 2):

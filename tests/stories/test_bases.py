@@ -37,6 +37,8 @@ def test_members_are_read_off_the_channels_at_every_epoch(bench: Bench, cmon) ->
     table = pd.read_parquet(bench.root / "out/tables/concepts.parquet")
     units = table.groupby("layer")["unit"].nunique().to_dict()
     assert units == {"layer3": 64, "layer3@random6": 6, "layer3@pca3": 3, "layer3@nmf4": 4}
+    assert table["basis"].unique().tolist() == ["", "nmf4", "pca3", "random6"]
+    assert (table["basis"] == table["layer"].str.partition("@")[2]).all()
     channels = pooled_of(bench, "layer3", 0)
     for name in ("random6", "pca3"):
         with np.load(bench.root / f"out/bases/layer3@{name}.npz") as arrays:

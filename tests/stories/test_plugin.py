@@ -33,7 +33,7 @@ def test_it_runs_through_every_command(
         ["stats"],
         ["units"],
         ["units", "--layer", "layer3", "--unit", "3"],
-        ["embed", "--anchors", "red,sky"],
+        ["embed", "--anchors", "red,sky", "--method", "pca"],  # UMAP compiles itself for 20 s
         ["report"],
         ["evaluate", "--measure", "clarity"],
         ["dynamics"],

@@ -43,7 +43,7 @@ class SearchResult:
         best: entry `n - 1` is the best formula of *at most* n concepts, so that the IoU never falls along it;
             empty for a unit that meets no label.
         beam: the best formulas of any length that were found, best first; the first is `best[-1]`.
-        ceilings: of each entry of `best`, an IoU that no formula of so many concepts exceeds: its own where
+        ceilings: of each entry of `best`, an IoU that no formula of as many concepts exceeds: its own where
             it is proved to be the best one.
     """
 
@@ -53,7 +53,7 @@ class SearchResult:
 
     @property
     def gaps(self) -> list[float]:
-        """By how much a formula of so many concepts could be better at most; 0 where none is."""
+        """By how much a formula of as many concepts could be better at most; 0 where none is."""
         return [max(0.0, high - each.iou) for high, each in zip(self.ceilings, self.best, strict=True)]
 
 

@@ -25,7 +25,7 @@ def comparable(maps: Tensor) -> Tensor:
 
 
 def positions_above(fraction: float, positions: int) -> int:
-    """How many of so many positions may lie above the threshold: the whole part of `fraction * positions`.
+    """How many of all positions may lie above the threshold: the whole part of `fraction * positions`.
 
     0.005 of 200 positions is one position: computed with the decimal number, not with its binary neighbour.
     """

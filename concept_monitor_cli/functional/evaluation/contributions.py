@@ -1,4 +1,4 @@
-"""The class of an image, read off the description of its loudest unit (CLIP-Dissect, A.6)."""
+"""The class of an image, read off the description of its most active unit (CLIP-Dissect, A.6)."""
 
 from __future__ import annotations
 

@@ -11,6 +11,9 @@ from concept_monitor_cli.errors import InputError
 
 #: The mean quality of fewer units than this is no ground for a cutoff: one good label would make one.
 LEAST_ABOVE = 10
+#: Above this SoftWPMI the paper calls a unit interpretable (A.8). It was fitted to ImageNet's validation set
+#: and Broden with 20,000 words, and is reported beside the calibrated count, not used.
+PAPER_CONSTANT = 0.16
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def quality_cutoff(scores: Tensor, quality: Tensor, wanted: float, *, least: int
         scores: `(C,)`, of the units' labels.
         quality: `(C,)`, how good each label is by another measure. Units with NaN in either are left out.
         wanted: mean quality.
-        least: so many units or more are above a cutoff. The paper sets no such number.
+        least: how many units must be above a cutoff. The paper sets no such number.
 
     Returns:
         the cutoff; with `tau` plus infinity where not even the best units are good enough.

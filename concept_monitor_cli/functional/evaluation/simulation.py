@@ -444,7 +444,7 @@ def top_images_showing(activations: Tensor, presence: Tensor, count: int) -> Ten
     Args:
         activations: `(n, B)`.
         presence: `(n, B)`, 1, 0 or NaN (does not count).
-        count: so many images; all where there are fewer.
+        count: how many images; all where there are fewer.
 
     Returns:
         `(B,)` float64; NaN where no image counts.

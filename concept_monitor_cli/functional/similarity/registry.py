@@ -23,7 +23,7 @@ from concept_monitor_cli.functional.similarity.pmi import Evidence
 from concept_monitor_cli.functional.similarity.reorder import TOP_FRACTION, rank_reorder_from_top
 from concept_monitor_cli.functional.topk import top_images_of_groups
 
-#: From so many images on, the published number of top images counts; of fewer images a number in proportion,
+#: From this many images on, the published number of top images counts; of fewer a number in proportion,
 #: but at least `LEAST_TOP_K`.
 FULL_SET, LEAST_TOP_K = 3000, 10
 #: Rank reorder looks at a share of the images, but at no fewer than these: the order of ten images is a
@@ -60,7 +60,7 @@ class RankSimilarity:
     def images(self, n_groups: int, top_k: int | None = None) -> int:
         """How many top images of a unit count, one of each group.
 
-        The published constants were chosen for 60,000 images. In a small set so many are no longer the unit's
+        The published constants were chosen for 60,000 images. In a small set they are no longer the unit's
         own, so no more than a share of the images counts, measured on photos (docs/calibration.md).
 
         Args:

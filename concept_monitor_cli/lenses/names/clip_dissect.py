@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from concept_monitor_cli.functional.calibration import benjamini_hochberg
+from concept_monitor_cli.functional.evaluation.cutoff import PAPER_CONSTANT
 from concept_monitor_cli.functional.firing import MIN_GROUPS, firing
 from concept_monitor_cli.functional.similarity.registry import (
     LEAST_REORDERED,
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
     from concept_monitor_cli.store import Entry
     from concept_monitor_cli.study.context import Context
 
-# Above this similarity the paper calls a unit interpretable (A.8). It was fitted to ImageNet's validation
-# set and Broden with 20,000 words, and is reported beside the calibrated count, not used.
-PAPER_CONSTANT = 0.16
 # With fewer groups of images planted units are hardly told from chance by any similarity; see
 # docs/calibration.md.
 FEW_GROUPS = 20

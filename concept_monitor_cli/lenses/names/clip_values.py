@@ -25,7 +25,7 @@ NULL_SCORES = 500
 #: A layer and its permutations are scored together while their scores, and their activations, are no more
 #: numbers than these. Of a wide layer the products take the time, not what is made of the concepts.
 TOGETHER = 1 << 23
-#: Less work than so many products of a layer is done one layer at a time: for very small matrices a library
+#: Less work than this many products of a layer is done one layer at a time: for very small matrices a library
 #: multiplies in another order, which changes the last digit. Layers of fewer units likewise.
 ENOUGH, ENOUGH_UNITS = 1 << 20, 16
 

@@ -54,7 +54,7 @@ from concept_monitor_cli.study.context import Context
 FEWEST_DRAWS, MOST_DRAWS = 3, 20
 SEARCHES = 600
 
-# The best formula of every unit with at most so many concepts.
+# The best formula of every unit with at most this many concepts.
 LENGTHS = TableSchema.of_units(
     "lengths",
     {"length": "int", "concept": "str", "score": "float", "gap": "float", "proved": "bool"},

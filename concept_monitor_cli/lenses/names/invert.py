@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,17 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.calibration import (
     PERMUTATIONS,
-    above_untrained,
-    benjamini_hochberg,
-    p_values,
-    pooled_p_values,
     shuffled,
-    standardised,
 )
-from concept_monitor_cli.functional.firing import firing
 from concept_monitor_cli.functional.groups import halves
 from concept_monitor_cli.functional.held_out import held_out_auc
 from concept_monitor_cli.functional.invert import (
@@ -36,6 +28,7 @@ from concept_monitor_cli.functional.invert import (
 from concept_monitor_cli.functional.topk import top_rows
 from concept_monitor_cli.lenses.base import Detector, Findings
 from concept_monitor_cli.lenses.halves import LEAST_GROUPS, Halves, asked_units
+from concept_monitor_cli.lenses.standing import known_presence, named_units, presence_digests, standing
 from concept_monitor_cli.record.requests import Activations, Recording
 from concept_monitor_cli.run import TableSchema
 from concept_monitor_cli.run.traits import LabelKind
@@ -128,22 +121,26 @@ class Invert(Detector):
         table, notes = self._table(present)
         best = table.best(pooled)
         z = best.z.masked_fill(~live, torch.nan)
+        named = live & torch.tensor([formula is not None for formula in best.formulas])
         if untrained:
             null = torch.cat([self._strengths(other, context, table) for other in untrained])
-            p = p_values(z, null)
-            effect = above_untrained(z, null)
         else:
+            z = z.clamp_min(0)
             null = torch.stack(
                 [
                     table.best(shuffled(pooled, groups=context.groups, seed=context.seed * 100_003 + b)).z
                     for b in range(PERMUTATIONS)
                 ]
             ).clamp_min(0)
-            p = pooled_p_values(z.clamp_min(0), null, studentised=False)
-            effect = standardised(z.clamp_min(0), null)
-        named = live & torch.tensor([formula is not None for formula in best.formulas])
-        p = torch.where(live & ~named, 1.0, p)
-        interpretable = benjamini_hochberg(p, context.fdr) & named
+        found = standing(
+            z,
+            null,
+            live=live,
+            named=named,
+            fdr=context.fdr,
+            of_untrained=bool(untrained),
+            studentised=False,
+        )
         auc, _ = table.singles(pooled)
         concepts, categories, scores = self._rows(best, auc, named, context)
         textbook = mann_whitney(best.z, table.n_formulas)
@@ -152,20 +149,13 @@ class Invert(Detector):
             concepts=concepts,
             categories=categories,
             scores=scores,
-            p_values=p.numpy(),
-            interpretable=interpretable.numpy(),
+            p_values=found.p.numpy(),
+            interpretable=found.interpretable.numpy(),
             live=live.numpy(),
             sparse=sparse.numpy(),
-            effect=torch.where(named, effect, torch.nan).numpy(),
+            effect=found.effect.numpy(),
             notes=notes,
-            calibration={
-                "null": context.null,
-                "draws": null.numel(),
-                "fdr": context.fdr,
-                "interpretable": int(interpretable.sum()),
-                "sparse": int(sparse.sum()),
-                "tried": table.n_formulas,
-            },
+            calibration=found.calibration(context, sparse, tried=table.n_formulas),
             matrix=auc.float().numpy() if matrix else None,
             more={
                 FORMULAS.name: {
@@ -281,47 +271,3 @@ def _predicts(holds: Tensor, Q: Tensor) -> Tensor:
         return torch.full((Q.shape[1],), torch.nan, dtype=torch.float64)
     column = torch.zeros(Q.shape[1], dtype=torch.int64)
     return held_out_auc(Q[known], holds[known][:, None], column)[0]
-
-
-def named_units(entry: Entry, context: Context) -> tuple[Tensor, Tensor, Tensor]:
-    """Pooled activations `(N, C)` without NaN, live units that can be named, and sparse ones."""
-    alive = torch.from_numpy(entry.read("live").astype(bool))
-    pooled = torch.from_numpy(entry.read("pooled"))
-    sparse = alive & firing(pooled, context.groups).sparse(context.groups.n_groups)
-    live = alive & ~sparse
-    return torch.where(live, pooled, 0.0), live, sparse
-
-
-def known_presence(context: Context) -> Tensor:
-    """On which images each of the run's concepts is: `(N, M)`, 1, 0, or NaN where nobody knows.
-
-    Raises:
-        InputError: nobody knows it of any concept.
-    """
-    presence = context.presence(context.concepts.concepts)
-    if not bool((presence.source != "").any()):
-        raise InputError(
-            "nobody knows on which images the concepts are: they are no labels and no folders of "
-            f"{context.probe.name}, and there is no encoder",
-            where="--probe",
-            hint="give images with labels or in folders of what they show, take their names as --concepts, "
-            "or name an encoder: --encoder",
-        )
-    return presence.present
-
-
-def presence_digests(context: Context) -> dict[str, str]:
-    """What `known_presence` depends on, for keys."""
-    digests = {
-        "images": context.probe.digest,
-        "concepts": context.concepts.digest,
-        "groups": context.groups_digest,
-        "names": hashlib.sha256("\n".join(context.probe.ids).encode()).hexdigest(),
-    }
-    if context.probe.has_masks:
-        digests["annotations"] = context.labels.digest
-    return (
-        digests
-        if context.encoder is None
-        else {**context.digests, **digests, "pixels": context.digests["images"]}
-    )

@@ -11,12 +11,7 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.functional.calibration import (
-    above_untrained,
-    benjamini_hochberg,
-    p_values,
-    pooled_p_values,
     shuffled,
-    standardised,
 )
 from concept_monitor_cli.functional.groups import ImageGroups, halves
 from concept_monitor_cli.functional.held_out import held_out_auc
@@ -34,10 +29,11 @@ from concept_monitor_cli.functional.linear import (
 from concept_monitor_cli.lenses.base import Detector, Findings
 from concept_monitor_cli.lenses.halves import LEAST_GROUPS as LEAST_OF_HALF
 from concept_monitor_cli.lenses.halves import Halves, asked_units
-from concept_monitor_cli.lenses.names.invert import known_presence, named_units, presence_digests
+from concept_monitor_cli.lenses.standing import known_presence, named_units, presence_digests, standing
 from concept_monitor_cli.record.requests import Activations, Recording
 from concept_monitor_cli.run import TableSchema
 from concept_monitor_cli.run.traits import LabelKind
+from concept_monitor_cli.wording import sum_text
 
 if TYPE_CHECKING:
     from concept_monitor_cli.options import DissectOptions
@@ -132,33 +128,21 @@ class Linear(Detector):
         r = explained.r.masked_fill(~named, torch.nan)
         if untrained:
             null = torch.cat([_of_untrained(other, context, parts) for other in untrained])
-            p = p_values(r, null)
-            effect = above_untrained(r, null)
         else:
             null = self._null(explained, context, parts)
-            p = pooled_p_values(r, null)
-            effect = standardised(r, null)
-        p = torch.where(live & ~named, 1.0, p)
-        interpretable = benjamini_hochberg(p, context.fdr) & named
+        found = standing(r, null, live=live, named=named, fdr=context.fdr, of_untrained=bool(untrained))
         texts, categories, weights = _told(explained.sums, named, context)
         return Findings(
             concepts=texts[:, None],
             categories=categories[:, None],
             scores=r.float().numpy()[:, None],
-            p_values=p.numpy(),
-            interpretable=interpretable.numpy(),
+            p_values=found.p.numpy(),
+            interpretable=found.interpretable.numpy(),
             live=live.numpy(),
             sparse=sparse.numpy(),
-            effect=torch.where(named, effect, torch.nan).numpy(),
+            effect=found.effect.numpy(),
             notes=notes,
-            calibration={
-                "null": context.null,
-                "draws": null.numel(),
-                "fdr": context.fdr,
-                "interpretable": int(interpretable.sum()),
-                "sparse": int(sparse.sum()),
-                "named": int(named.sum()),
-            },
+            calibration=found.calibration(context, sparse, named=int(named.sum())),
             matrix=_single(pooled, context).float().numpy() if matrix else None,
             more={WEIGHTS.name: weights},
         )
@@ -291,18 +275,3 @@ def _told(
         )
     }
     return texts, categories, table
-
-
-def sum_text(terms: Sequence[tuple[float, str]]) -> str:
-    """Such as `0.6 dog + 0.3 snow - 0.2 grass`.
-
-    Example:
-        >>> sum_text([(0.6, "dog"), (-0.22, "grass"), (0.04, "snow")])
-        '0.6 dog - 0.2 grass + 0.04 snow'
-    """
-    text = ""
-    for weight, name in terms:
-        size = f"{abs(weight):.1f}" if abs(weight) >= 0.1 else f"{abs(weight):.2f}"
-        sign = " - " if weight < 0 else " + "
-        text += (sign if text else "-" if weight < 0 else "") + f"{size} {name}"
-    return text

@@ -34,7 +34,7 @@ from concept_monitor_cli.report.page.structure import (
     uses_json,
 )
 from concept_monitor_cli.report.style import TRACK_COLOURS, category_colour
-from concept_monitor_cli.run import TABLES, RunFolder
+from concept_monitor_cli.run import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,18 +78,14 @@ def read_tables(run: RunFolder, concepts: pd.DataFrame) -> Tables:
     Raises:
         InputError: a file is there and is no such table.
     """
-
-    def read(name: str) -> pd.DataFrame | None:
-        path = run.tables / f"{name}.csv"
-        return TABLES[name].read_csv(path) if path.is_file() else None
-
+    found = {**run.on_page("series"), **run.on_page("anchors")}
     tables = Tables(
         concepts,
-        read("embedding"),
-        read("anchors"),
-        read("statistics"),
-        read("units"),
-        read("changes"),
+        found.get("embedding"),
+        found.get("anchors"),
+        found.get("statistics"),
+        found.get("units"),
+        found.get("changes"),
     )
     if tables.embedding is None or tables.anchors is None:
         tables.remarks.append(

@@ -12,7 +12,7 @@ import pandas as pd
 from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.monitor.uses import Uses, last_concepts, read_uses
 from concept_monitor_cli.report.page.pack import floats
-from concept_monitor_cli.run import TABLES, RunFolder
+from concept_monitor_cli.run import RunFolder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,16 +62,13 @@ def read_structure(run: RunFolder) -> Structure:
     Raises:
         InputError: a file is there and is no such table.
     """
-    found: dict[str, pd.DataFrame | None] = {}
-    for name in ("similarity", "factors", "factor-classes", "factor-images", "circuit"):
-        path = run.tables / f"{name}.csv"
-        found[name] = TABLES[name].read_csv(path) if path.is_file() else None
+    factors = run.on_page("factors")
     return Structure(
-        found["similarity"],
-        found["factors"],
-        found["factor-classes"],
-        found["factor-images"],
-        found["circuit"],
+        run.on_page("dynamics").get("similarity"),
+        factors.get("factors"),
+        factors.get("factor-classes"),
+        factors.get("factor-images"),
+        run.on_page("circuits").get("circuit"),
         uses=read_uses(run),
     )
 

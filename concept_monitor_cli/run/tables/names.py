@@ -25,7 +25,7 @@ _CONCEPTS = TableSchema(
     },
     ("epoch", "checkpoint", "layer", "detector", "unit", "rank"),
     added=("effect", "stability", "concept_set"),
-    sometimes=("concept_code",),
+    sometimes=("concept_code", "basis"),
 )
 
 #: Columns of `statistics.csv` that are not counted from a concept table but stand beside it.

@@ -1,0 +1,115 @@
+"""What the tables of a run hold, and where people see it: the five kinds of findings, and judgements of them.
+
+Every table of `TABLES` has its line here. The page reads what has a part of it (`RunFolder.on_page`), and
+tests hold that the figures and the parts are there and that docs/outputs.md says the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+#: `names`: concepts of units. `texts`: sentences, and what is found by a text. `effects`: numbers per unit,
+#: layer or class. `pictures`: of which each row is one. `relations`: pairs of units, layers, epochs or runs.
+#: `judgements`: how good findings are.
+Kind = Literal["names", "texts", "effects", "pictures", "relations", "judgements"]
+KINDS: tuple[Kind, ...] = ("names", "texts", "effects", "pictures", "relations", "judgements")
+
+#: The parts of the page, as its data are called in `report/page/contents.py`.
+Part = Literal["findings", "series", "anchors", "dynamics", "factors", "uses", "circuits"]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What one table holds, and where it is shown.
+
+    Attributes:
+        kind: what it holds.
+        figure: the figure that a command draws of it by default, `module.function` in `report/`; empty for
+            none.
+        page: the part of the page that shows it; empty for none.
+        why_not: why it has no figure, or no place on the page.
+    """
+
+    kind: Kind
+    figure: str = ""
+    page: Part | Literal[""] = ""
+    why_not: str = ""
+
+
+_BEHIND = "behind the numbers of another table"
+_READ = "few numbers, read as they are printed"
+_OF_RUNS = "of several runs, and a page is of one"
+_OF_FILES = "of files that stand beside the page"
+_OF_WORDS = "asked anew for every text"
+_JUDGED = "printed and drawn by the command that asks; a page shows what was found, not how good it is"
+_MORE = "its command prints and draws more than a page has room for"
+
+SHOWN: dict[str, Shown] = {
+    "concepts": Shown("names", "unit_figures.unit_over_epochs", "series"),
+    "units": Shown("names", "unit_figures.class_table", "series"),
+    "changes": Shown("names", "", "series", "marks in the lives of units"),
+    "statistics": Shown("names", "statistics_figures.categories_by_layer", "series"),
+    "embedding": Shown("names", "embedding_figures.embedding_panels", "series"),
+    "anchors": Shown("names", "embedding_figures.trajectories", "anchors"),
+    "agreement": Shown("names", "", "", _READ),
+    "pruning": Shown("names", "statistics_figures.interpretable_against_sparsity", "", _OF_RUNS),
+    "retention": Shown("names", "statistics_figures.retention_against_percent", "", _OF_RUNS),
+    "findings": Shown("texts", "", "findings", "sentences"),
+    "search": Shown("texts", "unit_figures.top_units_over_epochs", "", _OF_WORDS),
+    "text-matches": Shown("texts", "", "", _OF_WORDS),
+    "factors": Shown("effects", "factor_figures.strengths", "factors"),
+    "factor-classes": Shown("effects", "factor_figures.class_table", "factors"),
+    "factor-units": Shown("effects", "", "", _BEHIND),
+    "factor-spectrum": Shown("effects", "factor_figures.spectra", "", _MORE),
+    "factor-residual": Shown("effects", "", "", _READ),
+    "factor-rank": Shown("effects", "", "", _READ),
+    "dimension": Shown("effects", "dynamics_figures.curves", "", _MORE),
+    "vectors": Shown("effects", "vector_figures.decoding", "", _MORE),
+    "effects": Shown("effects", "vector_figures.effects", "", _MORE),
+    "unit-classes": Shown("effects", "", "uses", "sentences about units"),
+    "evolutions": Shown("effects", "evolution_figures.strongest_units", "uses"),
+    "evolution-classes": Shown("effects", "evolution_figures.origins", "", _MORE),
+    "evolution-parts": Shown("effects", "evolution_figures.parts_set_back", "", _MORE),
+    "ablation": Shown("effects", "ablation_figures.losses", "uses"),
+    "spurious": Shown("effects", "ablation_figures.gap_bars", "", _MORE),
+    "factor-images": Shown("pictures", "factor_figures.cards", "factors"),
+    "pictures": Shown("pictures", "picture_figures.contact_sheet", "", _OF_FILES),
+    "attributions": Shown("pictures", "attribution_figures.strips", "", _OF_FILES),
+    "similarity": Shown("relations", "dynamics_figures.matrix", "dynamics"),
+    "self_similarity": Shown("relations", "", "", _BEHIND),
+    "factor-similarity": Shown("relations", "factor_figures.similarity_matrices", "", _MORE),
+    "factor-neighbours": Shown("relations", "factor_figures.neighbour_bars", "", _MORE),
+    "circuit": Shown("relations", "circuit_figures.unit_circuits", "circuits"),
+    "circuit-layers": Shown("relations", "", "", _READ),
+    "circuit-concepts": Shown("relations", "circuit_figures.concept_edges", "", _MORE),
+    "circuit-unions": Shown("relations", "", "", _READ),
+    "comparison": Shown("relations", "statistics_figures.categories_side_by_side", "", _OF_RUNS),
+    "matches": Shown("relations", "unit_figures.class_examples", "", _OF_RUNS),
+    "universality": Shown("relations", "", "", _OF_RUNS),
+    "sanity": Shown("judgements", "", "", _JUDGED),
+    "faithfulness": Shown("judgements", "", "", _JUDGED),
+    "ratings-key": Shown("judgements", "", "", _BEHIND),
+    "ratings": Shown("judgements", "", "", _READ),
+    "ratings-units": Shown("judgements", "", "", _BEHIND),
+    "evaluation": Shown("judgements", "", "", _READ),
+    "evaluation-labels": Shown("judgements", "evaluation.label_quality", "", _JUDGED),
+    "evaluation-contributions": Shown("judgements", "evaluation.described_classes", "", _JUDGED),
+    "evaluation-weights": Shown("judgements", "evaluation.weights_and_concepts", "", _JUDGED),
+    "evaluation-simulation": Shown("judgements", "", "", _BEHIND),
+    "evaluation-cutoff": Shown("judgements", "evaluation_units.score_against_quality", "", _JUDGED),
+    "evaluation-ranges": Shown("judgements", "", "", _BEHIND),
+    "evaluation-range-images": Shown("judgements", "evaluation_units.wider_ranges", "", _JUDGED),
+    "evaluation-clarity": Shown("judgements", "", "", _BEHIND),
+    "evaluation-cosy": Shown("judgements", "", "", _BEHIND),
+    "evaluation-groups": Shown("judgements", "", "", _BEHIND),
+    "evaluation-group-labels": Shown("judgements", "", "", _BEHIND),
+    "evaluation-group-images": Shown("judgements", "evaluation_units.image_groups", "", _JUDGED),
+    "evaluation-sanity": Shown("judgements", "evaluation_units.sanity_of_measures", "", _JUDGED),
+    "evaluation-grid": Shown("judgements", "evaluation.grid_of_settings", "", _JUDGED),
+}
+
+
+def on_page(part: Part) -> tuple[str, ...]:
+    """The tables that a part of the page shows."""
+    return tuple(name for name, shown in SHOWN.items() if shown.page == part)
