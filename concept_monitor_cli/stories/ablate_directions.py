@@ -89,4 +89,5 @@ def _span(columns: Tensor, where: str) -> Tensor:
     kept = sizes > _REST * sizes[0]
     if not bool(kept.any()) or float(sizes[0]) == 0:
         raise InputError("these members are all 0, no directions", where=where)
-    return left[:, kept].float()
+    directions: Tensor = left[:, kept].float()
+    return directions

@@ -207,7 +207,9 @@ def _by_network(
     model, architecture = network
     layer = next(each for each in architecture.layers if each.name == scene.layer)
     edits: list[Edit] = [
-        (set_directions if isinstance(cut, Tensor) else set_units)(cut, _values(cut, kind, means))  # type: ignore[operator]
+        set_directions(cut, _values(cut, kind, means))
+        if isinstance(cut, Tensor)
+        else set_units(cut, _values(cut, kind, means))
         for cut, kind in groups
     ]
     parts = scores_with_changes(
