@@ -51,6 +51,15 @@ class VectorsOptions(_ClassNamesOptions, NetworksAgainOptions, OneRunOptions):
     factors: bool = option(
         False, "The images that have most of each factor of `cmon factors` are concepts, too.", panel=PART
     )
+    clusters: int | None = option(
+        None,
+        "Parts of images that the last of the layers sees alike at the last epoch are concepts, too: so many "
+        "clusters of the positions of its maps (runs the networks).",
+        panel=PART,
+        metavar="N",
+        read=number(int, least=2),
+        shown="none; 25 is usual",
+    )
     relative: bool = option(
         False,
         "Concepts against each other: images without any of them do not count.",

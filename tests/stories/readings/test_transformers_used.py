@@ -194,3 +194,18 @@ def test_what_units_brought_sums_to_the_whole(study: Study) -> None:
     for row in result.classes:
         mine = y == NAMES.index(row["class"])
         assert row["change"] == pytest.approx(float(change[mine].mean()), abs=1e-4)
+
+
+def test_parts_of_images_are_concepts_without_labels(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = study.asked(VectorsOptions, clusters=3, tcav_target="loss")
+    result = vectors(options)  # type: ignore[arg-type]
+    rows = pd.DataFrame(result.vectors)
+    assert set(rows["source"]) == {"clusters"}
+    assert set(rows["layer"]) == set(study.layers)
+    parts = pd.DataFrame(result.parts)
+    assert set(parts["concept"]) == set(rows["concept"])
+    assert set(parts["layer"]) == {study.layers[1]}
+    assert parts["cosine"].between(-1, 1).all()
+    assert (parts.groupby("concept")["image"].nunique() == parts.groupby("concept").size()).all()
+    assert (parts["row"] < parts["rows"]).all()
+    assert set(pd.DataFrame(result.effects)["target"]) == {"loss"}
