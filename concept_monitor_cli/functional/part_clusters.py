@@ -43,8 +43,8 @@ def part_clusters(maps: Tensor, count: int, *, seed: int = 0) -> PartClusters:
 
     Published are superpixels of three sizes, each shown to the network on grey (a pass for each), clustered
     by Euclidean distance. Here the positions of one pass are clustered by angle: a position has seen what is
-    round it, too. The published rule on the images of a cluster (more than half as many as members, and so on)
-    counts superpixels; of positions a thing covers several, and the rule would leave it out.
+    round it, too. The published rule on the images of a cluster (more than half as many as members, and so
+    on) counts superpixels; of positions a thing covers several, and the rule would leave it out.
 
     Args:
         maps: `(N, C, ...)`.
