@@ -22,6 +22,7 @@ from concept_monitor_cli.wording import counted
 # Names under which the matrix of a basis, and the bias of a sparse autoencoder's encoder, are looked for.
 _MATRIX = ("matrix", "W_enc", "encoder.weight", "directions", "vectors", "components", "cavs")
 _BIAS = ("bias", "b_enc", "encoder.bias")
+_NAMES = ("concepts", "names")
 _CENTRE = ("centre", "b_dec", "pre_bias", "decoder.bias", "mean")
 
 
@@ -100,8 +101,7 @@ _FORMS = "give an .npy, .npz or .safetensors with a matrix of channels x members
 
 def _vectors(spec: BasisSpec, channels: int, where: str) -> Basis:
     """What `cmon vectors` left of a layer in a run."""
-    assert spec.file is not None
-    file = spec.file / "vectors" / f"{where.replace('/', '_')}.npz"
+    file = _vectors_file(spec, where)
     if not file.is_file():
         raise InputError(
             f"there are no concept vectors of {where}",
@@ -109,6 +109,29 @@ def _vectors(spec: BasisSpec, channels: int, where: str) -> Basis:
             hint=f"cmon vectors {spec.file} --layer {where}, or name another run: vectors:RUN",
         )
     return _saved(file, channels, where, spec.text)
+
+
+def member_names(spec: BasisSpec, where: str, members: int) -> list[str]:
+    """What the members of a basis are called: as its file says (`concepts` or `names`), else their numbers.
+
+    Args:
+        spec: which basis.
+        where: the layer.
+        members: how many there are.
+    """
+    numbers = [str(member) for member in range(members)]
+    if spec.file is None:
+        return numbers
+    file = _vectors_file(spec, where) if spec.kind == "vectors" else spec.file
+    named = _first(read_arrays(file), _NAMES)
+    if named is None or named[1].shape != (members,):
+        return numbers
+    return [str(name) for name in named[1]]
+
+
+def _vectors_file(spec: BasisSpec, where: str) -> Path:
+    assert spec.file is not None
+    return spec.file / "vectors" / f"{where.replace('/', '_')}.npz"
 
 
 def _saved(file: Path, channels: int, where: str, text: str) -> Basis:

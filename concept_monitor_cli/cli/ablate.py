@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 app = cmon_app()
 
+_SETS = {"units": "--units", "directions": "--units"}
+
 
 @cmon_command(
     app,
@@ -27,14 +29,16 @@ app = cmon_app()
         ("cmon ablate --layer layer4 --units 256,479 --curve", "two units, and the most interpretable ones"),
         ("cmon ablate --words snow --spurious photos/", "photos with and without snow, before and after"),
         ("cmon ablate --words snow --layer layer4 --write edited.pth", "a checkpoint without its units"),
+        ("cmon ablate --basis vectors --words snow", "the direction of a concept, after `cmon vectors`"),
     ],
 )
 def ablate(console: Console, options: AblateOptions) -> None:
-    """Cut units out of a layer, and see what becomes of each class.
+    """Cut units or directions out of a layer, and see what becomes of each class.
 
     All interpretable units of a concept at a time, set to 0 and to their mean: accuracy, score and margin
-    of all images and of each class, beside random sets of units with like mean activations. Where only
-    pooling and a linear head follow the layer, no network is run. Writes tables/ablation.csv, with --spurious
+    of all images and of each class, beside random sets of units with like mean activations. With --basis
+    directions, beside random directions that hold as much. Where only pooling and a linear head follow the
+    layer, no network is run. Writes tables/ablation.csv, with --spurious
     tables/spurious.csv, and plots into the run.
     """
     from concept_monitor_cli.stories import ablate as reading
@@ -57,7 +61,7 @@ def _gaps(result: AblateResult) -> list[str]:
     """What becomes of the gap between photos with and without something, at the last epoch."""
     last = max((row["epoch"] for row in result.spurious), default=0)
     return [
-        f"{row['layer']}, {row['concept'] or row['set']} ({row['units']} units, {row['kind']}): gap "
+        f"{row['layer']}, {row['concept'] or row['set']} ({_size(row)}, {row['kind']}): gap "
         f"{row['gap_before']:+.2f} to {row['gap']:+.2f}"
         + ("" if row["gap_control"] is None else f" (random {row['gap_control']:+.2f})")
         + f", accuracy without it {row['accuracy_without_before']:.2f} to {row['accuracy_without']:.2f}"
@@ -66,14 +70,22 @@ def _gaps(result: AblateResult) -> list[str]:
     ]
 
 
+def _size(row: dict[str, Any]) -> str:
+    if row["set"] == "direction":
+        return "direction"
+    return counted(row["units"], "directions" if row["set"] == "directions" else "units")
+
+
 def _table(result: AblateResult) -> Table:
     """A line for each set at the last epoch, units set to 0."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
+    along = any(row["set"].startswith("direction") for row in result.ablation)
+    what = "directions" if along else "units"
     table = Table(
-        title=Text(f"units set to 0, {counted(result.images, 'images')}", style="bold"),
+        title=Text(f"{what} set to 0, {counted(result.images, 'images')}", style="bold"),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -95,8 +107,8 @@ def _table(result: AblateResult) -> Table:
         control = "-" if row["control"] is None else f"{row['control'] - row['margin_before']:+.2f}"
         table.add_row(
             Text(row["layer"]),
-            Text(row["concept"] or {"units": "--units"}.get(row["set"], f"{row['set']} interpretable")),
-            str(row["units"]),
+            Text(row["concept"] or _SETS.get(row["set"], f"{row['set']} interpretable")),
+            "-" if row["set"] == "direction" else str(row["units"]),
             f"{row['margin'] - row['margin_before']:+.2f} ({control})",
             "-" if row["p_value"] is None else f"{row['p_value']:.2f}",
             Text(

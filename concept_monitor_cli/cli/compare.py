@@ -12,6 +12,8 @@ from concept_monitor_cli.options import CompareOptions
 from concept_monitor_cli.wording import counted
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from concept_monitor_cli.stories.compare import CompareResult
 
 app = cmon_app()
@@ -25,6 +27,7 @@ app = cmon_app()
         ("cmon compare standard robust --layer layer4 --classes car,horse", "who detects the classes?"),
         ("cmon compare standard robust --epochs 0,20,40", "side by side at three epochs"),
         ("cmon compare resnet vit --match layer4=blocks.11", "other architectures on the same photos"),
+        ("cmon compare run1 run2 run3 --accuracies acc.csv", "do runs with more concepts generalise better?"),
     ],
 )
 def compare(console: Console, options: CompareOptions) -> None:
@@ -33,8 +36,9 @@ def compare(console: Console, options: CompareOptions) -> None:
     Units are matched by their activations on the probing images, if both runs have the same: the assignment
     of highest total correlation. Universal is a unit whose twin, chosen on one half of the images, correlates
     with it on the other half more than 99 % of the units do with permuted images; widths and architectures
-    may differ. Writes tables/comparison.csv (interpretable units per concept), tables/matches.csv,
-    tables/universality.csv and plots into --out.
+    may differ. With --accuracies all runs: interpretable units beside training less test accuracy. Writes
+    tables/comparison.csv (interpretable units per concept), tables/matches.csv, tables/universality.csv,
+    tables/diversity.csv and plots into --out.
     """
     from concept_monitor_cli.stories import compare as reading
 
@@ -72,6 +76,10 @@ def _show(console: Console, result: CompareResult) -> None:
         console.print(Text(f"{row['layer']} ({row['detector']})", style="bold"))
         for line in [*_sentences(row), *_universal(result, row)]:
             console.print(Text(f"  {line}"))
+    if result.diversity:
+        console.print(_diversity_table(result.diversity))
+        for line in _diversity_lines(result):
+            console.print(Text(line))
     if result.classes:
         console.print(_class_table(result.classes))
     if not result.different:
@@ -118,6 +126,51 @@ def _universal(result: CompareResult, row: dict[str, Any]) -> list[str]:
                 f"{own['chance']:.2f})"
             ]
     return []
+
+
+def _diversity_table(rows: list[dict[str, Any]]) -> Table:
+    """A line for each run and layer: interpretable units, and how well the run generalises."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title=Text("interpretable units and generalisation", style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for name in ("run", "layer", "interpretable (random weights)", "train", "test", "gap"):
+        table.add_column(name, justify="left" if name in ("run", "layer") else "right")
+
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    for row in rows:
+        table.add_row(
+            Text(row["run"]),
+            Text(f"{row['layer']} ({row['detector']})"),
+            f"{number(row['share'])} ({number(row['share_random'])})",
+            *(number(row[name]) for name in ("train", "test", "gap")),
+        )
+    return table
+
+
+def _diversity_lines(result: CompareResult) -> list[str]:
+    """What the runs say together, and that few of them say nothing."""
+    lines = []
+    for row in result.diversity_tests:
+        if row["correlation"] is None:
+            said = "all alike in one of the two"
+        elif row["p_value"] is None:
+            said = f"rank correlation {row['correlation']:+.2f}, too few runs to tell it from chance"
+        else:
+            said = f"rank correlation {row['correlation']:+.2f} (p {row['p_value']:.3f}"
+            if row["partial"] is not None:
+                said += f"; {row['partial']:+.2f} at equal test accuracy"
+            said += ")"
+        lines.append(f"{row['layer']} ({row['detector']}), {row['runs']} runs, share and gap: {said}")
+    return lines
 
 
 def _class_table(classes: list[dict[str, Any]]) -> Any:

@@ -1,4 +1,4 @@
-"""What is lost when units are cut out: scores without them, and random units that are like them.
+"""What is lost when units or directions are cut out: scores without them, and random ones that are like them.
 
 `Z` is `N x K`, the scores of the classes; `Q` is `N x C`, the pooled activations of a layer; `W` is `K x C`.
 """
@@ -15,6 +15,10 @@ from concept_monitor_cli.errors import InputError
 
 # A matched unit is drawn among this many that are nearest in mean activation.
 _NEAREST = 10
+# So many random directions are tried for each that is kept.
+_TRIED = 100
+# Variances along axes of a layer count as no smaller than this share of the largest.
+_QUIET = 1e-4
 
 
 @torch.no_grad()
@@ -47,6 +51,78 @@ def linear_scores(
         )
     index = torch.as_tensor(list(units), dtype=torch.int64)
     return Z - (Q[:, index] - values) @ W[:, index].T
+
+
+@torch.no_grad()
+def scores_along(Z: Tensor, Q: Tensor, W: Tensor, directions: Tensor, values: Tensor | float = 0.0) -> Tensor:
+    """The scores when what is read along some directions has a fixed value, before a linear head: exact.
+
+        Z' = Z - (Q U - values) (W U)'
+
+    Args:
+        Z: `(N, K)`.
+        Q: `(N, C)`.
+        W: `(K, C)`.
+        directions: `U`, `(C, r)`, orthonormal columns.
+        values: 0, or `(r,)`.
+
+    Returns:
+        `(N, K)`.
+    """
+    return Z - (Q @ directions - values) @ (W @ directions).T
+
+
+@torch.no_grad()
+def matched_directions(
+    Q: Tensor, directions: Tensor, draws: int, *, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Random directions along which images have nearly the same mean and spread.
+
+    How much is lost with a direction depends on how much of the activations lies along it, and along most
+    directions lies little. So candidates are Gaussian vectors shaped by a random power of the covariance,
+    from -3/4 (mostly quiet directions) to 3/4 (mostly the leading ones). They are made orthogonal to the
+    directions that are cut, so that none holds a part of these, and for each of these those are kept that
+    come nearest in the mean and the standard deviation over images. Signs do not matter.
+
+    Args:
+        Q: `(N, C)`, pooled activations.
+        directions: `(C, r)`, orthonormal columns.
+        draws: how many random sets of `r` directions.
+        seed: of the draws.
+
+    Returns:
+        the random directions `(draws, C, r)`, orthonormal columns each, none where no three of `C` would be
+            free of them; the root mean square over images along the directions `(r,)`, and along the random
+            ones `(draws, r)`.
+    """
+    Q, U = Q.double(), directions.double()
+    channels, r = U.shape
+    size = (Q @ U).square().mean(0).sqrt()
+    if channels < 2 * r + 2:
+        return torch.zeros(0, channels, r), size, torch.zeros(0, r, dtype=torch.float64)
+    centred = Q - Q.mean(0)
+    values, axes = torch.linalg.eigh(centred.T @ centred / len(Q))
+    values = (values / values.amax().clamp_min(1e-300)).clamp_min(_QUIET)
+    generator = torch.Generator().manual_seed(seed)
+    tried = _TRIED * draws
+    power = 1.5 * torch.rand(tried, generator=generator, dtype=torch.float64) - 0.75
+    noise = torch.randn(channels, tried, generator=generator, dtype=torch.float64)
+    drawn = axes @ (values[:, None] ** power * noise)
+    drawn = drawn - U @ (U.T @ drawn)
+    drawn = drawn / drawn.norm(dim=0)
+    along, own = Q @ drawn, Q @ U
+    means, spreads = along.mean(0).abs(), along.std(0, correction=0)
+    free = torch.ones(tried, dtype=torch.bool)
+    chosen = torch.zeros(draws, channels, r, dtype=torch.float64)
+    for k in range(r):
+        away = (means - own[:, k].mean().abs()).square() + (spreads - own[:, k].std(correction=0)).square()
+        nearest = torch.where(free, away, torch.inf).argsort(stable=True)[:draws]
+        free[nearest] = False
+        # In another order for each, so that sets do not join the best with the best.
+        chosen[:, :, k] = drawn[:, nearest[torch.randperm(draws, generator=generator)]].T
+    if r > 1:
+        chosen = torch.linalg.qr(chosen)[0]
+    return chosen.float(), size, (Q @ chosen).square().mean(1).sqrt()
 
 
 @dataclass(frozen=True)

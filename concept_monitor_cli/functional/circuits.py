@@ -67,22 +67,28 @@ def proportional_draws(sizes: Floats, draws: int, *, seed: int = 0) -> tuple[NDA
 def sampling_error(contributions: Tensor, times: Tensor) -> Tensor:
     """Standard error of a mean that was estimated from draws.
 
-    As if draws were independent; systematic ones are better than that on average. Where a few draws happen to
-    agree it is too small: images that differ may not be among them.
+    As if draws were independent (systematic ones are better than that on average), and as if there were one
+    more draw, of an image on which the unit does nothing. Without it, draws that happen to agree would have
+    no error, although images on which the later unit is silent may be among those not drawn. With it, `n`
+    draws that agree have an error of `1 / (n + 1)` of the mean; three times that is the bound of the rule of
+    three: what is in none of `n` draws has a share below `3 / n`, at 95 %.
 
     Args:
         contributions: `(m, D)`, what the mean would be by each image alone.
         times: `(m,)`, how often each was drawn.
 
     Returns:
-        `(D,)`; NaN for a single draw.
+        `(D,)`; NaN for a single draw, 0 where no draw changes anything.
+
+    Source: Hanley & Lippman-Hand 1983 (rule of three); one draw more as in Agresti & Coull 1998.
     """
     count = times.sum()
     if count < 2:
         return torch.full_like(contributions[0], torch.nan)
-    mean = (times[:, None] * contributions).sum(0) / count
-    squares = (times[:, None] * (contributions - mean).square()).sum(0) / (count - 1)
-    return (squares / count).sqrt()
+    total = (times[:, None] * contributions).sum(0)
+    mean = total / (count + 1)
+    squares = (times[:, None] * (contributions - mean).square()).sum(0) + mean.square()
+    return (squares / (count * (count + 1))).sqrt()
 
 
 # -- weights -------------------------------------------------------------------------------------------------

@@ -2,15 +2,16 @@
 
 Each channel is followed as its mean over positions: convolutions add up their taps, batch norm scales, blocks
 add their shortcut, and a nonlinearity lets through its mean slope, for a ReLU the share of positions above 0,
-over the images in proportion to how active the channel is on them. What happens between positions is lost,
-so this is an estimate; where channels are mixed by what the image shows (attention, layer norm, gates), there
-is none, and that is said.
+each position in proportion to how active the channel is there. What a convolution carries from one position
+to the next is lost, so this is an estimate; where channels are mixed by what the image shows (attention,
+layer norm, gates), there is none, and that is said.
 
     matrix = path_matrix(trace_path(model, "layer3", "layer4"), batches)        # (D, C)
 """
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -321,9 +322,9 @@ class _Watch(fx.Interpreter):
         super().__init__(path.graph)
         self._slopes = {node: _slope_of(path.graph, node) for node in path.nonlinear()}
         self._first = path.first
-        self._active = torch.zeros(0, 0, dtype=torch.float64)  # (B, C)
-        self._total: Tensor | float = 0.0
+        self._active = torch.zeros(0)  # (B, C, ...)
         self._sums: dict[str, Tensor] = {}
+        self._totals: dict[str, Tensor] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
@@ -334,8 +335,7 @@ class _Watch(fx.Interpreter):
         if isinstance(result, Tensor):
             self.shapes[n.name] = tuple(result.shape)
         if n is self._first:
-            self._active = _over_positions(result.detach().abs())
-            self._total = self._total + self._active.sum(0)
+            self._active = result.detach().abs().float()
         return result
 
     def _add(self, name: str, function: Callable[[Tensor], Tensor], given: Tensor) -> None:
@@ -343,18 +343,26 @@ class _Watch(fx.Interpreter):
             x = given.detach().clone().requires_grad_()
             # A copy, since a module that works in place may not do so on a leaf.
             (slope,) = torch.autograd.grad(function(x.clone()).sum(), x)
-        own = _over_positions(slope)
-        self._sums[name] = own.T @ self._active + self._sums.get(name, 0.0)
+        active = _on_grid(self._active, slope)
+        own = slope.float().flatten(2) if slope.ndim > 2 else slope.float()[:, :, None]
+        summed = torch.einsum("bmp,bcp->mc", own, active)
+        self._sums[name] = summed.double().cpu() + self._sums.get(name, 0.0)
+        self._totals[name] = active.sum((0, 2)).double().cpu() + self._totals.get(name, 0.0)
 
     def slopes(self) -> dict[str, Tensor]:
         # A channel that is silent on all images adds nothing, whatever its slope.
-        return {name: (total / self._total).nan_to_num(0.0) for name, total in self._sums.items()}
+        return {name: (total / self._totals[name]).nan_to_num(0.0) for name, total in self._sums.items()}
 
 
-def _over_positions(values: Tensor) -> Tensor:
-    """Means of each image and channel, `(B, channels)` float64."""
-    whole = values.double().cpu()
-    return whole.flatten(2).mean(2) if whole.ndim > 2 else whole
+def _on_grid(active: Tensor, slope: Tensor) -> Tensor:
+    """A layer's maps `(B, C, ...)` on the grid of another's, `(B, C, positions)`: means over each place."""
+    maps = active if active.ndim > 2 else active[:, :, None]
+    size = slope.shape[2:]
+    if maps.shape[2:] == size:
+        return maps.flatten(2)
+    if maps.ndim == 4 and len(size) == 2:
+        return F.adaptive_avg_pool2d(maps, (int(size[0]), int(size[1]))).flatten(2)
+    return maps.flatten(2).mean(2, keepdim=True).expand(-1, -1, max(1, math.prod(size)))
 
 
 def path_matrix(path: ChannelPath, batches: Iterable[Tensor]) -> Tensor:
@@ -362,8 +370,8 @@ def path_matrix(path: ChannelPath, batches: Iterable[Tensor]) -> Tensor:
 
     Args:
         path: the way.
-        batches: images, as the network wants them; over these each nonlinear step has its mean slope, images
-            counted by how active the channel of the first layer is on them.
+        batches: images, as the network wants them; over these each nonlinear step has its mean slope,
+            positions counted by how active the channel of the first layer is there.
 
     Raises:
         NoPathError: a step mixes channels by what the image shows; said after the first batch.

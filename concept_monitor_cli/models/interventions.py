@@ -180,3 +180,20 @@ def set_units(units: Sequence[int], values: Tensor | float) -> Edit:
         )
 
     return edit
+
+
+def set_directions(directions: Tensor, values: Tensor | float) -> Edit:
+    """The change that gives what is read along some directions a value, at all positions.
+
+    Args:
+        directions: `(C, r)`, orthonormal columns.
+        values: one for all, or `(r,)`.
+    """
+
+    def edit(output: Tensor) -> None:
+        U = directions.to(output)
+        new = torch.as_tensor(values, dtype=output.dtype, device=output.device)
+        units_last = output.movedim(1, -1)
+        units_last -= (units_last @ U - new) @ U.T
+
+    return edit

@@ -180,6 +180,9 @@ class CompareOptions(_ClassesOptions, ReadingOptions):
     run_b: Path = field(
         metadata=declare("The folder of the other.", argument=True, metavar="RUN_B", read=path)
     )
+    more: tuple[Path, ...] = argument(
+        (), "Further runs, for the interpretable units of all of them.", metavar="[RUN]...", read=path
+    )
     out: Path = option(
         Path("cmon-compare"),
         "Where the tables and plots of the comparison go.",
@@ -187,6 +190,14 @@ class CompareOptions(_ClassesOptions, ReadingOptions):
         flags=("--out", "-o"),
         metavar="DIR",
         read=path,
+    )
+    accuracies: Path | None = option(
+        None,
+        "A CSV with the columns run,train,test: do runs with more interpretable units generalise better?",
+        panel=PART,
+        metavar="FILE",
+        read=path,
+        shown="none",
     )
     match: tuple[str, ...] = option(
         (),

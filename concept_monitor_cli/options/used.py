@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options.common import (
     NetworksAgainOptions,
     OneRunOptions,
@@ -15,7 +16,7 @@ from concept_monitor_cli.options.common import (
     one_detector_option,
 )
 from concept_monitor_cli.options.declare import LISTED, METHOD, OUTPUT, PART, option
-from concept_monitor_cli.options.kinds import EpochFilter, TcavTarget, VectorKind
+from concept_monitor_cli.options.kinds import BasisSpec, EpochFilter, TcavTarget, VectorKind
 from concept_monitor_cli.options.values import count, from_zero, named_folder, number, path, share, unit_list
 
 
@@ -49,6 +50,15 @@ class VectorsOptions(_ClassNamesOptions, NetworksAgainOptions, OneRunOptions):
     )
     factors: bool = option(
         False, "The images that have most of each factor of `cmon factors` are concepts, too.", panel=PART
+    )
+    clusters: int | None = option(
+        None,
+        "Parts of images that the last of the layers sees alike at the last epoch are concepts, too: so many "
+        "clusters of the positions of its maps (runs the networks).",
+        panel=PART,
+        metavar="N",
+        read=number(int, least=2),
+        shown="none; 25 is usual",
     )
     relative: bool = option(
         False,
@@ -178,6 +188,16 @@ class AblateOptions(_ClassNamesOptions, NetworksAgainOptions, OneRunOptions):
         read=unit_list,
         shown="none",
     )
+    basis: str | None = option(
+        None,
+        "Cut directions, not units: members of vectors[:RUN] (what `cmon vectors` found), saved:FILE (.npy, "
+        ".npz, .safetensors), pca:R, nmf:R or random:R[:seed]. --words takes those of that name, each on its "
+        "own; --units some by number, all at once.",
+        panel=PART,
+        metavar="BASIS",
+        check=BasisSpec.parse,
+        shown="units",
+    )
     curve: bool = option(
         False,
         "Also cut the 1, 2, 5, 10, 20, 30, 40 and 50 most, and least, interpretable units.",
@@ -220,3 +240,23 @@ class AblateOptions(_ClassNamesOptions, NetworksAgainOptions, OneRunOptions):
         metavar="N",
         read=count,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.basis is None:
+            return
+        if BasisSpec.parse(self.basis) is None:
+            raise InputError("channels are cut without --basis", where="--basis")
+        if self.curve:
+            raise InputError(
+                "--curve cuts units by how interpretable they are, which directions of a basis are not known "
+                "to be",
+                where="--curve",
+                hint="leave out --curve or --basis",
+            )
+        if self.write is not None:
+            raise InputError(
+                "a checkpoint can be written without units, not without directions",
+                where="--write",
+                hint="leave out --write or --basis",
+            )

@@ -24,16 +24,16 @@ _LABEL = 30
 
 
 def losses(table: pd.DataFrame) -> Figure:
-    """The change of the margin without the units of each concept, beside random sets like them.
+    """The change of the margin without the units of each concept, or each direction, beside random ones.
 
-    For each concept all images (filled) and the class that loses most (open), units set to 0.
+    For each concept all images (filled) and the class that loses most (open), units or directions set to 0.
 
     Args:
         table: rows of `ablation.csv`.
     """
 
     last = table[table["epoch"] == table["epoch"].max()]
-    rows = last[(last["set"] == "concept") & (last["kind"] == "zero")]
+    rows = last[last["set"].isin(["concept", "direction"]) & (last["kind"] == "zero")]
     layers = list(dict.fromkeys(rows["layer"]))
     most = max(rows[rows["layer"] == layer]["concept"].nunique() for layer in layers)
     with figure_style():
@@ -72,8 +72,8 @@ def losses(table: pd.DataFrame) -> Figure:
                     ha="center",
                 )
             names = [
-                f"{concept} ({units})"[:_LABEL]
-                for concept, units in zip(whole["concept"], whole["units"], strict=True)
+                f"{concept} ({units})"[:_LABEL] if kind == "concept" else concept[:_LABEL]
+                for concept, units, kind in zip(whole["concept"], whole["units"], whole["set"], strict=True)
             ]
             axes.set_yticks(places, names, fontsize=8)
             axes.axvline(0, color=INK, lw=0.8)

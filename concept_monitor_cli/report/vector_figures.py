@@ -125,3 +125,30 @@ def effects(table: pd.DataFrame) -> Figure:
             axes.set_title(layer, color=INK)
             axes.set_xlabel("change of the class's score (grey: random images)")
     return figure
+
+
+def part_examples(examples: Mapping[str, Sequence[NDArray[np.uint8]]], layer: str) -> Figure:
+    """The parts of images nearest to the centre of each cluster, a line for each.
+
+    Args:
+        examples: pictures by cluster.
+        layer: whose positions were clustered.
+    """
+    from matplotlib.figure import Figure
+
+    count = max((len(parts) for parts in examples.values()), default=1)
+    with figure_style():
+        figure = Figure(
+            figsize=(0.75 * count + 1.2, 0.75 * max(1, len(examples)) + 0.5), layout="constrained"
+        )
+        panels = figure.subplots(max(1, len(examples)), count, squeeze=False)
+        for axes in panels.flat:
+            axes.set_axis_off()
+        for line, (name, parts) in zip(panels, examples.items(), strict=False):
+            for axes, part in zip(line, parts, strict=False):
+                axes.imshow(part)
+            line[0].text(
+                -0.15, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=8, color=INK
+            )
+        figure.suptitle(f"parts of images that {layer} sees alike", fontsize=9)
+    return figure

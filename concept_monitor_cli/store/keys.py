@@ -39,7 +39,7 @@ KINDS: dict[str, int] = {
     "picture": 1,
     "attribution": 1,
     "evolutions": 1,
-    "circuit": 1,
+    "circuit": 2,
     "universality": 1,
 }
 """Kind of value -> version of the code that makes it. Raise the version when that code's results change:

@@ -19,6 +19,7 @@ from concept_monitor_cli.record.requests import Activations, Logits
 from concept_monitor_cli.report.ablation_figures import curves, gap_bars, losses
 from concept_monitor_cli.report.style import save
 from concept_monitor_cli.run import TABLES
+from concept_monitor_cli.stories.ablate_directions import direction_sets
 from concept_monitor_cli.stories.ablate_spurious import gaps
 from concept_monitor_cli.stories.ablate_write import written
 from concept_monitor_cli.stories.ablating import KINDS, Plan, Scene, UnitSet, outcomes, plan_of
@@ -62,7 +63,7 @@ class AblateResult:
 
 
 def ablate(options: AblateOptions, progress: Progress = SILENT) -> AblateResult:
-    """Cut sets of units out of the layers of a run, and see what becomes of each class.
+    """Cut sets of units, or directions, out of the layers of a run, and see what becomes of each class.
 
     Args:
         options: which run, layers, epochs, units.
@@ -93,11 +94,20 @@ def ablate(options: AblateOptions, progress: Progress = SILENT) -> AblateResult:
         for layer in layers:
             Q = recorder.pooled(record, layer)
             scene = Scene(record, layer, Q, Z, rows, asked, classes)
-            sets = unit_sets(opened, record.epoch, layer, Q.shape[1], options, progress)
+            if options.basis is None:
+                sets = unit_sets(opened, record.epoch, layer, Q.shape[1], options, progress)
+            else:
+                sets = direction_sets(opened, layer, Q[rows], options, progress)
             if sets:
                 plan, network = plan_of(scene, sets, recorder, options, progress)
                 frames.append(_layer(scene, plan, recorder, options, progress, network))
                 plans.append((scene, plan))
+    if not frames and options.basis is not None:
+        raise InputError(
+            "no direction of that name in these layers",
+            where=f"--basis {options.basis}",
+            hint="name members by number with --units",
+        )
     if not frames:
         raise InputError(
             "no concept has an interpretable unit in these layers",
@@ -114,7 +124,7 @@ def ablate(options: AblateOptions, progress: Progress = SILENT) -> AblateResult:
     if options.write is not None:
         result.written = written(plans, recorder, options, progress)
     if options.plot_formats:
-        figures = {"ablation": losses(frame)} if (frame["set"] == "concept").any() else {}
+        figures = {"ablation": losses(frame)} if frame["set"].isin(["concept", "direction"]).any() else {}
         if frame["set"].isin(["most", "least"]).any():
             figures["ablation_curve"] = curves(frame)
         if options.spurious is not None:

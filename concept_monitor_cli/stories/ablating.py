@@ -1,4 +1,4 @@
-"""How scores without some units are found: by a linear head, or by running the network changed."""
+"""How scores without some units or directions are found: by a linear head, or by a changed network."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from concept_monitor_cli.functional.ablation import Outcome, linear_scores, matched_sets
-from concept_monitor_cli.models.interventions import Edit, set_units
+from concept_monitor_cli.functional.ablation import (
+    Outcome,
+    linear_scores,
+    matched_directions,
+    matched_sets,
+    scores_along,
+)
+from concept_monitor_cli.models.interventions import Edit, set_directions, set_units
 from concept_monitor_cli.options import AblateOptions
 from concept_monitor_cli.progress import Progress
 from concept_monitor_cli.record.changed import scores_with_changes, unit_means
@@ -26,21 +32,28 @@ if TYPE_CHECKING:
     Restored = tuple[nn.Module, Architecture]
 
 KINDS = ("zero", "mean")
+# Random directions are like a set if theirs is within this share of its root mean square.
+_ALIKE = 0.2
+
+#: What is cut: units, or orthonormal directions `(C, r)`; and what it is set to, see `KINDS`.
+Cut = tuple["list[int] | Tensor", str]
 
 
 @dataclass(frozen=True)
 class UnitSet:
-    """Units that are cut out together.
+    """Units, or directions, that are cut out together.
 
     Attributes:
-        name: `concept`, `units`, `most` or `least` (interpretable).
-        concept: of a set of that name; else empty.
-        units: which.
+        name: `concept`, `units`, `most`, `least` (interpretable), `direction` or `directions`.
+        concept: of a set or direction of that name; else empty.
+        units: which; of a basis, which of its members.
+        directions: `(C, r)`, orthonormal columns; None where channels are cut.
     """
 
     name: str
     concept: str
     units: tuple[int, ...]
+    directions: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +75,7 @@ class Plan:
 
     Attributes:
         sets: the units that are cut out.
-        drawn: for each set random sets like it, `(draws, units)`.
+        drawn: for each set random sets like it, `(draws, units)`, or `(draws, C, r)` for directions.
         means: `(C,)`, the units' means over the run's images.
         head: the weights of a linear head that makes the scores of the pooled layer, `(K, C)`; or None.
     """
@@ -72,14 +85,17 @@ class Plan:
     means: Tensor
     head: Tensor | None
 
-    def groups(self) -> list[tuple[list[int], str]]:
-        """Units and what they are set to, set by set: for each kind the set itself, then its random ones."""
-        return [
-            (list(units), kind)
-            for each, controls in zip(self.sets, self.drawn, strict=True)
-            for kind in KINDS
-            for units in (each.units, *controls.tolist())
-        ]
+    def groups(self) -> list[Cut]:
+        """What is cut and set to what, set by set: for each kind the set itself, then its random ones."""
+        cuts: list[Cut] = []
+        for each, controls in zip(self.sets, self.drawn, strict=True):
+            whole: list[list[int] | Tensor] = (
+                [list(each.units), *controls.tolist()]
+                if each.directions is None
+                else [each.directions, *controls]
+            )
+            cuts += [(own, kind) for kind in KINDS for own in whole]
+        return cuts
 
 
 def plan_of(
@@ -90,13 +106,30 @@ def plan_of(
     head = linear_head(checkpoint.state_dict, scene.layer, scene.Q, scene.Z)
     network = None if head is not None else _restored(recorder, scene.record)
     means = scene.Q.mean(0) if network is None else _means(scene, network, recorder, options)
-    drawn = [matched_sets(means, each.units, options.controls, seed=options.seed) for each in sets]
+    drawn = [_random(scene, each, means, options, progress) for each in sets]
     lacking = sum(len(each) == 0 for each in drawn)
     if lacking:
         progress.notice(
             f"{scene.layer}: {counted(lacking, 'sets')} of units leave too few others for random sets"
         )
     return Plan(sets, drawn, means, head), network
+
+
+def _random(scene: Scene, each: UnitSet, means: Tensor, options: AblateOptions, progress: Progress) -> Tensor:
+    """Random sets like one, and a notice where directions like it were not found."""
+    if each.directions is None:
+        return matched_sets(means, each.units, options.controls, seed=options.seed)
+    drawn, size, sizes = matched_directions(
+        scene.Q[scene.rows], each.directions, options.controls, seed=options.seed
+    )
+    if len(drawn):
+        share = float((sizes.square().sum(1).mean() / size.square().sum().clamp_min(1e-300)).sqrt())
+        if abs(share - 1) > _ALIKE:
+            progress.notice(
+                f"{scene.layer}, {each.concept or each.name}: random directions hold {share:.2f} times as "
+                "much of the activations; no better ones were found"
+            )
+    return drawn
 
 
 def outcomes(
@@ -128,13 +161,20 @@ def outcomes(
 # -- scores without units ------------------------------------------------------------------------------------
 
 
-def _by_head(
-    scene: Scene, W: Tensor, groups: Sequence[tuple[list[int], str]], means: Tensor
-) -> Iterator[Outcome]:
+def _by_head(scene: Scene, W: Tensor, groups: Sequence[Cut], means: Tensor) -> Iterator[Outcome]:
     Z, Q, classes = (each[scene.rows] for each in (scene.Z, scene.Q, scene.asked))
-    for units, kind in groups:
-        values = 0.0 if kind == "zero" else means[units].float()
-        yield Outcome.of(linear_scores(Z, Q, W, units, values), classes)
+    for cut, kind in groups:
+        if isinstance(cut, Tensor):
+            yield Outcome.of(scores_along(Z, Q, W, cut, _values(cut, kind, means)), classes)
+        else:
+            yield Outcome.of(linear_scores(Z, Q, W, cut, _values(cut, kind, means)), classes)
+
+
+def _values(cut: list[int] | Tensor, kind: str, means: Tensor) -> Tensor | float:
+    """What a cut is set to."""
+    if kind == "zero":
+        return 0.0
+    return means.float() @ cut if isinstance(cut, Tensor) else means[cut].float()
 
 
 def _restored(recorder: Recorder, record: CheckpointRecord) -> Restored:
@@ -159,7 +199,7 @@ def _by_network(
     scene: Scene,
     network: Restored,
     recorder: Recorder,
-    groups: Sequence[tuple[list[int], str]],
+    groups: Sequence[Cut],
     means: Tensor,
     options: AblateOptions,
     progress: Progress,
@@ -167,7 +207,10 @@ def _by_network(
     model, architecture = network
     layer = next(each for each in architecture.layers if each.name == scene.layer)
     edits: list[Edit] = [
-        set_units(units, 0.0 if kind == "zero" else means[units].float()) for units, kind in groups
+        set_directions(cut, _values(cut, kind, means))
+        if isinstance(cut, Tensor)
+        else set_units(cut, _values(cut, kind, means))
+        for cut, kind in groups
     ]
     parts = scores_with_changes(
         model,

@@ -1,4 +1,4 @@
-"""The story of `compare`: two runs side by side."""
+"""The story of `compare`: two runs side by side; how diverse several are."""
 
 from __future__ import annotations
 
@@ -29,11 +29,14 @@ from concept_monitor_cli.monitor.statistics import ALL, category_statistics
 from concept_monitor_cli.options import CompareOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.record.exemplars import holds_pooled
+from concept_monitor_cli.report.diversity_figures import diversity_points
 from concept_monitor_cli.report.statistics_figures import categories_side_by_side
 from concept_monitor_cli.report.style import save
 from concept_monitor_cli.report.unit_figures import Look, class_examples, class_table
+from concept_monitor_cli.report.universality_figures import universality_figure
 from concept_monitor_cli.run import RunFolder
 from concept_monitor_cli.store import Writer
+from concept_monitor_cli.stories.diversity import diversity
 from concept_monitor_cli.stories.findings import beside_records, keep
 from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.stats import plain_rows, statistics_of, warn_of_differences
@@ -60,6 +63,8 @@ class CompareResult:
         categories: per layer, detector and category: interpretable units of both.
         classes: per epoch, layer and class: units of both.
         universality: per layer, epoch and category: units that the other run has, too.
+        diversity: per run, layer and detector: interpretable units and the generalisation gap.
+        diversity_tests: per layer and detector: whether these go together.
         plots: the pictures.
         different: whether anything differs.
         findings: what sets the runs apart, in sentences.
@@ -71,6 +76,8 @@ class CompareResult:
     categories: list[dict[str, Any]] = field(default_factory=list)
     classes: list[dict[str, Any]] = field(default_factory=list)
     universality: list[dict[str, Any]] = field(default_factory=list)
+    diversity: list[dict[str, Any]] = field(default_factory=list)
+    diversity_tests: list[dict[str, Any]] = field(default_factory=list)
     plots: list[Path] = field(default_factory=list)
     different: bool = False
     findings: list[Finding] = field(default_factory=list)
@@ -130,6 +137,11 @@ def compare(options: CompareOptions, progress: Progress = SILENT) -> CompareResu
         both_have = universal_units(first, second, [(pair.first, pair.second) for pair in pairs], progress)
         folder.write_csv("universality", both_have)
         result.universality = plain_rows(both_have)
+        if options.plot_formats:
+            for used, own in both_have.groupby("detector"):
+                figure = universality_figure(own, result.names)
+                path = folder.plots / f"universality.{used}"
+                result.plots += save(figure, path, options.plot_formats, caption=first.caption)
 
     statistics = [
         _common(statistics_of(run), pairs, side) for run, side in ((first, "first"), (second, "second"))
@@ -146,6 +158,8 @@ def compare(options: CompareOptions, progress: Progress = SILENT) -> CompareResu
         result.plots += save(
             figure, folder.plots / f"compare.{detector}", options.plot_formats, caption=first.caption
         )
+    if options.more or options.accuracies is not None:
+        _diversity((first, second), options, folder, result, progress)
     if options.classes:
         _compare_classes(first, second, pairs, options, folder, result, progress)
     result.different = _differ(result)
@@ -192,6 +206,36 @@ def _counted(opened: OpenRun) -> pd.DataFrame:
         ],
         ignore_index=True,
     )
+
+
+def _diversity(
+    pair: tuple[OpenRun, OpenRun],
+    options: CompareOptions,
+    folder: RunFolder,
+    result: CompareResult,
+    progress: Progress,
+) -> None:
+    """Interpretable units of all runs beside their generalisation gaps."""
+    runs = [*pair, *(OpenRun(root, options, progress) for root in options.more)]
+    for other in runs[2:]:
+        warn_of_differences(runs[0], other, progress)
+    table, tests = diversity(runs, _all_names(runs), options.accuracies, progress)
+    folder.write_csv("diversity", table)
+    folder.write_csv("diversity-tests", tests)
+    result.diversity, result.diversity_tests = plain_rows(table), plain_rows(tests)
+    known = table[table["gap"].notna()]
+    if not options.plot_formats or known["run"].nunique() < 2:
+        return
+    for detector, own in known.groupby("detector"):
+        figure = diversity_points(own, tests[tests["detector"] == detector])
+        path = folder.plots / f"diversity.{detector}"
+        result.plots += save(figure, path, options.plot_formats, caption=runs[0].caption)
+
+
+def _all_names(runs: Sequence[OpenRun]) -> list[str]:
+    """The folders' names, or where two are the same, their paths."""
+    names = [run.name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run.run.root) for run in runs]
 
 
 def _pairs(first: OpenRun, second: OpenRun, match: Sequence[str] = ()) -> list[_Pair]:

@@ -17,6 +17,7 @@ from concept_monitor_cli.progress import Progress
 from concept_monitor_cli.run import TABLES
 from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.recorder import Recorder
+from concept_monitor_cli.stories.vector_parts import Parts
 from concept_monitor_cli.study import Context
 from concept_monitor_cli.wording import counted
 
@@ -28,7 +29,7 @@ class Labels:
     Attributes:
         names: of the `M` concepts.
         present: `(N, M)`: 1, 0 or NaN; the run's images, then those of the folders.
-        sources: `(M,)`, who says so: `labels`, `folders`, `encoder`, `factors` or `folder`.
+        sources: `(M,)`, who says so: `labels`, `folders`, `encoder`, `factors`, `clusters` or `folder`.
     """
 
     names: tuple[str, ...]
@@ -37,7 +38,12 @@ class Labels:
 
 
 def concept_labels(
-    opened: OpenRun, context: Context, rows: Tensor, options: VectorsOptions, progress: Progress
+    opened: OpenRun,
+    context: Context,
+    rows: Tensor,
+    options: VectorsOptions,
+    progress: Progress,
+    parts: Parts | None = None,
 ) -> Labels:
     """The concepts of the run's own images that are on enough of them, and off enough of them.
 
@@ -47,6 +53,7 @@ def concept_labels(
         rows: those that count.
         options: which concepts.
         progress: told what is left out.
+        parts: clusters of parts of images, which are concepts, too.
 
     Raises:
         InputError: there are none, and no folder is given.
@@ -69,6 +76,9 @@ def concept_labels(
         own, there = _factors(opened, context, rows)
         names, sources = names + own, sources + ["factors"] * len(own)
         present = torch.cat([present, there], 1)
+    if parts is not None:
+        names, sources = names + list(parts.names), sources + ["clusters"] * len(parts.names)
+        present = torch.cat([present, parts.present(options.area)[rows]], 1)
     unknown = [word for word, source in zip(names, sources, strict=True) if not source]
     if unknown:
         progress.warning(
@@ -97,7 +107,7 @@ def concept_labels(
 def _words(opened: OpenRun, table: LabelTable | None, options: VectorsOptions) -> list[str]:
     if options.words:
         return list(options.words)
-    if options.concepts or options.factors:
+    if options.concepts or options.factors or options.clusters is not None:
         return []
     if table is not None:
         return list({spelling(name): name for name in table.names}.values())

@@ -29,7 +29,7 @@ from concept_monitor_cli.options import VectorsOptions, split_name
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.record.requests import Activations, Gradients, Logits
 from concept_monitor_cli.report.style import save
-from concept_monitor_cli.report.vector_figures import decoding, drift, effects
+from concept_monitor_cli.report.vector_figures import decoding, drift, effects, part_examples
 from concept_monitor_cli.run import TABLES, CheckpointRecord
 from concept_monitor_cli.store.atomic import atomic_write
 from concept_monitor_cli.stories.classes import NetworkClasses, network_classes
@@ -37,6 +37,7 @@ from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.recorder import Recorder, RecorderOptions, open_checkpoint
 from concept_monitor_cli.stories.stats import plain_rows
 from concept_monitor_cli.stories.vector_concepts import Labels, concept_folders, concept_labels, with_folders
+from concept_monitor_cli.stories.vector_parts import keep_parts, parts_of
 from concept_monitor_cli.study import Context
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class VectorsResult:
         kind: of the vectors.
         layers: a line for each layer.
         vectors, effects: rows of the tables as plain values.
+        parts: the images nearest to each cluster of parts, where these are concepts.
         files: the vectors themselves, a file for each layer.
         plots: the pictures.
     """
@@ -93,6 +95,7 @@ class VectorsResult:
     layers: list[LayerSummary] = field(default_factory=list)
     vectors: list[dict[str, Any]] = field(default_factory=list)
     effects: list[dict[str, Any]] = field(default_factory=list)
+    parts: list[dict[str, Any]] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     plots: list[Path] = field(default_factory=list)
 
@@ -130,8 +133,9 @@ def vectors(options: VectorsOptions, progress: Progress = SILENT) -> VectorsResu
     folders = concept_folders(opened, options, layers)
     context = _context(opened)
     rows = distinct_images(context)
-    labels = concept_labels(opened, context, rows, options, progress)
     recorder = Recorder(opened, options, layers=layers)
+    parts = parts_of(recorder, records[-1], layers, options, progress)
+    labels = concept_labels(opened, context, rows, options, progress, parts)
     classes = classes_of(opened, recorder, records[0], options.class_names, options, progress)
     asked = Gradients(tuple(classes.of_images.tolist()), options.tcav_target)
     if folders:
@@ -149,7 +153,14 @@ def vectors(options: VectorsOptions, progress: Progress = SILENT) -> VectorsResu
                     Q, own[rows], of_images[rows], labels, classes.names, (record, layer), options
                 )
                 advance(1)
-    return _conclude(opened, options, labels, classes, records, layers, found, len(rows))
+    result = _conclude(opened, options, labels, classes, records, layers, found, len(rows))
+    if parts is not None:
+        result.parts = plain_rows(keep_parts(opened, parts, labels.names, rows))
+        if options.plot_formats:
+            figure = part_examples(parts.examples(opened, labels.names, rows), parts.layer)
+            path = opened.run.plots / "vector_clusters"
+            result.plots += save(figure, path, options.plot_formats, caption=opened.caption)
+    return result
 
 
 def plain_layers(opened: OpenRun, progress: Progress) -> list[str]:

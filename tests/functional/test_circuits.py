@@ -55,7 +55,7 @@ def test_draws_estimate_the_mean_without_bias_and_know_their_error() -> None:
         errors.append(float(sampling_error(alone, torch.from_numpy(times))))
     spread = np.std(estimates)
     assert np.mean(estimates) == pytest.approx(change.mean(), abs=4 * spread / math.sqrt(300))
-    # Systematic draws are better than the independent ones that the error supposes.
+    # Systematic draws are better than the independent ones that the error supposes, and it counts one more.
     assert spread < np.sqrt(np.mean(np.square(errors))) < 2 * spread
     # Images drawn alike, whatever the unit does on them, are worse.
     alike = [change[rng.choice(60, 8)].mean() for _ in range(300)]
@@ -64,6 +64,40 @@ def test_draws_estimate_the_mean_without_bias_and_know_their_error() -> None:
 
 def test_a_single_draw_has_no_error() -> None:
     assert sampling_error(torch.ones(1, 2), torch.ones(1)).isnan().all()
+
+
+def test_the_error_is_that_of_the_draws_and_one_more_without_effect() -> None:
+    contributions = torch.randn(5, 3, generator=generator(20), dtype=torch.float64)
+    contributions[:, 2] = 0
+    times = torch.tensor([1.0, 2.0, 1.0, 3.0, 1.0])
+    found = sampling_error(contributions, times)
+    for k in range(3):
+        drawn = [float(contributions[m, k]) for m in range(5) for _ in range(int(times[m]))] + [0.0]
+        middle = sum(drawn) / len(drawn)
+        variance = sum((each - middle) ** 2 for each in drawn) / (len(drawn) - 1)
+        assert float(found[k]) == pytest.approx(math.sqrt(variance / len(drawn)))
+    alike = sampling_error(torch.full((8, 1), 2.0), torch.ones(8))
+    assert float(alike) == pytest.approx(2.0 / 9)
+
+
+@pytest.mark.parametrize("off", [0.02, 0.05, 0.2])
+def test_an_edge_that_few_images_lack_is_within_three_errors(off: float) -> None:
+    """The later unit is on in nearly all draws, often in all of them: their spread alone says no error."""
+    rng = np.random.default_rng(1)
+    draws = 24
+    beyond = naive = agree = 0
+    for _ in range(400):
+        kept = (rng.random(draws) >= off).astype(float)
+        contributions = torch.from_numpy(kept)[:, None]
+        error = float(sampling_error(contributions, torch.ones(draws)))
+        away = abs(kept.mean() - (1 - off))
+        beyond += away > 3 * error
+        naive += away > 3 * float(np.std(kept, ddof=1)) / math.sqrt(draws)
+        agree += kept.min() == 1
+    assert beyond <= 0.05 * 400
+    if off < 0.1:
+        # The null of this test: without the draw that is added, an edge would be called sure, wrongly.
+        assert naive >= agree > 0.2 * 400
 
 
 # -- weights -------------------------------------------------------------------------------------------------

@@ -85,10 +85,15 @@ def test_a_block_with_fixed_gates_against_loops() -> None:
     width = start.shape[1]
 
     def gate(values: Tensor, k: int, i: int) -> float:
-        """Share of positions above 0, images counted by how active channel `i` is before the block."""
-        active = [float(start[n, i].double().abs().mean()) for n in range(len(start))]
-        shares = [float((values[n, k] > 0).double().mean()) for n in range(len(start))]
-        return sum(a * b for a, b in zip(active, shares, strict=True)) / sum(active)
+        """Share of positions above 0, each counted by how active channel `i` is there before the block."""
+        on = total = 0.0
+        for n in range(len(start)):
+            for y in range(size):
+                for z in range(size):
+                    active = abs(float(start[n, i, y, z]))
+                    on += active * (float(values[n, k, y, z]) > 0)
+                    total += active
+        return on / total
 
     def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> list[list[float]]:
         table = []
@@ -136,6 +141,31 @@ def test_torchvision_networks_can_be_followed(name: str, first: str, second: str
     assert matrix.abs().sum() > 0
 
 
+def test_on_a_coarser_grid_a_position_counts_by_the_positions_it_stands_for() -> None:
+    """Behind a stride of 2 a place is counted by the mean of four of the first layer."""
+    torch.manual_seed(3)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 2, stride=2), nn.ReLU(), nn.Conv2d(5, 2, 1)
+    ).eval()
+    x = torch.randn(2, 3, 6, 6)
+    matrix = path_matrix(trace_path(model, "0", "3"), [x[:1], x[1:]])
+    first, mid = outputs(model, ["0", "1"], x)
+    for i in range(4):
+        way = torch.zeros(5, dtype=torch.float64)
+        for k in range(5):
+            on = total = 0.0
+            for n in range(2):
+                for y in range(3):
+                    for z in range(3):
+                        block = first[n, i, 2 * y : 2 * y + 2, 2 * z : 2 * z + 2]
+                        active = float(block.double().abs().mean())
+                        on += active * (float(mid[n, k, y, z]) > 0)
+                        total += active
+            way[k] = on / total * float(model[1].weight[k, i].double().sum())
+        expected = model[3].weight[:, :, 0, 0].double() @ way
+        torch.testing.assert_close(matrix[:, i], expected.detach(), rtol=1e-4, atol=1e-7)
+
+
 def test_slopes_are_those_of_the_function() -> None:
     torch.manual_seed(2)
 
@@ -152,11 +182,11 @@ def test_slopes_are_those_of_the_function() -> None:
     matrix = path_matrix(trace_path(model, "first", "second"), [x])
     given = outputs(model, ["first"], x)[0].double()
     sigma = given.sigmoid()
-    active = given.abs().mean((2, 3))  # (images, channels)
+    active = given.abs().movedim(1, -1).flatten(0, 2)  # (images and positions, channels)
 
     def mean(slope: Tensor) -> Tensor:
-        """`(k, i)`: of channel k, images counted by how active channel i is."""
-        return slope.double().mean((2, 3)).T @ (active / active.sum(0))
+        """`(k, i)`: of channel k, positions counted by how active channel i is there."""
+        return slope.double().movedim(1, -1).flatten(0, 2).T @ (active / active.sum(0))
 
     # Both steps keep channels apart, so only the diagonal is passed on.
     both = (mean(sigma * (1 + given * (1 - sigma))) * mean(given > 0)).diagonal()

@@ -287,6 +287,36 @@ TABLES: dict[str, TableSchema] = {
         },
         ("layer", "other_layer", "detector", "epoch", "other_epoch", "category"),
     ),
+    # A point for each run.
+    "diversity": TableSchema(
+        "diversity",
+        {
+            "run": "str",
+            "layer": "str",
+            "detector": "str",
+            "epoch": "int",
+            "units": "int",
+            "interpretable": "int",
+            "share": "float",
+            "share_random": "float",
+            "train": "float",
+            "test": "float",
+            "gap": "float",
+        },
+        ("layer", "detector", "run"),
+    ),
+    "diversity-tests": TableSchema(
+        "diversity-tests",
+        {
+            "layer": "str",
+            "detector": "str",
+            "runs": "int",
+            "correlation": "float",
+            "p_value": "float",
+            "partial": "float",
+        },
+        ("layer", "detector"),
+    ),
     "comparison": TableSchema(
         "comparison",
         {

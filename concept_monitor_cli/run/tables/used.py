@@ -28,6 +28,23 @@ TABLES: dict[str, TableSchema] = {
         },
         ("epoch", "layer", "concept"),
     ),
+    # What clusters of parts of images look like.
+    "vector-clusters": TableSchema(
+        "vector-clusters",
+        {
+            "epoch": "int",
+            "layer": "str",
+            "concept": "str",
+            "place": "int",
+            "image": "str",
+            "row": "int",
+            "column": "int",
+            "rows": "int",
+            "columns": "int",
+            "cosine": "float",
+        },
+        ("epoch", "layer", "concept", "place"),
+    ),
     "effects": TableSchema(
         "effects",
         {

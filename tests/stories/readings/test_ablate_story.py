@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from planted_classifier import CLASSES, EACH, SORTED, WIDE, state
 from planted_training import CONCEPTS, SIDE, patch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from concept_monitor_cli.checkpoints import load_checkpoint
@@ -195,6 +196,108 @@ def test_without_its_units_photos_with_a_concept_are_as_easy_as_without(
     assert len(lines) == 4
     assert lines[0].startswith("stage1, car (2 units, ")
     assert any(path.name == "spurious.png" for path in result.plots)
+
+
+# -- directions ----------------------------------------------------------------------------------------------
+
+
+def without(x: Tensor, layer: str, U: Tensor, kind: str, means: Tensor) -> Tensor:
+    """Scores of a whole pass in which what lies along orthonormal directions is 0, or at its mean."""
+    weights, seen = state(1), x
+    for name, stage in (("first", "stage1"), ("second", "stage2")):
+        seen = torch.relu(seen @ weights[f"{name}.weight"].T + weights[f"{name}.bias"])
+        if stage == layer:
+            seen = seen - (seen @ U - (0.0 if kind == "zero" else means @ U)) @ U.T
+    return seen @ weights["head.weight"].T + weights["head.bias"]
+
+
+@pytest.mark.parametrize("form", ["npz", "npy", "safetensors"])
+def test_directions_of_a_file_are_cut_as_a_whole_pass_says(
+    classifier: Path, tmp_path: Path, form: str
+) -> None:
+    matrix = torch.randn(WIDE, 3, generator=torch.Generator().manual_seed(0))
+    file = tmp_path / f"some.{form}"
+    if form == "npz":
+        np.savez(file, matrix=matrix.numpy(), names=np.array(["one", "two", "three"]))
+    elif form == "npy":
+        np.save(file, matrix.numpy())
+    else:
+        save_file({"directions": matrix}, file)
+    words = {"words": ("two",), "plot_formats": ("png",)} if form == "npz" else {}
+    result = ablate(asked(classifier, basis=f"saved:{file}", units=(0, 2), **words))
+    rows = pd.DataFrame(result.ablation)
+    assert set(rows["set"]) == ({"direction", "directions"} if form == "npz" else {"directions"})
+    assert [path.name for path in result.plots] == (["ablation.png"] if form == "npz" else [])
+    x, y = photos(classifier)
+    with_copy = torch.cat([x, x[[int((y == SORTED.index("car")).nonzero()[0])]]])
+    cuts = {"directions": torch.linalg.qr(matrix[:, [0, 2]])[0]}
+    if form == "npz":
+        cuts["direction"] = matrix[:, [1]] / matrix[:, 1].norm()
+    for layer in ("stage1", "stage2"):
+        means = passes(with_copy, layer, [], "zero", torch.zeros(WIDE))[1].mean(0)
+        for name, U in cuts.items():
+            for kind in ("zero", "mean"):
+                own = rows[(rows["layer"] == layer) & (rows["set"] == name) & (rows["kind"] == kind)]
+                assert set(own["exact"]) == {layer == "stage2"}
+                assert set(own["concept"]) == {"two" if name == "direction" else ""}
+                scores = without(x, layer, U, kind, means)
+                mine = scores.gather(1, y[:, None])[:, 0]
+                margin = mine - scores.scatter(1, y[:, None], -torch.inf).amax(1)
+                row = own[own["class"] == "all"].iloc[0]
+                assert row["margin"] == pytest.approx(float(margin.mean()), abs=1e-5)
+                assert row["logit"] == pytest.approx(float(mine.mean()), abs=1e-5)
+                assert row["control"] is not None
+
+
+def test_an_axis_is_a_unit_and_its_random_directions_are_others(classifier: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "axes.npy", np.eye(WIDE))
+    along = ablate(asked(classifier, basis=f"saved:{tmp_path / 'axes.npy'}", units=(0, 7), controls=3))
+    units = ablate(asked(classifier, units=(0, 7), words=("zebra",), controls=3))
+    numbers = ["layer", "kind", "class", "margin", "accuracy", "logit"]
+    for one, two in zip(along.ablation, units.ablation, strict=True):
+        assert [one[name] for name in numbers[:3]] == [two[name] for name in numbers[:3]]
+        assert [one[name] for name in numbers[3:]] == pytest.approx(
+            [two[name] for name in numbers[3:]], abs=1e-5
+        )
+
+
+def test_what_vectors_found_can_be_cut_by_name(classifier: Path, pairs: Path) -> None:
+    from concept_monitor_cli.options import VectorsOptions
+    from concept_monitor_cli.stories.vectors import vectors
+
+    vectors(planted_classifier.asked(VectorsOptions, classifier))
+    result = ablate(
+        asked(classifier, basis="vectors", words=("Car",), layers=("stage2",), spurious=pairs, controls=20)
+    )
+    rows = pd.DataFrame(result.ablation)
+    assert set(rows["concept"]) == {"car"}
+    zero = rows[(rows["kind"] == "zero") & (rows["class"] != "all")].set_index("class")
+    lost = zero["margin_before"] - zero["margin"]
+    assert lost.idxmax() == "car"
+    assert lost["car"] > 2 * (zero.loc["car", "margin_before"] - zero.loc["car", "control"])
+    (line, _) = _gaps(result)
+    assert line.startswith("stage2, car (direction, ")
+    gap = pd.DataFrame(result.spurious).set_index(["kind", "class"]).loc[("zero", "all")]
+    assert gap["gap"] < gap["gap_before"] - 0.3
+    assert gap["gap"] < gap["gap_control"] - 0.2
+
+
+def test_directions_that_are_not_there_are_said(classifier: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "axes.npy", np.eye(WIDE))
+    saved = f"saved:{tmp_path / 'axes.npy'}"
+    with pytest.raises(InputError, match="12 members in stage1 and no member 12"):
+        ablate(asked(classifier, basis=saved, units=(12,)))
+    with pytest.raises(InputError, match="no direction of that name"):
+        ablate(asked(classifier, basis=saved, words=("zebra",)))
+    with pytest.raises(InputError, match="--curve cuts units"):
+        asked(classifier, basis=saved, curve=True)
+    with pytest.raises(InputError, match="not without directions"):
+        asked(classifier, basis=saved, units=(1,), write=tmp_path / "no.pth")
+    with pytest.raises(InputError, match="channels are cut without"):
+        asked(classifier, basis="channels")
+    np.save(tmp_path / "wide.npy", np.eye(5))
+    with pytest.raises(InputError, match="belongs to another layer"):
+        ablate(asked(classifier, basis=f"saved:{tmp_path / 'wide.npy'}"))
 
 
 def test_photos_in_other_folders_are_refused(classifier: Path) -> None:

@@ -100,9 +100,9 @@ def test_draws_come_near_and_say_how_near(classifier: Path, found: CircuitsResul
     drawn = table(classifier, "circuit").set_index(["from_unit", "to_unit"]).loc[exact.index]
     circuits(asked(classifier))
     off = (drawn["effect"] - exact["effect"]).abs()
-    # Where images make nearly the same of a unit, twelve draws may all agree and see no error: it is right on
-    # average.
-    assert (off**2).mean() <= 4 * (drawn["error"] ** 2).mean()
+    assert (off <= 3 * drawn["error"]).all()
+    # Not so large that it says nothing: twelve draws that agree have an error of a thirteenth.
+    assert (drawn["error"] <= 0.2 * exact["effect"].abs()).all()
     assert (off <= 0.02 * exact["effect"].abs()).all()
     assert (off > 1e-5).any()
 

@@ -91,17 +91,29 @@ def test_units_set_back_one_by_one_are_whole_passes(
         assert row["by_layer"] == pytest.approx(float((after - swapped)[mine].mean()), abs=1e-5)
         assert row["path_sum"] == pytest.approx(row["by_layer"], rel=0.01)
         assert row["path_sum"] == pytest.approx(float(rows.loc[name]["effect"].sum()), rel=1e-4)
-        # From noise to the end in one step is far: one gradient says little of it before a ReLU.
-        assert row["fast_agrees"] > (0.5 if layer == "stage1" else 0.999)
-        assert row["exact_agrees"] > 0.85
+        own = rows.loc[name]
+        # Two units carry a class; what the other ten bring to `stage1` (.005 each) the units behind are too
+        # silent to pass on in the end, so that `fast` has 0 for all of them and no order among them.
+        assert np.corrcoef(own["fast"], own["exact"])[0, 1] > 0.995
+        assert set(own["fast"].nlargest(2).index) == set(own["exact"].nlargest(2).index)
+        if layer == "stage1":
+            assert (own["fast"].abs() < 1e-6).sum() == WIDE - 2
+        else:
+            assert row["fast_agrees"] > 0.999
+        assert row["exact_agrees"] > (0.9 if layer == "stage1" else 0.999)
 
 
 def test_a_class_is_brought_most_by_its_own_units(classifier: Path, found: EvolutionsResult) -> None:
     rows = table(classifier, "evolutions")
-    for (_, name), own in rows.groupby(["layer", "class"]):
+    ratios: dict[str, list[float]] = {"stage1": [], "stage2": []}
+    for (layer, name), own in rows.groupby(["layer", "class"]):
         mine = own["unit"] % CLASSES == CONCEPTS.index(str(name))
-        assert own[mine]["effect"].mean() > 1.5 * max(0.0, own[~mine]["effect"].mean())
+        ratios[str(layer)].append(own[mine]["effect"].mean() / own[~mine]["effect"].mean())
         assert own[mine]["significant"].any()
+    assert min(ratios["stage1"]) > 10
+    # In `stage2` one unit was as loud as noise as it is as a detector, so that its change brings nothing.
+    assert min(ratios["stage2"]) > 2
+    assert np.median(ratios["stage2"]) > 6
     parts = table(classifier, "evolution-parts")
     first = parts[parts["part"] == 1]
     assert set(parts["units"]) == {WIDE // 4}

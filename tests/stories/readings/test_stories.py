@@ -21,6 +21,7 @@ from concept_monitor_cli.options import (
     StatsOptions,
 )
 from concept_monitor_cli.progress import Silent
+from concept_monitor_cli.report.universality_figures import universality_figure
 from concept_monitor_cli.run import TABLES
 from concept_monitor_cli.stories.compare import compare
 from concept_monitor_cli.stories.embed import embed
@@ -177,6 +178,7 @@ def test_what_one_has_and_the_other_lacks(
         "compare.clip-dissect.png",
         "classes.clip-dissect.png",
         "class_units.1.clip-dissect.png",
+        "universality.clip-dissect.png",
     }
 
 
@@ -202,6 +204,11 @@ def test_layers_of_other_names_and_what_the_command_says_of_them(classifier: Pat
     # At epoch 0 both layers are noise of the same images; at neither is a permuted image like another.
     assert {row["epoch"] for row in result.universality} == {0, 1}
     assert _universal(result, layer)[0].startswith("12 of 12 units are universal in stage2, by chance 1%")
+    figure = universality_figure(pd.DataFrame(result.universality), ("one", "other"))
+    correlations, categories, epochs = figure.axes
+    assert [label.get_text() for label in correlations.get_yticklabels()] == ["stage1\n(stage2)"]
+    assert max(bar.get_width() for bar in categories.patches) == 1
+    assert epochs.lines[0].get_xdata().tolist() == [0, 1]
     with pytest.raises(InputError, match="no layer 'stage9'"):
         compare(CompareOptions(**options, match=("stage1=stage9",)))
     with pytest.raises(InputError, match="no pair of layers"):
