@@ -1,4 +1,4 @@
-"""Labels of several concepts, read as they are printed: formulas and weighted sums.
+"""Labels of several concepts, read as they are printed: formulas, weighted sums, and weighted formulas.
 
 What is judged is the text that a reader sees: `(water OR river) AND NOT blue` is true of an image or not, and
 `0.6 dog + 0.3 snow - 0.2 grass` says how active a unit is on it. Names of concepts are looked for as they
@@ -94,19 +94,27 @@ class Reader:
 
     def sum(self, text: str) -> tuple[tuple[float, str], ...] | None:
         """Weights and concepts of a sum; `None` where the text is none."""
-        terms: list[tuple[float, str]] = []
+        terms = self.sum_of_formulas(text)
+        if terms is None:
+            return None
+        named = tuple((weight, each.name) for weight, each in terms if isinstance(each, Name))
+        return named if len(named) == len(terms) else None
+
+    def sum_of_formulas(self, text: str) -> tuple[tuple[float, Expression], ...] | None:
+        """Weights and formulas of a sum, as `3.1 (dog OR cat) - 0.8 sky`; `None` where the text is none."""
+        terms: list[tuple[float, Expression]] = []
         at = 0
         while at < len(text):
             sign = (_NEXT if terms else _FIRST).match(text, at)
             number = None if sign is None else _WEIGHT.match(text, sign.end())
             if sign is None or number is None:
                 return None
-            name = self._name(text, number.end(), (" + ", " - "))
-            if name is None:
+            found = self._operand(text, number.end(), (" + ", " - "))
+            if found is None:
                 return None
             size = float(number.group())
-            terms.append((-size if "-" in sign.group() else size, name))
-            at = number.end() + len(name)
+            terms.append((-size if "-" in sign.group() else size, found[0]))
+            at = found[1]
         return tuple(terms) or None
 
     def _name(self, text: str, at: int, before: tuple[str, ...]) -> str | None:
@@ -137,8 +145,10 @@ class Reader:
             return parts[0], at
         return Joined("OR" if operator == "OR" else "AND", tuple(parts)), at
 
-    def _operand(self, text: str, at: int) -> tuple[Expression, int] | None:
-        name = self._name(text, at, (")", " OR ", " AND "))
+    def _operand(
+        self, text: str, at: int, before: tuple[str, ...] = (")", " OR ", " AND ")
+    ) -> tuple[Expression, int] | None:
+        name = self._name(text, at, before)
         if name is not None:
             return Name(name), at + len(name)
         if text.startswith("NOT ", at):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from concept_monitor_cli.catalogue import detectors
 from concept_monitor_cli.functional.similarity import ConceptActivations
 from concept_monitor_cli.lenses import Detector, Findings, make_detector
+from concept_monitor_cli.lenses.names import compositional, ranges
 from concept_monitor_cli.models.geometry import Geometry, Preprocessing
 from concept_monitor_cli.models.layers import describe_layers
 from concept_monitor_cli.options import DissectOptions
@@ -100,6 +101,13 @@ class _Table:
     """Stands for an encoder where only its being there is asked."""
 
     preprocessing = None
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked here does not hang on the number of draws, and each draw of formulas is a search."""
+    for lens in (compositional, ranges):
+        monkeypatch.setattr(lens, "MOST_DRAWS", 3)
 
 
 @pytest.fixture(scope="module")
