@@ -28,7 +28,7 @@ from concept_monitor_cli.progress import SILENT
 from concept_monitor_cli.stories.bench import Bench
 from concept_monitor_cli.stories.evaluate import evaluate
 
-DETECTORS = ("network-dissection", "compositional", "invert", "linear")
+DETECTORS = ("network-dissection", "compositional", "invert", "linear", "ranges")
 # Names that look like parts of a formula or of a sum.
 NAMES = (
     "dog",
@@ -86,6 +86,17 @@ def test_a_sum_is_read_as_it_was_printed(terms: list[tuple[float, str]]) -> None
     for (weight, _), (given_weight, _) in zip(read, terms, strict=True):
         assert weight == pytest.approx(given_weight, abs=0.0501)
     assert sum_text(read) == sum_text(terms)
+
+
+@given(st.lists(st.tuples(WEIGHTS, st.integers(0, 7), st.integers(0, 7)), min_size=1, max_size=4))
+def test_a_sum_of_formulas_is_read_as_it_was_printed(terms: list[tuple[float, int, int]]) -> None:
+    formulas = [Formula.of(a) if a == b else Formula.of(a).extended("OR", b) for _, a, b in terms]
+    texts = [each.text(NAMES) if each.length == 1 else f"({each.text(NAMES)})" for each in formulas]
+    printed = sum_text([(weight, text) for (weight, *_), text in zip(terms, texts, strict=True)])
+    read = Reader(NAMES).sum_of_formulas(printed)
+    assert read is not None
+    assert [set(each.names) for _, each in read] == [{NAMES[c] for c in each.names} for each in formulas]
+    assert [weight < 0 for weight, _ in read] == [weight < 0 for weight, *_ in terms]
 
 
 @pytest.mark.parametrize("text", ["", "cat", "dog OR", "(dog OR NOT", "dog OR cat", "dog dog", "dog XOR NOT"])
@@ -191,6 +202,20 @@ def test_a_sum_says_how_active_a_unit_is(subjects: dict[str, Subject]) -> None:
     np.testing.assert_allclose(found.similarity[:, 0].numpy(), z @ [2.0, -1.0], rtol=1e-5, atol=1e-5)
     assert (found.present[scene == 0, 0] == 1).all()
     assert (found.present[scene == 1, 0] == 0).all()
+
+
+def test_what_a_unit_says_at_a_range_counts_by_the_share_of_the_pixels(subjects: dict[str, Subject]) -> None:
+    subject = subjects["ranges"]
+    unseen = subject.trial.unseen
+    rows = [subject.images.ids.index(name) for name in unseen.ids]
+    scene = scenes()[rows]
+    one, two = THINGS[:2]
+    found = presence_of_labels(_judged(subject, [f"2.0 ({one} OR {two})", f"-1.0 {one}"]), unseen, share=0.2)
+    expected = np.stack([2.0 * ((scene == 0) | (scene == 1)), -1.0 * (scene == 0)], 1)
+    known = scene >= 0  # of the others nobody knows
+    np.testing.assert_allclose(found.similarity[known, :2].numpy(), expected[known])
+    assert found.similarity[~known, :2].isnan().all()
+    assert (found.present[known, 0].numpy() == (expected[known, 0] > 0)).all()
 
 
 def test_evaluate_judges_all_detectors_in_one_table(run: Path) -> None:

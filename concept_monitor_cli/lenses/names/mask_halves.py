@@ -66,6 +66,7 @@ class _SomeImages(Sequence[ImageLabels]):
         self._labels, self._rows = labels, rows.tolist()
         self.names, self.categories = labels.names, labels.categories  # type: ignore[attr-defined]
         self.category_numbers = labels.category_numbers  # type: ignore[attr-defined]
+        self.size = labels.size  # type: ignore[attr-defined]
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 BEAM = 5
 # As for `compositional`: a draw costs a search of each range of each unit.
 FEWEST_DRAWS, MOST_DRAWS = 3, 20
-SEARCHES = 300
+SEARCHES = 600
 # Units that are named again from half of the images, an even choice of more.
 MOST_ASKED = 64
 # Bytes that the masks of some units may take: so many units are looked at together.
