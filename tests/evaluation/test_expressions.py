@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from concept_monitor_cli.evaluation.expressions import Reader
 from concept_monitor_cli.evaluation.showing import presence_of_labels
 from concept_monitor_cli.functional.compositional import OPERATORS, Formula
 from concept_monitor_cli.functional.invert import PresenceFormula
+from concept_monitor_cli.lenses.names import compositional, ranges
 from concept_monitor_cli.lenses.names.linear import sum_text
 from concept_monitor_cli.options import EpochFilter, EvaluateOptions
 from concept_monitor_cli.progress import SILENT
@@ -107,6 +109,15 @@ def test_what_is_no_label_is_not_read(text: str) -> None:
 
 
 # -- Judging -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_draws() -> Iterator[None]:
+    """Chance is not what is asked here, and each draw of formulas is a search."""
+    with pytest.MonkeyPatch.context() as patch:
+        for lens in (compositional, ranges):
+            patch.setattr(lens, "MOST_DRAWS", 3)
+        yield
 
 
 @pytest.fixture(scope="module")
