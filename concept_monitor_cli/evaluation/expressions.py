@@ -1,4 +1,4 @@
-"""Labels of several concepts, read as they are printed: formulas and weighted sums.
+"""Labels of several concepts, read as they are printed: formulas, weighted sums, and weighted formulas.
 
 What is judged is the text that a reader sees: `(water OR river) AND NOT blue` is true of an image or not, and
 `0.6 dog + 0.3 snow - 0.2 grass` says how active a unit is on it. Names of concepts are looked for as they
@@ -93,7 +93,22 @@ class Reader:
 
     def sum(self, text: str) -> tuple[tuple[float, str], ...] | None:
         """Weights and concepts of a sum; `None` where the text is none."""
-        return sum_terms(text, lambda of, at: self._name(of, at, (" + ", " - ")))
+        terms = self.sum_of_formulas(text)
+        if terms is None:
+            return None
+        named = tuple((weight, each.name) for weight, each in terms if isinstance(each, Name))
+        return named if len(named) == len(terms) else None
+
+    def sum_of_formulas(self, text: str) -> tuple[tuple[float, Expression], ...] | None:
+        """Weights and formulas of a sum, as `3.1 (dog OR cat) - 0.8 sky`; `None` where the text is none."""
+
+        def term(of: str, at: int) -> str | None:
+            found = self._operand(of, at, (" + ", " - "))
+            return None if found is None else of[at : found[1]]
+
+        terms = sum_terms(text, term)
+        read = [(weight, self._operand(each, 0)) for weight, each in terms or ()]
+        return tuple((weight, found[0]) for weight, found in read if found is not None) or None
 
     def _name(self, text: str, at: int, before: tuple[str, ...]) -> str | None:
         """The longest concept that begins here, and ends the text or stands before one of these."""
@@ -123,8 +138,10 @@ class Reader:
             return parts[0], at
         return Joined("OR" if operator == "OR" else "AND", tuple(parts)), at
 
-    def _operand(self, text: str, at: int) -> tuple[Expression, int] | None:
-        name = self._name(text, at, (")", " OR ", " AND "))
+    def _operand(
+        self, text: str, at: int, before: tuple[str, ...] = (")", " OR ", " AND ")
+    ) -> tuple[Expression, int] | None:
+        name = self._name(text, at, before)
         if name is not None:
             return Name(name), at + len(name)
         if text.startswith("NOT ", at):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from concept_monitor_cli.evaluation.expressions import Reader
+from concept_monitor_cli.evaluation.expressions import Expression, Reader
 from concept_monitor_cli.evaluation.subject import Common, Images, Subject
 from concept_monitor_cli.functional.compositional import ImageCells, label_cells
 from concept_monitor_cli.functional.evaluation.simulation import ACTIVE_SHARE, top_of
@@ -52,7 +52,8 @@ def presence_of_labels(
     A formula holds where its concepts make it hold; an image on which nobody looked for one of them does not
     count. One that was found by pixels holds on an image where it holds at a pixel, if the masks of the
     images are known. A sum says how active the unit is, and holds on the share of the images where it says
-    most. A label counts as known by labels where all of its concepts are.
+    most; so does what a unit says at a range, the weight of the formula times the share of the pixels where
+    it holds. A label counts as known by labels where all of its concepts are.
 
     Args:
         subject: whose labels, those of its trial.
@@ -61,6 +62,8 @@ def presence_of_labels(
         least: fewer images than this are too few to know a concept by its label.
     """
     texts = [str(text) for text in subject.trial.labels.concepts]
+    if subject.labels_are == "ranges":
+        return _of_ranges(subject, images, texts, share)
     if subject.labels_are == "sums":
         return _of_sums(subject, images, texts, share)
     if subject.labels_are == "formulas":
@@ -140,31 +143,68 @@ def _of_formulas(subject: Subject, images: Images, texts: Sequence[str], share: 
 
 def _of_pixels(common: Common, images: Images, labels: LabelledImages, texts: Sequence[str]) -> Presence:
     """Formulas of labels that are looked for in the masks."""
-    table = label_table(common, images)
-    assert table is not None
+    places = _places(labels)
+    reader = Reader(list(places))
+    formulas = [reader.formula(text) for text in texts]
+    shares = _shares(common, images, labels, places, {each for each in formulas if each is not None})
+    unknown = torch.full((len(images),), torch.nan)
+    columns = []
+    for each in formulas:
+        there = unknown if each is None else (shares[each] > 0).float().where(~shares[each].isnan(), unknown)
+        columns.append((there, unknown, "" if each is None else "labels"))
+    return _gathered(columns)
+
+
+def _of_ranges(subject: Subject, images: Images, texts: Sequence[str], share: float) -> Presence:
+    """What units say at ranges of their activation: formulas of labels that are looked for in the masks."""
+    unknown = torch.full((len(images),), torch.nan)
+    if images.labels is None:
+        return _gathered([(unknown, unknown, "") for _ in texts])
+    places = _places(images.labels)
+    reader = Reader(list(places))
+    sums = [reader.sum_of_formulas(text) for text in texts]
+    distinct = {formula for each in sums if each is not None for _, formula in each}
+    shares = _shares(subject.common, images, images.labels, places, distinct)
+    columns = []
+    for each in sums:
+        if each is None:
+            columns.append((unknown, unknown, ""))
+            continue
+        says = torch.stack([weight * shares[formula] for weight, formula in each]).sum(0)
+        columns.append((top_of(says[:, None], share)[:, 0], says, "labels"))
+    return _gathered(columns)
+
+
+def _places(labels: LabelledImages) -> dict[str, list[int]]:
+    """The labels that a name may mean, with its category where several have it."""
     places: dict[str, list[int]] = {}
     often = Counter(labels.names)
     for place, (name, category) in enumerate(zip(labels.names, labels.categories, strict=True)):
         places.setdefault(name, []).append(place)
         if often[name] > 1:
             places.setdefault(f"{name} [{category}]", []).append(place)
-    reader = Reader(list(places))
-    formulas = [reader.formula(text) for text in texts]
-    distinct = {each for each in formulas if each is not None}
-    holds = {each: np.full(len(images), np.nan, dtype=np.float32) for each in distinct}
+    return places
+
+
+def _shares(
+    common: Common,
+    images: Images,
+    labels: LabelledImages,
+    places: dict[str, list[int]],
+    formulas: Collection[Expression],
+) -> dict[Expression, Tensor]:
+    """On which share of the pixels of each image formulas hold; NaN where nobody looked for a concept."""
+    table = label_table(common, images)
+    assert table is not None
+    shares = {each: np.full(len(images), np.nan, dtype=np.float32) for each in formulas}
     known = table.known | table.present
     for row in range(len(images)):
         cells = label_cells(labels[row], labels.size)
-        asked = [each for each in distinct if all(known[row, places[name]].any() for name in each.names)]
+        asked = [each for each in formulas if all(known[row, places[name]].any() for name in each.names)]
         for each in asked:
-            holds[each][row] = float(bool(each.holds(_in_cells(cells, places)).any()))
-    unknown = torch.full((len(images),), torch.nan)
-    return _gathered(
-        [
-            (unknown, unknown, "") if each is None else (torch.from_numpy(holds[each]), unknown, "labels")
-            for each in formulas
-        ]
-    )
+            holds = each.holds(_in_cells(cells, places)).numpy() > 0
+            shares[each][row] = cells.sizes[holds].sum() / cells.sizes.sum()
+    return {each: torch.from_numpy(own) for each, own in shares.items()}
 
 
 def _in_cells(cells: ImageCells, places: dict[str, list[int]]) -> Callable[[str], Tensor]:

@@ -37,7 +37,7 @@ def agreement(
         table: rows of the concept table, of two or more detectors.
         embed: words -> their text embeddings, rows of unit length; `None` leaves all that needs meaning
             empty.
-        sums: detectors whose labels are sums.
+        sums: detectors whose labels are sums, or weighted formulas.
 
     Returns:
         A row per checkpoint, layer and pair of detectors, with the columns of `agreement.csv`: `units`, how
@@ -114,13 +114,19 @@ def _compared(
 
 
 def first_exciting(text: str) -> str:
-    """The concept of a sum that excites the unit most; the text itself where all inhibit it.
+    """The concept or formula of a sum that excites the unit most; the text itself where all inhibit it.
 
     Example:
         >>> first_exciting("-0.6 dog + 0.3 snow - 0.2 grass")
         'snow'
+        >>> first_exciting("3.1 (dog OR cat)")
+        'dog OR cat'
     """
-    exciting = [(weight, name) for weight, name in sum_terms(text) or () if weight > 0]
+    exciting = [
+        (weight, name[1:-1] if name[:1] + name[-1:] == "()" else name)
+        for weight, name in sum_terms(text) or ()
+        if weight > 0
+    ]
     return max(exciting, key=lambda term: term[0])[1] if exciting else text
 
 

@@ -282,8 +282,8 @@ class DissectOptions(PlotOptions, CommonOptions, InputSizeOptions, LoadingOption
     # In a settings file `search` is the section of that command.
     search: FormulaSearch = option(
         "auto",
-        "How formulas are looked for: optimal (proves the best of at most three concepts), beam, or "
-        "auto (a proof for units where it takes few steps, else the beam).",
+        "How detectors of formulas look for them: optimal (proves the best of at most three concepts), beam, "
+        "or auto (a proof for units where it takes few steps, else the beam).",
         panel=METHOD,
         name="formula_search",
         flags=("--search", "--formula-search"),

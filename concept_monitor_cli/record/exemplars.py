@@ -17,6 +17,7 @@ from concept_monitor_cli.record.forward import RecordInfo
 from concept_monitor_cli.record.quantile import UnitQuantile
 from concept_monitor_cli.record.requests import Activations, Cost, Pass
 from concept_monitor_cli.record.top_images import read_keys, sort_keys
+from concept_monitor_cli.record.whole_maps import WholeMaps
 from concept_monitor_cli.store import Entry, Key, Store
 
 #: Top images that are kept of a unit: copies and frames of one video are found among them later.
@@ -89,7 +90,7 @@ class Exemplars:
 
 
 #: Kinds of recordings that hold the pooled activations of all images.
-POOLED_KINDS = (Activations.kind, Exemplars.kind)
+POOLED_KINDS = (Activations.kind, Exemplars.kind, WholeMaps.kind)
 
 
 def holds_pooled(recording: str) -> bool:

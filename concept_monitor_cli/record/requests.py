@@ -276,7 +276,7 @@ class Masks:
         """See `Recording`."""
         writer = stack.enter_context(store.writer(key))
         quantile, extent = UnitQuantile(layer.name, self.fraction), UnitRange(layer.name)
-        peaks = _PeakImages(layer.name, self.top_k)
+        peaks = PeakImages(layer.name, self.top_k)
         listeners: list[Consumer] = [quantile, extent, peaks]
         fits = MapSpool.nbytes(layer, n_images) <= self.spool_bytes
         spool = _SpoolFile(stack, store) if fits else None
@@ -324,7 +324,7 @@ def read_masks(entry: Entry) -> UnitMasks:
     )
 
 
-class _PeakImages:
+class PeakImages:
     """The images in which each unit's map peaks highest, whatever the pooling."""
 
     needs_maps = True
@@ -334,13 +334,16 @@ class _PeakImages:
         self.top = TopImages(layer, k)
 
     def start(self, layer: LayerInfo, n_images: int) -> None:
+        """Forgets everything."""
         self.top.start(layer, n_images)
 
     def update(self, layer: str, start: int, pooled: Tensor, maps: Tensor | None) -> None:
+        """Takes in a batch."""
         assert maps is not None
         self.top.update(layer, start, maps.flatten(2).amax(2).float(), None)
 
     def finish(self) -> None:
+        """Nothing more comes."""
         self.top.finish()
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-#: What a label is: one of the run's concepts, a formula of several, a weighted sum of them, or a sentence.
-LabelKind = Literal["concepts", "formulas", "sums", "sentences"]
+#: What a label is: one of the run's concepts, a formula of several, a weighted sum of them, a weighted
+#: formula (what a unit says at a range of its activation), or a sentence.
+LabelKind = Literal["concepts", "formulas", "sums", "ranges", "sentences"]
 #: What a label was found by: a similarity of pooled activations and concepts, which can be computed again for
 #: resampled images, or pixels.
 Evidence = Literal["similarity", "pixels", "other"]

@@ -186,7 +186,7 @@ def write_agreement(study: Study, run: RunFolder, table: pd.DataFrame) -> None:
         vectors: NDArray[np.float32] = study.context.embed_words(words).cpu().numpy()
         return vectors
 
-    sums = [lens.name for lens in study.lenses if lens.traits().labels == "sums"]
+    sums = [lens.name for lens in study.lenses if lens.traits().labels in ("sums", "ranges")]
     try:
         rows = agreement(table, embed, sums)
     except InputError as error:

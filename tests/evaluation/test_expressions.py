@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,13 +23,14 @@ from concept_monitor_cli.evaluation.expressions import Reader
 from concept_monitor_cli.evaluation.showing import presence_of_labels
 from concept_monitor_cli.functional.compositional import OPERATORS, Formula
 from concept_monitor_cli.functional.invert import PresenceFormula
+from concept_monitor_cli.lenses.names import compositional, ranges
 from concept_monitor_cli.options import EpochFilter, EvaluateOptions
 from concept_monitor_cli.progress import SILENT
 from concept_monitor_cli.stories.bench import Bench
 from concept_monitor_cli.stories.evaluate import evaluate
 from concept_monitor_cli.wording import sum_text
 
-DETECTORS = ("network-dissection", "compositional", "invert", "linear")
+DETECTORS = ("network-dissection", "compositional", "invert", "linear", "ranges")
 # Names that look like parts of a formula or of a sum.
 NAMES = (
     "dog",
@@ -88,6 +90,17 @@ def test_a_sum_is_read_as_it_was_printed(terms: list[tuple[float, str]]) -> None
     assert sum_text(read) == sum_text(terms)
 
 
+@given(st.lists(st.tuples(WEIGHTS, st.integers(0, 7), st.integers(0, 7)), min_size=1, max_size=4))
+def test_a_sum_of_formulas_is_read_as_it_was_printed(terms: list[tuple[float, int, int]]) -> None:
+    formulas = [Formula.of(a) if a == b else Formula.of(a).extended("OR", b) for _, a, b in terms]
+    texts = [each.text(NAMES) if each.length == 1 else f"({each.text(NAMES)})" for each in formulas]
+    printed = sum_text([(weight, text) for (weight, *_), text in zip(terms, texts, strict=True)])
+    read = Reader(NAMES).sum_of_formulas(printed)
+    assert read is not None
+    assert [set(each.names) for _, each in read] == [{NAMES[c] for c in each.names} for each in formulas]
+    assert [weight < 0 for weight, _ in read] == [weight < 0 for weight, *_ in terms]
+
+
 @pytest.mark.parametrize("text", ["", "cat", "dog OR", "(dog OR NOT", "dog OR cat", "dog dog", "dog XOR NOT"])
 def test_what_is_no_label_is_not_read(text: str) -> None:
     assert Reader(NAMES).formula(text) is None
@@ -96,6 +109,15 @@ def test_what_is_no_label_is_not_read(text: str) -> None:
 
 
 # -- Judging -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_draws() -> Iterator[None]:
+    """Chance is not what is asked here, and each draw of formulas is a search."""
+    with pytest.MonkeyPatch.context() as patch:
+        for lens in (compositional, ranges):
+            patch.setattr(lens, "MOST_DRAWS", 3)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +213,20 @@ def test_a_sum_says_how_active_a_unit_is(subjects: dict[str, Subject]) -> None:
     np.testing.assert_allclose(found.similarity[:, 0].numpy(), z @ [2.0, -1.0], rtol=1e-5, atol=1e-5)
     assert (found.present[scene == 0, 0] == 1).all()
     assert (found.present[scene == 1, 0] == 0).all()
+
+
+def test_what_a_unit_says_at_a_range_counts_by_the_share_of_the_pixels(subjects: dict[str, Subject]) -> None:
+    subject = subjects["ranges"]
+    unseen = subject.trial.unseen
+    rows = [subject.images.ids.index(name) for name in unseen.ids]
+    scene = scenes()[rows]
+    one, two = THINGS[:2]
+    found = presence_of_labels(_judged(subject, [f"2.0 ({one} OR {two})", f"-1.0 {one}"]), unseen, share=0.2)
+    expected = np.stack([2.0 * ((scene == 0) | (scene == 1)), -1.0 * (scene == 0)], 1)
+    known = scene >= 0  # of the others nobody knows
+    np.testing.assert_allclose(found.similarity[known, :2].numpy(), expected[known])
+    assert found.similarity[~known, :2].isnan().all()
+    assert (found.present[known, 0].numpy() == (expected[known, 0] > 0)).all()
 
 
 def test_evaluate_judges_all_detectors_in_one_table(run: Path) -> None:

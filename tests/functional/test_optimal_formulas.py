@@ -269,10 +269,11 @@ def published() -> ModuleType:
 def test_a_published_search_finds_formulas_as_good(
     published: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Never better ones, and as good ones but for a few cases, where brute force says that it misses one."""
+    """In all 30 cases ours is the best that there is, by brute force; the published search is never better,
+    equal in 28, and in two it misses the best formula."""
     metrics = importlib.import_module("compositional_explanations.metrics")
     generator = np.random.default_rng(0)
-    equal = 0
+    missed = []
     for _ in range(30):
         m = int(generator.integers(4, 8))
         planes = generator.random((m, 60)) < generator.choice([0.1, 0.3, 0.5], size=(m, 1))
@@ -288,13 +289,13 @@ def test_a_published_search_finds_formulas_as_good(
         dense = nd.UnitMasks.from_dense(pixels.reshape(1, 1, 6, 10))
         (mine,) = comp.search_formulas(*counted(images, dense, [0] * m), search="optimal")
         iou = float(metrics.compute_iou_from_masks(formula=theirs, masks=masks, bitmaps=unit))
-        if mine.best[-1].iou == pytest.approx(iou, abs=1e-6):
-            equal += 1
-            continue
-        assert mine.best[-1].iou > iou
         area = int(pixels.sum())
         ((*_, best),) = brute_force(planes, [pixels], lambda *_, area=area: area, length=3)
         assert best is not None
-        assert best[1] == mine.best[-1].iou
+        assert best[1] == mine.best[-1].iou  # in every case
+        assert iou <= best[1] + 1e-6
+        if iou < best[1] - 1e-6:
+            missed.append((iou, best[1]))
     capsys.readouterr()  # it prints
-    assert equal >= 28
+    print(f"missed by the published search: {missed}")
+    assert len(missed) <= 2

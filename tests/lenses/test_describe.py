@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,26 @@ def test_without_the_prior_the_likelihood_decides(world: Planted, planted: tuple
     print(f"without the prior {own} of {PLANTED}")
     other = world.find(Q)
     assert (plain.concepts[:, 0] != other.concepts[:, 0]).any()
+
+
+def test_texts_of_one_half_predict_the_other(world: Planted, planted: tuple[Tensor, list[str]]) -> None:
+    Q, words = planted
+    blind = torch.randn(PICTURES, 40, generator=torch.Generator().manual_seed(7)).double()
+    with world.entry(torch.cat([Q, blind], 1)) as entry:
+        found = Describe().halves(entry, world.context)
+    assert found is not None
+    assert found.unit.tolist() == list(range(PLANTED + 40))
+    for texts in (found.concept_a, found.concept_b):
+        assert sum(word in text.split() for word, text in zip(words, texts[:PLANTED], strict=True)) >= 30
+    own, chance = found.held_out, found.chance
+    print(f"held out {own[:PLANTED].mean():.2f}, chance {chance[:PLANTED].mean():.2f}")
+    assert own[:PLANTED].mean() > chance[:PLANTED].mean() + 0.15
+    assert abs(own[PLANTED:].mean() - 0.5) < 0.05
+    assert (found.distance[:PLANTED].mean()) < found.distance[PLANTED:].mean() - 0.2
+    with world.entry(Q[:, :2]) as entry:
+        context = replace(world.context, encoder=None)
+        context.__dict__.update(groups=world.context.groups)
+        assert Describe("hf:nowhere").halves(entry, context) is None
 
 
 @pytest.mark.parametrize("kind", ["independent", "sparse"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from concept_monitor_cli.catalogue import detectors
 from concept_monitor_cli.functional.similarity import ConceptActivations
 from concept_monitor_cli.lenses import Detector, Findings, make_detector
+from concept_monitor_cli.lenses.names import compositional, ranges
 from concept_monitor_cli.models.geometry import Geometry, Preprocessing
 from concept_monitor_cli.models.layers import describe_layers
 from concept_monitor_cli.options import DissectOptions
@@ -55,6 +56,7 @@ class World:
     context: Context
     probe: ProbeSet
     made: int = 0
+    kept: dict[str, Findings] = field(default_factory=dict)
 
     def look(self, detector: Detector, model: nn.Module, *, batch_size: int = 16) -> Entry:
         """What the detector asks for, recorded."""
@@ -79,6 +81,12 @@ class World:
         with self.look(detector, model, **more) as entry:
             return detector.find(entry, self.context)
 
+    def usual(self, name: str) -> Findings:
+        """What a detector says of the ordinary network, found once."""
+        if name not in self.kept:
+            self.kept[name] = self.find(detector_of(name), network())
+        return self.kept[name]
+
 
 def make(root: Path, photos: int = 60) -> World:
     made = make_world(root, photos).context
@@ -100,6 +108,13 @@ class _Table:
     """Stands for an encoder where only its being there is asked."""
 
     preprocessing = None
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked here does not hang on the number of draws, and each draw of formulas is a search."""
+    for lens in (compositional, ranges):
+        monkeypatch.setattr(lens, "MOST_DRAWS", 3)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +158,7 @@ def test_it_says_what_it_is(name: str) -> None:
 @EVERY
 def test_the_same_recording_gives_the_same_findings_and_a_table(name: str, world: World) -> None:
     detector = detector_of(name)
-    first, second = world.find(detector, network()), world.find(detector, network())
+    first, second = world.usual(name), world.find(detector, network())
     same(first, second)
     place = {"epoch": 3, "checkpoint": "c.pth", "layer": "1", "detector": detector.name}
     table = TABLES["concepts"].frame(first.rows(**place))  # type: ignore[arg-type]
@@ -157,7 +172,7 @@ def test_the_same_recording_gives_the_same_findings_and_a_table(name: str, world
 @pytest.mark.parametrize("batch_size", [1, 7, 100])
 def test_the_size_of_batches_decides_nothing(name: str, world: World, batch_size: int) -> None:
     detector = detector_of(name)
-    whole, split = world.find(detector, network()), world.find(detector, network(), batch_size=batch_size)
+    whole, split = world.usual(name), world.find(detector, network(), batch_size=batch_size)
     np.testing.assert_array_equal(whole.concepts[:, 0], split.concepts[:, 0])
     np.testing.assert_allclose(whole.scores, split.scores, rtol=1e-4, atol=1e-5)
 
@@ -169,7 +184,7 @@ def test_units_in_another_order_have_the_same_labels(name: str, world: World) ->
     with torch.no_grad():
         weights(other).weight.copy_(weights(model).weight[order])
         weights(other).bias.copy_(weights(model).bias[order])  # type: ignore[union-attr, index]
-    one, two = world.find(detector, model), world.find(detector, other)
+    one, two = world.usual(name), world.find(detector, other)
     np.testing.assert_array_equal(one.concepts[order.numpy(), 0], two.concepts[:, 0])
 
 
@@ -186,7 +201,7 @@ def test_every_rank_has_the_category_of_its_own_concept(name: str, world: World)
         else zip(masks.names, masks.categories, strict=True)
     ):
         kinds.setdefault(concept, set()).add(category)
-    found = world.find(detector, network())
+    found = world.usual(name)
     rows = list(zip(found.concepts, found.categories, strict=True))
     for labels, categories in rows:
         for label, category in zip(labels, categories, strict=True):
@@ -197,7 +212,7 @@ def test_every_rank_has_the_category_of_its_own_concept(name: str, world: World)
 
 @EVERY
 def test_findings_come_back_from_the_store_as_they_were(name: str, world: World) -> None:
-    findings = world.find(detector_of(name), network())
+    findings = world.usual(name)
     world.made += 1
     key = world.context.store.key("findings", trial=world.made)
     with world.context.store.writer(key) as writer:

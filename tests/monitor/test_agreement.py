@@ -99,6 +99,7 @@ def test_of_a_sum_the_concept_that_excites_most_is_compared() -> None:
     assert first_exciting("0.6 dog - 0.2 grass") == "dog"
     assert first_exciting("-0.6 dog + 0.04 sky - 0.02 sea") == "sky"
     assert first_exciting("-0.6 dog") == "-0.6 dog"
+    assert first_exciting("3.1 (dog OR cat)") == "dog OR cat"
     assert first_exciting("0.5 black - white cat + 0.7 sky") == "sky"
     frame = table()
     frame.loc[frame["detector"] == "network-dissection", "concept"] = "0.6 dog - 0.2 cat"

@@ -211,19 +211,32 @@ def chance_p_values(best: torch.Tensor, null: torch.Tensor) -> torch.Tensor:
     Returns:
         (C,) float64, add-one, at least `1 / (R C' + 1)` with `C'` units that take part; NaN where `best` is.
     """
-    rounds = len(null)
-    drawn, layer = _part_taking(best, null)
     taking_part = ~best.isnan()
     if not bool(taking_part.any()):
         return torch.full_like(best.double(), torch.nan)
+    effect, effects = chance_effects(best, null)
+    return p_values(effect, effects[:, taking_part].flatten())
+
+
+def chance_effects(best: torch.Tensor, null: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`chance_effect` of units and of every draw, measured alike: in the other draws of the same unit.
+
+    Args:
+        best: (C,), NaN for units that take no part.
+        null: (R, C) of the same units, `R >= 3`.
+
+    Returns:
+        (C,) and (R, C) float64; infinite where no draw that it is measured in differs from another.
+    """
+    rounds = len(null)
+    drawn, layer = _part_taking(best, null)
     mean = drawn.mean(0)
     away = drawn - mean
     squares = (away**2).sum(0)
     effect = _moderated(best.double(), mean, squares, layer, rounds)
     rest = mean - away / (rounds - 1)
     rest_squares = (squares - away**2 * (rounds / (rounds - 1))).clamp_min(0)
-    effects = _moderated(drawn, rest, rest_squares, layer, rounds - 1)
-    return p_values(effect, effects[:, taking_part].flatten())
+    return effect, _moderated(drawn, rest, rest_squares, layer, rounds - 1)
 
 
 # How many draws the layer's variance counts as, beside a unit's own.

@@ -192,7 +192,7 @@ def unit_masks(
     places = _Places.of(maps.shape[2:], size, maps.device)
     if maps.device.type != "cpu":
         block *= _DEVICE_BLOCKS  # for each block the host waits four times
-    counts, edges = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=_edge_dtype(pixels))]
+    counts, edges = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=edge_dtype(pixels))]
     for chunk in torch.split(pairs, block):
         image, unit = chunk.T
         fires = _above(comparable(maps[image, unit]), thresholds[unit], places).cpu().numpy()
@@ -211,6 +211,18 @@ def unit_masks(
         offsets=np.concatenate([[0], np.cumsum(edge_counts[edge_counts > 0])]).astype(np.int64),
         edges=np.concatenate(edges),
     )
+
+
+def interpolated(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Maps (n, h, w) upsampled as for `unit_masks`, computed in float64 and rounded: (n, height, width)
+    float32."""
+    numbers = maps.double()
+    top, bottom, down = _places(maps.shape[1], size[0])
+    left, right, across = _places(maps.shape[2], size[1])
+    upper = numbers[:, top]
+    rows = torch.addcmul(upper, numbers[:, bottom] - upper, down[:, None])
+    start = rows[:, :, left]
+    return torch.addcmul(start, rows[:, :, right] - start, across).float()
 
 
 @dataclass(frozen=True)
@@ -295,10 +307,11 @@ def _runs(fires: IntArray, n: int, pixels: int) -> tuple[IntArray, NDArray[Any]]
     stops = fires[np.concatenate([breaks, [len(fires) - 1]])] + 1 if len(fires) else fires
     mask, start = np.divmod(starts, pixels + 1)
     edges = np.stack([start, stops - mask * (pixels + 1)], axis=1).ravel()
-    return 2 * np.bincount(mask, minlength=n), edges.astype(_edge_dtype(pixels))
+    return 2 * np.bincount(mask, minlength=n), edges.astype(edge_dtype(pixels))
 
 
-def _edge_dtype(pixels: int) -> type[np.uint16] | type[np.uint32]:
+def edge_dtype(pixels: int) -> type[np.uint16] | type[np.uint32]:
+    """The type of the ends of runs in masks of so many pixels."""
     return np.uint16 if pixels <= np.iinfo(np.uint16).max else np.uint32
 
 

@@ -170,7 +170,7 @@ class Compositional(MaskDetector):
     def named_on(self, masks: UnitMasks, context: Context) -> NamedHalf:
         """See `MaskDetector`. Formulas have no place in the space of words."""
         (found,) = self._search([masks], context)
-        fires, words = self.names_on_half(masks, context), _Words(context.labels)
+        fires, words = self.names_on_half(masks, context), FormulaWords(context.labels)
         best = [
             each.best[-1].formula if each.best and fires[unit] else None
             for unit, each in enumerate(found.results)
@@ -211,7 +211,7 @@ class Compositional(MaskDetector):
             p = pooled_p_values(supported, null, studentised=False)
         interpretable = benjamini_hochberg(p, context.fdr)
         single = iou(true.counts, self.normaliser).numpy()
-        words = _Words(labels)
+        words = FormulaWords(labels)
         concepts = np.full((len(live), self.length), "", dtype=object)
         categories = concepts.copy()
         scores = np.full(concepts.shape, np.nan, dtype=np.float32)
@@ -268,7 +268,7 @@ class Compositional(MaskDetector):
         )
 
     def _sureness(
-        self, units: MaskedUnits, results: Sequence[SearchResult], words: _Words, context: Context
+        self, units: MaskedUnits, results: Sequence[SearchResult], words: FormulaWords, context: Context
     ) -> dict[str, Any]:
         """`stability` and `concept_set` of the findings, where they are wanted."""
         if not self.stability:
@@ -295,7 +295,7 @@ def _of_live(null: Tensor, live: Tensor) -> Tensor:
     return null if null.ndim == 1 else null[:, live].flatten()
 
 
-class _Words:
+class FormulaWords:
     """Formulas as a reader sees them."""
 
     def __init__(self, labels: LabelledImages) -> None:

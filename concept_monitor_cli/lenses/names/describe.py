@@ -14,9 +14,12 @@ from concept_monitor_cli.encoders.captioners import load_captioner
 from concept_monitor_cli.functional.calibration import above_untrained, benjamini_hochberg, p_values
 from concept_monitor_cli.functional.descriptions import DRAWS, EXEMPLARS, chosen_exemplars
 from concept_monitor_cli.functional.firing import MIN_GROUPS
+from concept_monitor_cli.functional.groups import halves
+from concept_monitor_cli.functional.held_out import held_out_auc
 from concept_monitor_cli.lenses.base import Detector, Findings
 from concept_monitor_cli.lenses.captions import BACKGROUND, BEAMS, TOKENS, CaptionTeller
 from concept_monitor_cli.lenses.describing import PhraseTeller, Teller, Told
+from concept_monitor_cli.lenses.halves import LEAST_GROUPS, Halves, asked_units, cosine_distance
 from concept_monitor_cli.record.exemplars import Exemplars
 from concept_monitor_cli.record.requests import Recording
 from concept_monitor_cli.run import TableSchema
@@ -162,6 +165,40 @@ class Describe(Detector):
             more={DESCRIPTIONS.name: self._table(told, units.numpy())},
         )
 
+    def halves(self, entry: Entry, context: Context) -> Halves | None:
+        """See `Detector`: how well what the encoder sees of a text tells active images of the other half.
+
+        The prior is that of all images; it knows nothing of a unit. A captioner's texts can be asked only
+        where the run has an encoder.
+        """
+        _, live, _ = _exemplars(entry, context)
+        units = asked_units(live.numpy())
+        if context.encoder is None or context.groups.n_groups < 2 * LEAST_GROUPS or not len(units):
+            return None
+        teller, chosen = self._teller(context), torch.from_numpy(units)
+        first = torch.from_numpy(halves(context.groups, seed=context.seed))
+        texts = []
+        for half in (first, ~first):
+            own, _, _ = _exemplars(entry, context, half)
+            told = teller.tell(entry, chosen, own[chosen])
+            texts.append(np.array([each[0].text if each else "" for each in told.units], dtype=object))
+        words = sorted({text for own in texts for text in own if text})
+        vectors = context.embed_words(words) if words else context.image_embeddings[:0]
+        number = {word: row for row, word in enumerate(words)} | {"": -1}
+        labels = [torch.tensor([number[text] for text in own]) for own in texts]
+        presence = (context.image_embeddings @ vectors.T).cpu()
+        pooled = torch.from_numpy(entry.read("pooled"))[:, chosen]
+        asked = [
+            held_out_auc(pooled[half], presence[half], own)
+            for own, half in zip(labels, (~first, first), strict=True)
+        ]
+        held_out, chance = (torch.stack(pair).nanmean(0).numpy() for pair in zip(*asked, strict=True))
+        distance = np.full(len(units), np.nan)
+        both = (labels[0] >= 0) & (labels[1] >= 0)
+        if bool(both.any()):
+            distance[both.numpy()] = cosine_distance(*(vectors[own[both]] for own in labels)).cpu().numpy()
+        return Halves(units, texts[0], texts[1], distance, held_out, chance)
+
     def _teller(self, context: Context) -> Teller:
         if self.captioner == PHRASES:
             return PhraseTeller(context, self.lam, self.top)
@@ -214,10 +251,15 @@ class Describe(Detector):
         }
 
 
-def _exemplars(entry: Entry, context: Context) -> tuple[Tensor, Tensor, Tensor]:
-    """Places of the exemplars among the top images `(C, E)`, live units that can be named, sparse ones."""
+def _exemplars(entry: Entry, context: Context, images: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Places of the exemplars among the top images `(C, E)`, live units that can be named, sparse ones.
+
+    Of some of the images, `(N,)` bool, or of all.
+    """
     alive = torch.from_numpy(entry.read("live").astype(bool))
     top = torch.from_numpy(entry.read("top_images")).long()
+    if images is not None:
+        top = torch.where((top >= 0) & images[top.clamp_min(0)], top, -1)
     values, lowest = (torch.from_numpy(entry.read(name)) for name in ("top_values", "lowest"))
     places = chosen_exemplars(top, values, lowest, context.groups)
     # In a set of few groups, all but the one with the lowest value.

@@ -43,16 +43,20 @@ class NamedHalf:
     places: Tensor | None = None
 
 
-class HalvedDetector(Protocol):
-    """A detector that can be asked about a half of the images."""
-
-    def named_on(self, masks: UnitMasks, context: Context) -> NamedHalf:
-        """The labels that it gives from these images."""
+class AskedDetector(Protocol):
+    """A detector that says how well labels fit."""
 
     def ious_of(
         self, masks: UnitMasks, candidates: Sequence[Sequence[Any]], context: Context
     ) -> NDArray[np.float64]:
         """The IoU of each unit with each of its candidates, `(C, L)`."""
+
+
+class HalvedDetector(AskedDetector, Protocol):
+    """A detector that can be asked about a half of the images."""
+
+    def named_on(self, masks: UnitMasks, context: Context) -> NamedHalf:
+        """The labels that it gives from these images."""
 
 
 class _SomeImages(Sequence[ImageLabels]):
@@ -62,6 +66,7 @@ class _SomeImages(Sequence[ImageLabels]):
         self._labels, self._rows = labels, rows.tolist()
         self.names, self.categories = labels.names, labels.categories  # type: ignore[attr-defined]
         self.category_numbers = labels.category_numbers  # type: ignore[attr-defined]
+        self.size = labels.size  # type: ignore[attr-defined]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -71,7 +76,7 @@ class _SomeImages(Sequence[ImageLabels]):
         return image
 
 
-def _on_images(context: Context, rows: NDArray[np.int64]) -> Context:
+def on_images(context: Context, rows: NDArray[np.int64]) -> Context:
     """The context of some of the images: their labels and groups."""
     some = copy.copy(context)
     some.__dict__.update(
@@ -101,10 +106,10 @@ def halves_of_masks(
     first = halves(context.groups, seed=context.seed)
     rows = [np.flatnonzero(half) for half in (first, ~first)]
     parts = [masks.part(own, units) for own in rows]
-    contexts = [_on_images(context, own) for own in rows]
+    contexts = [on_images(context, own) for own in rows]
     named = [detector.named_on(*each) for each in zip(parts, contexts, strict=True)]
     found = [
-        _asked(detector, named[here].labels, parts[1 - here], contexts[1 - here], context.seed)
+        asked_of_other_half(detector, named[here].labels, parts[1 - here], contexts[1 - here], context.seed)
         for here in (0, 1)
     ]
     own, chance = (torch.stack(pair).nanmean(0).numpy() for pair in zip(*found, strict=True))
@@ -115,8 +120,8 @@ def halves_of_masks(
     return Halves(units, concept_a, concept_b, distance, own, chance, measure="iou")
 
 
-def _asked(
-    detector: HalvedDetector,
+def asked_of_other_half(
+    detector: AskedDetector,
     labels: Sequence[Hashable | None],
     masks: UnitMasks,
     context: Context,

@@ -75,41 +75,16 @@ class Sureness:
     sets: list[list[int]]
 
 
-class MaskDetector(Detector):
-    """Compares where a unit fires with where labels are.
-
-    Args:
-        normaliser: which of a unit's pixels count.
-        fraction: of all positions, above a unit's threshold.
-        stability: draw the images again to say how sure the concepts are.
-    """
+class PixelDetector(Detector):
+    """Compares units and labels pixel by pixel."""
 
     name: ClassVar[str]
     evidence: ClassVar[Evidence] = "pixels"
     candidates: ClassVar[Candidates] = "annotations"
 
-    def __init__(self, normaliser: Normaliser, fraction: float = QUANTILE, *, stability: bool = True) -> None:
-        check_normaliser(normaliser)
-        self.normaliser: Normaliser = normaliser
-        self.fraction = fraction
-        self.stability = stability
-
-    def settings(self) -> dict[str, Any]:
-        """See `Detector`."""
-        return {
-            "iou_normaliser": self.normaliser,
-            "fraction": self.fraction,
-            "stability": self.stability,
-            "fewest_groups": FEWEST_GROUPS,
-        }
-
     def depends_on(self, context: Context) -> dict[str, str]:
         """See `Detector`."""
         return {"annotations": context.labels.digest, "groups": context.groups_digest}
-
-    def recording(self, context: Context) -> Recording:
-        """See `Detector`."""
-        return Masks(context.labels.size, self.fraction)
 
     def check(self, probe: ProbeSet, layers: Sequence[LayerInfo]) -> None:
         """See `Detector`.
@@ -142,12 +117,8 @@ class MaskDetector(Detector):
                     hint="choose a convolutional layer before it, or use --detector clip-dissect",
                 )
 
-    def count(self, masks: UnitMasks, context: Context) -> IoUCounts:
-        """The pixels that units and labels share."""
-        return iou_counts(context.labels, masks, context.labels.category_numbers, context.groups)
-
-    def read(self, entry: Entry, context: Context) -> MaskedUnits:
-        """The masks of a recording, and which of its units can have a concept.
+    def check_groups(self, context: Context) -> None:
+        """Refuse images of which it cannot be known what chance gives.
 
         Raises:
             InputError: all images are one group.
@@ -160,6 +131,49 @@ class MaskDetector(Detector):
                 where="--probe",
                 hint="give more images, or name their groups with --groups",
             )
+
+    def count(self, masks: UnitMasks, context: Context) -> IoUCounts:
+        """The pixels that units and labels share."""
+        return iou_counts(context.labels, masks, context.labels.category_numbers, context.groups)
+
+
+class MaskDetector(PixelDetector):
+    """Compares where a unit fires with where labels are.
+
+    Args:
+        normaliser: which of a unit's pixels count.
+        fraction: of all positions, above a unit's threshold.
+        stability: draw the images again to say how sure the concepts are.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, normaliser: Normaliser, fraction: float = QUANTILE, *, stability: bool = True) -> None:
+        check_normaliser(normaliser)
+        self.normaliser: Normaliser = normaliser
+        self.fraction = fraction
+        self.stability = stability
+
+    def settings(self) -> dict[str, Any]:
+        """See `Detector`."""
+        return {
+            "iou_normaliser": self.normaliser,
+            "fraction": self.fraction,
+            "stability": self.stability,
+            "fewest_groups": FEWEST_GROUPS,
+        }
+
+    def recording(self, context: Context) -> Recording:
+        """See `Detector`."""
+        return Masks(context.labels.size, self.fraction)
+
+    def read(self, entry: Entry, context: Context) -> MaskedUnits:
+        """The masks of a recording, and which of its units can have a concept.
+
+        Raises:
+            InputError: all images are one group.
+        """
+        self.check_groups(context)
         masks = read_masks(entry)
         alive = entry.read("live").astype(bool)
         firing = masks.firing_groups(context.groups) >= FEWEST_GROUPS
