@@ -45,7 +45,8 @@ FOLDERS = (
 ORDER = (*GROUND, *FOLDERS, "__main__")
 
 
-# Where the name of a detector means something else: how a layer is called, an encoding, a function.
+# Where the name of a detector means something else: how a layer is called, an encoding, a function, a kind of
+# labels or a measure.
 OTHER_MEANINGS = {
     "linear": (
         "bases/base.py",
@@ -57,6 +58,13 @@ OTHER_MEANINGS = {
         "record/sight.py",
     ),
     "compositional": ("functional/compositional/__init__.py",),
+    "ranges": (
+        "evaluation/ranges.py",
+        "evaluation/showing.py",
+        "options/kinds.py",
+        "run/traits.py",
+        "stories/conclude.py",
+    ),
 }
 MOST_LINES = 500
 # A second or more of imports each, for which every collection of the tests would wait.

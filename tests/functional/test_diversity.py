@@ -8,10 +8,12 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.diversity import LEAST_RUNS, rank_test
+from tests.late import Late
+
+stats = Late("scipy.stats")
 
 
 def test_a_rank_test_is_that_of_all_orders() -> None:

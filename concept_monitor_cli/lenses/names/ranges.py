@@ -1,4 +1,7 @@
-"""Ranges: what a unit says at each height of its activation (La Rosa, Gilpin & Capobianco 2023)."""
+"""Ranges: what a unit says at each height of its activation (La Rosa, Gilpin & Capobianco 2023).
+
+Above 500 lines, because a detector is one file, and this one looks for and judges five labels of every unit.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,17 @@ from typing import Any
 from concept_monitor_cli.report.page.pack import json_for_html
 
 # Joined in this order into one script.
-_SCRIPTS = ("core.js", "keep.js", "charts.js", "structure.js", "space.js", "tables.js", "unit.js", "main.js")
+_SCRIPTS = (
+    "core.js",
+    "keep.js",
+    "charts.js",
+    "structure.js",
+    "space.js",
+    "space_file.js",
+    "tables.js",
+    "unit.js",
+    "main.js",
+)
 
 
 def render(content: dict[str, Any], sheets: Sequence[str] = ()) -> str:
