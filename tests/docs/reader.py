@@ -1,7 +1,7 @@
 """What a reader of the documents has: checkpoints, photos, masks, words and runs, under the names used there.
 
 Small enough that every command can be run: a ResNet-18 (`layer4` has the 512 units that the pages speak of)
-on a few dozen pictures of 32 pixels. What makes it small is in `cmon.toml`; commands run as written.
+on a few dozen pictures of 64 pixels. What makes it small is in `cmon.toml`; commands run as written.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 SETTINGS = """\
 encoder = "builtin"
-input-size = 32
-probe-limit = 48
+input-size = 64
+probe-limit = 128
 floors = false
 stability = false
 concepts = "words.txt"
@@ -49,11 +49,15 @@ RUNS = {
 
 # What a reader has done before a command, by a part of it: the page says so around it.
 BEFORE = {
-    "layer4@pca8": "cmon dissect ckpts/ --layer layer4 --basis channels,pca:8",
-    "--basis vectors": "cmon vectors --layer layer4",
-    "cmon evaluate ev": "cmon dissect ckpts1/ --layer avgpool,fc --epochs 0,last --probe photos --out ev",
-    "--class-names cifar10": "cmon dissect ckpts1/ --layer fc --probe broden1_224 --out RUN",
-    "--import-ratings": "cmon evaluate --export-ratings 30 --layer layer4",
+    "layer4@pca8": ("cmon dissect ckpts/ --layer layer4 --probe broden1_224 --basis channels,pca:8",),
+    "--basis vectors": (
+        "cmon dissect ckpts/ --layer layer4 --overwrite",
+        "cmon vectors --layer layer4 --epochs last",
+    ),
+    "cmon evaluate ev": ("cmon dissect ckpts1/ --layer avgpool,fc --epochs 0,last --probe photos --out ev",),
+    "--class-names cifar10": ("cmon dissect ckpts1/ --layer fc --probe broden1_224 --out RUN",),
+    "--layer fc": ("cmon dissect ckpts/ --layer fc --probe broden1_224",),
+    "--import-ratings": ("cmon evaluate --export-ratings 30 --layer layer4",),
 }
 
 
@@ -76,11 +80,12 @@ class Reader:
     def __init__(self, root: Path, cache: Path | None = None) -> None:
         self.root = root
         self.cache = cache or Path(os.environ["CMON_CACHE_DIR"])
-        write_broden(root / "broden1_224", 48)
+        write_broden(root / "broden1_224", 128)
         words = [word for word, _ in VOCABULARY]
         draw(root / "photos", CLASSES, range(4))
-        draw(root / "more-photos", CLASSES, range(4, 6))
-        draw(root / "images-of-concepts", words, range(6, 8))
+        draw(root / "photos", ("striped",), range(4, 10))  # as many as make a concept
+        draw(root / "more-photos", CLASSES, range(10, 12))
+        draw(root / "images-of-concepts", words, range(12, 14))
         draw(root / "snow-or-not" / "with", ("snow",), range(8, 12), into=("beagle", "malamute"))
         draw(root / "snow-or-not" / "without", ("grass",), range(8, 12), into=("beagle", "malamute"))
         with Image.open(root / "photos" / "bird" / "0.png") as picture:
@@ -139,7 +144,7 @@ class Reader:
 
     def before(self, command: str) -> None:
         """Do in this folder what the page has its reader do before `command`."""
-        for first in (first for part, first in BEFORE.items() if part in command):
+        for first in (first for part, commands in BEFORE.items() if part in command for first in commands):
             assert cmon(*shlex.split(first)[1:]) == 0, first
         if "--import-ratings" in command:
             for rater, offset in (("ann", 0), ("bob", 1)):
@@ -154,7 +159,7 @@ def draw(
 ) -> None:
     """Pictures of these words, in a folder for each; `into` says how the folders are called, of one word."""
     for name, word in zip(into, words * len(into), strict=True) if into else zip(words, words, strict=True):
-        (folder / name).mkdir(parents=True)
+        (folder / name).mkdir(parents=True, exist_ok=True)
         for number in numbers:
             Image.fromarray(render(number, 1, word).image).save(folder / name / f"{number}.png")
 
