@@ -25,9 +25,9 @@ _SETS = {"units": "--units", "directions": "--units"}
     "ablate",
     examples=[
         ("cmon ablate", "the most frequent concepts of the run in ./cmon-out"),
-        ("cmon ablate --words car,wheel --layer layer4", "the units of two concepts"),
+        ("cmon ablate --words snow,sand --layer layer4", "the units of two concepts"),
         ("cmon ablate --layer layer4 --units 256,479 --curve", "two units, and the most interpretable ones"),
-        ("cmon ablate --words snow --spurious photos/", "photos with and without snow, before and after"),
+        ("cmon ablate --words snow --spurious snow-or-not/", "photos with and without it, before and after"),
         ("cmon ablate --words snow --layer layer4 --write edited.pth", "a checkpoint without its units"),
         ("cmon ablate --basis vectors --words snow", "the direction of a concept, after `cmon vectors`"),
     ],

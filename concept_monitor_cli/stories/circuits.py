@@ -30,6 +30,7 @@ from concept_monitor_cli.report.style import save
 from concept_monitor_cli.run import TABLES, CheckpointRecord
 from concept_monitor_cli.stories.circuit_making import Measured, edges, forward_order
 from concept_monitor_cli.stories.circuit_pictures import draw
+from concept_monitor_cli.stories.embed import check_units
 from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.recorder import Recorder
 from concept_monitor_cli.stories.stats import plain_rows
@@ -103,6 +104,7 @@ def circuits(options: CircuitsOptions, progress: Progress = SILENT) -> CircuitsR
             where=opened.run.root,
             hint="dissect more: --layer layer3,layer4",
         )
+    check_units(options.units, opened.table[opened.table["layer"].isin(layers)])
     records = checkpoints_of(opened)
     if options.epochs is None:
         records = records[-1:]
@@ -115,7 +117,7 @@ def circuits(options: CircuitsOptions, progress: Progress = SILENT) -> CircuitsR
         for pair in pairwise(ordered):
             measured = edges(recorder, record, pair, rows, options, progress)
             labels = [
-                labels_of(opened, record.epoch, layer, len(side), options)
+                labels_of(opened, record.epoch, layer, len(side))
                 for layer, side in zip(pair, (measured.effect, measured.effect.T), strict=True)
             ]
             pooled = [recorder.pooled(record, layer)[rows] for layer in pair]
@@ -149,16 +151,9 @@ def _result(opened: OpenRun, tables: dict[str, pd.DataFrame], images: int) -> Ci
     )
 
 
-def labels_of(opened: OpenRun, epoch: int, layer: str, n_units: int, options: CircuitsOptions) -> Labels:
-    """What the units of a layer are called.
-
-    Raises:
-        InputError: a unit is asked for that no layer has.
-    """
+def labels_of(opened: OpenRun, epoch: int, layer: str, n_units: int) -> Labels:
+    """What the units of a layer are called."""
     own = opened.first_labels(epoch, layer)
-    beyond = [unit for unit in options.units if unit >= n_units]
-    if beyond:
-        raise InputError(f"{layer} has {n_units} units and no unit {beyond[0]}", where="--units")
     live = torch.zeros(n_units, dtype=torch.bool)
     concepts = [""] * n_units
     for unit, state, concept, sure in zip(

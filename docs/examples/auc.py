@@ -22,6 +22,7 @@ from concept_monitor_cli.functional.calibration import (
 )
 from concept_monitor_cli.functional.topk import top_rows
 from concept_monitor_cli.lenses import Detector, Findings
+from concept_monitor_cli.lenses.names.invert import known_presence, presence_digests
 from concept_monitor_cli.record.requests import Activations, Recording
 
 
@@ -47,6 +48,8 @@ class Area(Detector):
     name: ClassVar[str] = "auc"
     summary: ClassVar[str] = "whose images excite it more than others do"
     paper: ClassVar[str] = "Bykov et al., NeurIPS 2023"
+    # Of concepts that are no labels the run's encoder is asked, where there is one.
+    uses_encoder: ClassVar[bool] = True
 
     def __init__(self, top_concepts: int = 5) -> None:
         self.top_concepts = top_concepts
@@ -62,11 +65,7 @@ class Area(Detector):
 
     def depends_on(self, context: Any) -> dict[str, str]:
         """See `Detector`."""
-        return {
-            "images": context.probe.digest,
-            "concepts": context.concepts.digest,
-            "groups": context.groups_digest,
-        }
+        return presence_digests(context)
 
     def recording(self, context: Any) -> Recording:
         """See `Detector`."""
@@ -76,7 +75,7 @@ class Area(Detector):
         """See `Detector`."""
         pooled = torch.from_numpy(entry.read("pooled"))
         live = torch.from_numpy(entry.read("live").astype(bool))
-        present = context.presence(context.concepts.concepts).present.nan_to_num(0.0)
+        present = known_presence(context).nan_to_num(0.0)
         # Of a concept on fewer than ten images, or on most, the AUC says little.
         usable = (present.sum(0) >= min(10, len(present) // 4)) & (present.mean(0) <= 0.5)
 

@@ -22,6 +22,7 @@ ALL = {command: page.stem for page in PAGES for command in commands(page.read_te
 NOT_RUN = {
     "cmon dissect torchvision/": "downloads weights",
     "cmon dissect timm/": "downloads weights",
+    "--captioner coca:": "downloads weights; tests/encoders/test_captioners.py has a small one",
     "minibroden": "a study on real photos and a trained network",
     "imagenet_by_class": "a study on real photos and a trained network",
     "cmon evaluate run ": "of that study",
@@ -74,6 +75,7 @@ def test_it_runs(
     reader.lay_out(tmp_path, epochs, runs=words[0] not in MAKES_A_RUN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CMON_CACHE_DIR", str(reader.cache))
+    reader.before(command)
     code = cmon(*words)
     assert code == 0, capsys.readouterr().err
 

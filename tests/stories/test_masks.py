@@ -31,6 +31,8 @@ from .planted import DEAD, OBJECTS, Planted, make_planted, planted_weights
 
 BOTH = ("network-dissection", "compositional")
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
+
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Planted:
@@ -105,14 +107,18 @@ def test_without_a_proof_the_table_says_how_much_better_a_formula_could_be(study
     assert (better <= beam["gap"] + 1e-9).all()
 
 
-@pytest.mark.parametrize("detector", ["invert", "linear"])
-def test_a_detector_that_can_do_without_an_encoder_uses_the_one_named(study: Planted, detector: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "detector"), [("invert", "invert"), ("linear", "linear"), ("auc", f"{EXAMPLES / 'auc.py'}:Area")]
+)
+def test_a_detector_that_can_do_without_an_encoder_uses_the_one_named(
+    study: Planted, name: str, detector: str
+) -> None:
     """Alone: no other detector of the run has images decoded for the encoder."""
     words = study.root / "three-words.txt"
     words.write_text("red\nblue\nsomething that no label says\n")
-    out = f"alone-{detector}"
+    out = f"alone-{name}"
     dissect(study.options(detector, out=out, encoder="builtin", concepts=str(words), stability=False))
-    table = study.table(detector, out)
+    table = study.table(name, out)
     assert set(table["state"]) <= {"live", "dead", "sparse"}
     assert (table["state"] == "live").any()
 
