@@ -150,6 +150,11 @@ class Reader:
         if "--import-ratings" in command:
             for rater, offset in (("ann", 0), ("bob", 1)):
                 rate(Path("cmon-out"), rater, offset)
+        if "run1 run2" in command:
+            for number in range(1, 7):
+                Path(f"run{number}").symlink_to(self.root / ("cmon-out", "other")[number % 2])
+            rows = [f"run{number},0.9{number},0.{90 - number}" for number in range(1, 7)]
+            Path("acc.csv").write_text("\n".join(["run,train,test", *rows, ""]), "utf-8")
         if "cmon-out/weights" in command:  # what a `Monitor` leaves
             Path("cmon-out").mkdir(exist_ok=True)
             shutil.copytree("ckpts", "cmon-out/weights")

@@ -6,11 +6,13 @@ stands ready and is small. The trainers are stand-ins; `tests/library/test_adapt
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,9 +23,6 @@ from concept_monitor_cli.library.monitoring import Monitor
 from tests.docs.reader import cmon as command
 from tests.docs.test_documented_commands import PAGES
 from tests.stories.conftest import make_bench
-
-import concept_monitor_cli._torchvision  # isort: skip
-from torchvision.models import resnet18
 
 # A block is Python if a line of it imports or assigns.
 PYTHON = re.compile(r"^(?:import \w|from \w|\w+ = )", re.MULTILINE)
@@ -89,8 +88,15 @@ def train(network: torch.nn.Module) -> None:
             value.add_(0.01 * torch.randn_like(value))
 
 
-def test_the_page_on_the_library(folder: Callable[[str], Path]) -> None:
+def test_the_page_on_the_library(folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorboard", reason="the extra [tensorboard] is not installed")
+    import concept_monitor_cli._torchvision  # isort: skip  # noqa: F401
+    from torchvision.models import resnet18
+
+    if importlib.util.find_spec("transformers") is None:
+        stands_in = ModuleType("transformers")
+        stands_in.TrainerCallback = object  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "transformers", stands_in)
     torch.manual_seed(0)
     network = resnet18(num_classes=10)
     shown: list[Any] = []

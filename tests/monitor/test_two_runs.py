@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats as scipy_stats
 
 from concept_monitor_cli.monitor.findings import Finding, choose, statements_of_two
 from concept_monitor_cli.monitor.findings.base import LEVEL
 from concept_monitor_cli.monitor.findings.two_runs import different_settings, same_by_luck
+from tests.late import Late
+
+scipy_stats = Late("scipy.stats")
 
 UNITS = 100
 KINDS = ("color", "object")
