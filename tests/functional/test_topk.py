@@ -126,5 +126,5 @@ def test_units_that_few_images_excite_have_no_list_of_them() -> None:
         expected = everything[:, unit].tolist() if enough else [-1] * 5
         assert found[:, unit].tolist() == expected
     assert 0 < int((found[0] < 0).sum()) < 40
-    with pytest.raises(InputError, match="not so many"):
+    with pytest.raises(InputError, match="there are not that many"):
         exciting_images(Q, 31)

@@ -119,8 +119,14 @@ def test_too_few_photos_are_named_as_the_cause(tmp_path: Path, name: str) -> Non
     assert not any("too few to tell" in note for note in notes)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("units", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("units", "name"),
+    [
+        pytest.param(units, name, marks=pytest.mark.slow if name == "rank-reorder" and units > 1 else ())
+        for units in (1, 2, 3)
+        for name in NAMES
+    ],
+)
 def test_layers_of_few_units(tmp_path: Path, name: str, units: int) -> None:
     """Planted units are named and called, others are not; no unit gets the first word by default."""
     # Ranks are slow.

@@ -90,7 +90,7 @@ def test_two_files_of_one_name_are_not_mixed_in_a_run(bench: Bench, cmon) -> Non
         ["stats"],
         ["units", "--resamples", "10"],
         ["units", "--layer", "layer3@pca3", "--unit", "1"],
-        ["embed", "--anchors", "red,sky", "--layer", "layer3@pca3"],
+        ["embed", "--anchors", "red,sky", "--layer", "layer3@pca3", "--method", "pca"],
         ["report"],
         ["evaluate", "--measure", "simulation,clarity"],
     ],

@@ -88,7 +88,9 @@ def test_resnet18_on_photos(shared_data: Path, minibroden: Path, tmp_path: Path,
     )
     assert set(table["category"]) <= {"", "color", "texture", "material", "part", "object", "scene"}
 
-    answer = cmon("embed", "--anchors", "dog,car,striped,sky", "--units", "0", *common, "--json")
+    answer = cmon(
+        "embed", "--method", "pca", "--anchors", "dog,car,striped,sky", "--units", "0", *common, "--json"
+    )
     assert answer.code == 0, answer.err
     embedding = pd.read_csv(out / "tables/embedding.csv")
     assert np.isfinite(embedding[["x", "y", "anchor_distance"]]).all(axis=None)

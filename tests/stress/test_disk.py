@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from concept_monitor_cli.store import Store
 
@@ -19,7 +20,12 @@ def lines_of_error(err: str) -> list[str]:
     return lines[start:]
 
 
-@pytest.mark.parametrize("kilobytes", [8, 60, 150, 400])
+def sizes(always: int, *others: int) -> list[ParameterSet]:
+    """One size of the disk at every run of the tests, the others by hand."""
+    return [pytest.param(always), *(pytest.param(size, marks=pytest.mark.slow) for size in others)]
+
+
+@pytest.mark.parametrize("kilobytes", sizes(150, 8, 60, 400))
 def test_a_full_cache_is_said_and_leaves_nothing_half_written(
     stress: Stress, small_disk: Make, kilobytes: int
 ) -> None:
@@ -38,7 +44,7 @@ def test_a_full_cache_is_said_and_leaves_nothing_half_written(
     assert stress.tables() == stress.reference
 
 
-@pytest.mark.parametrize("kilobytes", [4, 24, 60])
+@pytest.mark.parametrize("kilobytes", sizes(24, 4, 60))
 def test_a_full_run_folder_is_said_and_leaves_nothing_half_written(
     stress: Stress, small_disk: Make, kilobytes: int
 ) -> None:

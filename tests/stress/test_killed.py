@@ -64,10 +64,21 @@ STOPS = {
 }
 
 
+# These at every run of the tests, the others by hand.
+_ALWAYS = ("recording the second checkpoint", "writing an entry", "combining")
+
+
 @pytest.mark.parametrize(
     ("where", "number"),
-    [(where, (signal.SIGTERM, signal.SIGUSR1)[place % 2]) for place, where in enumerate(STOPS)],
-    ids=list(STOPS),
+    [
+        pytest.param(
+            where,
+            (signal.SIGTERM, signal.SIGUSR1)[place % 2],
+            marks=() if where in _ALWAYS else pytest.mark.slow,
+            id=where,
+        )
+        for place, where in enumerate(STOPS)
+    ],
 )
 def test_stopped_by_a_signal_it_keeps_what_is_done(stress: Stress, where: str, number: int) -> None:
     call, nth = STOPS[where]

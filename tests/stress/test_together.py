@@ -73,7 +73,7 @@ def test_an_unreadable_file_is_reported_by_one_share(stress: Stress) -> None:
     assert [process.wait() for process in again] == [3, 0], [process.err for process in again]
 
 
-@pytest.mark.parametrize("last", [1, 2, 3])
+@pytest.mark.parametrize("last", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 def test_a_share_of_broken_checkpoints_leaves_the_run_complete(stress: Stress, last: int) -> None:
     """Whichever ends last: two with a checkpoint each, one with a broken one."""
     network = make_network(1)
