@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
+from concept_monitor_cli.cli.tables import plain_table
 from concept_monitor_cli.options import AblateOptions
 from concept_monitor_cli.wording import counted
 
@@ -78,18 +79,11 @@ def _size(row: dict[str, Any]) -> str:
 
 def _table(result: AblateResult) -> Table:
     """A line for each set at the last epoch, units set to 0."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     along = any(row["set"].startswith("direction") for row in result.ablation)
     what = "directions" if along else "units"
-    table = Table(
-        title=Text(f"{what} set to 0, {counted(result.images, 'images')}", style="bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
+    table = plain_table(f"{what} set to 0, {counted(result.images, 'images')}")
     for name in ("layer", "cut out", "units", "margin (random)", "p", "loses most"):
         table.add_column(name, justify="left" if name in ("layer", "cut out", "loses most") else "right")
     last = max(row["epoch"] for row in result.ablation)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
+from concept_monitor_cli.cli.tables import plain_table
 from concept_monitor_cli.options import AttributeOptions
 
 if TYPE_CHECKING:
@@ -54,11 +55,8 @@ def _text(value: float | None) -> str:
 
 
 def _new(title: str, names: tuple[str, ...]) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
 
-    table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = plain_table(title)
     for number, name in enumerate(names):
         table.add_column(name, justify="left" if number == 0 else "right")
     return table

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from concept_monitor_cli.cli.app import DONE, FAILED, cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.cli.sizes import readable_size
+from concept_monitor_cli.cli.tables import plain_table
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import PruneOptions, StoreOptions, VerifyOptions
 from concept_monitor_cli.wording import counted
@@ -39,10 +40,7 @@ def info(console: Console, options: StoreOptions) -> None:
     found = _store(options, console).info()
     console.result({**asdict(found), "kinds": {kind.kind: asdict(kind) for kind in found.kinds}})
 
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = plain_table()
     table.add_column("kind")
     table.add_column("entries", justify="right")
     table.add_column("size", justify="right")

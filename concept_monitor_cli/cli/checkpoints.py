@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from concept_monitor_cli.cli.app import DONE, PART_DONE, cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.cli.sizes import readable_count, readable_size
+from concept_monitor_cli.cli.tables import plain_table
 from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.options import CheckpointsOptions
 
@@ -171,11 +172,9 @@ def _bytes(path: Path) -> int:
 
 
 def _show(console: Console, rows: list[_Row]) -> None:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = plain_table()
     table.add_column("checkpoint", overflow="fold")
     table.add_column("epoch", justify="right")
     table.add_column("architecture", overflow="fold")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
+from concept_monitor_cli.cli.tables import plain_table
 from concept_monitor_cli.options import CircuitsOptions
 from concept_monitor_cli.wording import counted
 
@@ -53,16 +54,9 @@ def circuits(console: Console, options: CircuitsOptions) -> None:
 
 def _table(result: CircuitsResult) -> Table:
     """A line for each pair of layers at the last epoch."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=Text(f"edges between layers ({counted(result.images, 'images')})", style="bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
+    table = plain_table(f"edges between layers ({counted(result.images, 'images')})")
     for name in ("from", "to", "edges beyond chance", "as weights say", "concepts", "unions"):
         table.add_column(name, justify="left" if name in ("from", "to") else "right")
     last = max(row["epoch"] for row in result.layers)

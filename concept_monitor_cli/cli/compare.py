@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.cli.show_run import finding_lines
+from concept_monitor_cli.cli.tables import plain_table
 from concept_monitor_cli.options import CompareOptions
 from concept_monitor_cli.wording import counted
 
@@ -49,19 +50,12 @@ def compare(console: Console, options: CompareOptions) -> None:
 
 
 def _show(console: Console, result: CompareResult) -> None:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     a, b = result.names
     console.print(Text(f"A is {a}, B is {b}"))
     console.print(*finding_lines(result.findings))
-    table = Table(
-        title=Text("interpretable units", style="bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
+    table = plain_table("interpretable units")
     for name in ("layer", "category", "A", "B"):
         table.add_column(name, justify="right" if name in "AB" else "left")
     for row in result.categories:
@@ -130,16 +124,9 @@ def _universal(result: CompareResult, row: dict[str, Any]) -> list[str]:
 
 def _diversity_table(rows: list[dict[str, Any]]) -> Table:
     """A line for each run and layer: interpretable units, and how well the run generalises."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=Text("interpretable units and generalisation", style="bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
+    table = plain_table("interpretable units and generalisation")
     for name in ("run", "layer", "interpretable (random weights)", "train", "test", "gap"):
         table.add_column(name, justify="left" if name in ("run", "layer") else "right")
 
@@ -174,16 +161,9 @@ def _diversity_lines(result: CompareResult) -> list[str]:
 
 
 def _class_table(classes: list[dict[str, Any]]) -> Any:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=Text("units of the classes, at the last epoch", style="bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
+    table = plain_table("units of the classes, at the last epoch")
     for name in ("layer", "concept", "A", "B"):
         table.add_column(name, justify="right" if name in "AB" else "left")
     last = {run: max(row["epoch"] for row in classes if row["run"] == run) for run in ("a", "b")}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
+from concept_monitor_cli.cli.tables import plain_table
 from concept_monitor_cli.options import DynamicsOptions
 from concept_monitor_cli.wording import counted
 
@@ -51,18 +52,9 @@ def dynamics(console: Console, options: DynamicsOptions) -> None:
 
 
 def _table(result: DynamicsResult, threshold: float) -> Table:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=Text(
-            f"similarity to the last epoch (CKA over {counted(result.images, 'images')})", style="bold"
-        ),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
+    table = plain_table(f"similarity to the last epoch (CKA over {counted(result.images, 'images')})")
     several = len({line.run for line in result.convergence}) > 1
     for name in (
         *(("run",) if several else ()),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
+from concept_monitor_cli.cli.tables import plain_table
 from concept_monitor_cli.options import EmbedOptions
 
 if TYPE_CHECKING:
@@ -43,12 +44,10 @@ def embed(console: Console, options: EmbedOptions) -> None:
 
 
 def _show(console: Console, result: EmbedResult) -> None:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     console.print(f"anchors: {', '.join(result.anchors)}")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = plain_table()
     table.add_column("layer")
     table.add_column("epoch", justify="right")
     table.add_column("spread", justify="right")
@@ -59,7 +58,7 @@ def _show(console: Console, result: EmbedResult) -> None:
         )
     console.print(table)
     if result.tracked:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table = plain_table()
         for name in ("layer", "unit", "epoch", "concept", "nearest anchor", "distance"):
             table.add_column(name, justify="right" if name in ("unit", "epoch", "distance") else "left")
         for row in result.tracked:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from concept_monitor_cli import options as library
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
+from concept_monitor_cli.cli.tables import plain_table
 from concept_monitor_cli.options import EvaluateOptions
 
 if TYPE_CHECKING:
@@ -93,8 +94,6 @@ def _show(console: Console, result: EvaluateResult) -> None:
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> Table:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     settings = [name for name in ("epoch", "similarity", "concepts", "encoder", "pooling") if name in rows[0]]
@@ -104,7 +103,7 @@ def _table(title: str, rows: list[dict[str, Any]]) -> Table:
         lines.setdefault(tuple(row[name] for name in settings), {})[row["metric"]] = row
     # What is the same in every line goes into no column.
     varying = [i for i, name in enumerate(settings) if i < 2 or len({line[i] for line in lines}) > 1]
-    table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = plain_table(title)
     for i in varying:
         table.add_column(settings[i], justify="right" if settings[i] == "epoch" else "left")
     if sum(len(name) + 3 for name in metrics) > _WIDEST:
@@ -131,17 +130,10 @@ def _table(title: str, rows: list[dict[str, Any]]) -> Table:
 
 
 def _ratings(rows: list[dict[str, Any]]) -> Table:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     first = rows[0]
-    table = Table(
-        title=Text(f"ratings from 1 to 5, {first['raters']} raters", style="bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
+    table = plain_table(f"ratings from 1 to 5, {first['raters']} raters")
     for name in ("layer", "units", "rating", "by chance", "difference", "p", "alpha"):
         table.add_column(name, justify="left" if name == "layer" else "right")
     for row in rows:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
+from concept_monitor_cli.cli.tables import plain_table
 from concept_monitor_cli.options import EvolutionsOptions
 from concept_monitor_cli.wording import counted
 
@@ -60,16 +61,9 @@ def evolutions(console: Console, options: EvolutionsOptions) -> None:
 
 def _table(result: EvolutionsResult) -> Table:
     """A line for each layer and pair of epochs; medians over classes."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=Text(f"score of a class between two epochs, {counted(result.images, 'images')}", style="bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
+    table = plain_table(f"score of a class between two epochs, {counted(result.images, 'images')}")
     for name in ("layer", "epochs", "change", "by the layer", "fast agrees", "best quarter (random)"):
         table.add_column(name, justify="left" if name == "layer" else "right")
     for line in result.held:

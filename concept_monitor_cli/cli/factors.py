@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
+from concept_monitor_cli.cli.tables import plain_table
 from concept_monitor_cli.options import FactorsOptions
 
 if TYPE_CHECKING:
@@ -48,11 +49,8 @@ def factors(console: Console, options: FactorsOptions) -> None:
 
 
 def _table(title: str, names: dict[str, str]) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
 
-    table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = plain_table(title)
     for name, side in names.items():
         table.add_column(name, justify="right" if side == "right" else "left")
     return table

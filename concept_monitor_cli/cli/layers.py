@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.cli.sizes import readable_count
+from concept_monitor_cli.cli.tables import plain_table
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import LayersOptions, split_name
 
@@ -89,12 +90,10 @@ def layers(console: Console, options: LayersOptions) -> None:
     if console.json:
         return
 
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     console.print(f"{source.label} at {size} x {size} pixels, from {file.path}")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = plain_table()
     table.add_column("layer", overflow="fold")
     table.add_column("type", overflow="fold")
     table.add_column("output", justify="right")

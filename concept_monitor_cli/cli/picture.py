@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
+from concept_monitor_cli.cli.tables import plain_table
 from concept_monitor_cli.options import PictureOptions
 from concept_monitor_cli.wording import counted
 
@@ -63,16 +64,9 @@ def _median(rows: list[dict[str, Any]], column: str) -> str:
 
 def _table(result: PictureResult) -> Table:
     """A line for each layer and epoch."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=Text("how strongly pictures excite their units (best photo: 1), medians", style="bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
+    table = plain_table("how strongly pictures excite their units (best photo: 1), medians")
     for name in ("layer", "epoch", "pictures", "strength (others')", "warped", "above 1", "drift (floor)"):
         table.add_column(name, justify="left" if name == "layer" else "right")
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
+from concept_monitor_cli.cli.tables import plain_table
 from concept_monitor_cli.options import RetentionOptions
 
 if TYPE_CHECKING:
@@ -44,11 +45,9 @@ def retention(console: Console, options: RetentionOptions) -> None:
 
 
 def _show(console: Console, result: RetentionResult) -> None:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = plain_table()
     numbers = ("stage", "zero", "accuracy", "interpretable")
     for name in ("pruning", "layer", "stage", "checkpoint", *numbers[1:]):
         table.add_column(name, justify="right" if name in numbers else "left")
@@ -64,12 +63,7 @@ def _show(console: Console, result: RetentionResult) -> None:
             f"{row['interpretable']} of {row['units']}",
         )
     console.print(table)
-    table = Table(
-        title=Text("units that keep their concept through every stage", style="bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
+    table = plain_table("units that keep their concept through every stage")
     for name in ("pruning", "layer", *(f"best {percent} %" for percent in _PRINTED)):
         table.add_column(name, justify="left" if name in ("pruning", "layer") else "right")
     points = {(row["series"], row["layer"], row["detector"], row["percent"]): row for row in result.curves}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
+from concept_monitor_cli.cli.tables import plain_table
 from concept_monitor_cli.options import SearchOptions
 
 if TYPE_CHECKING:
@@ -44,17 +45,10 @@ def search(console: Console, options: SearchOptions) -> None:
 
 
 def _table(text: str, rows: list[dict[str, Any]]) -> Table:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     first = rows[0]
-    table = Table(
-        title=Text(f"{first['layer']} ({first['detector']}): units nearest to {text!r}", style="bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
+    table = plain_table(f"{first['layer']} ({first['detector']}): units nearest to {text!r}")
     for name in ("epoch", "unit", "cosine", "average", "random weights", "concept"):
         table.add_column(name, justify="left" if name == "concept" else "right")
     for row in rows:

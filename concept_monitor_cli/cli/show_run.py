@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from concept_monitor_cli.cli.tables import plain_table
 from concept_monitor_cli.wording import counted
 
 if TYPE_CHECKING:
@@ -209,18 +210,11 @@ def held_out_sentence(value: float, chance: float, word: str | None, measure: st
 
 
 def _layer_table(epochs: list[LayerSummary]) -> Table:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     first = epochs[0]
     dead = f", up to {max(e.dead for e in epochs)} dead" if any(e.dead for e in epochs) else ""
-    table = Table(
-        title=Text(f"{first.layer}: {counted(first.units, 'units')}{dead} ({first.detector})", style="bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
+    table = plain_table(f"{first.layer}: {counted(first.units, 'units')}{dead} ({first.detector})")
     tested = any(epoch.sure_changes is not None for epoch in epochs)
     luck = any(epoch.changed_by_luck is not None and epoch.changed is not None for epoch in epochs)
     # Changes that other images would not undo; where that was not tested, labels that differ from those of

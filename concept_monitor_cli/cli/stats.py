@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.cli.show_run import caption_lines, finding_lines, held_out_sentence
+from concept_monitor_cli.cli.tables import plain_table
 from concept_monitor_cli.options import StatsOptions
 
 if TYPE_CHECKING:
@@ -62,9 +63,6 @@ def _show(console: Console, rows: list[dict[str, Any]]) -> None:
 
 
 def _table(layer: str, detector: str, rows: list[dict[str, Any]], width: int) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
 
     categories = list(dict.fromkeys(row["category"] for row in rows if row["category"] != "all"))
     moments: dict[int, dict[str, dict[str, Any]]] = {}
@@ -73,11 +71,8 @@ def _table(layer: str, detector: str, rows: list[dict[str, Any]], width: int) ->
     units = max(now["all"]["units"] for now in moments.values())
     names = ("epoch", "all", *categories, "concepts", "effective", "spread")
     roomy = sum(len(name) + 3 for name in names) <= width
-    table = Table(
-        title=Text(f"{layer} ({detector}): interpretable units, of {units}", style="bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
+    table = plain_table(
+        f"{layer} ({detector}): interpretable units, of {units}",
         # A column that does not fit is left out without a word: rather move them together.
         padding=(0, 1) if roomy else 0,
     )

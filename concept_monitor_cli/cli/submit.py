@@ -9,6 +9,7 @@ from typing import Any
 from concept_monitor_cli.cli.app import DONE, FAILED, Group, cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.cli.options import written
+from concept_monitor_cli.cli.tables import plain_table
 from concept_monitor_cli.options import DissectOptions, StatusOptions, SubmitOptions
 
 
@@ -82,10 +83,7 @@ def status(console: Console, options: StatusOptions) -> int:
     tasks = submit.status(options.out, console)
     console.result({"job": submit.submitted(options.out).job, "tasks": [asdict(task) for task in tasks]})
 
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = plain_table()
     for name in ("task", "state", "checkpoints", "log"):
         table.add_column(name, overflow="fold")
     for task in tasks:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.cli.show_run import p_text
+from concept_monitor_cli.cli.tables import plain_table
 from concept_monitor_cli.options import UnitsOptions
 
 if TYPE_CHECKING:
@@ -54,8 +55,6 @@ def units(console: Console, options: UnitsOptions) -> None:
 
 
 def _show(console: Console, result: UnitsResult, wanted: Sequence[int]) -> None:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     if result.matches:
@@ -70,7 +69,7 @@ def _show(console: Console, result: UnitsResult, wanted: Sequence[int]) -> None:
         for sentence in result.uses:
             console.print(Text(sentence))
     else:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+        table = plain_table(padding=0)
         names = ("layer", "units", "ever interpretable", "no longer", "changes", "relabelled", "own")
         for name in names:
             table.add_column(
@@ -104,11 +103,9 @@ def _show(console: Console, result: UnitsResult, wanted: Sequence[int]) -> None:
 
 def _one_detector(result: UnitsResult) -> Table:
     """The concept of each unit at every epoch."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = plain_table()
     for name in ("layer", "unit", "epoch", "concept", "category", "score", "p", "interpretable"):
         table.add_column(
             name,
@@ -136,11 +133,9 @@ def _named(row: dict[str, Any]) -> str:
 
 def _side_by_side(result: UnitsResult, detectors: Sequence[str]) -> Table:
     """What each detector calls each unit at every epoch."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = plain_table()
     for name in ("layer", "unit", "epoch", *detectors):
         table.add_column(name, justify="right" if name in ("unit", "epoch") else "left")
     rows: dict[tuple[str, int, int], dict[str, str]] = {}
@@ -157,11 +152,9 @@ def _side_by_side(result: UnitsResult, detectors: Sequence[str]) -> Table:
 
 def _show_matches(console: Console, result: UnitsResult) -> None:
     """How many units match at each epoch, and which at the last."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = plain_table()
     names = ("layer", "epoch", "match", "beyond chance", "random weights", "units")
     for name in names:
         table.add_column(name, justify="left" if name in ("layer", "units") else "right")

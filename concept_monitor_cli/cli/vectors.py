@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
+from concept_monitor_cli.cli.tables import plain_table
 from concept_monitor_cli.options import VectorsOptions
 from concept_monitor_cli.wording import counted
 
@@ -54,16 +55,9 @@ def vectors(console: Console, options: VectorsOptions) -> None:
 
 
 def _layers(result: VectorsResult) -> Table:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=Text(f"concept vectors ({result.kind}) of {counted(result.images, 'images')}", style="bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
+    table = plain_table(f"concept vectors ({result.kind}) of {counted(result.images, 'images')}")
     for name in ("layer", "concepts", "decodable", "AUC (first epoch)", "effects (by chance)"):
         table.add_column(name, justify="left" if name == "layer" else "right")
     for line in result.layers:
