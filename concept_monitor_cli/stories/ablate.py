@@ -85,6 +85,13 @@ def ablate(options: AblateOptions, progress: Progress = SILENT) -> AblateResult:
     count = recorder.logits(records[0]).shape[1]
     meta = open_checkpoint(records[0], trust_pickle=options.trust_pickle, model=options.model).meta
     classes = network_classes(opened, count, meta, options.class_names, progress)
+    directions: dict[str, list[UnitSet]] = {}
+    if options.basis is not None:
+        # Fitted once, so that a member is the same direction at every epoch.
+        recorder.prepare(records[-1], [Activations(), Logits()])
+        for layer in layers:
+            Q = recorder.pooled(records[-1], layer)[rows]
+            directions[layer] = direction_sets(opened, layer, Q, options, progress)
     frames = []
     plans: list[tuple[Scene, Plan]] = []
     for record in records:
@@ -97,7 +104,7 @@ def ablate(options: AblateOptions, progress: Progress = SILENT) -> AblateResult:
             if options.basis is None:
                 sets = unit_sets(opened, record.epoch, layer, Q.shape[1], options, progress)
             else:
-                sets = direction_sets(opened, layer, Q[rows], options, progress)
+                sets = directions[layer]
             if sets:
                 plan, network = plan_of(scene, sets, recorder, options, progress)
                 frames.append(_layer(scene, plan, recorder, options, progress, network))

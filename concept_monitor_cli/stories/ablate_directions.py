@@ -29,7 +29,7 @@ def direction_sets(
     Args:
         opened: the run.
         layer: the layer.
-        Q: `(N, C)`, its pooled activations.
+        Q: `(N, C)`, its pooled activations, which `pca` and `nmf` are fitted to.
         options: which basis, `words` and `units`.
         progress: told what has no member.
 

@@ -249,6 +249,19 @@ def test_directions_of_a_file_are_cut_as_a_whole_pass_says(
                 assert row["control"] is not None
 
 
+def test_a_fitted_direction_is_the_same_at_every_epoch(classifier: Path, tmp_path: Path) -> None:
+    x, _ = photos(classifier)
+    _, last = passes(x, "stage2", [], "zero", torch.zeros(0))
+    centred = (last - last.mean(0)).double()
+    np.save(tmp_path / "leading.npy", torch.linalg.svd(centred, full_matrices=False)[2][:2].T.numpy())
+    more = {"layers": ("stage2",), "epochs": EpochFilter.parse(":"), "controls": 1}
+    fitted = ablate(asked(classifier, basis="pca:2", **more))
+    given = ablate(asked(classifier, basis=f"saved:{tmp_path / 'leading.npy'}", **more))
+    assert {row["epoch"] for row in fitted.ablation} == {0, 1}
+    for one, two in zip(fitted.ablation, given.ablation, strict=True):
+        assert one["margin"] == pytest.approx(two["margin"], abs=1e-4)
+
+
 def test_an_axis_is_a_unit_and_its_random_directions_are_others(classifier: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "axes.npy", np.eye(WIDE))
     along = ablate(asked(classifier, basis=f"saved:{tmp_path / 'axes.npy'}", units=(0, 7), controls=3))
