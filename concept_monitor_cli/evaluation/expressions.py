@@ -101,14 +101,17 @@ class Reader:
 
     def sum_of_formulas(self, text: str) -> tuple[tuple[float, Expression], ...] | None:
         """Weights and formulas of a sum, as `3.1 (dog OR cat) - 0.8 sky`; `None` where the text is none."""
+        read: list[Expression] = []
 
         def term(of: str, at: int) -> str | None:
             found = self._operand(of, at, (" + ", " - "))
-            return None if found is None else of[at : found[1]]
+            if found is None:
+                return None
+            read.append(found[0])
+            return of[at : found[1]]
 
         terms = sum_terms(text, term)
-        read = [(weight, self._operand(each, 0)) for weight, each in terms or ()]
-        return tuple((weight, found[0]) for weight, found in read if found is not None) or None
+        return None if terms is None else tuple(zip((weight for weight, _ in terms), read, strict=True))
 
     def _name(self, text: str, at: int, before: tuple[str, ...]) -> str | None:
         """The longest concept that begins here, and ends the text or stands before one of these."""

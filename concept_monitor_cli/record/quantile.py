@@ -158,7 +158,8 @@ class UnitQuantile:
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        return sum(t.numel() * t.element_size() for t in (self._rows, self._filled, self._scratch))
+        held = (self._rows, self._filled, self._scratch, *self._waiting)
+        return sum(t.numel() * t.element_size() for t in held)
 
     def merge(self, other: UnitQuantile) -> None:
         """Takes in what another run saw of other images of the same set.

@@ -9,7 +9,15 @@ import numpy as np
 from concept_monitor_cli.monitor.history import category_order, natural
 from concept_monitor_cli.monitor.statistics import ALL
 from concept_monitor_cli.monitor.universality import QUANTILE
-from concept_monitor_cli.report.style import GRID_COLOUR, INK, TRACK_COLOURS, category_colour, figure_style
+from concept_monitor_cli.report.style import (
+    GRID_COLOUR,
+    INK,
+    TRACK_COLOURS,
+    category_colour,
+    figure_style,
+    legend_below,
+    panel_row,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,16 +39,13 @@ def universality_figure(table: pd.DataFrame, names: tuple[str, str]) -> Figure:
         table: rows of `universality.csv` of one detector.
         names: of the runs.
     """
-    from matplotlib.figure import Figure
-
     whole = table[table["category"] == ALL]
     layers = sorted(dict.fromkeys(whole["layer"]), key=natural)
     last = {layer: int(table[table["layer"] == layer]["epoch"].max()) for layer in layers}
     over_time = whole["epoch"].nunique() > 1
     with figure_style():
         count = 3 if over_time else 2
-        figure = Figure(figsize=(3.6 * count, 0.42 * len(layers) + 2.9), layout="constrained")
-        panels = figure.subplots(1, count, squeeze=False)[0]
+        figure, panels = panel_row(count, 3.6, 0.42 * len(layers) + 2.9)
         end = table[table["epoch"] == table["layer"].map(last)]
         end = end[end["other_epoch"] == end.groupby("layer")["other_epoch"].transform("max")]
         _correlations(panels[0], end[end["category"] == ALL].set_index("layer"), layers)
@@ -58,8 +63,7 @@ def universality_figure(table: pd.DataFrame, names: tuple[str, str]) -> Figure:
             panels[2].grid(axis="y", color=GRID_COLOUR)
             panels[2].legend(fontsize=7)
         figure.suptitle(f"units of {names[0]} that {names[1]} has, too", fontsize=10)
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=7)
+        legend_below(figure, panels[0])
     return figure
 
 

@@ -154,7 +154,7 @@ function buildCharts() {
       return figure;
     }
     figure.append(el("div", { class: "chart-area" }), el("p", { class: "caption" }));
-    figure.querySelector("figcaption").append(keepButtons(() => figure.querySelector("svg"), () => chartContent(series, values, line)));
+    figure.querySelector("figcaption").append(keepButtons(chartTitle(series), () => figure.querySelector("svg"), () => chartContent(series, values, line)));
     figure.draw = () => drawChart(figure, series, values, line, shared);
     return figure;
   }));
@@ -256,13 +256,18 @@ function chartCaption(series, values, line) {
   return `${course}Epoch ${epochs[t]}: ${said(values[t])}${floors.length ? ` (${floors.join(", ")})` : ""}.`;
 }
 
+function chartTitle(series) {
+  const [, name] = METRICS.find(([metric]) => metric === state.metric);
+  return `${plain(series.layer)}${series.of ? ` of ${plain(series.of)}` : ""}: ${name.toLowerCase()}`;
+}
+
 // A chart as it is kept.
 function chartContent(series, values, line) {
-  const [, name, about] = METRICS.find(([metric]) => metric === state.metric);
+  const [, , about] = METRICS.find(([metric]) => metric === state.metric);
   const floors = line ? FLOORS[state.metric] || [] : [];
   const { epochs, statistics } = series;
   return {
-    title: `${plain(series.layer)}${series.of ? ` of ${plain(series.of)}` : ""}: ${name.toLowerCase()}`,
+    title: chartTitle(series),
     name: fileName(series.of || "", series.layer, series.detector, state.metric),
     caption: `${about} ${chartCaption(series, values, line)}`,
     header: line ? ["epoch", state.metric, ...floors] : ["epoch", "units", "interpretable", ...CATEGORIES.map((category) => category.name)],

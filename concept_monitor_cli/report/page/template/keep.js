@@ -69,11 +69,11 @@ function fileName(...parts) {
   return parts.map((part) => String(part).toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "").slice(0, 40)).filter(Boolean).join("-");
 }
 
-// Buttons that keep a chart. `about` gives its title, caption, header and rows when it is asked for, since all of
-// them follow the epoch; `picture` gives the element that is drawn.
-function keepButtons(picture, about) {
+// Buttons that keep a chart, called `what`. `about` gives its title, caption, header and rows when they are pressed,
+// since these follow the epoch; `picture` gives the element that is drawn.
+function keepButtons(what, picture, about) {
   const button = (text, act) => el("button", { type: "button", class: "keep", text, onclick: act,
-    "aria-label": `Save ${plain(about().title)} as ${text}`, title: `Save as ${text}` });
+    "aria-label": `Save ${plain(what)} as ${text}`, title: `Save as ${text}` });
   return el("span", { class: "keeps" },
     button("SVG", () => { const { title, caption, name } = about(); offer(`${name}.svg`, "image/svg+xml", standalone(picture(), title, caption)); }),
     button("CSV", () => { const { name, header, rows } = about(); offer(`${name}.csv`, "text/csv", csv(header, rows())); }));

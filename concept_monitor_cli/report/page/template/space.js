@@ -414,7 +414,7 @@ function startSpace() {
     const box = canvas.getBoundingClientRect();
     zoomBy(Math.exp(-event.deltaY / 300), event.clientX - box.left, event.clientY - box.top);
   }, { passive: false });
-  if (FRAME) $("space-keep").append(keepButtons(spacePicture, spaceContent));
+  if (FRAME) $("space-keep").append(keepButtons("concept space", spacePicture, spaceContent));
   $("zoom-in").addEventListener("click", () => zoomBy(1.6));
   $("zoom-out").addEventListener("click", () => zoomBy(1 / 1.6));
   $("zoom-reset").addEventListener("click", () => zoomBy(1e-9));

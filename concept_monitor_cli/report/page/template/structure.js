@@ -31,7 +31,7 @@ function buildDynamics() {
     const figure = el("figure", { class: "chart" },
       el("figcaption", {}, el("b", { text: plain(one.layer) }), el("span", { text: "CKA, epoch by epoch" })),
       el("div", { class: "chart-area" }));
-    figure.querySelector("figcaption").append(keepButtons(() => figure.querySelector("svg"), () => matrixContent(one)));
+    figure.querySelector("figcaption").append(keepButtons(`${one.layer}: CKA`, () => figure.querySelector("svg"), () => matrixContent(one)));
     figure.mark = drawMatrix(figure.querySelector(".chart-area"), one);
     return figure;
   }), endCurves());
@@ -142,7 +142,7 @@ function lineChart(title, note, lines, top) {
       swatch.style.background = line.colour;
       return el("li", {}, swatch, el("span", { text: plain(line.name) }));
     })));
-  figure.querySelector("figcaption").append(keepButtons(() => picture, () => ({
+  figure.querySelector("figcaption").append(keepButtons(`${title}: ${note}`, () => picture, () => ({
     title: `${plain(title)}: ${note}`,
     name: fileName(title, note),
     caption: `${lines.map((line) => plain(line.name)).join(", ")}; epoch ${low} to ${low + span}.`,
