@@ -41,6 +41,8 @@ def test_a_detector_finds_the_same(world: World, tmp_path: Path, name: str, simi
     context = world.context
     with world.look(detector, network()) as entry:
         here = detector.find(entry, context)
+        halves = detector.halves(entry, context)
+        context.__dict__.pop("halves", None)  # lies on the device
         before = dict(context.__dict__)
         try:
             with simulated_device():
@@ -52,7 +54,11 @@ def test_a_detector_finds_the_same(world: World, tmp_path: Path, name: str, simi
                     activations=ConceptActivations.from_embeddings(images, texts),
                 )
                 there = detector.find(entry, context)
+                held_out = detector.halves(entry, context)
         finally:
             context.__dict__.clear()
             context.__dict__.update(before)
     same(here, there)
+    assert (halves is None) == (held_out is None)
+    if halves is not None and held_out is not None:
+        np.testing.assert_allclose(held_out.held_out, halves.held_out, rtol=1e-4, atol=1e-5)

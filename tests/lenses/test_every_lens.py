@@ -39,7 +39,7 @@ class Seeing(Context):
 
     @property
     def digests(self) -> dict[str, str]:
-        return {"words": "given", "groups": self.groups_digest}
+        return {"words": "given", "images": "given", "groups": self.groups_digest}
 
     def embed_words(self, words: Any, progress: Any = None) -> Tensor:
         """The same vector for the same word."""
