@@ -36,6 +36,7 @@ from concept_monitor_cli.models.build import resolve_model
 from concept_monitor_cli.options import SIMILARITIES, DissectOptions, ReadingOptions
 from concept_monitor_cli.progress import SILENT
 from concept_monitor_cli.record.requests import read_masks
+from concept_monitor_cli.record.whole_maps import PackedMaps
 from concept_monitor_cli.store import Entry, Store
 from concept_monitor_cli.stories.dissect import dissect
 from concept_monitor_cli.stories.opened import OpenRun
@@ -172,10 +173,11 @@ def _shuffled(store: Store, entry: Entry, seed: int, context: Context) -> Entry:
         masks = shuffled_masks(read_masks(entry), groups=context.groups, seed=seed)
         arrays |= {name: getattr(masks, name) for name in ("image", "unit", "offsets", "edges")}
     elif entry.key.kind == "whole_maps":
-        maps = entry.read("maps")
-        places = torch.arange(len(maps), dtype=torch.float64)[:, None].repeat(1, maps.shape[1])
+        maps = PackedMaps.read(entry)
+        places = torch.arange(len(maps), dtype=torch.float64)[:, None].repeat(1, maps.codes.shape[1])
         source = shuffled(places, groups=context.groups, seed=seed).numpy().astype(np.int64)
-        arrays["maps"] = maps[source, np.arange(maps.shape[1])]
+        unit = np.arange(maps.codes.shape[1])
+        arrays |= {name: each[source, unit] for name, each in maps.arrays.items()}
     else:
         pooled = shuffled(torch.from_numpy(entry.read("pooled")), groups=context.groups, seed=seed)
         indices, _ = top_images(pooled, 100)

@@ -32,7 +32,6 @@ from concept_monitor_cli.functional.dissection import (
     chance_effects,
     shuffled_rows,
 )
-from concept_monitor_cli.functional.dissection.thresholds import comparable
 from concept_monitor_cli.functional.groups import halves
 from concept_monitor_cli.functional.unit_ranges import RANGES, Cut, cut_ranges, range_masks
 from concept_monitor_cli.lenses.base import Findings
@@ -41,7 +40,7 @@ from concept_monitor_cli.lenses.names.compositional import FormulaWords
 from concept_monitor_cli.lenses.names.mask_halves import asked_of_other_half, on_images
 from concept_monitor_cli.lenses.names.masked import FEWEST_GROUPS, PixelDetector
 from concept_monitor_cli.record.requests import Recording
-from concept_monitor_cli.record.whole_maps import WholeMaps
+from concept_monitor_cli.record.whole_maps import PackedMaps, WholeMaps
 from concept_monitor_cli.run import TableSchema
 from concept_monitor_cli.run.traits import LabelKind
 from concept_monitor_cli.wording import sum_text
@@ -200,15 +199,14 @@ class Ranges(PixelDetector):
         that formula at that range.
         """
         self.check_groups(context)
-        maps = entry.read("maps")
+        maps = PackedMaps.read(entry)
         alive = entry.read("live").astype(bool)
-        cuts = _cuts(maps, alive)
-        firing = _firing_groups(maps, cuts, context)
+        cuts, firing = _cuts(maps, alive, context)
         known = np.array([cut is not None for cut in cuts])
         sparse = alive & known & (firing < FEWEST_GROUPS)
         live = alive & known & ~sparse
         units = np.flatnonzero(live)
-        seen = self._examine(maps[:, units], [cuts[unit] for unit in units], context)
+        seen = self._examine(maps, units, [cuts[unit] for unit in units], context)
         p_of_range, p_of_unit, default = self._tested(seen, untrained, context)
         called = benjamini_hochberg(p_of_range.flatten(), context.fdr).view_as(p_of_range).numpy()
         count = len(live)
@@ -266,7 +264,8 @@ class Ranges(PixelDetector):
 
     def _examine(
         self,
-        maps: NDArray[np.float32],
+        maps: PackedMaps,
+        units: NDArray[np.int64],
         cuts: Sequence[Cut | None],
         context: Context,
         draws: int | None = None,
@@ -274,8 +273,9 @@ class Ranges(PixelDetector):
         """Search the ranges of some units, and those of masks laid over the wrong images.
 
         Args:
-            maps: of these units.
-            cuts: likewise.
+            maps: of the layer.
+            units: which of them.
+            cuts: of these.
             context: see `find`.
             draws: of chance; as many as `find` takes by default. Without any there are no effects.
         """
@@ -288,7 +288,7 @@ class Ranges(PixelDetector):
         support: list[list[NDArray[np.float64]]] = [[] for _ in range(draws + 1)]
         margins: list[list[NDArray[np.float64]]] = [[] for _ in range(draws + 1)]
         for block, some in self._blocks(len(cuts), maps, draws, context):
-            masks = range_masks(torch.from_numpy(maps[:, block]), cuts[block], labels.size)
+            masks = range_masks(torch.from_numpy(maps.of(units[block])), cuts[block], labels.size)
             laid = [(masks.image, np.arange(len(masks)))] + [
                 shuffled_rows(masks, groups=context.groups, seed=(context.seed * 1009 + draw) * 8191 + some)
                 for draw in range(draws)
@@ -340,13 +340,13 @@ class Ranges(PixelDetector):
         )
 
     def _blocks(
-        self, count: int, maps: NDArray[np.float32], draws: int, context: Context
+        self, count: int, maps: PackedMaps, draws: int, context: Context
     ) -> Iterator[tuple[slice, int]]:
         """Units that are looked at together, and the number of the first."""
         height, width = context.labels.size
         # A row of a mask has at most about two runs for each column of the map, and each range some entries
         # for each image that it is laid over.
-        runs, entries = height * min(width, 2 * maps.shape[3]) * 4, RANGES * _CELLS * (draws + 1) * 16
+        runs, entries = height * min(width, 2 * maps.codes.shape[3]) * 4, RANGES * _CELLS * (draws + 1) * 16
         step = max(1, _MEMORY // (max(1, len(maps)) * (runs + entries)))
         for first in range(0, count, step):
             yield slice(first, first + step), first
@@ -382,10 +382,10 @@ class Ranges(PixelDetector):
         )
 
         def make(writer: Writer) -> None:
-            maps, alive = entry.read("maps"), entry.read("live").astype(bool)
-            cuts = _cuts(maps, alive)
+            maps, alive = PackedMaps.read(entry), entry.read("live").astype(bool)
+            cuts, _ = _cuts(maps, alive, context)
             units = np.flatnonzero([cut is not None for cut in cuts])
-            seen = self._examine(maps[:, units], [cuts[unit] for unit in units], context)
+            seen = self._examine(maps, units, [cuts[unit] for unit in units], context)
             words = FormulaWords(context.labels)
             texts = [[_text(seen, row, place, words) for place in range(RANGES)] for row in range(len(units))]
             writer.put("effects", seen.effect.numpy())
@@ -401,19 +401,22 @@ class Ranges(PixelDetector):
         Ranges are those of all images.
         """
         self.check_groups(context)
-        maps = entry.read("maps")
+        maps = PackedMaps.read(entry)
         alive = entry.read("live").astype(bool)
-        cuts = _cuts(maps, alive)
+        cuts, firing = _cuts(maps, alive, context)
         known = np.array([cut is not None for cut in cuts])
-        units = asked_units(alive & known & (_firing_groups(maps, cuts, context) >= FEWEST_GROUPS))
+        units = asked_units(alive & known & (firing >= FEWEST_GROUPS))
         if context.groups.n_groups < 2 * LEAST_GROUPS or not len(units):
             return None
         own_cuts = [cuts[unit] for unit in units]
         first = halves(context.groups, seed=context.seed)
         rows = [np.flatnonzero(half) for half in (first, ~first)]
         contexts = [on_images(context, own) for own in rows]
-        sides = [maps[own][:, units] for own in rows]
-        named = [self._examine(side, own_cuts, some, 0) for side, some in zip(sides, contexts, strict=True)]
+        sides = [maps.part(own, units) for own in rows]
+        every = np.arange(len(units))
+        named = [
+            self._examine(side, every, own_cuts, some, 0) for side, some in zip(sides, contexts, strict=True)
+        ]
         found = [
             self._on_other_half(named[here], sides[1 - here], own_cuts, contexts[1 - here]) for here in (0, 1)
         ]
@@ -426,13 +429,16 @@ class Ranges(PixelDetector):
         return Halves(units, texts[0], texts[1], np.full(len(units), np.nan), own, chance, measure="iou")
 
     def _on_other_half(
-        self, seen: _Examined, maps: NDArray[np.float32], cuts: Sequence[Cut | None], context: Context
+        self, seen: _Examined, maps: PackedMaps, cuts: Sequence[Cut | None], context: Context
     ) -> tuple[Tensor, Tensor]:
         """The IoU of every unit's strongest range with its formula, and with those of other units."""
         strongest = seen.strongest
-        masks = range_masks(torch.from_numpy(maps), cuts, context.labels.size)
-        chosen = np.arange(len(cuts)) * RANGES + strongest
-        masks = masks.part(np.arange(masks.n_images), chosen)
+        parts = []
+        for block, _ in self._blocks(len(cuts), maps, 0, context):
+            masks = range_masks(torch.from_numpy(maps.of(block)), cuts[block], context.labels.size)
+            chosen = np.arange(len(cuts[block])) * RANGES + strongest[block]
+            parts.append(masks.part(np.arange(masks.n_images), chosen))
+        masks = UnitMasks.side_by_side(parts)
         labels = [seen.formula(row, int(place)) for row, place in enumerate(strongest)]
         return asked_of_other_half(self, labels, masks, context, context.seed)
 
@@ -446,26 +452,24 @@ class Ranges(PixelDetector):
         )
 
 
-def _cuts(maps: NDArray[np.float32], alive: NDArray[np.bool_]) -> list[Cut | None]:
-    """How the values of every unit are divided; `None` for a dead one."""
+def _cuts(
+    maps: PackedMaps, alive: NDArray[np.bool_], context: Context
+) -> tuple[list[Cut | None], NDArray[np.int64]]:
+    """How the values of every unit are divided, `None` for a dead one, and on how many groups of images each
+    is in a range at all."""
     cuts: list[Cut | None] = []
-    for unit, lives in enumerate(alive):
-        values = comparable(torch.from_numpy(maps[:, unit])).numpy()
+    groups = np.zeros(len(alive), dtype=np.int64)
+    for unit in np.flatnonzero(alive):
+        values = maps.of(slice(unit, unit + 1))[:, 0]
         # A map with NaN is in no range.
         whole = values[~np.isnan(values).any(axis=(1, 2))]
-        cuts.append(cut_ranges(whole.ravel()) if lives else None)
-    return cuts
-
-
-def _firing_groups(
-    maps: NDArray[np.float32], cuts: Sequence[Cut | None], context: Context
-) -> NDArray[np.int64]:
-    """On how many groups of images each unit is in a range at all: `(C,)`."""
-    highest = maps.max(axis=(2, 3))  # NaN is passed on
-    floor = np.array([np.inf if cut is None else 0 if cut.rectified else -np.inf for cut in cuts])
-    fires = highest > floor
-    groups = context.groups
-    return np.array([len(np.unique(groups.of[fires[:, unit]])) for unit in range(len(cuts))])
+        cuts += [None] * (unit - len(cuts)) + [cut_ranges(whole.ravel())]
+        cut = cuts[-1]
+        if cut is not None:
+            highest = values.max(axis=(1, 2))  # NaN is passed on
+            fires = highest > (0 if cut.rectified else -np.inf)
+            groups[unit] = len(np.unique(context.groups.of[fires]))
+    return cuts + [None] * (len(alive) - len(cuts)), groups
 
 
 def _p_values(values: Tensor, null: Tensor) -> Tensor:
