@@ -47,7 +47,12 @@ def ranges_over_epochs(rows: pd.DataFrame, *, layer: str, unit: int) -> Figure:
         for axes, epoch in zip(grid, epochs, strict=True):
             _panel(axes, rows[rows["epoch"] == epoch].sort_values("range"))
             axes.set_title(f"epoch {epoch}", loc="left", fontsize=9)
-        grid[-1].set_xlabel("coverage: share of the range's pixels in its formula", loc="left", fontsize=8)
+        grid[-1].set_xlabel(
+            "coverage: share of the range's pixels in its formula (its IoU); bold: more than chance"
+            + ("; *: in no untrained network" if (rows["specialised"] == "yes").any() else ""),
+            loc="left",
+            fontsize=8,
+        )
         figure.suptitle(
             f"Unit {unit} of {layer}: what it says at ranges of its activation", fontsize=11, color=INK
         )
