@@ -16,7 +16,7 @@ Kind = Literal["names", "texts", "effects", "pictures", "relations", "judgements
 KINDS: tuple[Kind, ...] = ("names", "texts", "effects", "pictures", "relations", "judgements")
 
 #: The parts of the page, as its data are called in `report/page/contents.py`.
-Part = Literal["findings", "series", "anchors", "dynamics", "factors", "uses", "circuits"]
+Part = Literal["findings", "series", "anchors", "dynamics", "factors", "uses", "circuits", "ranges"]
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,17 @@ SHOWN: dict[str, Shown] = {
     "evaluation-group-images": Shown("judgements", "evaluation_units.image_groups", "", _JUDGED),
     "evaluation-sanity": Shown("judgements", "evaluation_units.sanity_of_measures", "", _JUDGED),
     "evaluation-grid": Shown("judgements", "evaluation.grid_of_settings", "", _JUDGED),
+}
+
+#: Tables of a detector's own, `LAYER.DETECTOR.NAME.csv`.
+OF_DETECTORS: dict[str, Shown] = {
+    "by-category": Shown("names", "", "", _READ),
+    "lengths": Shown("names", "", "", _BEHIND),
+    "ranges": Shown("names", "range_figures.ranges_over_epochs", "ranges"),
+    "formulas": Shown("names", "", "", _BEHIND),
+    "pairs": Shown("names", "", "", _READ),
+    "weights": Shown("effects", "", "", _BEHIND),
+    "descriptions": Shown("texts", "", "", _BEHIND),
 }
 
 

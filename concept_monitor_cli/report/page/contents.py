@@ -31,6 +31,7 @@ from concept_monitor_cli.report.page.structure import (
     circuits_json,
     dynamics_json,
     factors_json,
+    ranges_json,
     uses_json,
 )
 from concept_monitor_cli.report.style import TRACK_COLOURS, category_colour
@@ -472,6 +473,7 @@ def page_content(
         else factors_json(structure, {name: place for place, name in enumerate(pictures.names)}),
         "uses": None if structure is None else uses_json(structure.uses, histories),
         "circuits": None if structure is None else circuits_json(structure),
+        "ranges": None if structure is None else ranges_json(structure, histories),
         "trackColours": list(TRACK_COLOURS),
         "remarks": tables.remarks,
         "leftOut": left_out,
