@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.options import PlotFormats
+from concept_monitor_cli.report import paper
 from concept_monitor_cli.store.atomic import atomic_write
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ ANCHOR_COLOUR = "#B2182B"
 UNIT_COLOUR = "#B8BCC2"
 # For tracked units: distinct from each other and from grey units and red anchors.
 TRACK_COLOURS = ("#0072B2", "#7B3294", "#009E73", "#E69F00", "#56B4E9", "#332288", "#8C510A", "#D55E00")
+# Colours that mean something, wherever they are drawn.
+PALETTE = (*CATEGORY_COLOURS.values(), *TRACK_COLOURS, OTHER_COLOUR)
 INK = "#1F2328"
 GRID_COLOUR = "#E4E6E9"
 CAPTION_COLOUR = "#5D646C"
@@ -42,8 +46,12 @@ def category_colour(category: str) -> str:
 
 
 @contextmanager
-def figure_style() -> Iterator[None]:
-    """Matplotlib's settings for a figure that can stand in a paper, without a display."""
+def figure_style(more: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Matplotlib's settings for drawing a figure and for writing it, without a display.
+
+    Args:
+        more: settings that go before.
+    """
     import matplotlib as mpl
 
     settings = {
@@ -65,7 +73,7 @@ def figure_style() -> Iterator[None]:
         "svg.fonttype": "none",
         "pdf.fonttype": 42,
     }
-    with mpl.rc_context(settings):
+    with mpl.rc_context({**settings, **(more or {})}):
         yield
 
 
@@ -75,17 +83,12 @@ def save(figure: Figure, path: Path, formats: Sequence[str] = ("png",), *, capti
     Args:
         figure: the figure.
         path: where to, without the suffix.
-        formats: any of `png`, `svg`, `pdf`.
+        formats: any of `png`, `svg`, `pdf`; those of a command's options know their style as well.
         caption: stands below the figure, if there is anything to say.
 
     Raises:
         InputError: an unknown format.
     """
-    written = []
-    if caption:
-        lines = textwrap.wrap(caption, max(40, round(14 * figure.get_figwidth())))
-        figure.text(0.0, -0.01, "\n".join(lines), fontsize=7, va="top", color=CAPTION_COLOUR)
-    path.parent.mkdir(parents=True, exist_ok=True)
     for suffix in formats:
         if suffix not in PLOT_FORMATS:
             raise InputError(
@@ -93,12 +96,28 @@ def save(figure: Figure, path: Path, formats: Sequence[str] = ("png",), *, capti
                 where="--plot-format",
                 hint=f"choose from {', '.join(PLOT_FORMATS)}",
             )
-        target = path.with_name(f"{path.name}.{suffix}")
-        metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[suffix]
-        with atomic_write(target) as temporary:
-            figure.savefig(temporary, format=suffix, metadata=metadata, bbox_inches="tight")
-        written.append(target)
-    return written
+    if not formats:
+        return []
+    on_paper = isinstance(formats, PlotFormats) and formats.style == "paper"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with figure_style(paper.SETTINGS if on_paper else {}):
+        if caption:
+            _write_below(figure, caption)
+        part = paper.set_for_paper(figure, PALETTE) if on_paper else "tight"
+        return [_write(figure, path, suffix, part) for suffix in formats]
+
+
+def _write_below(figure: Figure, caption: str) -> None:
+    lines = textwrap.wrap(caption, max(40, round(14 * figure.get_figwidth())))
+    figure.text(0.0, -0.01, "\n".join(lines), fontsize=7, va="top", color=CAPTION_COLOUR)
+
+
+def _write(figure: Figure, path: Path, suffix: str, part: Any) -> Path:
+    target = path.with_name(f"{path.name}.{suffix}")
+    metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[suffix]
+    with atomic_write(target) as temporary:
+        figure.savefig(temporary, format=suffix, metadata=metadata, bbox_inches=part)
+    return target
 
 
 def panel_row(count: int, width: float, height: float, *, sharex: bool = False) -> tuple[Figure, list[Axes]]:

@@ -1,0 +1,144 @@
+"""A figure as it stands on a page of a paper: its width, its fonts, and told apart in print without colours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
+
+#: One and two columns of a page in inches: ICML's, which fit unscaled into those of CVPR, IEEE and Nature as well.
+COLUMNS = (3.25, 6.75)
+#: The smallest and the largest letters of a figure in points: readable, and no larger than the text around it.
+FONT_POINTS = (6.0, 8.0)
+#: Dots per inch of a picture of pixels.
+DPI = 300
+#: Settings of matplotlib that matter when a file is written: TrueType in PDF, outlines in SVG, which any viewer shows.
+SETTINGS: dict[str, Any] = {"svg.fonttype": "path", "savefig.dpi": DPI, "hatch.linewidth": 0.5}
+
+# A figure that would have to shrink to less than this share of its width in one column gets two.
+_LEAST = 0.68
+# Drawn so often at most until everything fits: what is beside the panels does not shrink with them.
+_ROUNDS = 6
+_MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "d")
+_HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++", "||||", "oo", "**")
+# So many marks of a line are told from each other.
+_MARKS_OF_A_LINE = 10
+
+
+def set_for_paper(figure: Figure, palette: Sequence[str]) -> Bbox:
+    """Make a finished figure fit a page.
+
+    It becomes exactly one or two columns wide, its letters are between the smallest and the largest size, and
+    what is drawn in a colour of the palette gets a mark or a hatch of its own, the same in every figure.
+
+    Args:
+        figure: the figure; it is changed.
+        palette: colours that carry a meaning, as `#RRGGBB`.
+
+    Returns:
+        What of the figure is to be written, in inches.
+    """
+    width, height = figure.get_size_inches()
+    column = next((each for each in COLUMNS if each >= _LEAST * width), COLUMNS[-1])
+    scale = min(1.0, column / width)
+    _set_letters(figure, scale)
+    _tell_apart(figure, {colour.lower(): place for place, colour in enumerate(dict.fromkeys(palette))})
+    figure.set_size_inches(column, height * scale)
+    return _fit(figure, column)
+
+
+def _fit(figure: Figure, column: float) -> Bbox:
+    """Narrow a figure until nothing stands out of the column; what is to be written, in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.transforms import Bbox
+
+    canvas = FigureCanvasAgg(figure)
+    for _ in range(_ROUNDS):
+        canvas.draw()
+        found = figure.get_tightbbox(canvas.get_renderer())
+        if found.width <= column:
+            break
+        figure.set_figwidth(figure.get_figwidth() * column / found.width)
+    spare = max(0.0, column - found.width) / 2
+    margin = 0.02
+    return Bbox.from_extents(
+        found.x0 - spare, found.y0 - margin, found.x0 - spare + max(column, found.width), found.y1 + margin
+    )
+
+
+def _set_letters(figure: Figure, scale: float) -> None:
+    from matplotlib.text import Text
+
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            for which, ticks in (("major", axis.get_major_ticks()), ("minor", axis.get_minor_ticks())):
+                if ticks:
+                    axis.set_tick_params(which=which, labelsize=_size(ticks[0].label1.get_fontsize(), scale))
+    for text in figure.findobj(Text):
+        text.set_fontsize(_size(text.get_fontsize(), scale))
+
+
+def _size(points: float, scale: float) -> float:
+    least, most = FONT_POINTS
+    return min(most, max(least, points * scale))
+
+
+def _drawn(figure: Figure) -> Iterator[Artist]:
+    """What panels and legends show, without axes, grids and frames."""
+    for axes in figure.axes:
+        yield from (*axes.lines, *axes.patches, *axes.collections)
+        if axes.get_legend() is not None:
+            yield from axes.get_legend().legend_handles
+    for legend in figure.legends:
+        yield from legend.legend_handles
+
+
+def _tell_apart(figure: Figure, places: dict[str, int]) -> None:
+    """Give what is drawn in colours of the palette, where there are several, marks and hatches."""
+    coloured = [(each, places[colour]) for each in _drawn(figure) if (colour := _colour(each)) in places]
+    for each, place in coloured if len({place for _, place in coloured}) > 1 else []:
+        _mark(each, place)
+
+
+def _colour(artist: Artist) -> str | None:
+    """The one colour in which something is drawn; `None` where it has several or none."""
+    from matplotlib.collections import Collection
+    from matplotlib.colors import to_hex
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    if isinstance(artist, Line2D):
+        return str(to_hex(artist.get_color()))
+    if isinstance(artist, Patch):
+        return str(to_hex(artist.get_facecolor())) if artist.get_fill() else None
+    if isinstance(artist, Collection) and artist.get_array() is None:
+        colours = {str(to_hex(each)) for each in artist.get_facecolor()}
+        return colours.pop() if len(colours) == 1 else None
+    return None
+
+
+def _mark(artist: Artist, place: int) -> None:
+    from matplotlib.collections import PathCollection, PolyCollection
+    from matplotlib.lines import Line2D
+    from matplotlib.markers import MarkerStyle
+    from matplotlib.patches import Patch
+
+    mark, hatch = _MARKS[place % len(_MARKS)], _HATCHES[place % len(_HATCHES)]
+    if isinstance(artist, Line2D):
+        if artist.get_linestyle() == "-":
+            artist.set_markevery(max(1, len(artist.get_xdata()) // _MARKS_OF_A_LINE))
+        elif artist.get_marker() in ("None", "", None):
+            return  # a line that its dashes tell already
+        artist.set_marker(mark)
+        artist.set_markersize(min(4.0, artist.get_markersize()))
+    elif isinstance(artist, PathCollection):
+        shape = MarkerStyle(mark)
+        artist.set_paths([shape.get_path().transformed(shape.get_transform())])
+    elif isinstance(artist, Patch | PolyCollection):
+        artist.set_hatch(hatch)
+        artist.set_edgecolor("white")
+        artist.set_linewidth(0.3)
