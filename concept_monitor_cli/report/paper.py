@@ -21,6 +21,8 @@ SETTINGS: dict[str, Any] = {"svg.fonttype": "path", "savefig.dpi": DPI, "hatch.l
 
 # A figure that would have to shrink to less than this share of its width in one column gets two.
 _LEAST = 0.68
+# Above and below what is written, in inches.
+_MARGIN = 0.02
 # Drawn so often at most until everything fits: what is beside the panels does not shrink with them.
 _ROUNDS = 6
 _MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "d")
@@ -29,45 +31,42 @@ _HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++", "||||", "oo"
 _MARKS_OF_A_LINE = 10
 
 
-def set_for_paper(figure: Figure, palette: Sequence[str]) -> Bbox:
+def set_for_paper(figure: Figure, palette: Sequence[str]) -> None:
     """Make a finished figure fit a page.
 
-    It becomes exactly one or two columns wide, its letters are between the smallest and the largest size, and
-    what is drawn in a colour of the palette gets a mark or a hatch of its own, the same in every figure.
+    It becomes one or two columns wide, its letters are between the smallest and the largest size, and what is
+    drawn in a colour of the palette gets a mark or a hatch of its own, the same in every figure.
 
     Args:
         figure: the figure; it is changed.
         palette: colours that carry a meaning, as `#RRGGBB`.
-
-    Returns:
-        What of the figure is to be written, in inches.
     """
     width, height = figure.get_size_inches()
-    column = next((each for each in COLUMNS if each >= _LEAST * width), COLUMNS[-1])
+    column = _column(width)
     scale = min(1.0, column / width)
     _set_letters(figure, scale)
     _tell_apart(figure, {colour.lower(): place for place, colour in enumerate(dict.fromkeys(palette))})
     figure.set_size_inches(column, height * scale)
-    return _fit(figure, column)
+    for _ in range(_ROUNDS):  # until nothing stands out of the column
+        taken = figure.get_tightbbox().width
+        if taken <= column:
+            break
+        figure.set_figwidth(figure.get_figwidth() * column / taken)
 
 
-def _fit(figure: Figure, column: float) -> Bbox:
-    """Narrow a figure until nothing stands out of the column; what is to be written, in inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def page_part(figure: Figure) -> Bbox:
+    """What of a figure for a page is to be written, in inches: the width of its column, all of its height."""
     from matplotlib.transforms import Bbox
 
-    canvas = FigureCanvasAgg(figure)
-    for _ in range(_ROUNDS):
-        canvas.draw()
-        found = figure.get_tightbbox(canvas.get_renderer())
-        if found.width <= column:
-            break
-        figure.set_figwidth(figure.get_figwidth() * column / found.width)
-    spare = max(0.0, column - found.width) / 2
-    margin = 0.02
-    return Bbox.from_extents(
-        found.x0 - spare, found.y0 - margin, found.x0 - spare + max(column, found.width), found.y1 + margin
-    )
+    found = figure.get_tightbbox()
+    column = _column(figure.get_figwidth())
+    middle, half = (found.x0 + found.x1) / 2, max(column, found.width) / 2
+    return Bbox.from_extents(middle - half, found.y0 - _MARGIN, middle + half, found.y1 + _MARGIN)
+
+
+def _column(width: float) -> float:
+    """The narrowest column that a figure does not have to shrink too much for."""
+    return next((each for each in COLUMNS if each >= _LEAST * width), COLUMNS[-1])
 
 
 def _set_letters(figure: Figure, scale: float) -> None:
@@ -141,4 +140,6 @@ def _mark(artist: Artist, place: int) -> None:
     elif isinstance(artist, Patch | PolyCollection):
         artist.set_hatch(hatch)
         artist.set_edgecolor("white")
+        if hasattr(artist, "set_hatchcolor"):  # before matplotlib 3.11 hatches have the colour of edges
+            artist.set_hatchcolor("white")
         artist.set_linewidth(0.3)

@@ -37,6 +37,10 @@ INK = "#1F2328"
 GRID_COLOUR = "#E4E6E9"
 CAPTION_COLOUR = "#5D646C"
 
+_CAPTION_POINTS = 7.0
+# The mean width of a letter of DejaVu Sans in its height, a little more than it is.
+_LETTER_WIDTH = 0.58
+
 PLOT_FORMATS = ("png", "svg", "pdf")
 
 
@@ -101,15 +105,31 @@ def save(figure: Figure, path: Path, formats: Sequence[str] = ("png",), *, capti
     on_paper = isinstance(formats, PlotFormats) and formats.style == "paper"
     path.parent.mkdir(parents=True, exist_ok=True)
     with figure_style(paper.SETTINGS if on_paper else {}):
+        if on_paper:
+            paper.set_for_paper(figure, PALETTE)
+        _settle(figure)
         if caption:
-            _write_below(figure, caption)
-        part = paper.set_for_paper(figure, PALETTE) if on_paper else "tight"
+            _write_below(figure, caption, paper.FONT_POINTS[0] if on_paper else _CAPTION_POINTS)
+        part = paper.page_part(figure) if on_paper else "tight"
         return [_write(figure, path, suffix, part) for suffix in formats]
 
 
-def _write_below(figure: Figure, caption: str) -> None:
-    lines = textwrap.wrap(caption, max(40, round(14 * figure.get_figwidth())))
-    figure.text(0.0, -0.01, "\n".join(lines), fontsize=7, va="top", color=CAPTION_COLOUR)
+def _settle(figure: Figure) -> None:
+    """Lay a figure out for good: what is written below it moves nothing."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for legend in figure.legends:  # else it stays at the foot of whatever is written
+        legend.set_bbox_to_anchor((0, 0, 1, 1), figure.transFigure)
+
+
+def _write_below(figure: Figure, caption: str, points: float) -> None:
+    """A caption under everything that a figure shows, as wide as that."""
+    shown = figure.get_tightbbox()
+    width, height = figure.get_size_inches()
+    letters = round(shown.width * 72 / (points * _LETTER_WIDTH))
+    lines = textwrap.wrap(caption, max(30, letters))
+    foot = (shown.y0 - 0.06) / height
+    figure.text(shown.x0 / width, foot, "\n".join(lines), fontsize=points, va="top", color=CAPTION_COLOUR)
 
 
 def _write(figure: Figure, path: Path, suffix: str, part: Any) -> Path:
