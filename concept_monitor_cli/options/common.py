@@ -19,7 +19,14 @@ from concept_monitor_cli.options.declare import (
     declare,
     option,
 )
-from concept_monitor_cli.options.kinds import EpochFilter, PlotFormat, PlotFormats, PlotStyle, Precision, Source
+from concept_monitor_cli.options.kinds import (
+    EpochFilter,
+    PlotFormat,
+    PlotFormats,
+    PlotStyle,
+    Precision,
+    Source,
+)
 from concept_monitor_cli.options.values import count, device, from_zero, of_text, path, spec
 
 
@@ -137,8 +144,8 @@ class PlotOptions(Options):
     )
     style: PlotStyle = option(
         "screen",
-        "Look of the plots. paper: as wide as one or two columns of a page, fonts of 6 to 8 points, told apart "
-        "without colour as well.",
+        "Look of the plots. paper: as wide as one or two columns of a page, letters of 6 to 8 points, told "
+        "apart without colour, too.",
         panel=OUTPUT,
     )
 

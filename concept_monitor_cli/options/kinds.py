@@ -119,6 +119,7 @@ class PlotFormats(tuple[PlotFormat, ...]):
     style: PlotStyle
 
     def __new__(cls, formats: Iterable[PlotFormat] = (), style: PlotStyle = "screen") -> PlotFormats:
+        """File types in the order in which they are written."""
         made = super().__new__(cls, formats)
         made.style = style
         return made

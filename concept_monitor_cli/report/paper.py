@@ -1,22 +1,25 @@
-"""A figure as it stands on a page of a paper: its width, its fonts, and told apart in print without colours."""
+"""A figure on a page of a paper: its width, its fonts, and what colours tell told without them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
     from matplotlib.transforms import Bbox
 
-#: One and two columns of a page in inches: ICML's, which fit unscaled into those of CVPR, IEEE and Nature as well.
+#: One and two columns of a page in inches: ICML's, which also fit into those of CVPR, IEEE and Nature.
 COLUMNS = (3.25, 6.75)
-#: The smallest and the largest letters of a figure in points: readable, and no larger than the text around it.
+#: The smallest and the largest letters of a figure in points: readable, no larger than the text around it.
 FONT_POINTS = (6.0, 8.0)
 #: Dots per inch of a picture of pixels.
 DPI = 300
-#: Settings of matplotlib that matter when a file is written: TrueType in PDF, outlines in SVG, which any viewer shows.
+#: What matplotlib is to write: letters of SVG as outlines, which any viewer shows.
 SETTINGS: dict[str, Any] = {"svg.fonttype": "path", "savefig.dpi": DPI, "hatch.linewidth": 0.5}
 
 # A figure that would have to shrink to less than this share of its width in one column gets two.
@@ -25,8 +28,11 @@ _LEAST = 0.68
 _MARGIN = 0.02
 # Drawn so often at most until everything fits: what is beside the panels does not shrink with them.
 _ROUNDS = 6
-_MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "d")
-_HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++", "||||", "oo", "**")
+_MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d", "8", "H", (3, 0, 45), (4, 1, 0))
+_HATCHES = (
+    *("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++", "||||"),
+    *("oo", "**", "//", "\\\\", "..", "xx", "--", "||"),
+)
 # So many marks of a line are told from each other.
 _MARKS_OF_A_LINE = 10
 
@@ -47,6 +53,7 @@ def set_for_paper(figure: Figure, palette: Sequence[str]) -> None:
     _set_letters(figure, scale)
     _tell_apart(figure, {colour.lower(): place for place, colour in enumerate(dict.fromkeys(palette))})
     figure.set_size_inches(column, height * scale)
+    fit_legends(figure)
     for _ in range(_ROUNDS):  # until nothing stands out of the column
         taken = figure.get_tightbbox().width
         if taken <= column:
@@ -74,11 +81,10 @@ def _set_letters(figure: Figure, scale: float) -> None:
 
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
-            for which, ticks in (("major", axis.get_major_ticks()), ("minor", axis.get_minor_ticks())):
-                if ticks:
-                    axis.set_tick_params(which=which, labelsize=_size(ticks[0].label1.get_fontsize(), scale))
+            for tick in axis.get_major_ticks()[:1]:  # as large as those that are still to be made
+                axis.set_tick_params(labelsize=_size(float(tick.label1.get_fontsize()), scale))
     for text in figure.findobj(Text):
-        text.set_fontsize(_size(text.get_fontsize(), scale))
+        text.set_fontsize(_size(float(text.get_fontsize()), scale))
 
 
 def _size(points: float, scale: float) -> float:
@@ -86,14 +92,35 @@ def _size(points: float, scale: float) -> float:
     return min(most, max(least, points * scale))
 
 
+def _legends(figure: Figure) -> list[Legend]:
+    own = [axes.get_legend() for axes in figure.axes]
+    return [*figure.legends, *(each for each in own if each is not None)]
+
+
+def fit_legends(figure: Figure) -> None:
+    """Break the entries of the legends below a figure into as many lines as its width asks for."""
+    for legend in list(figure.legends):
+        entries = [text.get_text() for text in legend.get_texts()]
+        columns = len(entries)
+        while columns > 1 and legend.get_window_extent().width > figure.bbox.width:
+            columns -= 1
+            narrower = figure.legend(
+                [each for each in legend.legend_handles if each is not None],
+                entries,
+                loc="outside lower center",
+                ncols=columns,
+                fontsize=legend.get_texts()[0].get_fontsize(),
+            )
+            legend.remove()
+            legend = narrower
+
+
 def _drawn(figure: Figure) -> Iterator[Artist]:
     """What panels and legends show, without axes, grids and frames."""
     for axes in figure.axes:
         yield from (*axes.lines, *axes.patches, *axes.collections)
-        if axes.get_legend() is not None:
-            yield from axes.get_legend().legend_handles
-    for legend in figure.legends:
-        yield from legend.legend_handles
+    for legend in _legends(figure):
+        yield from (each for each in legend.legend_handles if each is not None)
 
 
 def _tell_apart(figure: Figure, places: dict[str, int]) -> None:
@@ -129,7 +156,7 @@ def _mark(artist: Artist, place: int) -> None:
     mark, hatch = _MARKS[place % len(_MARKS)], _HATCHES[place % len(_HATCHES)]
     if isinstance(artist, Line2D):
         if artist.get_linestyle() == "-":
-            artist.set_markevery(max(1, len(artist.get_xdata()) // _MARKS_OF_A_LINE))
+            artist.set_markevery(max(1, np.size(artist.get_xdata()) // _MARKS_OF_A_LINE))
         elif artist.get_marker() in ("None", "", None):
             return  # a line that its dashes tell already
         artist.set_marker(mark)

@@ -29,10 +29,13 @@ CATEGORY_COLOURS = {
 OTHER_COLOUR = "#8C8C8C"
 ANCHOR_COLOUR = "#B2182B"
 UNIT_COLOUR = "#B8BCC2"
-# For tracked units: distinct from each other and from grey units and red anchors.
+# Units that are followed on a map: told from each other, from categories, grey units and red anchors, on the
+# white page as well as on the dark one.
+FOLLOWED_COLOURS = ("#8A1CFF", "#665D00", "#D400C8", "#2638FF", "#E8005F", "#7B4C7F")
+# Whatever else there is several of.
 TRACK_COLOURS = ("#0072B2", "#7B3294", "#009E73", "#E69F00", "#56B4E9", "#332288", "#8C510A", "#D55E00")
 # Colours that mean something, wherever they are drawn.
-PALETTE = (*CATEGORY_COLOURS.values(), *TRACK_COLOURS, OTHER_COLOUR)
+PALETTE = (*CATEGORY_COLOURS.values(), *FOLLOWED_COLOURS, *TRACK_COLOURS, OTHER_COLOUR)
 INK = "#1F2328"
 GRID_COLOUR = "#E4E6E9"
 CAPTION_COLOUR = "#5D646C"
@@ -116,6 +119,7 @@ def save(figure: Figure, path: Path, formats: Sequence[str] = ("png",), *, capti
 
 def _settle(figure: Figure) -> None:
     """Lay a figure out for good: what is written below it moves nothing."""
+    paper.fit_legends(figure)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for legend in figure.legends:  # else it stays at the foot of whatever is written

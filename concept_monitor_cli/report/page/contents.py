@@ -33,7 +33,7 @@ from concept_monitor_cli.report.page.structure import (
     factors_json,
     uses_json,
 )
-from concept_monitor_cli.report.style import TRACK_COLOURS, category_colour
+from concept_monitor_cli.report.style import FOLLOWED_COLOURS, TRACK_COLOURS, category_colour
 from concept_monitor_cli.run import RunFolder
 
 if TYPE_CHECKING:
@@ -473,6 +473,7 @@ def page_content(
         "uses": None if structure is None else uses_json(structure.uses, histories),
         "circuits": None if structure is None else circuits_json(structure),
         "trackColours": list(TRACK_COLOURS),
+        "followedColours": list(FOLLOWED_COLOURS),
         "remarks": tables.remarks,
         "leftOut": left_out,
         "images": {

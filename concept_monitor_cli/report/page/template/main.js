@@ -229,7 +229,7 @@ function start() {
   for (const unit of DATA.tracked) {
     for (const series of SERIES) {
       const row = series.rowOf(unit);
-      if (row >= 0) state.followed.set(`${series.number}/${row}`, DATA.trackColours[DATA.tracked.indexOf(unit) % DATA.trackColours.length]);
+      if (row >= 0) state.followed.set(`${series.number}/${row}`, DATA.followedColours[DATA.tracked.indexOf(unit) % DATA.followedColours.length]);
     }
   }
   startTheme();
