@@ -166,11 +166,8 @@ def embed(options: EmbedOptions, progress: Progress = SILENT) -> EmbedResult:
     columns = ["layer", "unit", "epoch", "concept", "nearest_anchor", "anchor_distance"]
     tracked = units[units["unit"].isin(options.units)].sort_values(columns[:3])[columns]
     result.tracked = json.loads(tracked.to_json(orient="records", double_precision=6))
-    keys = ["epoch", "checkpoint", "layer", "detector", "unit"]
-    first = asked[asked["rank"] == 1]
-    drawn = units.merge(first[[*keys, "category", "interpretable"]], on=keys, how="left")
     for layer in sorted(set(layers)):
-        group = drawn[drawn["layer"] == layer]
+        group = units[layers == layer]
         name = f"{layer}.{detector}"
         panels = embedding_panels(group, stars, layer=layer, tracked=options.units)
         result.plots += save(
