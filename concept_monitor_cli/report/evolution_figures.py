@@ -13,6 +13,7 @@ from concept_monitor_cli.report.style import (
     figure_style,
     legend_below,
     panel_row,
+    titled,
 )
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def strongest_units(table: pd.DataFrame) -> Figure:
             axes.axvline(0, color=INK, lw=0.8)
             axes.set_title(layer, color=INK)
             axes.set_xlabel("score brought to the class (grey: same change, other unit)", fontsize=8)
+        titled(figure, "Units whose change moved a class most")
     return figure
 
 
@@ -96,6 +98,7 @@ def origins(table: pd.DataFrame) -> Figure:
             axes.set_title(layer, color=INK)
             axes.set_xlabel("change of the class's score")
         legend_below(figure, panels[0])
+        titled(figure, "How the changes of concepts moved the classes")
     return figure
 
 
@@ -133,4 +136,5 @@ def parts_set_back(table: pd.DataFrame) -> Figure:
             axes.set_xlabel("quarter of the units, most brought first")
         panels[0].set_ylabel("lost by the class's score")
         legend_below(figure, panels[0])
+        titled(figure, "Set back as they were: is the class lost?")
     return figure

@@ -22,6 +22,9 @@ DPI = 300
 #: What matplotlib is to write: letters of SVG as outlines, which any viewer shows.
 SETTINGS: dict[str, Any] = {"svg.fonttype": "path", "savefig.dpi": DPI, "hatch.linewidth": 0.5}
 
+#: Stands in the colour of a category before a name, where no patch can be drawn.
+SQUARE = "■"
+
 # A figure that would have to shrink to less than this share of its width in one column gets two.
 _LEAST = 0.68
 # Above and below what is written, in inches.
@@ -29,6 +32,8 @@ _MARGIN = 0.02
 # Drawn so often at most until everything fits: what is beside the panels does not shrink with them.
 _ROUNDS = 6
 _MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d", "8", "H", (3, 0, 45), (4, 1, 0))
+# The same marks as letters, as far as there are: those of categories.
+_SIGNS = "●■▲◆▼✚✖◀▶"
 _HATCHES = (
     *("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++", "||||"),
     *("oo", "**", "//", "\\\\", "..", "xx", "--", "||"),
@@ -125,6 +130,13 @@ def _drawn(figure: Figure) -> Iterator[Artist]:
 
 def _tell_apart(figure: Figure, places: dict[str, int]) -> None:
     """Give what is drawn in colours of the palette, where there are several, marks and hatches."""
+    from matplotlib.colors import to_hex
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        place = places.get(str(to_hex(text.get_color())))
+        if text.get_text() == SQUARE and place is not None:
+            text.set_text(_SIGNS[place % len(_SIGNS)])
     coloured = [(each, places[colour]) for each in _drawn(figure) if (colour := _colour(each)) in places]
     for each, place in coloured if len({place for _, place in coloured}) > 1 else []:
         _mark(each, place)

@@ -41,6 +41,7 @@ GRID_COLOUR = "#E4E6E9"
 CAPTION_COLOUR = "#5D646C"
 
 _CAPTION_POINTS = 7.0
+_TITLE_POINTS = 10.5
 # The mean width of a letter of DejaVu Sans in its height, a little more than it is.
 _LETTER_WIDTH = 0.58
 
@@ -157,6 +158,12 @@ def panel_row(count: int, width: float, height: float, *, sharex: bool = False) 
 
     figure = Figure(figsize=(width * count, height), layout="constrained")
     return figure, list(figure.subplots(1, count, squeeze=False, sharex=sharex)[0])
+
+
+def titled(figure: Figure, title: str) -> None:
+    """Say above all panels what a figure shows, in as many lines as its width asks for."""
+    letters = max(24, round(figure.get_figwidth() * 72 / (_TITLE_POINTS * _LETTER_WIDTH)))
+    figure.suptitle("\n".join(textwrap.wrap(title, letters)), fontsize=_TITLE_POINTS, color=INK)
 
 
 def legend_below(figure: Figure, axes: Axes) -> None:
