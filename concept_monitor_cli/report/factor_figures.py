@@ -340,6 +340,7 @@ def neighbour_bars(looks: Sequence[FactorLook]) -> Figure:
             axes.set_axis_off()
         figure.supxlabel("factor", fontsize=8)
         figure.supylabel("neighbours", fontsize=8)
+        titled(figure, "Strongest factors of the images around the first image of each factor")
     return figure
 
 

@@ -42,7 +42,7 @@ _HATCHES = (
 _MARKS_OF_A_LINE = 10
 
 
-def set_for_paper(figure: Figure, palette: Sequence[str]) -> None:
+def set_for_paper(figure: Figure, palette: Sequence[str]) -> float:
     """Make a finished figure fit a page.
 
     It becomes one or two columns wide, its letters are between the smallest and the largest size, and what is
@@ -51,34 +51,33 @@ def set_for_paper(figure: Figure, palette: Sequence[str]) -> None:
     Args:
         figure: the figure; it is changed.
         palette: colours that carry a meaning, as `#RRGGBB`.
+
+    Returns:
+        The width of its column in inches.
     """
     width, height = figure.get_size_inches()
-    column = _column(width)
+    column = next((each for each in COLUMNS if each >= _LEAST * width), COLUMNS[-1])
     scale = min(1.0, column / width)
     _set_letters(figure, scale)
     _tell_apart(figure, {colour.lower(): place for place, colour in enumerate(dict.fromkeys(palette))})
     figure.set_size_inches(column, height * scale)
     fit_legends(figure)
     for _ in range(_ROUNDS):  # until nothing stands out of the column
+        figure.draw_without_rendering()
         taken = figure.get_tightbbox().width
         if taken <= column:
             break
         figure.set_figwidth(figure.get_figwidth() * column / taken)
+    return column
 
 
-def page_part(figure: Figure) -> Bbox:
+def page_part(figure: Figure, column: float) -> Bbox:
     """What of a figure for a page is to be written, in inches: the width of its column, all of its height."""
     from matplotlib.transforms import Bbox
 
     found = figure.get_tightbbox()
-    column = _column(figure.get_figwidth())
     middle, half = (found.x0 + found.x1) / 2, max(column, found.width) / 2
     return Bbox.from_extents(middle - half, found.y0 - _MARGIN, middle + half, found.y1 + _MARGIN)
-
-
-def _column(width: float) -> float:
-    """The narrowest column that a figure does not have to shrink too much for."""
-    return next((each for each in COLUMNS if each >= _LEAST * width), COLUMNS[-1])
 
 
 def _set_letters(figure: Figure, scale: float) -> None:

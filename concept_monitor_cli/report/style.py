@@ -109,12 +109,11 @@ def save(figure: Figure, path: Path, formats: Sequence[str] = ("png",), *, capti
     on_paper = isinstance(formats, PlotFormats) and formats.style == "paper"
     path.parent.mkdir(parents=True, exist_ok=True)
     with figure_style(paper.SETTINGS if on_paper else {}):
-        if on_paper:
-            paper.set_for_paper(figure, PALETTE)
+        column = paper.set_for_paper(figure, PALETTE) if on_paper else 0.0
         _settle(figure)
         if caption:
             _write_below(figure, caption, paper.FONT_POINTS[0] if on_paper else _CAPTION_POINTS)
-        part = paper.page_part(figure) if on_paper else "tight"
+        part = paper.page_part(figure, column) if on_paper else "tight"
         return [_write(figure, path, suffix, part) for suffix in formats]
 
 
