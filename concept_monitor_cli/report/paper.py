@@ -60,7 +60,9 @@ def set_for_paper(figure: Figure, palette: Sequence[str]) -> float:
     scale = min(1.0, column / width)
     _set_letters(figure, scale)
     _tell_apart(figure, {colour.lower(): place for place, colour in enumerate(dict.fromkeys(palette))})
-    figure.set_size_inches(column, height * scale)
+    # Images keep their shape; of lines and bars the height is spent by letters, which shrink less.
+    lower = scale if any(axes.images for axes in figure.axes) else scale**0.5
+    figure.set_size_inches(column, height * lower)
     fit_legends(figure)
     for _ in range(_ROUNDS):  # until nothing stands out of the column
         figure.draw_without_rendering()
