@@ -146,6 +146,7 @@ class PlotOptions(Options):
         "screen",
         "Look of the plots. paper: as wide as one or two columns of a page, letters of 6 to 8 points, told "
         "apart without colour, too.",
+        metavar="LOOK",
         panel=OUTPUT,
     )
 
