@@ -195,7 +195,7 @@ def top_units_over_epochs(
                     _show(axes, strip(look, length))
                     score = f"  {look.score:.3g}"
                     title = _short(f"{look.unit}: {look.concepts[0]}", _letters(length) - len(score)) + score
-                    axes.set_title(title, fontsize=8, color=INK, loc="left", pad=3, x=0.13 / wide)
+                    axes.set_title(title, fontsize=8, color=INK, loc="left", pad=3, x=0.17 / wide)
                     axes.text(
                         0,
                         1.0,
