@@ -30,6 +30,8 @@ _PANEL_INCHES = 3.4
 # Up to this many anchors are written beside their stars; more are numbered, with a legend under the picture.
 _MOST_WRITTEN_ANCHORS = 12
 _IN_A_LINE = 6
+# The width of a star or of a followed unit, as a share of a panel's.
+_DOT = 0.026
 _UNSURE = "unit, not beyond chance"
 
 
@@ -99,6 +101,17 @@ def _draw_anchors(axes: Axes, anchors: pd.DataFrame, limits: Any, taken: list[An
     for number, row in enumerate(anchors.itertuples()):
         text = str(row.anchor) if len(anchors) <= _MOST_WRITTEN_ANCHORS else str(number)
         _label(axes, text, (row.x, row.y), ANCHOR_COLOUR, limits, taken)
+
+
+def _dots(frames: Sequence[pd.DataFrame], limits: Any) -> list[Any]:
+    """The places that stars and followed units take, which no label may cover: `(x, y, width, height)`."""
+    (x0, x1), (y0, y1) = limits
+    wide, high = _DOT * (x1 - x0), _DOT * (y1 - y0)
+    return [
+        (x - wide / 2, y - high / 2, wide, high)
+        for frame in frames
+        for x, y in zip(frame["x"], frame["y"], strict=True)
+    ]
 
 
 def _frame(axes: Axes, limits: Any) -> None:
@@ -171,7 +184,7 @@ def embedding_panels(
         for axes, epoch in zip(grid.flat, epochs, strict=False):
             now = units[units["epoch"] == epoch]
             _scatter(axes, now, 9)
-            taken: list[Any] = []
+            taken = _dots([anchors, now[now["unit"].isin(tracked)]], limits)
             _draw_anchors(axes, anchors, limits, taken)
             for i, unit in enumerate(tracked):
                 for row in now[now["unit"] == unit].itertuples():
@@ -203,7 +216,7 @@ def trajectories(units: pd.DataFrame, anchors: pd.DataFrame, *, layer: str, trac
         axes = figure.subplots()
         now = units[units["epoch"] == last]
         _scatter(axes, now, 8)
-        taken: list[Any] = []
+        taken = _dots([anchors, units[units["unit"].isin(tracked)]], limits)
         _draw_anchors(axes, anchors, limits, taken)
         for i, unit in enumerate(tracked):
             path = units[units["unit"] == unit].sort_values("epoch")

@@ -253,3 +253,20 @@ def test_units_on_maps_have_the_colours_of_their_categories() -> None:
         assert 1.0 in drawn[FOLLOWED_COLOURS[0]]
         names = [text.get_text() for text in figure.legends[0].get_texts()]
         assert names == ["unit, not beyond chance", "color", "object", "anchor", "unit 1"]
+
+
+def test_no_label_covers_a_star_a_followed_unit_or_another_label() -> None:
+    """Where a label would stand by itself stands a followed unit."""
+    x, y = [0.0, 10.0, 5.6, 5.0], [0.0, 10.0, 5.0, 4.9]
+    units = pd.DataFrame({"unit": range(4), "x": x, "y": y, "concept": "sky", "category": ""})
+    units = units.assign(epoch=0, interpretable=False)
+    anchors = pd.DataFrame({"anchor": ["windmill", "sea"], "x": [5.0, 5.4], "y": [5.0, 5.3]})
+    figure = embedding_panels(units, anchors, layer="layer4", tracked=(2, 3))
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    labels = [label.get_bbox_patch().get_window_extent() for label in axes.texts]
+    assert len(labels) == 4
+    for number, label in enumerate(labels):
+        assert not any(label.overlaps(other) for other in labels[:number])
+        for a, b in [*zip(x[2:], y[2:], strict=True), *anchors[["x", "y"]].to_numpy().tolist()]:
+            assert not label.contains(*axes.transData.transform((a, b)))
