@@ -19,6 +19,7 @@ IouNormaliser = Literal["category", "mask", "none"]
 LabelRule = Literal["supported", "iou"]
 FormulaSearch = Literal["auto", "optimal", "beam"]
 PlotFormat = Literal["png", "svg", "pdf"]
+PlotStyle = Literal["screen", "paper"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Method = Literal["umap", "pca"]
 VectorKind = Literal["fast", "ridge", "sgd"]
@@ -106,6 +107,22 @@ class Shard:
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
+
+
+class PlotFormats(tuple[PlotFormat, ...]):
+    """The file types that plots are written as, and how these look.
+
+    Attributes:
+        style: for a screen or for a page of paper.
+    """
+
+    style: PlotStyle
+
+    def __new__(cls, formats: Iterable[PlotFormat] = (), style: PlotStyle = "screen") -> PlotFormats:
+        """File types in the order in which they are written."""
+        made = super().__new__(cls, formats)
+        made.style = style
+        return made
 
 
 @dataclass(frozen=True)

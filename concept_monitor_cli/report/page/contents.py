@@ -34,7 +34,7 @@ from concept_monitor_cli.report.page.structure import (
     ranges_json,
     uses_json,
 )
-from concept_monitor_cli.report.style import TRACK_COLOURS, category_colour
+from concept_monitor_cli.report.style import FOLLOWED_COLOURS, TRACK_COLOURS, category_colour
 from concept_monitor_cli.run import RunFolder
 
 if TYPE_CHECKING:
@@ -475,6 +475,7 @@ def page_content(
         "circuits": None if structure is None else circuits_json(structure),
         "ranges": None if structure is None else ranges_json(structure, histories),
         "trackColours": list(TRACK_COLOURS),
+        "followedColours": list(FOLLOWED_COLOURS),
         "remarks": tables.remarks,
         "leftOut": left_out,
         "images": {
