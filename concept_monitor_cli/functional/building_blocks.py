@@ -2,14 +2,15 @@
 
 `A`, `(C, h, w)`, is what a layer put out for an image, `G` the gradient of a logit at it, or its mean along
 the straight way from 0 to `A`. The products `A G` are summed over places (units), over units (places), or
-over what a factor has of `A` (groups); each of these ways adds up to the same total. Sources: Olah et al. 2018,
-The Building Blocks of Interpretability; Hilton et al. 2020 for factors of attributions.
+over what a factor has of `A` (groups); each of these ways adds up to the same total. Sources: Olah et al.
+2018, The Building Blocks of Interpretability; Hilton et al. 2020 for factors of attributions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ def spans(length: int, most: int) -> list[tuple[int, int]]:
     """Cut `length` places into at most `most` runs that are equally long but for one place."""
     count = min(length, most)
     edges = [length * number // count for number in range(count + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 def cells(maps: Tensor, most: int) -> Tensor:
@@ -100,7 +101,7 @@ def group_attribution(A: Tensor, G: Tensor, W: Tensor, H: Tensor) -> tuple[Tenso
         H: `(R, C)`.
 
     Returns:
-        `W_g (h_g . G)`, `(R, h, w)`, and the residual `(A - W H) . G`, `(h, w)`. Together they sum to `A . G`.
+        `W_g (h_g . G)`, `(R, h, w)`, and the residual `(A - W H) . G`, `(h, w)`: they sum to `A . G`.
     """
     slopes = places_by_units(G).to(W.dtype)
     own = W * (slopes @ H.T)

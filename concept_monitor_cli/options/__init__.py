@@ -24,6 +24,7 @@ from concept_monitor_cli.options.kinds import (
     AttributionMethod,
     BasisKind,
     BasisSpec,
+    BlocksOf,
     EpochFilter,
     FactorMode,
     FactorRows,
@@ -56,7 +57,7 @@ from concept_monitor_cli.options.kinds import (
 if TYPE_CHECKING:
     from concept_monitor_cli.options.dissect import DissectOptions, RunOptions, SubmitOptions, WatchOptions
     from concept_monitor_cli.options.evaluate import EvaluateOptions
-    from concept_monitor_cli.options.pictures import AttributeOptions, PictureOptions
+    from concept_monitor_cli.options.pictures import AttributeOptions, ExplainOptions, PictureOptions
     from concept_monitor_cli.options.reading import (
         CheckpointsOptions,
         CompareOptions,
@@ -90,6 +91,7 @@ __all__ = [
     "AttributionMethod",
     "BasisKind",
     "BasisSpec",
+    "BlocksOf",
     "CheckpointsOptions",
     "CircuitsOptions",
     "CommonOptions",
@@ -102,6 +104,7 @@ __all__ = [
     "EpochFilter",
     "EvaluateOptions",
     "EvolutionsOptions",
+    "ExplainOptions",
     "FactorMode",
     "FactorRows",
     "FactorSolver",
@@ -167,6 +170,7 @@ _PLACES = {
     "EmbedOptions": "reading",
     "EvaluateOptions": "evaluate",
     "EvolutionsOptions": "used",
+    "ExplainOptions": "pictures",
     "FactorsOptions": "structure",
     "FetchOptions": "reading",
     "LayersOptions": "reading",

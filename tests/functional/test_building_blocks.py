@@ -167,10 +167,7 @@ def test_the_floor_is_what_dealing_out_the_units_gives(layer: tuple[Tensor, Tens
         order = list(range(5))
         lucky.shuffle(order)
         values = sorted(
-            (
-                abs(sum(a[k][y][x] * g[order[k]][y][x] for y in range(3) for x in range(4)))
-                for k in range(5)
-            ),
+            (abs(sum(a[k][y][x] * g[order[k]][y][x] for y in range(3) for x in range(4))) for k in range(5)),
             reverse=True,
         )
         for rank, value in enumerate(values):
