@@ -71,7 +71,9 @@ def _table(result: ExplainResult) -> Table:
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in result.explanations:
         groups.setdefault((row["image"], row["epoch"]), []).append(row)
-    for (image, epoch), rows in groups.items():
+    for (image, epoch), rows in sorted(
+        groups.items(), key=lambda item: list(result.targets).index(item[0][0])
+    ):
         target = result.targets[image]
         own = [row for row in rows if row["target"] == target]
         total = next(row for row in own if row["part"] == "total")

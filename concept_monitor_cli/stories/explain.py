@@ -249,7 +249,7 @@ def _show(
         explained = _explained(layers, networks, records, each, names, options, last, recorder)
         result.targets[each.photo.name] = explained.targets[0]
         for moment, known in zip(explained.moments, units, strict=True):
-            rows += class_rows(explained, moment, known, options)
+            rows += class_rows(explained, moment, known)
             places += place_rows(explained, moment, known, options)
         page = explanation_page(contents(explained, units, pictures, thumbnails, options, opened.caption))
         path = opened.run.root / "explanations" / f"{_stem(each.photo)}.html"
@@ -312,6 +312,7 @@ def _explained(
                     split.taken(number, None if floors is None else floors[number], options.seed)
                     for number in range(len(targets))
                 ],
+                explained=split.explained(options.seed),
             )
         )
     assert H is not None

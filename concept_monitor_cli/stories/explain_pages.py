@@ -157,7 +157,7 @@ def _epoch(
     options: ExplainOptions,
 ) -> dict[str, Any]:
     at_places = units_at_places(moment, units, options)
-    gains, left, gains_by_luck, left_by_luck = moment.split.explained(options.seed)
+    gains, left, gains_by_luck, left_by_luck = moment.explained
     named = {each.unit for place in at_places for each in place}
     named |= {unit for group in groups for unit, _ in group["units"]}
     classes = []

@@ -60,6 +60,7 @@ class Moment:
         logits, probabilities: of the explained classes.
         split: activations, gradients and groups.
         classes: each class taken apart.
+        explained: what each group explains, what all leave, and both by luck (`Split.explained`).
     """
 
     epoch: int
@@ -69,6 +70,7 @@ class Moment:
     probabilities: list[float]
     split: Split
     classes: list[Taken]
+    explained: tuple[Tensor, float, Tensor, float]
 
 
 @dataclass(frozen=True)
@@ -149,11 +151,9 @@ def strongest(values: Tensor, count: int) -> list[int]:
     return torch.sort(values.abs(), descending=True, stable=True).indices[:count].tolist()
 
 
-def class_rows(
-    explained: Explained, moment: Moment, units: UnitsOfRun, options: ExplainOptions
-) -> list[dict[str, Any]]:
+def class_rows(explained: Explained, moment: Moment, units: UnitsOfRun) -> list[dict[str, Any]]:
     """Rows of `explanations.csv` of an image at one epoch."""
-    gains, left, gains_by_luck, left_by_luck = moment.split.explained(options.seed)
+    gains, left, gains_by_luck, left_by_luck = moment.explained
     columns = moment.split.grid[1]
     rows = []
     for number, taken in enumerate(moment.classes):

@@ -56,6 +56,7 @@ function thumbs(unit, tag = "figure") {
 }
 
 // The largest value over all epochs, so that epochs can be compared.
+const mostActive = Math.max(...DATA.epochs.flatMap((each) => each.at.flat().map((one) => one[2] ?? 0)), 1e-30);
 const largest = (of) => Math.max(...DATA.epochs.flatMap((each) => of(each).map((value) => Math.abs(value ?? 0))), 1e-30);
 
 // -- the image --------------------------------------------------------------------------------
@@ -74,6 +75,7 @@ function overlay() {
 
 function paint() {
   const colours = overlay();
+  $("photo").classList.toggle("grey", layer !== "none");
   [...$("places").children].forEach((button, number) => {
     button.style.backgroundColor = colours[number];
     button.classList.toggle("on", number === place);
@@ -101,14 +103,14 @@ function summary(number) {
 }
 
 function here() {
-  const number = shown();
-  $("here-title").textContent = `Here: ${named(number)}`;
+  const spot = shown();
+  $("here-title").textContent = `Here: ${named(spot)}`;
   $("here-hint").textContent = held >= 0 ? "Held. Click it again, or Escape, to let go."
     : place >= 0 ? "Click or Enter holds this place."
     : "The place that says most. Point at another, or move with the arrow keys; click or Enter holds it.";
   const box = $("here");
   box.replaceChildren();
-  for (const [unit, value, best, typical, says] of moment().at[number]) {
+  for (const [unit, value, best, typical, says] of moment().at[spot]) {
     const row = make("div", null, "unit");
     row.append(thumbs(unit));
     const text = make("div");
@@ -117,16 +119,17 @@ function here() {
     head.append(make("bdi", concept || "no concept"));
     text.append(head);
     if (best !== null) {
+      // As long as the strongest unit of any place, at any epoch.
       const bar = make("div", null, "bar");
       bar.setAttribute("aria-hidden", "true");
       const full = make("i"), mark = make("b");
-      full.style.width = `${Math.max(0, Math.min(1, best)) * 100}%`;
-      mark.style.left = `${Math.max(0, Math.min(1, typical)) * 100}%`;
+      full.style.width = `${Math.max(0, best / mostActive) * 100}%`;
+      mark.style.left = `${Math.max(0, typical / mostActive) * 100}%`;
       bar.append(full, mark);
       text.append(bar);
     }
-    text.append(make("p", best === null ? `activation ${number_(value)}; it is silent on the probing images`
-      : `activation ${number_(value)}: ${percent(best)} of its best photo's mean; a photo gives ${percent(typical)}`, "small"));
+    text.append(make("p", best === null ? `activation ${number(value)}; no probing image excites it`
+      : `activation ${number(value)}: ${number(best)} times what its best photo gives in the mean; a usual photo ${number(typical)}`, "small"));
     const line = make("p", null, "small");
     says.forEach((each, k) => {
       if (k) line.append(", ");
@@ -141,8 +144,8 @@ function here() {
   table.append(head(["class", "attribution", "by luck", "share", "by luck", "untrained"]));
   const body = make("tbody");
   moment().classes.forEach((each, k) => {
-    const [value, floor, share, luck, fresh] = each.places[number];
-    const row = cells([DATA.classes[k], signed(value), number_(floor), percent(share), percent(luck), percent(fresh)]);
+    const [value, floor, share, luck, fresh] = each.places[spot];
+    const row = cells([DATA.classes[k], signed(value), number(floor), percent(share), percent(luck), percent(fresh)]);
     row.children[1].className = sign(value);
     row.classList.toggle("now", k === chosen);
     body.append(row);
@@ -150,9 +153,6 @@ function here() {
   table.append(body);
   box.append(table);
 }
-
-// `number` is a place's variable in some functions.
-const number_ = number;
 
 function head(names) {
   const found = make("thead"), row = make("tr");
@@ -204,19 +204,22 @@ function groups() {
     for (const which of each.photos) row.append(picture(which, ""));
     button.append(row);
     const line = make("span");
-    line.append(make("span", signed(value), `inline ${sign(value)}`));
-    line.firstChild.style.display = "inline";
-    line.append(` for ${DATA.classes[chosen]} (by luck ${number(floor)}); ${percent(share)} of all parts (luck ${percent(luck)}, untrained ${percent(fresh)})`);
+    line.append(make("b", signed(value), sign(value)), ` for ${DATA.classes[chosen]} (by luck ${number(floor)})`);
     button.append(line);
-    button.append(make("span", `explains ${percent(now.explained[g][0])} of the layer's ${DATA.on} here (luck ${percent(now.explained[g][1])})`, "small"));
-    button.append(make("span", "units " + each.units.map(([unit]) => { const [concept] = known(unit); return concept ? `${unit} ${concept}` : unit; }).join(", "), "small"));
-    if (each.concept) button.append(make("span", `concept: correlation ${number(each.concept[1])}, luck ${number(each.concept[2])}`, "small"));
+    const more = [
+      `${percent(share)} of all parts (luck ${percent(luck)}, untrained ${percent(fresh)})`,
+      `explains ${percent(now.explained[g][0])} of the ${DATA.on} (luck ${percent(now.explained[g][1])})`,
+      "units " + each.units.map(([unit]) => { const [concept] = known(unit); return concept ? `${unit} ${concept}` : unit; }).join(", "),
+    ];
+    if (each.concept) more.push(`${each.concept[0]}: correlation ${number(each.concept[1])} (luck ${number(each.concept[2])})`);
+    for (const text of more) button.append(make("span", text, "small"));
     button.addEventListener("click", () => { layer = layer === `group:${g}` ? "attribution" : `group:${g}`; $("layer").value = layer; show(); });
     box.append(button);
   });
   const rest = make("div", null, "residual"), last = says.groups[DATA.groups.length];
   rest.append(make("h3", "What no group has"));
-  rest.append(make("p", `${signed(last[0])} for ${DATA.classes[chosen]} (by luck ${number(last[1])}); ${percent(now.left[0])} of the layer's ${DATA.on} is left (luck ${percent(now.left[1])})`, "small"));
+  rest.append(make("p", `${signed(last[0])} for ${DATA.classes[chosen]} (by luck ${number(last[1])})`));
+  rest.append(make("p", `${percent(now.left[0])} of the ${DATA.on} is left (luck ${percent(now.left[1])})`, "small"));
   box.append(rest);
   if (before >= 0 && box.children[before].focus) box.children[before].focus();
 }
@@ -226,18 +229,18 @@ function units() {
   $("units-hint").textContent = `The units with the largest attributions to ${DATA.classes[chosen]}, summed over places. By luck: the part of the same rank where the class reads other units; `
     + "untrained: its share in networks with random weights.";
   const table = $("units");
-  table.tHead.replaceChildren(head(["unit", "concept", "attribution", "by luck", "share", "by luck", "untrained"]).firstElementChild);
+  table.tHead.replaceChildren(head(["unit", "looks for", "concept", "attribution", "by luck", "share", "by luck", "untrained"]).firstElementChild);
   const body = table.tBodies[0];
   body.replaceChildren();
   for (const [unit, value, floor, share, luck, fresh] of says.units) {
     const [concept, photo, made] = known(unit);
-    const row = cells([String(unit), concept || "no concept", signed(value), number(floor), percent(share), percent(luck), percent(fresh)]);
-    row.children[0].append(thumbsInline(made, photo, unit));
-    row.children[1].className = "word";
-    row.children[2].className = sign(value);
+    const row = cells([String(unit), "", concept || "no concept", signed(value), number(floor), percent(share), percent(luck), percent(fresh)]);
+    row.children[1].append(thumbsInline(made, photo, unit));
+    row.children[2].className = "word";
+    row.children[3].className = sign(value);
     body.append(row);
   }
-  body.append(cells(["all others", "", signed(says.others), "", "", "", ""]));
+  body.append(cells(["all others", "", "", signed(says.others), "", "", "", ""]));
 }
 
 function thumbsInline(made, photo, unit) {
@@ -254,7 +257,7 @@ function sums() {
   if (says.elsewhere) text += ` What the layer says beside its places, in class tokens, is ${signed(says.elsewhere)}.`;
   text += says.error === null ? " Without this layer's output the logit is the same."
     : ` Together that is ${percent(says.error)} away from how much the logit changes when the layer puts out 0`
-      + (DATA.path ? `; gradients are means over ${DATA.path} points on the way there.` : "; with --path 32 it comes nearer.");
+      + (DATA.path ? `; gradients are means over ${DATA.path} points on the way there.` : says.error > 0.01 ? "; with --path 32 it comes nearer." : ".");
   $("sum").textContent = text;
 }
 
