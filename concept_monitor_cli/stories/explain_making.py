@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
@@ -104,7 +106,7 @@ class Layers:
             return InLayer(*(entry.read(name) for name in names))
 
     def _put(self, key: Key, found: InLayer) -> None:
-        arrays = {
+        arrays: dict[str, NDArray[Any]] = {
             "activations": found.activations,
             "gradients": found.gradients,
             "elsewhere": found.elsewhere,

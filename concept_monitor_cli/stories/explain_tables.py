@@ -127,7 +127,8 @@ def group_concepts(context: Context, pooled: Tensor, H: Tensor, seed: int) -> Gr
 def _standard(values: Tensor) -> Tensor:
     """Columns of mean 0 and length 1; zeros for constant ones."""
     centred = values - values.mean(0)
-    return centred / centred.norm(dim=0).clamp_min(1e-12)
+    found: Tensor = centred / centred.norm(dim=0).clamp_min(1e-12)
+    return found
 
 
 def made_pictures(opened: OpenRun, layer: str) -> dict[tuple[int, int], str]:
@@ -227,7 +228,7 @@ _OWN = (
 )
 
 
-def _numbers(parts: Parts, number: int) -> dict[str, float]:
+def _numbers(parts: Parts, number: int) -> dict[str, Any]:
     return {
         "attribution": float(parts.values[number]),
         "attribution_floor": float(parts.floor[number]),
