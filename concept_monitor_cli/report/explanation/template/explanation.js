@@ -66,7 +66,7 @@ function overlay() {
   if (layer === "attribution") {
     const values = moment().classes[chosen].places.map((each) => each[0]);
     const most = largest((each) => each.classes[chosen].places.map((one) => one[0]));
-    return values.map((value) => `rgb(${value > 0 ? "215 20 40" : "20 90 220"} / ${(0.8 * Math.abs(value) / most).toFixed(3)})`);
+    return values.map((value) => `rgb(${value > 0 ? "235 25 45" : "25 95 235"} / ${(0.7 * Math.abs(value) / most).toFixed(3)})`);
   }
   const group = Number(layer.slice(6));
   const most = largest((each) => each.where[group]);
