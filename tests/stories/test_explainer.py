@@ -152,6 +152,16 @@ def test_a_path_is_the_mean_of_gradients_at_its_midpoints() -> None:
     assert seen.change[0] == pytest.approx(logit(A) - logit(torch.zeros_like(A)), abs=1e-5)
 
 
+def test_products_are_those_of_captum() -> None:
+    attr = pytest.importorskip("captum.attr", reason="captum is not installed")
+    asked, model = explainer("resnet18", "layer3")
+    seen = asked.in_layer(PHOTO, [Target(2)])
+    image = (torch.from_numpy(PHOTO.pixels).permute(2, 0, 1)[None].float() / 255 - 0.5) / 0.5
+    theirs = attr.LayerGradientXActivation(model, model.layer3).attribute(image, target=2)[0].detach()
+    ours = torch.from_numpy(seen.activations * seen.gradients[0])
+    assert float((ours - theirs).abs().max()) < 1e-6 * float(theirs.abs().max().clamp_min(1))
+
+
 def test_taking_apart_after_the_last_block_of_a_vit_is_refused() -> None:
     asked, _ = explainer("vit_tiny_patch16_224", "blocks.2", **VIT)
     with pytest.raises(InputError, match="say nothing of the answer"):
