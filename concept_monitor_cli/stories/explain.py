@@ -42,6 +42,8 @@ from concept_monitor_cli.wording import counted
 
 # Passes that a gradient costs.
 _BACKWARD = 2
+# Sums that are further from the change of the logit, as a share of it, are said to be.
+_OFF = 0.1
 
 
 @dataclass
@@ -257,11 +259,30 @@ def _show(
             temporary.write_text(page, encoding="utf-8")
         result.pages.append(path)
         progress.detail(f"wrote {path}")
+    _say_how_far_off(rows, result.targets, options, progress)
     for name, found in (("explanations", rows), ("explanation-places", places)):
         table = TABLES[name].frame(pd.DataFrame(found))
         result.tables.append(opened.run.write_csv(name, table))
         if name == "explanations":
             result.explanations = plain_rows(table)
+
+
+def _say_how_far_off(
+    rows: Sequence[dict[str, Any]], targets: dict[str, str], options: ExplainOptions, progress: Progress
+) -> None:
+    """Say where parts add up to something else than what the layer does to the target's logit."""
+    errors = [
+        row["completeness_error"]
+        for row in rows
+        if row["part"] == "total" and row["target"] == targets[row["image"]]
+    ]
+    far = [error for error in errors if error > _OFF]
+    if far:
+        finer = 32 if options.path < 32 else 4 * options.path
+        progress.notice(
+            "parts sum to something else than what the layer does to the target's logit, off by up to "
+            f"{max(far):.0%} ({len(far)} of {counted(len(errors), 'sums')}): --path {finer} comes nearer"
+        )
 
 
 def _stem(photo: Photo) -> str:

@@ -17,7 +17,7 @@ from PIL import Image
 from concept_monitor_cli.cli.app import run
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import DissectOptions, EpochFilter, ExplainOptions
-from concept_monitor_cli.progress import SILENT
+from concept_monitor_cli.progress import SILENT, Silent
 from concept_monitor_cli.run import TABLES
 from concept_monitor_cli.stories.attribute_making import Attributions, Explainer
 from concept_monitor_cli.stories.dissect import dissect
@@ -73,8 +73,8 @@ class Studied:
 
     root: Path
 
-    def ask(self, name: str = "network", **more: object) -> ExplainResult:
-        given: dict[str, object] = {
+    def given(self, name: str = "network", **more: object) -> dict[str, Any]:
+        return {
             "out": self.root / name,
             "cache_dir": self.root / "cache",
             "device": "cpu",
@@ -82,8 +82,21 @@ class Studied:
             "images": ("red/0.png", "blue/3.png"),
             "layers": ("1",),
             "groups": 2,
+            **more,
         }
-        return explain(ExplainOptions(**{**given, **more}), SILENT)  # type: ignore[arg-type]
+
+    def ask(self, name: str = "network", **more: object) -> ExplainResult:
+        return explain(ExplainOptions(**self.given(name, **more)), SILENT)
+
+
+class Heard(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.notices: list[str] = []
+
+    def notice(self, message: str) -> None:
+        self.notices.append(message)
 
 
 @pytest.fixture(scope="module")
@@ -228,11 +241,18 @@ def test_a_network_that_learnt_nothing_is_like_one(studied: Studied) -> None:
 
 def test_a_path_adds_up_to_the_change_of_the_logit(studied: Studied) -> None:
     def error(path: int) -> float:
-        rows = table(studied.ask("smooth", layers=("0",), path=path, classes=1))
+        asked = ExplainOptions(
+            **studied.given("smooth", layers=("0",), path=path, classes=1, images=("red/0.png",))
+        )
+        rows = table(explain(asked, heard))
         return float(rows[rows["part"] == "total"]["completeness_error"].max())
 
-    assert error(0) > 0.01
+    heard = Heard()
+    assert error(0) > 0.1
+    assert any("--path 32 comes nearer" in text for text in heard.notices)
+    heard.notices.clear()
     assert error(32) < 1e-4
+    assert not any("nearer" in text for text in heard.notices)
 
 
 def test_groups_are_fitted_once_and_explain_more_than_luck(studied: Studied) -> None:
