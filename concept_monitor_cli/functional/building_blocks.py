@@ -81,10 +81,14 @@ def stacked(A: Tensor, G: Tensor) -> Tensor:
 def fit_groups(X: Tensor, groups: int = GROUPS) -> Tensor:
     """The groups of units of a table of places `(P, C)`, nothing below 0: `H`, `(R, C)`, rows of length 1.
 
-    `R` is `groups`, or as many as there are places or units.
+    `R` is at most `groups`, and as many as there are places or units. Factors that ended with nothing are
+    left out; one always stays.
     """
     members = min(groups, *X.shape)
-    return nonnegative_factors(X, members, sweeps=UPDATES, tolerance=TOLERANCE).T
+    found = nonnegative_factors(X, members, sweeps=UPDATES, tolerance=TOLERANCE).T
+    live = found.norm(dim=1) > 0
+    live[0] = True
+    return found[live]
 
 
 def coefficients(X: Tensor, H: Tensor) -> Tensor:
@@ -152,10 +156,14 @@ def shares(values: Tensor) -> Tensor:
 
 
 def by_rank(values: Tensor, floor: Tensor) -> Tensor:
-    """For every row the entry of a descending floor that has the same rank, `(n,)`; ties by place."""
+    """For every row the entry of a descending floor that has the same rank, `(n,)`; ties by place.
+
+    Ranks that the floor does not have are 0: there luck makes nothing.
+    """
     order = torch.sort(values.double().abs(), descending=True, stable=True).indices
-    found = torch.empty(len(values), dtype=floor.dtype)
-    found[order] = floor
+    found = torch.zeros(len(values), dtype=floor.dtype)
+    count = min(len(values), len(floor))
+    found[order[:count]] = floor[:count]
     return found
 
 
@@ -173,8 +181,14 @@ class Floor:
 
     @classmethod
     def of(cls, draws: list[Tensor]) -> Floor:
-        """Of the parts `(n,)` of several draws."""
-        ranked = [torch.sort(draw.double().abs(), descending=True).values for draw in draws]
+        """Of the parts `(n,)` of several draws; those that have fewer have zeros more."""
+        most = max(map(len, draws))
+        ranked = [
+            torch.nn.functional.pad(
+                torch.sort(draw.double().abs(), descending=True).values, (0, most - len(draw))
+            )
+            for draw in draws
+        ]
         return cls(torch.stack(ranked).mean(0), torch.stack([shares(each) for each in ranked]).mean(0))
 
 

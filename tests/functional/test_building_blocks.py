@@ -130,6 +130,21 @@ def test_planted_groups_are_found_and_explain_all() -> None:
     assert B.explained(loose, B.coefficients(loose, again), again)[1] > 0.05
 
 
+def test_groups_of_nothing_are_left_out() -> None:
+    # One direction, of which three groups are asked: what is left for the others is nothing.
+    X = torch.outer(torch.arange(1.0, 6.0), torch.tensor([1.0, 0.0, 2.0, 0.0]))
+    H = B.fit_groups(X, 3)
+    assert bool((H.norm(dim=1) > 0).all())
+    left = B.explained(X, B.coefficients(X, H), H)[1]
+    assert left < 1e-6
+    assert len(B.fit_groups(torch.zeros(5, 4), 3)) == 1
+    # Floors of fewer rows are filled up with nothing.
+    floor = B.Floor.of([torch.tensor([2.0, -4.0]), torch.tensor([1.0, 1.0, 6.0])])
+    assert floor.size.tolist() == [5, 1.5, 0.5]
+    assert B.by_rank(torch.tensor([1.0, 9.0, 3.0, 0.5]), floor.size).tolist() == [0.5, 5, 1.5, 0]
+    assert B.by_rank(torch.tensor([1.0, 9.0]), floor.size).tolist() == [1.5, 5]
+
+
 def test_nothing_is_explained_of_nothing() -> None:
     gains, left = B.explained(torch.zeros(3, 2), torch.zeros(3, 1), torch.ones(1, 2))
     assert bool(gains.isnan().all())
