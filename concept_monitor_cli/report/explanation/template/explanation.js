@@ -28,7 +28,7 @@ function number(value) {
 }
 
 const signed = (value) => (value !== null && value > 0 ? "+" : "") + number(value);
-const percent = (value) => (value === null ? "–" : `${(100 * value).toFixed(value < 0.1 ? 1 : 0)} %`);
+const percent = (value) => (value === null ? "–" : `${(100 * value).toFixed(value < 0.1 ? 1 : 0)}\u00a0%`);
 const sign = (value) => (value > 0 ? "for" : value < 0 ? "against" : "");
 
 function picture(which, alt) {
