@@ -24,6 +24,7 @@ from concept_monitor_cli.options.kinds import (
     AttributionMethod,
     BasisKind,
     BasisSpec,
+    BlocksOf,
     EpochFilter,
     FactorMode,
     FactorRows,
@@ -58,7 +59,7 @@ from concept_monitor_cli.options.kinds import (
 if TYPE_CHECKING:
     from concept_monitor_cli.options.dissect import DissectOptions, RunOptions, SubmitOptions, WatchOptions
     from concept_monitor_cli.options.evaluate import EvaluateOptions
-    from concept_monitor_cli.options.pictures import AttributeOptions, PictureOptions
+    from concept_monitor_cli.options.pictures import AttributeOptions, ExplainOptions, PictureOptions
     from concept_monitor_cli.options.reading import (
         CheckpointsOptions,
         CompareOptions,
@@ -92,6 +93,7 @@ __all__ = [
     "AttributionMethod",
     "BasisKind",
     "BasisSpec",
+    "BlocksOf",
     "CheckpointsOptions",
     "CircuitsOptions",
     "CommonOptions",
@@ -104,6 +106,7 @@ __all__ = [
     "EpochFilter",
     "EvaluateOptions",
     "EvolutionsOptions",
+    "ExplainOptions",
     "FactorMode",
     "FactorRows",
     "FactorSolver",
@@ -171,6 +174,7 @@ _PLACES = {
     "EmbedOptions": "reading",
     "EvaluateOptions": "evaluate",
     "EvolutionsOptions": "used",
+    "ExplainOptions": "pictures",
     "FactorsOptions": "structure",
     "FetchOptions": "reading",
     "LayersOptions": "reading",

@@ -67,6 +67,7 @@ AttributionMethod = Literal[
     "guided",
     "guided-grad-cam",
 ]
+BlocksOf = Literal["activation", "attribution"]
 Kept = Literal["dynamics", "factors"]
 Source = Literal["flag", "environment", "file", "default"]
 Triple = tuple[float, float, float]
