@@ -92,8 +92,16 @@ class TableSchema:
     def _typed(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The columns in their order, with their types; of `sometimes` those that have a value."""
         extra = {c: frame[c].fillna("").astype(str) for c in self.sometimes if c in frame}
-        typed = frame[list(self.columns)].astype({c: _DTYPES[k] for c, k in self.columns.items()})
-        return typed.assign(**{c: values for c, values in extra.items() if (values != "").any()})
+        own = frame[list(self.columns)]
+        # Those of a table that was just read are right, and pandas would copy them one by one.
+        others = {
+            c: _DTYPES[self.columns[c]]
+            for c, dtype in own.dtypes.items()
+            if dtype.name != _DTYPES[self.columns[c]]
+        }
+        typed = own.astype(others) if others else own
+        said = {c: values for c, values in extra.items() if (values != "").any()}
+        return typed.assign(**said) if said else typed
 
     def to_csv(self, rows: pd.DataFrame | dict[str, object]) -> str:
         """The table as CSV text; equal content gives equal text.
