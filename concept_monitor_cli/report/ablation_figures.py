@@ -169,8 +169,8 @@ def gap_bars(table: pd.DataFrame) -> Figure:
                     same = (own["set"] == each["set"]) & (own["concept"] == each["concept"])
                     row = own[same & (own["units"] == each["units"]) & (own["kind"] == kind)].iloc[0]
                     name = f"{each['concept'] or each['set']} ({each['units']}), {kind}"
-                    said = f"gap {row['gap']:.2f}, random units {row['gap_control']:.2f}"
-                    lines.append((name, row["accuracy_with"], row["accuracy_without"], colour, said))
+                    gap = f"gap {row['gap']:.2f}, random units {row['gap_control']:.2f}"
+                    lines.append((name, row["accuracy_with"], row["accuracy_without"], colour, gap))
             for place, (name, with_it, without, colour, gap) in enumerate(lines):
                 said = [side if not place else None for side in ("with", "without")]
                 axes.plot([with_it, without], [-place, -place], color=colour, lw=1.5, zorder=2)

@@ -94,11 +94,8 @@ class TableSchema:
         extra = {c: frame[c].fillna("").astype(str) for c in self.sometimes if c in frame}
         own = frame[list(self.columns)]
         # Those of a table that was just read are right, and pandas would copy them one by one.
-        others = {
-            c: _DTYPES[self.columns[c]]
-            for c, dtype in own.dtypes.items()
-            if dtype.name != _DTYPES[self.columns[c]]
-        }
+        wanted = {c: _DTYPES[kind] for c, kind in self.columns.items()}
+        others = {c: dtype for c, dtype in wanted.items() if own.dtypes[c].name != dtype}
         typed = own.astype(others) if others else own
         said = {c: values for c, values in extra.items() if (values != "").any()}
         return typed.assign(**said) if said else typed
