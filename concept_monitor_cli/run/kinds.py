@@ -97,6 +97,7 @@ SHOWN: dict[str, Shown] = {
     "universality": Shown("relations", "universality_figures.universality_figure", "", _OF_RUNS),
     "sanity": Shown("judgements", "", "", _JUDGED),
     "faithfulness": Shown("judgements", "", "", _JUDGED),
+    "pointing": Shown("judgements", "", "", READ),
     "ratings-key": Shown("judgements", "", "", BEHIND),
     "ratings": Shown("judgements", "", "", READ),
     "ratings-units": Shown("judgements", "", "", BEHIND),
