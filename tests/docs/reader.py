@@ -34,6 +34,10 @@ stability = false
 concepts = "words.txt"
 until-epoch = 90
 fdr = 0.9
+
+[picture]
+steps = 16
+at-once = 1
 """
 
 # The folders of `photos` and `more-photos`: what the second training's network tells apart.
