@@ -38,6 +38,12 @@ fdr = 0.9
 [picture]
 steps = 16
 at-once = 1
+
+[attribute]
+count = 2
+
+[factors]
+starts = 2
 """
 
 # The folders of `photos` and `more-photos`: what the second training's network tells apart.
