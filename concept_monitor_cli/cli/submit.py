@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from concept_monitor_cli.cli.app import DONE, FAILED, Group, cmon_app, cmon_command
@@ -52,7 +52,8 @@ def dissect(console: Console, options: SubmitOptions) -> int:
     shares = submit.shares_of(options, console)
     if options.dry_run:
         script = submit.sbatch_script(options, len(shares))
-        command = shlex.join([*written(DissectOptions, options), "--shard", f"I/{len(shares)}"])
+        task = written(DissectOptions, replace(options, dry_run=False))
+        command = shlex.join([*task, "--shard", f"I/{len(shares)}"])
         console.result(
             {
                 "dry_run": True,

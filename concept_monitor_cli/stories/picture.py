@@ -54,7 +54,7 @@ class PictureResult:
         pictures: the rows of `pictures.csv` as plain values.
         wanted: how many pictures were asked for, those of the second seed included.
         found: how many of these the cache had.
-        passes: about how many forward passes the others cost.
+        passes: about how many forward passes of one image the others cost.
         steps, size, at_once: how they are made; size is the side in pixels.
         plots, tables: what was written.
     """
@@ -110,7 +110,9 @@ def picture(options: PictureOptions, progress: Progress = SILENT) -> PictureResu
     result.wanted = sum(len(task.wishes) for task in tasks)
     made = sum(map(len, missing))
     result.found = result.wanted - made
-    result.passes = made * maker.steps * PASSES_PER_STEP
+    # A batch that is not full costs as much as a full one.
+    rows = sum(-(-len(wishes) // maker.at_once) * maker.at_once for wishes in missing)
+    result.passes = rows * maker.steps * PASSES_PER_STEP
     if options.dry_run:
         return result
     if made:

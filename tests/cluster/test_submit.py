@@ -33,6 +33,10 @@ def test_dry_run_prints_the_script_and_does_nothing(four: Bench, cmon) -> None: 
         "#SBATCH --array=0-3%4",
     ):
         assert line in answer.out
+    task = answer.out.splitlines()[-1]
+    assert task.startswith("cmon dissect ")
+    assert task.endswith("--shard I/4")
+    assert "--dry-run" not in task
     assert not (four.root / "out").exists()
 
 

@@ -34,6 +34,16 @@ stability = false
 concepts = "words.txt"
 until-epoch = 90
 fdr = 0.9
+
+[picture]
+steps = 16
+at-once = 1
+
+[attribute]
+count = 2
+
+[factors]
+starts = 2
 """
 
 # The folders of `photos` and `more-photos`: what the second training's network tells apart.

@@ -223,7 +223,10 @@ def test_a_dry_run_counts_and_writes_nothing(world_of: tuple[Path, Path]) -> Non
     asked = options(world_of, units=(1, 4))
     dry = picture(replace(asked, dry_run=True), SILENT)
     assert (dry.wanted, dry.found) == (6, 0)  # two epochs, and the last one from a second seed
-    assert dry.passes == 6 * STEPS * 3
+    # Four are made at once: a layer at one epoch from one seed is a batch, of whatever many units.
+    assert dry.passes == 3 * 4 * STEPS * 3
+    assert picture(replace(asked, dry_run=True, units=(1, 2, 4, 5, 0)), SILENT).passes == 3 * 8 * STEPS * 3
+    assert picture(replace(asked, dry_run=True, at_once=1), SILENT).passes == 6 * STEPS * 3
     assert not (world_of[0] / "pictures").exists()
     assert not list(world_of[1].glob("picture/*"))
     picture(replace(asked, units=(1,)), SILENT)
