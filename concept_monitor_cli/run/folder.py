@@ -148,19 +148,25 @@ class RunFolder:
         layers: Sequence[str] = (),
         detector: str | None = None,
         epochs: Iterable[int] | None = None,
+        columns: Collection[str] | None = None,
     ) -> pd.DataFrame:
-        """The stacked concept table, restricted to what is asked for.
+        """The stacked concept table, restricted to what is asked for; its texts are categories.
+
+        Args:
+            layers: only these; none means all.
+            detector: only this one.
+            epochs: only these.
+            columns: only these, with those that say where a row belongs; `None`: all.
 
         Raises:
             InputError: the run has no table yet, or none with such a layer, detector or epoch.
         """
-        import pandas as pd
-
+        schema = TABLES["concepts"]
         path = self.tables / "concepts.parquet"
         if not path.is_file():
             raise InputError("this run has no tables yet", where=self.root, hint="run `cmon dissect` first")
-        with path.open("rb") as file:  # pyarrow refuses paths that are no text
-            frame = TABLES["concepts"].with_added(pd.read_parquet(file))
+        wanted = None if columns is None else [c for c in schema.columns if c in {*schema.order, *columns}]
+        frame = schema.read_parquet(path, columns=wanted)
         for column, wanted in (
             ("layer", list(layers)),
             ("detector", [detector] if detector else []),

@@ -6,6 +6,7 @@ changes only together with `SCHEMA_VERSION` and a line in the CHANGELOG. New col
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -90,32 +91,93 @@ class TableSchema:
         text: str = self.frame(rows).to_csv(index=False, float_format="%.7g", lineterminator="\n")
         return text
 
-    def with_added(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """A table of an earlier version with the columns that were added since, without values."""
-        lacking = [column for column in self.added if column not in frame]
+    def with_added(self, frame: pd.DataFrame, columns: Collection[str] | None = None) -> pd.DataFrame:
+        """A table of an earlier version with the columns that were added since, without values.
+
+        Args:
+            frame: the table.
+            columns: those of it that are asked for; `None`: all.
+        """
+        lacking = [c for c in self.added if c not in frame and (columns is None or c in columns)]
         return frame.assign(**{c: "" if self.columns[c] == "str" else float("nan") for c in lacking})
 
-    def read_csv(self, path: Path) -> pd.DataFrame:
+    def read_csv(self, path: Path, *, columns: Collection[str] | None = None) -> pd.DataFrame:
         """The table read back, with its types.
 
         A concept may be called `null` or `NA`: only an empty field of a number counts as no value.
+
+        Args:
+            path: the file.
+            columns: read these alone, their texts as categories as in `read_parquet`; `None`: all of them,
+                as texts.
 
         Raises:
             InputError: the file is not such a table.
         """
         import pandas as pd
 
-        numbers = [column for column, kind in self.columns.items() if kind in ("int", "float")]
-        dtypes = {c: _DTYPES[k] for c, k in self.columns.items() if k != "bool"}
-        dtypes |= dict.fromkeys(self.sometimes, _DTYPES["str"])
+        names = [*self.columns, *self.sometimes] if columns is None else list(columns)
+        text = _DTYPES["str"] if columns is None else "category"
+        kinds: dict[str, Kind] = {name: self.columns.get(name, "str") for name in names}
         try:
             frame = pd.read_csv(
-                path, dtype=dtypes, keep_default_na=False, na_values={column: [""] for column in numbers}
+                path,
+                usecols=None if columns is None else kinds.__contains__,
+                dtype={c: text if k == "str" else _DTYPES[k] for c, k in kinds.items() if k != "bool"},
+                keep_default_na=False,
+                na_values={c: [""] for c, k in kinds.items() if k in ("int", "float")},
             )
-            return self._typed(self.with_added(frame))
+            frame = self.with_added(frame, columns)
+            return self._typed(frame) if columns is None else frame[names]
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"this file is not a {self.name} table: {error}",
                 where=path,
                 hint="remove it and run `cmon dissect` again",
             ) from error
+
+    def read_parquet(self, path: Path, *, columns: Collection[str] | None = None) -> pd.DataFrame:
+        """A table that is kept as Parquet, its texts as categories in alphabetical order.
+
+        A table of all epochs says the same few texts on every row: as categories each is held once, and a row
+        takes a byte or two.
+
+        Args:
+            path: the file.
+            columns: read these alone; `None`: all of them, and those of `sometimes` that are there.
+
+        Raises:
+            InputError: the file is not such a table.
+        """
+        import pandas as pd
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with path.open("rb") as file:  # pyarrow refuses paths that are no text
+                names = [c for c in pq.read_schema(file).names if columns is None or c in columns]
+                texts = [c for c in names if self.columns.get(c, "str") == "str"]
+                stored = pq.ParquetFile(file, read_dictionary=texts)
+                table = stored.read(columns=names).unify_dictionaries()
+            # What pandas noted in the file of its own types would turn the categories into texts again.
+            frame = table.replace_schema_metadata(None).to_pandas(
+                types_mapper={pa.int64(): pd.Int64Dtype()}.get
+            )
+            del table
+            frame = self.with_added(frame, columns)
+            for column in frame.columns:
+                if self.columns.get(column, "str") == "str":
+                    frame[column] = _alphabetical(frame[column])
+            return frame if columns is None else frame[list(columns)]
+        except (pa.ArrowException, KeyError) as error:
+            raise InputError(
+                f"this file is not a {self.name} table: {error}",
+                where=path,
+                hint="remove it and run `cmon dissect` again",
+            ) from error
+
+
+def _alphabetical(texts: pd.Series[str]) -> pd.Series[str]:
+    """Texts as categories that are sorted as the texts are."""
+    coded = texts.astype("category")
+    return coded.cat.reorder_categories(sorted(coded.cat.categories))

@@ -41,7 +41,7 @@ def run_tables(opened: OpenRun) -> RunTables:
     same labels at the same epochs.
     """
     statistics = [
-        category_statistics(opened.rows(history), known=together(beside_records(opened, history)))
+        category_statistics(opened.first_rows(history), known=together(beside_records(opened, history)))
         for history in opened.histories
     ]
     untrained = [rows for history in opened.histories if (rows := opened.untrained(history)) is not None]
@@ -50,7 +50,7 @@ def run_tables(opened: OpenRun) -> RunTables:
     random = pd.concat(untrained, ignore_index=True) if untrained else None
     return RunTables(
         histories=opened.histories,
-        first=opened.table[opened.table["rank"] == 1],
+        first=opened.first,
         statistics=TABLES["statistics"].frame(pd.concat(statistics, ignore_index=True)),
         untrained=None if random is None else random[random["rank"] == 1],
         units=units if current else None,

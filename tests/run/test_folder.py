@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from concept_monitor_cli.errors import CmonError, InputError
@@ -67,6 +69,59 @@ def test_written_tables_come_back_with_their_values_and_types(tmp_path: Path) ->
     assert table["interpretable"].tolist()[:3] == [True, False, False]
     assert list(table.columns) == list(TABLES["concepts"].columns)
     assert [record.epoch for record in run.checkpoints()] == [0, 5]
+
+
+def test_only_the_columns_asked_for_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(tmp_path / "out")
+    add(run, 0)
+    add(run, 5)
+    run.combine(INFO)
+    read: list[list[str]] = []
+    whole, original = run.concepts(), pq.ParquetFile.read
+
+    def recorded(file: pq.ParquetFile, columns: list[str]) -> pa.Table:
+        read.append(columns)
+        return original(file, columns=columns)
+
+    monkeypatch.setattr(pq.ParquetFile, "read", recorded)
+    some = run.concepts(columns=["concept", "score"], epochs=[5])
+    keys = {"epoch", "checkpoint", "layer", "detector", "unit", "rank"}
+    assert [set(columns) for columns in read] == [{*keys, "concept", "score"}]
+    expected = whole.loc[whole["epoch"] == 5, list(some.columns)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(some, expected)
+    with pytest.raises(InputError, match="no epoch 7"):
+        run.concepts(columns=["concept"], epochs=[7])
+
+
+def test_texts_of_a_run_are_held_once(tmp_path: Path) -> None:
+    # As texts, the seven columns of a row took more than the six of numbers.
+    run = RunFolder(tmp_path / "out")
+    words = tuple(f"a concept with a long name, number {number % 10}" for number in range(3000))
+    values = {**rows(0, concepts=words), "concept_set": words, "state": "live"}
+    for column in ("score", "p_value", "interpretable", "effect", "stability"):
+        values[column] = [True] * len(words)
+    run.write_checkpoint(CheckpointRecord("e0.pth", "/c/e0.pth", 0, "epoch_0000", "done"))
+    run.write_table("epoch_0000", TableRecord("e0.pth", 0, "layer4", "clip-dissect", "k", 3), values)
+    run.combine(INFO)
+    table = run.concepts()
+    texts = [name for name, kind in TABLES["concepts"].columns.items() if kind == "str"]
+    assert table[texts].memory_usage(deep=True).drop("Index").max() < 2 * len(table)
+    for name in texts:
+        assert list(table[name].cat.categories) == sorted(set(table[name]))
+
+
+def test_a_csv_table_gives_the_columns_asked_for(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "out")
+    add(run, 0)
+    path = run.table_path("epoch_0000", "layer4", "clip-dissect")
+    some = TABLES["concepts"].read_csv(path, columns=["score", "concept", "unit"])
+    whole = TABLES["concepts"].read_csv(path)
+    assert list(some.columns) == ["score", "concept", "unit"]
+    assert some["concept"].tolist() == ["null", "NA", ""]
+    for name in some.columns:
+        assert some[name].astype(whole[name].dtype).equals(whole[name])
+    with pytest.raises(InputError, match="not a concepts table"):
+        TABLES["concepts"].read_csv(path, columns=["unit", "x"])
 
 
 def test_only_tables_of_another_basis_name_it(tmp_path: Path) -> None:
@@ -255,6 +310,15 @@ def test_damaged_table_is_named(tmp_path: Path) -> None:
     path.write_text("epoch,unit\n1,2\n")
     with pytest.raises(InputError, match="not a concepts table"):
         TABLES["concepts"].read_csv(path)
+
+
+def test_a_damaged_stacked_table_is_named(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "out")
+    add(run, 0)
+    run.combine(INFO)
+    (run.tables / "concepts.parquet").write_bytes(b"PAR1 no table")
+    with pytest.raises(InputError, match="not a concepts table"):
+        run.concepts()
 
 
 def test_schema_refuses_missing_columns() -> None:
