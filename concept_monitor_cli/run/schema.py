@@ -117,18 +117,17 @@ class TableSchema:
         import pandas as pd
 
         names = [*self.columns, *self.sometimes] if columns is None else list(columns)
-        text = _DTYPES["str"] if columns is None else "category"
         kinds: dict[str, Kind] = {name: self.columns.get(name, "str") for name in names}
         try:
             frame = pd.read_csv(
                 path,
                 usecols=None if columns is None else kinds.__contains__,
-                dtype={c: text if k == "str" else _DTYPES[k] for c, k in kinds.items() if k != "bool"},
+                dtype={c: _DTYPES[k] for c, k in kinds.items() if k != "bool"},
                 keep_default_na=False,
                 na_values={c: [""] for c, k in kinds.items() if k in ("int", "float")},
             )
             frame = self.with_added(frame, columns)
-            return self._typed(frame) if columns is None else frame[names]
+            return self._typed(frame) if columns is None else self._coded(frame[names])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"this file is not a {self.name} table: {error}",
@@ -165,16 +164,18 @@ class TableSchema:
             )
             del table
             frame = self.with_added(frame, columns)
-            for column in frame.columns:
-                if self.columns.get(column, "str") == "str":
-                    frame[column] = _alphabetical(frame[column])
-            return frame if columns is None else frame[list(columns)]
+            return self._coded(frame if columns is None else frame[list(columns)])
         except (pa.ArrowException, KeyError) as error:
             raise InputError(
                 f"this file is not a {self.name} table: {error}",
                 where=path,
                 hint="remove it and run `cmon dissect` again",
             ) from error
+
+    def _coded(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """With texts as categories; `read_csv` of pandas would make numbers of layers called `1` and `2`."""
+        texts = [c for c in frame if self.columns.get(str(c), "str") == "str"]
+        return frame.assign(**{str(c): _alphabetical(frame[c]) for c in texts})
 
 
 def _alphabetical(texts: pd.Series[str]) -> pd.Series[str]:

@@ -112,11 +112,12 @@ def test_texts_of_a_run_are_held_once(tmp_path: Path) -> None:
 
 def test_a_csv_table_gives_the_columns_asked_for(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "out")
-    add(run, 0)
-    path = run.table_path("epoch_0000", "layer4", "clip-dissect")
-    some = TABLES["concepts"].read_csv(path, columns=["score", "concept", "unit"])
+    add(run, 0, "1")
+    path = run.table_path("epoch_0000", "1", "clip-dissect")
+    some = TABLES["concepts"].read_csv(path, columns=["score", "concept", "layer", "unit"])
     whole = TABLES["concepts"].read_csv(path)
-    assert list(some.columns) == ["score", "concept", "unit"]
+    assert list(some.columns) == ["score", "concept", "layer", "unit"]
+    assert some["layer"].tolist() == ["1", "1", "1"]
     assert some["concept"].tolist() == ["null", "NA", ""]
     for name in some.columns:
         assert some[name].astype(whole[name].dtype).equals(whole[name])
