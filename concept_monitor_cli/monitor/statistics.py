@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -93,7 +93,7 @@ def category_statistics(
     return result.astype(dict.fromkeys(("checkpoint", "layer", "detector", "category"), "str"))
 
 
-def _named(categories: pd.Series[str]) -> pd.Series[str]:
+def _named(categories: pd.Series[Any]) -> pd.Series[Any]:
     """The categories of units as categories of pandas, with a name for the unknown one."""
     texts = categories.astype(object)
     return texts.where(texts != "", UNCATEGORISED).astype("category")

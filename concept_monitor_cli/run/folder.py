@@ -165,8 +165,8 @@ class RunFolder:
         path = self.tables / "concepts.parquet"
         if not path.is_file():
             raise InputError("this run has no tables yet", where=self.root, hint="run `cmon dissect` first")
-        wanted = None if columns is None else [c for c in schema.columns if c in {*schema.order, *columns}]
-        frame = schema.read_parquet(path, columns=wanted)
+        read = None if columns is None else [c for c in schema.columns if c in {*schema.order, *columns}]
+        frame = schema.read_parquet(path, columns=read)
         for column, wanted in (
             ("layer", list(layers)),
             ("detector", [detector] if detector else []),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from concept_monitor_cli.errors import InputError
 
@@ -178,7 +178,7 @@ class TableSchema:
         return frame.assign(**{str(c): _alphabetical(frame[c]) for c in texts})
 
 
-def _alphabetical(texts: pd.Series[str]) -> pd.Series[str]:
+def _alphabetical(texts: pd.Series[Any]) -> pd.Series[Any]:
     """Texts as categories that are sorted as the texts are."""
     coded = texts.astype("category")
     return coded.cat.reorder_categories(sorted(coded.cat.categories))
