@@ -53,7 +53,7 @@ def _check(*activations: Tensor, least: int = LEAST_BLOCK) -> None:
 def turned(X: Tensor) -> Tensor:
     """Activations of more units than images in no more columns than images, `(N, min(N, p))`.
 
-    With `X' = Q R`, `Q` of orthonormal columns, `X = R' Q'`: `R'` has the products of all pairs of images that
+    With `X' = Q R`, `Q` of orthonormal columns, `X = R' Q'`: `R'` has the products of pairs of images that
     `X` has, and so every measure here of `X` alone, of `X` and another set, and of either with its images
     permuted.
 
