@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, replace
 from glob import escape
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -386,7 +387,7 @@ class RunFolder:
             info: the content of `run.json` except for what the pieces know. Detector settings and the encoder
                 of an earlier `dissect` into the same run are kept. `None`: what it says stays as it is; where
                 there is none yet, nothing is done.
-            derive: writes what follows from the stacked table, which it is given.
+            derive: writes what follows from the stacked table, which it is given, with texts or categories.
             progress: is told of waiting for another process that combines.
         """
         if info is None and not self.run_file.is_file():
@@ -421,13 +422,19 @@ class RunFolder:
     def _write_stacked(self) -> pd.DataFrame | None:
         import pandas as pd
 
-        schema = TABLES["concepts"]
-        frames = [schema.read_csv(path) for path, _ in self.table_records()]
-        if not frames:
+        schema, target = TABLES["concepts"], self.tables / "concepts.parquet"
+        tables = [path for path, _ in self.table_records()]
+        if not tables:
             return None
-        stacked = schema.frame(pd.concat(frames, ignore_index=True))
-        with atomic_write(self.tables / "concepts.parquet") as temporary, temporary.open("wb") as file:
-            stacked.to_parquet(file, index=False, compression="zstd")
+        pieces = {
+            path.relative_to(self.tables).as_posix(): sha256(path.read_bytes()).hexdigest() for path in tables
+        }
+        if schema.pieces_of(target) == pieces:
+            with suppress(InputError):  # damaged: made anew
+                return schema.read_parquet(target)
+        stacked = schema.frame(pd.concat([schema.read_csv(path) for path in tables], ignore_index=True))
+        with atomic_write(target) as temporary, temporary.open("wb") as file:
+            schema.to_parquet(stacked, file, pieces)
         return stacked
 
     def _write_run(self, info: Mapping[str, Any]) -> None:

@@ -6,10 +6,11 @@ changes only together with `SCHEMA_VERSION` and a line in the CHANGELOG. New col
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from concept_monitor_cli.errors import InputError
 
@@ -20,6 +21,8 @@ SCHEMA_VERSION = 1
 
 Kind = Literal["int", "float", "str", "bool"]
 
+# Where a Parquet file says what it was stacked from.
+_PIECES = b"cmon.pieces"
 # Pandas types that know "no value" without turning integers into floats.
 _DTYPES: dict[Kind, str] = {"int": "Int64", "float": "float64", "str": "str", "bool": "bool"}
 
@@ -152,25 +155,57 @@ class TableSchema:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        try:
-            with path.open("rb") as file:  # pyarrow refuses paths that are no text
+        with path.open("rb") as file:  # pyarrow refuses paths that are no text
+            try:
                 names = [c for c in pq.read_schema(file).names if columns is None or c in columns]
                 texts = [c for c in names if self.columns.get(c, "str") == "str"]
-                stored = pq.ParquetFile(file, read_dictionary=texts)
+                stored = pq.ParquetFile(file, read_dictionary=texts, page_checksum_verification=True)
                 table = stored.read(columns=names).unify_dictionaries()
-            # What pandas noted in the file of its own types would turn the categories into texts again.
-            frame = table.replace_schema_metadata(None).to_pandas(
-                types_mapper={pa.int64(): pd.Int64Dtype()}.get
-            )
-            del table
-            frame = self.with_added(frame, columns)
-            return self._coded(frame if columns is None else frame[list(columns)])
-        except (pa.ArrowException, KeyError) as error:
-            raise InputError(
-                f"this file is not a {self.name} table: {error}",
-                where=path,
-                hint="remove it and run `cmon dissect` again",
-            ) from error
+                # What pandas noted in the file of its own types would turn the categories into texts again.
+                frame = table.replace_schema_metadata(None).to_pandas(
+                    types_mapper={pa.int64(): pd.Int64Dtype()}.get
+                )
+                frame = self.with_added(frame, columns)
+                return self._coded(frame if columns is None else frame[list(columns)])
+            except (pa.ArrowException, OSError, KeyError) as error:
+                raise InputError(
+                    f"this file is not a {self.name} table: {error}",
+                    where=path,
+                    hint="remove it and run `cmon dissect` again",
+                ) from error
+
+    def to_parquet(self, rows: pd.DataFrame, file: BinaryIO, pieces: Mapping[str, str]) -> None:
+        """Write a table that was stacked from others, and what it was stacked from.
+
+        Args:
+            rows: as `frame` gives them.
+            file: open for writing.
+            pieces: name -> digest of each of the tables, for `pieces_of`.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = pa.Table.from_pandas(rows, preserve_index=False)
+        made = json.dumps([self._version(), dict(sorted(pieces.items()))])
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), _PIECES: made.encode()})
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+
+    def pieces_of(self, path: Path) -> dict[str, str] | None:
+        """What a table was stacked from; `None` where that is not known, or the columns were others then."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with path.open("rb") as file:
+                metadata = pq.read_schema(file).metadata or {}
+            version, pieces = json.loads(metadata[_PIECES])
+        except (OSError, KeyError, ValueError, pa.ArrowException):
+            return None
+        return dict(pieces) if version == self._version() else None
+
+    def _version(self) -> list[list[str]]:
+        """What the content of a stacked table depends on beside its pieces."""
+        return [[f"{name}:{kind}" for name, kind in self.columns.items()], list(self.sometimes)]
 
     def _coded(self, frame: pd.DataFrame) -> pd.DataFrame:
         """With texts as categories; `read_csv` of pandas would make numbers of layers called `1` and `2`."""

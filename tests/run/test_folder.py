@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import pytest
 from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.run import TABLES, CheckpointRecord, RunFolder, TableRecord
 from concept_monitor_cli.run.folder import UNCLEAR_ACCURACY
+from concept_monitor_cli.run.schema import TableSchema
 
 
 def rows(
@@ -170,6 +172,46 @@ def test_whoever_combines_last_leaves_everything(tmp_path: Path) -> None:
             thread.join()
         assert set(run.concepts()["epoch"]) == set(range(6))
         assert len(run.info()["checkpoints"]) == 6
+
+
+def test_tables_that_are_stacked_already_are_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(tmp_path / "out")
+    add(run, 0)
+    add(run, 5)
+    run.combine(INFO)
+    stacked = run.tables / "concepts.parquet"
+    first = stacked.read_bytes()
+    read: list[str] = []
+    original = TableSchema.read_csv
+
+    def recorded(schema: TableSchema, path: Path, **how: list[str]) -> pd.DataFrame:
+        read.append(path.parent.name)
+        return original(schema, path, **how)
+
+    monkeypatch.setattr(TableSchema, "read_csv", recorded)
+    given: list[pd.DataFrame] = []
+    run.combine(INFO, derive=given.append)
+    assert read == []
+    assert stacked.read_bytes() == first
+    pd.testing.assert_frame_equal(given[0].astype(run.concepts().dtypes), run.concepts())
+
+    # Another table by content, whatever its time says; one more; and a file that holds no table any more.
+    path = run.table_path("epoch_0005", "layer4", "clip-dissect")
+    then = path.stat()
+    path.write_text(path.read_text().replace("NA", "AN"))
+    os.utime(path, ns=(then.st_atime_ns, then.st_mtime_ns))
+    run.combine(INFO)
+    assert read == ["epoch_0000", "epoch_0005"]
+    assert run.concepts(epochs=[5])["concept"].tolist() == ["null", "AN", ""]
+    add(run, 7)
+    run.combine(INFO)
+    assert set(run.concepts()["epoch"]) == {0, 5, 7}
+    whole = stacked.read_bytes()
+    stacked.write_bytes(whole[:200] + bytes(200) + whole[400:])
+    run.combine(INFO)
+    assert stacked.read_bytes() == whole
 
 
 def test_what_is_derived_is_derived_from_the_last_tables(tmp_path: Path) -> None:
