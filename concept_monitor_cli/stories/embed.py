@@ -156,12 +156,11 @@ def embed(options: EmbedOptions, progress: Progress = SILENT) -> EmbedResult:
     units = units[_is_of(units, _moments(asked))]
     result = EmbedResult(options.out, units=len(units), anchors=anchors)
     layers = units["layer"].astype(str)
-    for layer, epoch in sorted(set(zip(layers, units["epoch"].astype(int), strict=True))):
-        group = units[(layers == layer) & (units["epoch"] == epoch)]
+    for (layer, epoch), group in units.groupby(["layer", "epoch"], sort=True, observed=True):
         result.spread.append(
             {
-                "layer": layer,
-                "epoch": epoch,
+                "layer": str(layer),
+                "epoch": int(epoch),
                 "spread": spread(torch.from_numpy(placed.vectors[group.index.to_numpy()])),
                 "anchor_distance": float(group["anchor_distance"].mean()),
             }
