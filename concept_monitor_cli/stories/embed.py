@@ -160,7 +160,7 @@ def embed(options: EmbedOptions, progress: Progress = SILENT) -> EmbedResult:
         result.spread.append(
             {
                 "layer": str(layer),
-                "epoch": int(epoch),
+                "epoch": int(str(epoch)),
                 "spread": spread(torch.from_numpy(placed.vectors[group.index.to_numpy()])),
                 "anchor_distance": float(group["anchor_distance"].mean()),
             }
