@@ -90,7 +90,10 @@ def summaries_of(run: RunFolder, layers: Sequence[str] = ()) -> list[LayerSummar
     from concept_monitor_cli.monitor.summary import summarise
 
     records = [record for _, record in run.table_records()]
-    tables = run.concepts(layers=layers)
+    tables = run.concepts(
+        layers=layers,
+        columns=["concept", "category", "score", "p_value", "interpretable", "state", "effect"],
+    )
     read = {name: table for name in ("changes", "units") if (table := run.table(name)) is not None}
     tested: set[tuple[str, str]] = set()
     if len(read) == 2:

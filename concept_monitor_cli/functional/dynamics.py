@@ -10,6 +10,9 @@
   data of many units and few images score high: compare with what permuted images give.
 - **Procrustes** (Ding et al. 2021): 1 minus half the least squared distance over rotations.
 - **Dimension**: `effective_rank`, `participation_ratio`, `two_nearest_neighbours` (Facco et al. 2017).
+
+None of them sees a rotation of the units, so activations of more units than images may be turned into as many
+columns as there are images first (`turned`): what decomposes them takes a fraction of the time.
 """
 
 from __future__ import annotations
@@ -44,6 +47,32 @@ def _check(*activations: Tensor, least: int = LEAST_BLOCK) -> None:
         raise InputError(
             f"activations of {', '.join(str(len(v)) for v in activations)} images: need the same"
         )
+
+
+@torch.no_grad()
+def turned(X: Tensor) -> Tensor:
+    """Activations of more units than images in no more columns than images, `(N, min(N, p))`.
+
+    With `X' = Q R`, `Q` of orthonormal columns, `X = R' Q'`: `R'` has the products of pairs of images that
+    `X` has, and so every measure here of `X` alone, of `X` and another set, and of either with its images
+    permuted.
+
+    Args:
+        X: `(N, p)`, finite.
+
+    Returns:
+        float64 where `p > N`, else `X` itself.
+
+    Example:
+        >>> X = torch.randn(4, 9, generator=torch.Generator().manual_seed(0)).double()
+        >>> L = turned(X)
+        >>> L.shape, bool(torch.allclose(L @ L.T, X @ X.T))
+        (torch.Size([4, 4]), True)
+    """
+    if X.shape[1] <= X.shape[0]:
+        return X
+    triangle: Tensor = torch.linalg.qr(X.double().T, mode="r").R
+    return triangle.T.contiguous()
 
 
 # -- CKA -----------------------------------------------------------------------------------------------------
@@ -230,30 +259,39 @@ def procrustes(X: Tensor, Y: Tensor) -> float:
 # -- dimension -----------------------------------------------------------------------------------------------
 
 
-def _spectrum(X: Tensor) -> Tensor:
-    """Eigenvalues of the covariance as shares of their sum, `(min(N, p),)`; empty without variance."""
-    S = torch.linalg.svdvals(X.double() - X.double().mean(0)).square()
-    total = S.sum()
-    shares: Tensor = S / total
-    return shares if float(total) > 0 else S[:0]
+@torch.no_grad()
+def singular_values(X: Tensor) -> Tensor:
+    """Of the centred activations `(N, p)`, `(min(N, p),)` float64, for the two measures below."""
+    _check(X, least=2)
+    found: Tensor = torch.linalg.svdvals(X.double() - X.double().mean(0))
+    return found
 
 
 @torch.no_grad()
-def effective_rank(X: Tensor) -> float:
-    """`exp(H(s))` of the singular values' shares `s` (Roy & Vetterli 2007); NaN without variance."""
-    _check(X, least=2)
-    S = torch.linalg.svdvals(X.double() - X.double().mean(0))
+def effective_rank(X: Tensor, values: Tensor | None = None) -> float:
+    """`exp(H(s))` of the singular values' shares `s` (Roy & Vetterli 2007); NaN without variance.
+
+    Args:
+        X: `(N, p)`.
+        values: its `singular_values`, where they are known.
+    """
+    S = singular_values(X) if values is None else values
     if float(S.sum()) == 0:
         return float("nan")
     return float(torch.special.entr(S / S.sum()).sum().exp())
 
 
 @torch.no_grad()
-def participation_ratio(X: Tensor) -> float:
-    """`(sum l)^2 / sum l^2` of the covariance's eigenvalues; NaN without variance."""
-    _check(X, least=2)
-    shares = _spectrum(X)
-    return float(1 / shares.square().sum()) if len(shares) else float("nan")
+def participation_ratio(X: Tensor, values: Tensor | None = None) -> float:
+    """`(sum l)^2 / sum l^2` of the covariance's eigenvalues; NaN without variance.
+
+    Args:
+        X: `(N, p)`.
+        values: its `singular_values`, where they are known.
+    """
+    powers = (singular_values(X) if values is None else values).square()
+    total = powers.sum()
+    return float(1 / (powers / total).square().sum()) if float(total) > 0 else float("nan")
 
 
 @torch.no_grad()

@@ -13,6 +13,8 @@ from concept_monitor_cli.functional.topk import top_rows
 TOP_CONCEPTS = 5
 # Points placed at a time: a block of cosines stays below 8 MB beside thousands of known points.
 _PLACED = 256
+# Units of which averages or cosines are taken at a time.
+_AVERAGED = 4096
 # Squared distance of unit vectors that differ by the rounding of float32 alone.
 _SAME_DIRECTION = 1e-12
 
@@ -40,8 +42,13 @@ def neuron_embedding_from_top(top_scores: Tensor, top_indices: Tensor, text_embe
     weights = torch.softmax(torch.where(known, scores, -torch.inf), dim=1)  # eq. 1: lambda
     weights = torch.where(known, weights, torch.zeros_like(weights))
     indices = torch.where(known, top_indices, torch.zeros_like(top_indices))
-    embedding = torch.einsum("ck,ckd->cd", weights, text_embeddings.float()[indices])
-    return torch.where(alive[:, None], embedding, torch.nan)
+    texts = text_embeddings.float()
+    embedding = torch.empty(len(scores), texts.shape[1], device=texts.device)
+    # In blocks: the concepts of all units side by side would take k times the result.
+    for part in spans(len(scores), _AVERAGED):
+        embedding[part] = torch.einsum("ck,ckd->cd", weights[part], texts[indices[part]])
+    embedding[~alive] = torch.nan
+    return embedding
 
 
 @torch.no_grad()
@@ -77,7 +84,15 @@ def neuron_embedding(scores: Tensor, text_embeddings: Tensor, k: int = TOP_CONCE
     return neuron_embedding_from_top(values, indices, text_embeddings)
 
 
-def _directions(vectors: Tensor) -> Tensor:
+def directions(vectors: Tensor) -> Tensor:
+    """Rows divided by their norms, `(C, D)` float64 (float32 where the device has no more).
+
+    Rows of NaN and of zeros are NaN.
+
+    Example:
+        >>> directions(torch.tensor([[3.0, 4.0]])).tolist()
+        [[0.6, 0.8]]
+    """
     wide = torch.float32 if vectors.device.type == "mps" else torch.float64
     vectors = vectors.to(wide)
     norms: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
@@ -102,8 +117,14 @@ def spread(U: Tensor) -> float:
         >>> spread(torch.eye(3))
         1.0
     """
-    directions = _directions(U)
-    directions = directions[directions.isfinite().all(dim=1)]
+    return spread_of_directions(directions(U))
+
+
+@torch.no_grad()
+def spread_of_directions(directions: Tensor) -> float:
+    """`spread` of rows that are divided by their norms already: of several groups of the same units."""
+    known = directions.isfinite().all(dim=1)
+    directions = directions if bool(known.all()) else directions[known]
     n = directions.shape[0]
     if n < 2:
         return float("nan")
@@ -135,11 +156,16 @@ def nearest_anchor(U: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
         raise InputError("no anchors", hint="name at least one word")
     if U.ndim != 2 or U.shape[1] != anchors.shape[1]:
         raise InputError(f"units of shape {tuple(U.shape)} and anchors of shape {tuple(anchors.shape)}")
-    cosine = _directions(U) @ _directions(anchors).T
-    alive = cosine.isfinite().any(dim=1)
-    order, best = top_rows(cosine, 1)
-    index = torch.where(alive, order[:, 0], torch.full_like(order[:, 0], -1))
-    return index, torch.where(alive, (1.0 - best[:, 0]).clamp_min(0.0), torch.nan).float()
+    marks = directions(anchors).T
+    index = torch.full((len(U),), -1, dtype=torch.int64, device=U.device)
+    distance = torch.full((len(U),), torch.nan, device=U.device)
+    for part in spans(len(U), _AVERAGED):
+        cosine = directions(U[part]) @ marks
+        alive = cosine.isfinite().any(dim=1)
+        order, best = top_rows(cosine, 1)
+        index[part] = torch.where(alive, order[:, 0], -1)
+        distance[part] = torch.where(alive, (1.0 - best[:, 0]).clamp_min(0.0), torch.nan).float()
+    return index, distance
 
 
 @torch.no_grad()

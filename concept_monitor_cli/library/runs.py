@@ -154,7 +154,10 @@ class Run:
             detector=detector,
             epochs=None if epoch is None else [epoch],
         )
-        return frame if rank is None else frame[frame["rank"] == rank].reset_index(drop=True)
+        if rank is not None:
+            frame = frame[frame["rank"] == rank].reset_index(drop=True)
+        # Whoever concatenates, merges or assigns to it finds plain texts.
+        return frame.astype(dict.fromkeys(frame.select_dtypes("category"), "str"))
 
     @property
     def tables(self) -> list[str]:

@@ -49,6 +49,7 @@ def agreement(
     import pandas as pd
 
     top = table[(table["rank"] == 1) & (table["state"] == "live") & (table["concept"] != "")]
+    top = top.astype(dict.fromkeys([*_PLACE, "detector", "concept"], object))  # not categories
     if sums:
         spoken = [
             first_exciting(text) if detector in sums else text

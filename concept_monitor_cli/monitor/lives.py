@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from concept_monitor_cli.space import UnitVectors
 
+# Units whose places at all epochs are held in double precision at a time.
+_UNITS = 256
+
 
 def unit_lives(
     history: History,
@@ -152,21 +155,25 @@ def _distances(
     unit = np.searchsorted(history.units, placed.units["unit"].to_numpy(dtype=np.int64))
     order = np.lexsort((placed.units["epoch"].to_numpy(dtype=np.int64), unit))
     unit = unit[order]
-    directions = placed.vectors[order].astype(np.float64)
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    column = np.searchsorted(history.epochs, placed.units["epoch"].to_numpy(dtype=np.int64))[order]
     starts = np.flatnonzero(np.concatenate([[True], unit[1:] != unit[:-1]]))
-    ends = np.concatenate([starts[1:], [len(unit)]]) - 1
-    present = unit[starts]
-    drift[present] = _cosine_distance(directions[starts], directions[ends])
-    steps = _cosine_distance(directions[:-1], directions[1:])
-    steps = np.where(unit[1:] == unit[:-1], steps, 0.0)
-    if own is not None:
-        column = np.searchsorted(history.epochs, placed.units["epoch"].to_numpy(dtype=np.int64))[order]
-        same = own.self_similarity[unit[1:], column[1:]] >= UNCHANGED
-        # Over epochs at which a unit was dead nothing is known.
-        steps = np.where(same & (column[1:] == column[:-1] + 1), 0.0, steps)
-        drift[present] = np.where(own.since_first[present] >= UNCHANGED, 0.0, drift[present])
-    path[present] = np.bincount(unit[1:], weights=steps, minlength=count)[present]
+    stops = np.concatenate([starts[1:], [len(unit)]])
+    # In blocks of units: all places in double precision would take several times the memory of the table.
+    for some in range(0, len(starts), _UNITS):
+        first, last = starts[some : some + _UNITS], stops[some : some + _UNITS] - 1
+        rows = slice(int(first[0]), int(last[-1]) + 1)
+        directions = placed.vectors[order[rows]].astype(np.float64)
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        present, units, columns = unit[first], unit[rows], column[rows]
+        drift[present] = _cosine_distance(directions[first - rows.start], directions[last - rows.start])
+        steps = _cosine_distance(directions[:-1], directions[1:])
+        steps = np.where(units[1:] == units[:-1], steps, 0.0)
+        if own is not None:
+            same = own.self_similarity[units[1:], columns[1:]] >= UNCHANGED
+            # Over epochs at which a unit was dead nothing is known.
+            steps = np.where(same & (columns[1:] == columns[:-1] + 1), 0.0, steps)
+            drift[present] = np.where(own.since_first[present] >= UNCHANGED, 0.0, drift[present])
+        path[present] = np.bincount(units[1:], weights=steps, minlength=count)[present]
     return drift, path
 
 

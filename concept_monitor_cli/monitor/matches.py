@@ -46,7 +46,7 @@ def matches(
     named = _named(table)
     hit = named["concept"].map(lambda concept: pattern.search(concept) is not None).astype(bool)
     place = ["epoch", "checkpoint", "layer", "detector"]
-    groups = named.assign(hit=hit).groupby(place, sort=False)["hit"]
+    groups = named.assign(hit=hit).groupby(place, sort=False, observed=True)["hit"]
     found = named.assign(units=groups.transform("size"), found=groups.transform("sum"), text=text)[hit]
     chances = {key: _share(rows, pattern) for key, rows in untrained.items()}
     chance = [
@@ -68,7 +68,7 @@ def match_counts(
     chances = {key: _share(rows, pattern) for key, rows in untrained.items()}
     counts = []
     columns = ["layer", "detector", "epoch"]
-    places = _named(table).groupby(columns, sort=True).size().reset_index(name="units")
+    places = _named(table).groupby(columns, sort=True, observed=True).size().reset_index(name="units")
     for layer, detector, epoch, units in places.itertuples(index=False, name=None):
         here = found[(found["layer"] == layer) & (found["detector"] == detector) & (found["epoch"] == epoch)]
         chance = chances.get((str(layer), str(detector)), np.nan)

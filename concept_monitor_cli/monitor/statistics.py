@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from concept_monitor_cli.functional.embedding import spread
+from concept_monitor_cli.functional.embedding import directions, spread_of_directions
 from concept_monitor_cli.monitor.history import UNCATEGORISED, category_order
 from concept_monitor_cli.run.tables import BESIDE_COUNTS
 
@@ -62,12 +62,12 @@ def category_statistics(
     import pandas as pd
 
     first = table[table["rank"] == 1].copy()
-    first["category"] = first["category"].where(first["category"] != "", UNCATEGORISED)
+    first["category"] = _named(first["category"])
     first["dead"] = first["state"] == "dead"
     first["live"] = first["state"] == "live"
     first["interpretable"] = first["interpretable"] & first["live"]
     parts = []
-    for _, rows in first.groupby(["layer", "detector"], sort=True):
+    for _, rows in first.groupby(["layer", "detector"], sort=True, observed=True):
         whole = _counts(rows.assign(category=ALL), rows)
         live = rows[rows["live"]]
         categories = category_order(live["category"].unique())
@@ -89,16 +89,29 @@ def category_statistics(
         result = result.merge(known[[*keys, *columns]], how="left", on=keys)
     result = result.assign(**{name: np.nan for name in BESIDE_COUNTS if name not in result})
     words = ("held_out_word", "held_out_measure")
-    return result.assign(**{name: result[name].astype(object).fillna("") for name in words})
+    result = result.assign(**{name: result[name].astype(object).fillna("") for name in words})
+    return result.astype(dict.fromkeys(("checkpoint", "layer", "detector", "category"), "str"))
+
+
+def _named(categories: pd.Series[Any]) -> pd.Series[Any]:
+    """The categories of units as categories of pandas, with a name for the unknown one."""
+    texts = categories.astype(object)
+    return texts.where(texts != "", UNCATEGORISED).astype("category")
 
 
 def _counts(rows: pd.DataFrame, source: pd.DataFrame) -> pd.DataFrame:
     """Units, interpretable and dead ones and distinct concepts per moment and category of `rows`."""
     keys = [*_WHERE, "category"]
-    counts = rows.assign(units=1).groupby(keys, sort=False)[["units", "interpretable", "dead"]].sum()
+    counts = (
+        rows.assign(units=1)
+        .groupby(keys, sort=False, observed=True)[["units", "interpretable", "dead"]]
+        .sum()
+    )
     # Two categories may share a word; as concepts they are two.
     named = rows.assign(own=source["category"])[rows["interpretable"]]
-    distinct = named.drop_duplicates([*keys, "concept", "own"]).groupby(keys, sort=False).size()
+    distinct = (
+        named.drop_duplicates([*keys, "concept", "own"]).groupby(keys, sort=False, observed=True).size()
+    )
     return counts.assign(distinct_concepts=distinct.reindex(counts.index, fill_value=0)).reset_index()
 
 
@@ -114,12 +127,14 @@ def spreads(placed: UnitVectors | None) -> pd.DataFrame:
     if placed is None:
         return pd.DataFrame(columns=[*keys, "spread"]).astype({"spread": float, "epoch": "Int64"})
     units = placed.units
-    category = units["category"].where(units["category"] != "", UNCATEGORISED)
+    category = _named(units["category"])
     row = pd.Series(np.arange(len(units)), index=units.index)
-    found = []
-    for names in (pd.Series(ALL, index=units.index), category):
-        for key, rows in row.groupby([*(units[name] for name in _WHERE), names], sort=False):
-            found.append((*key, spread(torch.from_numpy(placed.vectors[rows.to_numpy()]))))
+    found: list[tuple[object, ...]] = []
+    for moment, rows in row.groupby([units[name] for name in _WHERE], sort=False, observed=True):
+        places = directions(torch.from_numpy(placed.vectors[rows.to_numpy()]))
+        found.append((*moment, ALL, spread_of_directions(places)))
+        for name, own in rows.groupby(category[rows.index], sort=False, observed=True).indices.items():
+            found.append((*moment, name, spread_of_directions(places[torch.from_numpy(own)])))
     return pd.DataFrame(found, columns=[*keys, "spread"])
 
 
@@ -136,4 +151,4 @@ def _anchor_distances(first: pd.DataFrame, embedding: pd.DataFrame | None) -> pd
         embedding[[*_WHERE, "unit", "anchor_distance"]], on=[*_WHERE, "unit"]
     )
     both = pd.concat([known.assign(category=ALL), known], ignore_index=True)
-    return both.groupby(keys, sort=False)["anchor_distance"].mean().reset_index()
+    return both.groupby(keys, sort=False, observed=True)["anchor_distance"].mean().reset_index()

@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, replace
 from glob import escape
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -148,19 +149,25 @@ class RunFolder:
         layers: Sequence[str] = (),
         detector: str | None = None,
         epochs: Iterable[int] | None = None,
+        columns: Collection[str] | None = None,
     ) -> pd.DataFrame:
-        """The stacked concept table, restricted to what is asked for.
+        """The stacked concept table, restricted to what is asked for; its texts are categories.
+
+        Args:
+            layers: only these; none means all.
+            detector: only this one.
+            epochs: only these.
+            columns: only these, with those that say where a row belongs; `None`: all.
 
         Raises:
             InputError: the run has no table yet, or none with such a layer, detector or epoch.
         """
-        import pandas as pd
-
+        schema = TABLES["concepts"]
         path = self.tables / "concepts.parquet"
         if not path.is_file():
             raise InputError("this run has no tables yet", where=self.root, hint="run `cmon dissect` first")
-        with path.open("rb") as file:  # pyarrow refuses paths that are no text
-            frame = TABLES["concepts"].with_added(pd.read_parquet(file))
+        read = None if columns is None else [c for c in schema.columns if c in {*schema.order, *columns}]
+        frame = schema.read_parquet(path, columns=read)
         for column, wanted in (
             ("layer", list(layers)),
             ("detector", [detector] if detector else []),
@@ -380,7 +387,7 @@ class RunFolder:
             info: the content of `run.json` except for what the pieces know. Detector settings and the encoder
                 of an earlier `dissect` into the same run are kept. `None`: what it says stays as it is; where
                 there is none yet, nothing is done.
-            derive: writes what follows from the stacked table, which it is given.
+            derive: writes what follows from the stacked table, which it is given, with texts or categories.
             progress: is told of waiting for another process that combines.
         """
         if info is None and not self.run_file.is_file():
@@ -415,13 +422,19 @@ class RunFolder:
     def _write_stacked(self) -> pd.DataFrame | None:
         import pandas as pd
 
-        schema = TABLES["concepts"]
-        frames = [schema.read_csv(path) for path, _ in self.table_records()]
-        if not frames:
+        schema, target = TABLES["concepts"], self.tables / "concepts.parquet"
+        tables = [path for path, _ in self.table_records()]
+        if not tables:
             return None
-        stacked = schema.frame(pd.concat(frames, ignore_index=True))
-        with atomic_write(self.tables / "concepts.parquet") as temporary, temporary.open("wb") as file:
-            stacked.to_parquet(file, index=False, compression="zstd")
+        pieces = {
+            path.relative_to(self.tables).as_posix(): sha256(path.read_bytes()).hexdigest() for path in tables
+        }
+        if schema.pieces_of(target) == pieces:
+            with suppress(InputError):  # damaged: made anew
+                return schema.read_parquet(target)
+        stacked = schema.frame(pd.concat([schema.read_csv(path) for path in tables], ignore_index=True))
+        with atomic_write(target) as temporary, temporary.open("wb") as file:
+            schema.to_parquet(stacked, file, pieces)
         return stacked
 
     def _write_run(self, info: Mapping[str, Any]) -> None:

@@ -6,9 +6,11 @@ changes only together with `SCHEMA_VERSION` and a line in the CHANGELOG. New col
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.run.kinds import ORDINARY, Shown
@@ -20,6 +22,8 @@ SCHEMA_VERSION = 1
 
 Kind = Literal["int", "float", "str", "bool"]
 
+# Where a Parquet file says what it was stacked from.
+_PIECES = b"cmon.pieces"
 # Pandas types that know "no value" without turning integers into floats.
 _DTYPES: dict[Kind, str] = {"int": "Int64", "float": "float64", "str": "str", "bool": "bool"}
 
@@ -108,32 +112,126 @@ class TableSchema:
         text: str = self.frame(rows).to_csv(index=False, float_format="%.7g", lineterminator="\n")
         return text
 
-    def with_added(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """A table of an earlier version with the columns that were added since, without values."""
-        lacking = [column for column in self.added if column not in frame]
+    def with_added(self, frame: pd.DataFrame, columns: Collection[str] | None = None) -> pd.DataFrame:
+        """A table of an earlier version with the columns that were added since, without values.
+
+        Args:
+            frame: the table.
+            columns: those of it that are asked for; `None`: all.
+        """
+        lacking = [c for c in self.added if c not in frame and (columns is None or c in columns)]
         return frame.assign(**{c: "" if self.columns[c] == "str" else float("nan") for c in lacking})
 
-    def read_csv(self, path: Path) -> pd.DataFrame:
+    def read_csv(self, path: Path, *, columns: Collection[str] | None = None) -> pd.DataFrame:
         """The table read back, with its types.
 
         A concept may be called `null` or `NA`: only an empty field of a number counts as no value.
+
+        Args:
+            path: the file.
+            columns: read these alone, their texts as categories as in `read_parquet`; `None`: all of them,
+                as texts.
 
         Raises:
             InputError: the file is not such a table.
         """
         import pandas as pd
 
-        numbers = [column for column, kind in self.columns.items() if kind in ("int", "float")]
-        dtypes = {c: _DTYPES[k] for c, k in self.columns.items() if k != "bool"}
-        dtypes |= dict.fromkeys(self.sometimes, _DTYPES["str"])
+        names = [*self.columns, *self.sometimes] if columns is None else list(columns)
+        kinds: dict[str, Kind] = {name: self.columns.get(name, "str") for name in names}
         try:
             frame = pd.read_csv(
-                path, dtype=dtypes, keep_default_na=False, na_values={column: [""] for column in numbers}
+                path,
+                usecols=None if columns is None else kinds.__contains__,
+                dtype={c: _DTYPES[k] for c, k in kinds.items() if k != "bool"},
+                keep_default_na=False,
+                na_values={c: [""] for c, k in kinds.items() if k in ("int", "float")},
             )
-            return self._typed(self.with_added(frame))
+            frame = self.with_added(frame, columns)
+            return self._typed(frame) if columns is None else self._coded(frame[names])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"this file is not a {self.name} table: {error}",
                 where=path,
                 hint="remove it and run `cmon dissect` again",
             ) from error
+
+    def read_parquet(self, path: Path, *, columns: Collection[str] | None = None) -> pd.DataFrame:
+        """A table that is kept as Parquet, its texts as categories in alphabetical order.
+
+        A table of all epochs says the same few texts on every row: as categories each is held once, and a row
+        takes a byte or two.
+
+        Args:
+            path: the file.
+            columns: read these alone; `None`: all of them, and those of `sometimes` that are there.
+
+        Raises:
+            InputError: the file is not such a table.
+        """
+        import pandas as pd
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        with path.open("rb") as file:  # pyarrow refuses paths that are no text
+            try:
+                names = [c for c in pq.read_schema(file).names if columns is None or c in columns]
+                texts = [c for c in names if self.columns.get(c, "str") == "str"]
+                stored = pq.ParquetFile(file, read_dictionary=texts, page_checksum_verification=True)
+                table = stored.read(columns=names).unify_dictionaries()
+                # What pandas noted in the file of its own types would turn the categories into texts again.
+                frame = table.replace_schema_metadata(None).to_pandas(
+                    types_mapper={pa.int64(): pd.Int64Dtype()}.get
+                )
+                frame = self.with_added(frame, columns)
+                return self._coded(frame if columns is None else frame[list(columns)])
+            except (pa.ArrowException, OSError, KeyError) as error:
+                raise InputError(
+                    f"this file is not a {self.name} table: {error}",
+                    where=path,
+                    hint="remove it and run `cmon dissect` again",
+                ) from error
+
+    def to_parquet(self, rows: pd.DataFrame, file: BinaryIO, pieces: Mapping[str, str]) -> None:
+        """Write a table that was stacked from others, and what it was stacked from.
+
+        Args:
+            rows: as `frame` gives them.
+            file: open for writing.
+            pieces: name -> digest of each of the tables, for `pieces_of`.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = pa.Table.from_pandas(rows, preserve_index=False)
+        made = json.dumps([self._version(), dict(sorted(pieces.items()))])
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), _PIECES: made.encode()})
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+
+    def pieces_of(self, path: Path) -> dict[str, str] | None:
+        """What a table was stacked from; `None` where that is not known, or the columns were others then."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with path.open("rb") as file:
+                metadata = pq.read_schema(file).metadata or {}
+            version, pieces = json.loads(metadata[_PIECES])
+        except (OSError, KeyError, ValueError, pa.ArrowException):
+            return None
+        return dict(pieces) if version == self._version() else None
+
+    def _version(self) -> list[list[str]]:
+        """What the content of a stacked table depends on beside its pieces."""
+        return [[f"{name}:{kind}" for name, kind in self.columns.items()], list(self.sometimes)]
+
+    def _coded(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """With texts as categories; `read_csv` of pandas would make numbers of layers called `1` and `2`."""
+        texts = [c for c in frame if self.columns.get(str(c), "str") == "str"]
+        return frame.assign(**{str(c): _alphabetical(frame[c]) for c in texts})
+
+
+def _alphabetical(texts: pd.Series[Any]) -> pd.Series[Any]:
+    """Texts as categories that are sorted as the texts are."""
+    coded = texts.astype("category")
+    return coded.cat.reorder_categories(sorted(coded.cat.categories))

@@ -93,7 +93,7 @@ def default_anchors(table: pd.DataFrame, count: int) -> tuple[str, ...]:
     weight = last["effect"].clip(lower=0).fillna(0) if "effect" in last else last["rank"] * 0.0
     if not (weight > 0).any():
         weight = last["rank"] * 0.0 + 1.0
-    weights = weight.groupby(last["concept"]).sum().sort_values(ascending=False, kind="stable")
+    weights = weight.groupby(last["concept"], observed=True).sum().sort_values(ascending=False, kind="stable")
     words = [str(word) for word in weights.index]
     plain = [word for word in words if _is_plain(word)]
     return tuple((plain or words)[:count])

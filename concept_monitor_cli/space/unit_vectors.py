@@ -31,11 +31,6 @@ class UnitVectors:
     units: pd.DataFrame
     vectors: NDArray[np.float32]
 
-    def at(self, epoch: int) -> UnitVectors:
-        """Those of one epoch."""
-        here = np.flatnonzero(self.units["epoch"].to_numpy(dtype=np.int64) == epoch)
-        return UnitVectors(self.units.iloc[here].reset_index(drop=True), self.vectors[here])
-
 
 def concept_words(table: pd.DataFrame) -> list[str]:
     """The distinct concepts of a concept table, sorted."""
@@ -55,7 +50,7 @@ def unit_vectors(table: pd.DataFrame, words: list[str], embeddings: NDArray[np.f
     table = table[placed].sort_values([*_UNIT, "rank"], kind="stable")
     index = {word: row for row, word in enumerate(words)}
     counts = table.groupby(_UNIT, sort=False, observed=True).size().to_numpy()
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+    starts = np.cumsum(counts) - counts
     k = int(counts.max(initial=1))
     # Units may have fewer than k concepts (a small concept set, a detector that finds few): the rest of
     # the row is not a number, and has no weight.

@@ -383,8 +383,8 @@ class Bench:
             return detector.halves(entry, common.context)
 
     def _labels(self, history: History, column: int) -> Labels:
-        rows = self.opened.rows(history)
-        rows = rows[(rows["rank"] == 1) & (rows["epoch"] == history.epochs[column])]
+        rows = self.opened.first_rows(history)
+        rows = rows[rows["epoch"] == history.epochs[column]]
         rows = rows[rows["checkpoint"] == history.checkpoints[column]].sort_values("unit")
         return Labels(
             concepts=rows["concept"].to_numpy(dtype=object),

@@ -201,7 +201,7 @@ def _counted(opened: OpenRun) -> pd.DataFrame:
 
     return pd.concat(
         [
-            category_statistics(opened.rows(history), known=together(beside_records(opened, history)))
+            category_statistics(opened.first_rows(history), known=together(beside_records(opened, history)))
             for history in opened.histories
         ],
         ignore_index=True,
@@ -422,7 +422,7 @@ def _compare_classes(
 ) -> None:
     import pandas as pd
 
-    known = {*first.table["concept"], *second.table["concept"]}
+    known = {*first.table["concept"].unique(), *second.table["concept"].unique()}
     for word in check_classes(options.classes, known):
         progress.notice(f"no unit of either run has a concept called {word!r}")
     counts = [

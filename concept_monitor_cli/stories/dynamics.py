@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,11 +40,6 @@ _PAIRED: dict[str, Callable[[Tensor, Tensor], float]] = {
     "procrustes": measures.procrustes,
 }
 _CANONICAL = ("svcca", "pwcca")
-_DIMENSIONS: dict[str, Callable[[Tensor], float]] = {
-    "effective_rank": measures.effective_rank,
-    "participation_ratio": measures.participation_ratio,
-    "two_nearest_neighbours": measures.two_nearest_neighbours,
-}
 
 
 @dataclass(frozen=True)
@@ -182,10 +178,18 @@ def _along_time(sets: Sequence[RecordedLayer], order: Tensor, progress: Progress
         for pair in dict.fromkeys([*pairwise(layer), *((each, layer[-1]) for each in layer[:-1])])
     ]
     few: dict[str, int] = {}
+
+    # An epoch stands beside the one before, the next and the last one, in turn.
+    @lru_cache(maxsize=3)
+    def prepared(place: int) -> tuple[Tensor, int]:
+        values = usable(sets[place])
+        return measures.turned(values), values.shape[1]
+
+    place = {id(each): number for number, each in enumerate(sets)}
     with progress.task("canonical correlations", len(pairs), "pairs") as advance:
         for first, second in pairs:
-            X, Y = usable(first), usable(second)
-            units = max(X.shape[1], Y.shape[1])
+            (X, own), (Y, other) = prepared(place[id(first)]), prepared(place[id(second)])
+            units = max(own, other)
             for name, measure in _PAIRED.items():
                 if name in _CANONICAL and len(X) < measures.IMAGES_PER_UNIT * units:
                     few[first.layer] = units
@@ -231,7 +235,7 @@ def _dimensions(sets: Sequence[RecordedLayer], options: DynamicsOptions, progres
             if shape not in independent:
                 generator = torch.Generator().manual_seed(options.seed)
                 noise = torch.randn(shape, generator=generator)
-                independent[shape] = {name: measure(noise) for name, measure in _DIMENSIONS.items()}
+                independent[shape] = _dimensions_of(noise)
             rows += [
                 {
                     "epoch": each.epoch,
@@ -239,14 +243,25 @@ def _dimensions(sets: Sequence[RecordedLayer], options: DynamicsOptions, progres
                     "layer": each.layer,
                     "run": each.run,
                     "measure": name,
-                    "value": measure(values),
+                    "value": value,
                     "chance": independent[shape][name],
                     "images": len(values),
                 }
-                for name, measure in _DIMENSIONS.items()
+                for name, value in _dimensions_of(values).items()
             ]
             advance(1)
     return pd.DataFrame(rows)
+
+
+def _dimensions_of(values: Tensor) -> dict[str, float]:
+    """The measures of dimension of some activations; what decomposes them is done once."""
+    values = measures.turned(values)
+    known = measures.singular_values(values)
+    return {
+        "effective_rank": measures.effective_rank(values, known),
+        "participation_ratio": measures.participation_ratio(values, known),
+        "two_nearest_neighbours": measures.two_nearest_neighbours(values),
+    }
 
 
 def convergence(similarity: pd.DataFrame, threshold: float) -> list[Convergence]:

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 # So many anchors, where the user names none.
 _DEFAULT_ANCHORS = 8
+# Of the concept table what places depend on, and what is drawn beside them.
+_COLUMNS = ("concept", "category", "score", "interpretable", "state", "effect")
+_MOMENT = ["layer", "epoch", "checkpoint"]
 
 
 @dataclass
@@ -108,11 +111,12 @@ def embed(options: EmbedOptions, progress: Progress = SILENT) -> EmbedResult:
     asked = _table(run, options)
     detector = str(asked["detector"].iloc[0])
     others = _others(run, asked, detector)
-    # In the order of the run's table, whatever was asked for: the same units get the same places.
-    table = pd.concat([asked, others]).sort_values(
-        list(TABLES["concepts"].order), kind="stable", ignore_index=True
-    )
+    table = asked
     if len(others):
+        # In the order of the run's table, whatever was asked for: the same units get the same places.
+        table = pd.concat([asked, others]).sort_values(
+            list(TABLES["concepts"].order), kind="stable", ignore_index=True
+        )
         progress.notice(
             f"placed anew with the rest, in one coordinate system: {', '.join(sorted(set(others['layer'])))}"
         )
@@ -149,16 +153,14 @@ def embed(options: EmbedOptions, progress: Progress = SILENT) -> EmbedResult:
     stars = _frame(anchors, points[len(placed.units) :])
     run.write_csv("anchors", stars)
 
-    wanted = _moments(units).isin(set(_moments(asked)))
-    units = units[wanted]
+    units = units[_is_of(units, _moments(asked))]
     result = EmbedResult(options.out, units=len(units), anchors=anchors)
     layers = units["layer"].astype(str)
-    for layer, epoch in sorted(set(zip(layers, units["epoch"].astype(int), strict=True))):
-        group = units[(layers == layer) & (units["epoch"] == epoch)]
+    for (layer, epoch), group in units.groupby(["layer", "epoch"], sort=True, observed=True):
         result.spread.append(
             {
-                "layer": layer,
-                "epoch": epoch,
+                "layer": str(layer),
+                "epoch": int(str(epoch)),
                 "spread": spread(torch.from_numpy(placed.vectors[group.index.to_numpy()])),
                 "anchor_distance": float(group["anchor_distance"].mean()),
             }
@@ -183,14 +185,14 @@ def embed(options: EmbedOptions, progress: Progress = SILENT) -> EmbedResult:
 
 def _table(run: RunFolder, options: EmbedOptions) -> pd.DataFrame:
     """The rows of the concept table that were asked for, of one detector."""
-    table = run.concepts(layers=options.layers, detector=options.detector)
+    table = run.concepts(layers=options.layers, detector=options.detector, columns=_COLUMNS)
     traits = traits_of(run.info(), map(str, table["detector"].unique()))
     detectors = sorted(traits, key=lambda name: (not traits[name].in_word_space, name))
     if options.detector is None:
         # Formulas have no place of their own among the words; the first detector with words is taken.
         table = table[table["detector"] == detectors[0]]
     if options.epochs is not None:
-        table = table[table["epoch"].isin(options.epochs.select(table["epoch"].tolist()))]
+        table = table[table["epoch"].isin(options.epochs.select(table["epoch"].unique().tolist()))]
     if not (table["state"] == "live").any():
         raise InputError("all units are dead, so there is nothing to place", where=run.root)
     if not (table["concept"] != "").any():
@@ -207,15 +209,24 @@ def _others(run: RunFolder, asked: pd.DataFrame, detector: str) -> pd.DataFrame:
     path = run.tables / "embedding.csv"
     if not path.is_file():
         return asked.iloc[:0]
-    before = TABLES["embedding"].read_csv(path)
-    known = set(_moments(before[before["detector"] == detector])) - set(_moments(asked))
-    table = run.concepts()
-    return table[(table["detector"] == detector) & _moments(table).isin(known)]
+    before = TABLES["embedding"].read_csv(path, columns=[*_MOMENT, "detector"])
+    known = _moments(before[before["detector"] == detector]) - _moments(asked)
+    if not known:
+        return asked.iloc[:0]
+    table = run.concepts(columns=_COLUMNS)
+    return table[(table["detector"] == detector) & _is_of(table, known)]
 
 
-def _moments(rows: pd.DataFrame) -> pd.Series[str]:
-    """Layer, epoch and checkpoint of each row in one."""
-    return rows["layer"].astype(str) + "/" + rows["epoch"].astype(str) + "/" + rows["checkpoint"].astype(str)
+def _moments(rows: pd.DataFrame) -> set[tuple[Any, ...]]:
+    """The layers, epochs and checkpoints that rows are of."""
+    return set(rows[_MOMENT].drop_duplicates().itertuples(index=False, name=None))
+
+
+def _is_of(rows: pd.DataFrame, moments: set[tuple[Any, ...]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """For every row whether it is of one of these moments."""
+    each = rows[_MOMENT].drop_duplicates().itertuples(index=False, name=None)
+    inside = np.array([moment in moments for moment in each], dtype=bool)
+    return inside[rows.groupby(_MOMENT, sort=False, observed=True).ngroup().to_numpy()]
 
 
 def _anchors(options: EmbedOptions, table: pd.DataFrame, progress: Progress) -> tuple[str, ...]:

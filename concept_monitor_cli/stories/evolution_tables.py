@@ -69,9 +69,8 @@ class Labels:
     @classmethod
     def of(cls, opened: OpenRun, progress: Progress) -> Labels:
         """Of a run; says where changes of concept were not tested."""
-        table = opened.table
-        detector = opened.detector
-        own = table[(table["detector"] == detector) & (table["rank"] == 1) & (table["state"] == "live")]
+        first, detector = opened.first, opened.detector
+        own = first[(first["detector"] == detector) & (first["state"] == "live")]
         named: dict[tuple[int, str], dict[int, str]] = {}
         columns = (own[name].tolist() for name in ("epoch", "layer", "unit", "concept"))
         for epoch, layer, unit, concept in zip(*columns, strict=True):

@@ -94,7 +94,7 @@ class Tables:
         self._pure: tuple[int, dict[str, NDArray[np.float64]]] | None = None
         self._bases = _bases(opened)
         # Of all layers, whichever were asked for: a basis is a layer of its own.
-        first = opened.table[opened.table["rank"] == 1]
+        first = opened.first
         self._concepts: dict[tuple[str, int], dict[int, tuple[str, bool]]] = {}
         columns = (first[name].tolist() for name in ("layer", "epoch", "unit", "concept", "interpretable"))
         for layer, epoch, unit, concept, interpretable in zip(*columns, strict=True):

@@ -47,7 +47,7 @@ def run_tables(opened: OpenRun, statistics: pd.DataFrame | None = None) -> RunTa
     """
     if statistics is None:
         parts = [
-            category_statistics(opened.rows(history), known=together(beside_records(opened, history)))
+            category_statistics(opened.first_rows(history), known=together(beside_records(opened, history)))
             for history in opened.histories
         ]
         statistics = pd.concat(parts, ignore_index=True)
@@ -57,7 +57,7 @@ def run_tables(opened: OpenRun, statistics: pd.DataFrame | None = None) -> RunTa
     random = pd.concat(untrained, ignore_index=True) if untrained else None
     return RunTables(
         histories=opened.histories,
-        first=opened.table[opened.table["rank"] == 1],
+        first=opened.first,
         statistics=TABLES["statistics"].frame(statistics),
         untrained=None if random is None else random[random["rank"] == 1],
         units=units if current else None,

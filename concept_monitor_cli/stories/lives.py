@@ -197,10 +197,11 @@ def _itself(own: Own) -> pd.DataFrame:
 def drift_floors(opened: OpenRun, history: History) -> tuple[float, float]:
     """What a network with random weights and what two halves of the images give for the drift of a unit."""
     last = int(history.epochs[-1])
-    placed, random = opened.placed(history), opened.untrained_placed(history)
+    random = opened.untrained_placed(history)
+    placed = None if random is None else opened.placed(history, epoch=last)
     by_random = by_halves = float("nan")
     if placed is not None and random is not None:
-        by_random = mean_distance(placed.at(last), random)
+        by_random = mean_distance(placed, random)
     for record in opened.records(history):
         if record.epoch == last and record.held_out:
             luck = record.held_out["categories"][ALL]["distance"]

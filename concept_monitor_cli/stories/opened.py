@@ -30,9 +30,16 @@ from concept_monitor_cli.stories.embed import run_encoder
 from concept_monitor_cli.study import Context, Study
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     import pandas as pd
+
+# Of the concept table what commands look at: the sets of concepts that chance cannot tell apart are half of
+# its bytes, and are only printed.
+_COLUMNS = (
+    *("epoch", "checkpoint", "layer", "unit", "detector", "rank", "concept", "category"),
+    *("score", "p_value", "interpretable", "state", "effect"),
+)
 
 
 class WithoutNotices:
@@ -69,6 +76,10 @@ def grey_range_of(made: Mapping[str, Any]) -> tuple[float, float] | None:
 class OpenRun:
     """A run and its inputs. Encoder, images and concepts are opened when first asked for.
 
+    Attributes:
+        table: the rows of the concept table that are asked for, without the columns that are only printed
+            (`whole_table`); texts are categories.
+
     Args:
         root: the run folder.
         options: which layers, epochs and detector of it, and the machine.
@@ -89,10 +100,19 @@ class OpenRun:
         # A detector that needs no encoder may have been added to a run that has one.
         whole = context is not None and (context.encoder is not None or self.info["encoder"] is None)
         self._given = context if whole else None
-        table = self.run.concepts(layers=options.layers, detector=options.detector)
+        self.table: pd.DataFrame = self._concepts(_COLUMNS)
+
+    def whole_table(self) -> pd.DataFrame:
+        """The rows of `table` with all columns of the concept table; not kept."""
+        return self._concepts(None)
+
+    def _concepts(self, columns: Collection[str] | None) -> pd.DataFrame:
+        options = self.options
+        table = self.run.concepts(layers=options.layers, detector=options.detector, columns=columns)
         if options.epochs is not None:
-            table = table[table["epoch"].isin(options.epochs.select(table["epoch"].tolist()))]
-        self.table: pd.DataFrame = table.reset_index(drop=True)
+            epochs = options.epochs.select(table["epoch"].unique().tolist())
+            table = table[table["epoch"].isin(epochs)].reset_index(drop=True)
+        return table
 
     @property
     def name(self) -> str:
@@ -117,7 +137,7 @@ class OpenRun:
     @cached_property
     def histories(self) -> list[History]:
         """A history per layer and detector."""
-        return histories(self.table, self.traits)
+        return histories(self.first, self.traits)
 
     def ranges(self, history: History) -> pd.DataFrame | None:
         """What units say at ranges of their activation; `None` for detectors with other labels.
@@ -140,9 +160,16 @@ class OpenRun:
 
     def rows(self, history: History) -> pd.DataFrame:
         """The concept table of one layer and detector."""
-        table = self.table
-        chosen = (table["layer"] == history.layer) & (table["detector"] == history.detector)
-        return table[chosen].reset_index(drop=True)
+        return _of(self.table, history)
+
+    @cached_property
+    def first(self) -> pd.DataFrame:
+        """The rows of `table` that have the best concept of a unit."""
+        return self.table[self.table["rank"] == 1].reset_index(drop=True)
+
+    def first_rows(self, history: History) -> pd.DataFrame:
+        """Of one layer and detector the best concept of every unit, at every epoch."""
+        return _of(self.first, history)
 
     @property
     def detector(self) -> str:
@@ -151,9 +178,9 @@ class OpenRun:
 
     def first_labels(self, epoch: int, layer: str) -> pd.DataFrame:
         """The best label of each unit of a layer at an epoch, by `detector`."""
-        table = self.table
-        own = (table["epoch"] == epoch) & (table["layer"] == layer) & (table["detector"] == self.detector)
-        return table[own & (table["rank"] == 1)]
+        first = self.first
+        own = (first["epoch"] == epoch) & (first["layer"] == layer) & (first["detector"] == self.detector)
+        return first[own]
 
     def has_settings_of(self, other: OpenRun) -> dict[str, bool]:
         """For probing set, concepts and encoder, whether both runs have the same."""
@@ -199,14 +226,15 @@ class OpenRun:
         unit: np.ndarray[Any, np.dtype[np.float64]] = vector / np.linalg.norm(vector)
         return unit
 
-    def placed(self, history: History) -> UnitVectors | None:
-        """The live units of a layer in the space of words.
+    def placed(self, history: History, epoch: int | None = None) -> UnitVectors | None:
+        """The live units of a layer in the space of words, of one epoch or of all.
 
         None for detectors whose labels are no concepts, and for a run without an encoder.
         """
         if not history.live.any():
             return None
-        return self._placed(self.rows(history), history.detector)
+        rows = self.rows(history)
+        return self._placed(rows if epoch is None else rows[rows["epoch"] == epoch], history.detector)
 
     def _placed(self, rows: pd.DataFrame, detector: str) -> UnitVectors | None:
         if not self.traits[detector].in_word_space or self.info["encoder"] is None:
@@ -386,3 +414,9 @@ class OpenRun:
                 hint="name the --cache-dir of the dissect, or dissect again with --save-scores",
             )
         return entry
+
+
+def _of(table: pd.DataFrame, history: History) -> pd.DataFrame:
+    """The rows of a table that are of one layer and detector."""
+    chosen = (table["layer"] == history.layer) & (table["detector"] == history.detector)
+    return table[chosen].reset_index(drop=True)

@@ -123,8 +123,8 @@ def export_ratings(opened: OpenRun, count: int, *, seed: int) -> Form:
 
 def _labels(opened: OpenRun, history: History) -> pd.DataFrame:
     """The best label of every unit that has one, by unit, at the last epoch."""
-    rows = opened.rows(history)
-    rows = rows[(rows["epoch"] == history.epochs[-1]) & (rows["rank"] == 1)]
+    rows = opened.first_rows(history)
+    rows = rows[rows["epoch"] == history.epochs[-1]]
     labels: pd.DataFrame = rows[(rows["state"] == "live") & (rows["concept"] != "")].set_index("unit")
     return labels
 

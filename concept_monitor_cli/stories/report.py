@@ -229,9 +229,9 @@ class RecordedTopImages:
 def _export(opened: OpenRun, options: ReportOptions, progress: Progress) -> list[Path]:
     written: list[Path] = []
     if options.csv is not None:
-        written += write_tables(opened.run, opened.table, options.csv, "csv")
+        written += write_tables(opened.run, opened.whole_table(), options.csv, "csv")
     if options.parquet is not None:
-        written += write_tables(opened.run, opened.table, options.parquet, "parquet")
+        written += write_tables(opened.run, opened.whole_table(), options.parquet, "parquet")
     if options.tensorboard is not None:
         written += write_scalars(options.tensorboard, statistics_of(opened), time=time.time())
         layers = _projector_points(opened, progress)

@@ -94,9 +94,12 @@ def statistics_of(opened: OpenRun) -> pd.DataFrame:
     embedding = None
     path = opened.run.tables / "embedding.csv"
     if path.is_file():
-        embedding = TABLES["embedding"].read_csv(path)
+        where = ["epoch", "checkpoint", "layer", "detector", "unit"]
+        embedding = TABLES["embedding"].read_csv(path, columns=[*where, "anchor_distance"])
     parts = [
-        category_statistics(opened.rows(history), opened.placed(history), embedding, beside(opened, history))
+        category_statistics(
+            opened.first_rows(history), opened.placed(history), embedding, beside(opened, history)
+        )
         for history in opened.histories
     ]
     return pd.concat(parts, ignore_index=True)
@@ -104,8 +107,7 @@ def statistics_of(opened: OpenRun) -> pd.DataFrame:
 
 def beside(opened: OpenRun, history: History) -> pd.DataFrame:
     """What stands beside the counts of a layer: redundancy, floors, labels on held-out images."""
-    rows = opened.rows(history)
-    first = rows[rows["rank"] == 1]
+    first = opened.first_rows(history)
     parts = beside_records(opened, history)
     if opened.untrained(history) is not None:
         parts.append(random_columns(first, spreads(opened.untrained_placed(history))))

@@ -84,7 +84,7 @@ def units(options: UnitsOptions, progress: Progress = SILENT) -> UnitsResult:
 
     opened = OpenRun(options.out, options, progress)
     check_units(options.units, opened.table)
-    for word in check_classes(options.classes, opened.table["concept"]):
+    for word in check_classes(options.classes, opened.table["concept"].unique()):
         progress.notice(f"no unit has a concept called {word!r} at any epoch")
     result = UnitsResult(options.out)
     if options.match is not None:
@@ -148,7 +148,9 @@ def _layer_summary(history: History, life: pd.DataFrame) -> dict[str, Any]:
 
 
 def _moments(opened: OpenRun, wanted: Sequence[int]) -> list[dict[str, Any]]:
-    table = opened.table
+    if not wanted:
+        return []
+    table = opened.whole_table()
     columns = ["layer", "detector", "unit", "epoch", "concept", "category", "score", "p_value"]
     rows = table[table["unit"].isin(wanted) & (table["rank"] == 1)].sort_values(columns[:4])
     more = [name for name in ("effect", "stability", "concept_set") if name in rows]

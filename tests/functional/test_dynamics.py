@@ -17,7 +17,9 @@ from concept_monitor_cli.functional.dynamics import (
     participation_ratio,
     procrustes,
     pwcca,
+    singular_values,
     svcca,
+    turned,
     two_nearest_neighbours,
 )
 
@@ -137,6 +139,29 @@ def test_procrustes_is_one_for_a_rotation_and_less_for_another_scale_of_a_direct
     stretched = X * torch.tensor([9.0, 1, 1, 1, 1, 1])
     assert procrustes(X, stretched) < 0.9
     assert svcca(X, stretched, variance=1.0) == pytest.approx(1, abs=1e-6)
+
+
+def test_more_units_than_images_are_turned_into_as_many_columns_and_no_measure_sees_it() -> None:
+    X, Y = normal(30, 70) * torch.linspace(0, 9, 70), normal(30, 90, 1)
+    Y[:, :40] += X[:, :40]
+    Y[:, 50] = 3.0
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(2))
+    A, B = turned(X), turned(Y)
+    assert A.shape == B.shape == (30, 30)
+    for other in (slice(None), order):
+        # The literal formula, on the units as they are.
+        P, Q = (Z.double().numpy() - Z.double().numpy().mean(0) for Z in (X, Y[other]))
+        expected = np.linalg.svd(P.T @ Q, compute_uv=False).sum() / np.linalg.norm(P) / np.linalg.norm(Q)
+        assert procrustes(A, B[other]) == pytest.approx(expected, abs=1e-12)
+        assert cka(A, B[other]) == pytest.approx(cka(X, Y[other]), abs=1e-6)
+    singular = np.linalg.svd(X.double().numpy() - X.double().numpy().mean(0), compute_uv=False)
+    np.testing.assert_allclose(singular_values(A).numpy(), singular, atol=1e-10)
+    for measure in (effective_rank, participation_ratio, two_nearest_neighbours):
+        assert measure(A) == pytest.approx(measure(X), rel=1e-9)
+    for measure in (effective_rank, participation_ratio):
+        assert measure(X, singular_values(A)) == pytest.approx(measure(X), rel=1e-9)
+    few = normal(30, 30)
+    assert turned(few) is few
 
 
 def test_what_one_outlying_group_makes_shows_beside_procrustes() -> None:

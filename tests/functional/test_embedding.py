@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional import embedding
 from concept_monitor_cli.functional.embedding import (
     interpolated,
     nearest_anchor,
@@ -46,6 +47,30 @@ def test_the_same_from_a_table_of_the_best() -> None:
     torch.testing.assert_close(
         neuron_embedding_from_top(values, indices, texts), neuron_embedding(scores, texts), equal_nan=True
     )
+
+
+def test_blocks_of_units_give_what_all_at_once_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = torch.randn(50, 30, generator=torch.Generator().manual_seed(0))
+    scores[3] = torch.nan
+    texts, anchors = vectors(30, 16, 1), vectors(6, 16, 4)
+    indices, values = top_rows(scores, 5)
+    at_once = neuron_embedding_from_top(values, indices, texts)
+    nearest = nearest_anchor(at_once, anchors)
+    gathered: list[int] = []
+    average = torch.einsum
+
+    def recorded(equation: str, *operands: torch.Tensor) -> torch.Tensor:
+        gathered.append(len(operands[0]))
+        return average(equation, *operands)
+
+    monkeypatch.setattr(embedding, "_AVERAGED", 7)
+    monkeypatch.setattr(torch, "einsum", recorded)
+    in_blocks = neuron_embedding_from_top(values, indices, texts)
+    # A table of all epochs: the concepts of all units side by side would be five times the result.
+    assert max(gathered) == 7
+    torch.testing.assert_close(in_blocks, at_once, rtol=0, atol=0, equal_nan=True)
+    for one, other in zip(nearest, nearest_anchor(at_once, anchors), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 def test_wpmi_sized_scores_do_not_overflow() -> None:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from concept_monitor_cli.lenses import Findings
+from concept_monitor_cli.run import TABLES
 
 Told = Mapping[int, Sequence[tuple[str, str, float, bool] | None]]
 
@@ -35,9 +36,12 @@ def concept_table() -> Callable[..., pd.DataFrame]:
     return _table
 
 
-@pytest.fixture
-def random_table() -> pd.DataFrame:
-    """40 units at 5 epochs, of few words, so that everything happens: changes, returns, deaths, ties."""
+@pytest.fixture(params=["texts", "categories"])
+def random_table(request: pytest.FixtureRequest) -> pd.DataFrame:
+    """40 units at 5 epochs, of few words, so that everything happens: changes, returns, deaths, ties.
+
+    With its texts as texts, as a table is made, and as categories, as a run gives it.
+    """
     rng = np.random.default_rng(3)
     words = [("orange", "color"), ("orange", "object"), ("field", "scene"), ("mouse", ""), ("net", "other")]
     told = {}
@@ -51,4 +55,9 @@ def random_table() -> pd.DataFrame:
                     (*words[rng.integers(5)], round(float(rng.normal()), 1), bool(rng.random() < 0.5))
                 )
         told[epoch] = units
-    return _table(told)
+    table = _table(told)
+    if request.param == "categories":
+        names = [name for name, kind in TABLES["concepts"].columns.items() if kind == "str"]
+        # One that no row has: rows of a part of a run still know those of the whole.
+        table[names] = table[names].apply(lambda texts: texts.astype("category").cat.add_categories(["zzz"]))
+    return table

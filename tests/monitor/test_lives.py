@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from concept_monitor_cli.monitor import lives as lives_of
 from concept_monitor_cli.monitor.history import histories
 from concept_monitor_cli.monitor.lives import unit_lives
 from concept_monitor_cli.run import TABLES
@@ -72,7 +73,11 @@ def twin(history_of: dict[int, list[tuple[int, str, str, bool, bool]]]) -> dict[
     return result
 
 
-def test_lives_equal_their_literal_twin(random_table: pd.DataFrame) -> None:
+@pytest.mark.parametrize("block", [2, 256])
+def test_lives_equal_their_literal_twin(
+    random_table: pd.DataFrame, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lives_of, "_UNITS", block)
     moments: dict[int, list[tuple[int, str, str, bool, bool]]] = {}
     for row in random_table.itertuples():
         said = (int(row.epoch), row.concept, row.category, bool(row.interpretable), row.state == "live")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -8,11 +9,14 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.run import TABLES, CheckpointRecord, RunFolder, TableRecord
 from concept_monitor_cli.run.folder import UNCLEAR_ACCURACY
+from concept_monitor_cli.run.schema import TableSchema
 
 
 def rows(
@@ -69,6 +73,60 @@ def test_written_tables_come_back_with_their_values_and_types(tmp_path: Path) ->
     assert [record.epoch for record in run.checkpoints()] == [0, 5]
 
 
+def test_only_the_columns_asked_for_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(tmp_path / "out")
+    add(run, 0)
+    add(run, 5)
+    run.combine(INFO)
+    read: list[list[str]] = []
+    whole, original = run.concepts(), pq.ParquetFile.read
+
+    def recorded(file: pq.ParquetFile, columns: list[str]) -> pa.Table:
+        read.append(columns)
+        return original(file, columns=columns)
+
+    monkeypatch.setattr(pq.ParquetFile, "read", recorded)
+    some = run.concepts(columns=["concept", "score"], epochs=[5])
+    keys = {"epoch", "checkpoint", "layer", "detector", "unit", "rank"}
+    assert [set(columns) for columns in read] == [{*keys, "concept", "score"}]
+    expected = whole.loc[whole["epoch"] == 5, list(some.columns)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(some, expected)
+    with pytest.raises(InputError, match="no epoch 7"):
+        run.concepts(columns=["concept"], epochs=[7])
+
+
+def test_texts_of_a_run_are_held_once(tmp_path: Path) -> None:
+    # As texts, the seven columns of a row took more than the six of numbers.
+    run = RunFolder(tmp_path / "out")
+    words = tuple(f"a concept with a long name, number {number % 10}" for number in range(3000))
+    values = {**rows(0, concepts=words), "concept_set": words, "state": "live"}
+    for column in ("score", "p_value", "interpretable", "effect", "stability"):
+        values[column] = [True] * len(words)
+    run.write_checkpoint(CheckpointRecord("e0.pth", "/c/e0.pth", 0, "epoch_0000", "done"))
+    run.write_table("epoch_0000", TableRecord("e0.pth", 0, "layer4", "clip-dissect", "k", 3), values)
+    run.combine(INFO)
+    table = run.concepts()
+    texts = [name for name, kind in TABLES["concepts"].columns.items() if kind == "str"]
+    assert table[texts].memory_usage(deep=True).drop("Index").max() < 2 * len(table)
+    for name in texts:
+        assert list(table[name].cat.categories) == sorted(set(table[name]))
+
+
+def test_a_csv_table_gives_the_columns_asked_for(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "out")
+    add(run, 0, "1")
+    path = run.table_path("epoch_0000", "1", "clip-dissect")
+    some = TABLES["concepts"].read_csv(path, columns=["score", "concept", "layer", "unit"])
+    whole = TABLES["concepts"].read_csv(path)
+    assert list(some.columns) == ["score", "concept", "layer", "unit"]
+    assert some["layer"].tolist() == ["1", "1", "1"]
+    assert some["concept"].tolist() == ["null", "NA", ""]
+    for name in some.columns:
+        assert some[name].astype(whole[name].dtype).equals(whole[name])
+    with pytest.raises(InputError, match="not a concepts table"):
+        TABLES["concepts"].read_csv(path, columns=["unit", "x"])
+
+
 def test_only_tables_of_another_basis_name_it(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     add(run, 0)
@@ -114,6 +172,46 @@ def test_whoever_combines_last_leaves_everything(tmp_path: Path) -> None:
             thread.join()
         assert set(run.concepts()["epoch"]) == set(range(6))
         assert len(run.info()["checkpoints"]) == 6
+
+
+def test_tables_that_are_stacked_already_are_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(tmp_path / "out")
+    add(run, 0)
+    add(run, 5)
+    run.combine(INFO)
+    stacked = run.tables / "concepts.parquet"
+    first = stacked.read_bytes()
+    read: list[str] = []
+    original = TableSchema.read_csv
+
+    def recorded(schema: TableSchema, path: Path, **how: list[str]) -> pd.DataFrame:
+        read.append(path.parent.name)
+        return original(schema, path, **how)
+
+    monkeypatch.setattr(TableSchema, "read_csv", recorded)
+    given: list[pd.DataFrame] = []
+    run.combine(INFO, derive=given.append)
+    assert read == []
+    assert stacked.read_bytes() == first
+    pd.testing.assert_frame_equal(given[0].astype(run.concepts().dtypes), run.concepts())
+
+    # Another table by content, whatever its time says; one more; and a file that holds no table any more.
+    path = run.table_path("epoch_0005", "layer4", "clip-dissect")
+    then = path.stat()
+    path.write_text(path.read_text().replace("NA", "AN"))
+    os.utime(path, ns=(then.st_atime_ns, then.st_mtime_ns))
+    run.combine(INFO)
+    assert read == ["epoch_0000", "epoch_0005"]
+    assert run.concepts(epochs=[5])["concept"].tolist() == ["null", "AN", ""]
+    add(run, 7)
+    run.combine(INFO)
+    assert set(run.concepts()["epoch"]) == {0, 5, 7}
+    whole = stacked.read_bytes()
+    stacked.write_bytes(whole[:200] + bytes(200) + whole[400:])
+    run.combine(INFO)
+    assert stacked.read_bytes() == whole
 
 
 def test_what_is_derived_is_derived_from_the_last_tables(tmp_path: Path) -> None:
@@ -255,6 +353,15 @@ def test_damaged_table_is_named(tmp_path: Path) -> None:
     path.write_text("epoch,unit\n1,2\n")
     with pytest.raises(InputError, match="not a concepts table"):
         TABLES["concepts"].read_csv(path)
+
+
+def test_a_damaged_stacked_table_is_named(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "out")
+    add(run, 0)
+    run.combine(INFO)
+    (run.tables / "concepts.parquet").write_bytes(b"PAR1 no table")
+    with pytest.raises(InputError, match="not a concepts table"):
+        run.concepts()
 
 
 def test_schema_refuses_missing_columns() -> None:

@@ -13,6 +13,8 @@ from planted_training import EPOCHS, weights
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.dynamics import cka, effective_rank
 from concept_monitor_cli.options import DynamicsOptions, ReadingOptions
+from concept_monitor_cli.stories import dynamics as story
+from concept_monitor_cli.stories.activations import usable
 from concept_monitor_cli.stories.dynamics import Convergence, convergence, dynamics, in_words
 from concept_monitor_cli.stories.opened import OpenRun
 
@@ -47,6 +49,31 @@ def test_tables_hold_what_the_functions_give(training: Path, cache: Path) -> Non
     assert row["value"] == pytest.approx(effective_rank(known[1]), rel=1e-5)
     assert result.images == rows["images"].iloc[0]
     assert all(path.is_file() for path in result.plots)
+
+
+def test_layers_of_more_units_than_images_are_decomposed_small(
+    training: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = DynamicsOptions(out=training, cache_dir=cache, plot_formats=())
+    dynamics(options)
+    before = {name: pd.read_csv(training / f"tables/{name}.csv") for name in ("similarity", "dimension")}
+    # The same layer with every unit ten times, scaled so that all products of images stay.
+    monkeypatch.setattr(story, "usable", lambda each: usable(each).repeat(1, 40) / 40**0.5)
+    sizes: list[int] = []
+    decompose = torch.linalg.svdvals
+
+    def recorded(A: torch.Tensor) -> torch.Tensor:
+        sizes.append(max(A.shape))
+        return decompose(A)
+
+    monkeypatch.setattr(torch.linalg, "svdvals", recorded)
+    wide = dynamics(options)
+    assert max(sizes) <= wide.images
+    for name, table in before.items():
+        kept = table["measure"].isin(["cka", "procrustes", "effective_rank", "participation_ratio"])
+        again = pd.read_csv(training / f"tables/{name}.csv")
+        again = again[again["measure"].isin(["cka", "procrustes", "effective_rank", "participation_ratio"])]
+        np.testing.assert_allclose(again["value"], table.loc[kept, "value"], rtol=1e-4)
 
 
 def test_the_same_tables_again_and_a_checkpoint_more_changes_no_pair(training: Path, cache: Path) -> None:
