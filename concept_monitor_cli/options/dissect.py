@@ -32,6 +32,7 @@ from concept_monitor_cli.options.kinds import (
     AUTO,
     CHANNELS,
     BasisSpec,
+    ChannelOrder,
     EpochFilter,
     FormulaSearch,
     Interpolation,
@@ -146,6 +147,19 @@ class DissectOptions(PlotOptions, CommonOptions, InputSizeOptions, LoadingOption
         panel=NETWORK,
         metavar="NAME",
         shown="the architecture's own",
+    )
+    channel_order: ChannelOrder | None = option(
+        None,
+        "Of the colours as the network sees them: rgb, or bgr (training images read by OpenCV).",
+        panel=NETWORK,
+        metavar="NAME",
+        shown="rgb, unless the checkpoint shows otherwise",
+    )
+    evidence: bool = option(
+        True,
+        "Compare the network's batch normalisation with the probing images, to see how those of its training "
+        "were normalised; without, the architecture's own normalisation is taken.",
+        panel=NETWORK,
     )
     pooling: Pooling = option(
         "auto",

@@ -131,13 +131,17 @@ class Normaliser:
         self._dtype = dtype
         # Mean and std of a grey network are the same for all three, so grey can be made after them.
         self._luma = torch.tensor(LUMA, device=device).view(1, 3, 1, 1) if channels == 1 else None
+        self._swapped = preprocessing.channels == "bgr"
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """The images of a batch; the next call writes over them."""
+        """The images of a batch, uint8 `(B, S, S, 3)` on the device; the next call writes over them."""
         size = pixels.shape[1]
         rows = self._buffer[: len(pixels)]
         rows.copy_(pixels.view(len(pixels), size, size * 3)).mul_(self._scale).add_(self._shift)
-        images = rows.view(len(pixels), size, size, 3).permute(0, 3, 1, 2)
+        images = rows.view(len(pixels), size, size, 3)
+        if self._swapped:
+            images = images.flip(3)
+        images = images.permute(0, 3, 1, 2)
         if self._luma is not None:
             images = (images * self._luma).sum(1, keepdim=True)
         return images.to(self._dtype)

@@ -72,6 +72,7 @@ def seen(study: Study, architecture: Architecture, look: Look, request: Recordin
         pixels=architecture.pixels.digest,
         mean=list(preprocessing.mean),
         std=list(preprocessing.std),
+        **({} if preprocessing.channels == "rgb" else {"channels": preprocessing.channels}),
         pooling=study.options.pooling,
         precision=study.options.precision,
         **({} if look.key is None else {"basis": look.key.digest}),

@@ -1,0 +1,194 @@
+"""How a study shows its images to a network: as is usual for the architecture, or as the checkpoint shows.
+
+Looked at once per run and architecture, at the last checkpoint of the whole run. All processes of a job array
+come to the same answer: it depends on content only and is kept in the cache. A run that is continued keeps
+the answer that is in its `run.json`, whatever checkpoints were added.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from concept_monitor_cli.checkpoints import Checkpoint, load_checkpoint
+from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.evidence import (
+    InputEvidence,
+    Presentation,
+    evidence_key,
+    find_input,
+    fitting,
+)
+from concept_monitor_cli.models.build import ModelSource, resolve_model
+from concept_monitor_cli.options import DissectOptions
+from concept_monitor_cli.probe import Preprocessing
+from concept_monitor_cli.run import RunFolder
+from concept_monitor_cli.study.networks import shown_to
+
+if TYPE_CHECKING:
+    from concept_monitor_cli.study import Study
+
+
+def presented(
+    study: Study, checkpoint: Checkpoint | None, source: ModelSource
+) -> tuple[Preprocessing, InputEvidence]:
+    """How images are shown to a network, and the evidence for it.
+
+    Says what was found; warns where it is against an option.
+
+    Args:
+        study: options, probing images, cache, and the checkpoints of the run.
+        checkpoint: any of the architecture; None for a network that is in use.
+        source: the architecture as recognised or named.
+
+    Raises:
+        InputError: an option makes no sense.
+    """
+    prepare = partial(shown_to, options=study.options, whole_frame=study.listed_probe.has_masks)
+    usual = Presentation(source, prepare(source))
+    if checkpoint is None:
+        return usual.preprocessing, InputEvidence("not looked at", "the network is in use")
+    evidence = _evidence(study, checkpoint, usual, prepare)
+    if evidence.compared:
+        study.notice(evidence.sentence)
+    else:  # the usual is said anyway
+        study.progress.detail(evidence.sentence)
+    if evidence.warning is not None:
+        study.warning(evidence.warning)
+    chosen = evidence.chosen
+    if evidence.status != "taken" or chosen is None:
+        return usual.preprocessing, evidence
+    taken = prepare(source, mean=chosen.mean, std=chosen.std, channels=chosen.channels)
+    return replace(taken, source="by the checkpoint's own statistics"), evidence
+
+
+def input_of(study: Study) -> InputEvidence:
+    """What the last checkpoint shows of how its images looked, whatever a run that is there was made with.
+
+    Args:
+        study: checkpoints and probing images; no layers are needed.
+
+    Raises:
+        InputError: no checkpoint can be read, or no known architecture fits.
+    """
+    study.anew = True
+    last = study.last_checkpoint
+    source = resolve_model(
+        study.options.model, last.state_dict, said=last.arch, family=last.family, config=last.config
+    )
+    return presented(study, last, source)[1]
+
+
+def fixed_parts(options: DissectOptions, checkpoint: Checkpoint, source: ModelSource) -> frozenset[str]:
+    """The parts of a presentation that the user gave, or the checkpoint's own name of its architecture."""
+    said = (checkpoint.arch or "").rpartition("/")[2].partition(".")[0].lower()
+    given = {
+        "architecture": options.model is not None or said == source.name.lower(),
+        "normalisation": options.mean is not None or options.std is not None,
+        "channel order": options.channel_order is not None,
+        "size": options.input_size is not None,
+    }
+    return frozenset(part for part, is_given in given.items() if is_given)
+
+
+def _evidence(
+    study: Study, checkpoint: Checkpoint, usual: Presentation, prepare: Callable[..., Preprocessing]
+) -> InputEvidence:
+    names = names_digest(checkpoint)
+    if not study.options.evidence:
+        return InputEvidence("not looked at", "--no-evidence was given", names=names)
+    known = _of_the_run(study, names, usual)
+    if known is not None:
+        return known
+    if usual.source.in_chans != 3:
+        return InputEvidence("not looked at", "the network takes grey images")
+    latest = _latest(study, checkpoint)
+    if latest is None:
+        return InputEvidence("not looked at", "the checkpoint's own statistics were not looked at")
+    name, last = latest
+    fixed = fixed_parts(study.options, checkpoint, usual.source)
+    sources = fitting(usual.source, last.state_dict, study.progress)
+    key = evidence_key(
+        usual,
+        sources,
+        weights_digest=last.digest,
+        probe=study.listed_probe,
+        fixed=fixed,
+        seed=study.options.seed,
+    )
+    entry = study.store.get(key)
+    if entry is None and study.options.dry_run:
+        return InputEvidence(
+            "not looked at", "the checkpoint's own statistics are looked at when the run begins"
+        )
+    if entry is None:
+        # Tasks of a job array that want it at the same time wait for the first.
+        with study.store.lock(key):
+            entry = study.store.get(key)
+            if entry is None:
+                found = find_input(
+                    last.state_dict,
+                    usual,
+                    sources,
+                    prepare,
+                    probe=study.listed_probe,
+                    fixed=fixed,
+                    device=study.device,
+                    seed=study.options.seed,
+                    progress=study.progress,
+                )
+                entry = study.store.put(key, {}, {"evidence": found.to_json()})
+    with entry:
+        found = InputEvidence.from_json(entry.meta["evidence"])
+    return replace(found, checkpoint=name, names=names)
+
+
+def names_digest(checkpoint: Checkpoint) -> str:
+    """Of the names and shapes of the weights: which network of the run it is."""
+    shapes = [[name, list(value.shape)] for name, value in sorted(checkpoint.state_dict.items())]
+    return hashlib.sha256(json.dumps(shapes).encode()).hexdigest()
+
+
+def _of_the_run(study: Study, names: str, usual: Presentation) -> InputEvidence | None:
+    """What the run that is there was made with; None for a new one, another network or other options."""
+    run = RunFolder(study.options.out)
+    if study.anew or study.options.overwrite or not run.run_file.is_file():
+        return None
+    content = run.info().get("model", {}).get("input_evidence")
+    if content is None:
+        return InputEvidence(
+            "not looked at", "the run was begun without looking at the checkpoint's statistics"
+        )
+    found = InputEvidence.from_json(content)
+    if found.names != names or (found.usual is not None and not found.usual.is_of(usual)):
+        return None
+    return found
+
+
+def _latest(study: Study, checkpoint: Checkpoint) -> tuple[str, Checkpoint] | None:
+    """The last checkpoint of the run with the same names and shapes that can be used, and its name.
+
+    None where the study has no checkpoints of its own (those of a finished run are opened one by one).
+    """
+    if not study.options.checkpoints:
+        return None
+    shapes = {name: tuple(value.shape) for name, value in checkpoint.state_dict.items()}
+    for file in reversed(study.all_files):
+        try:
+            if file.path == checkpoint.path:
+                checkpoint.require_finite()
+                return file.name, checkpoint
+            lazy = load_checkpoint(file.path, **study.options.loading, lazy=True)
+            if {name: tuple(value.shape) for name, value in lazy.state_dict.items()} != shapes:
+                continue
+            loaded = load_checkpoint(file.path, **study.options.loading)
+            loaded.require_finite()
+        except InputError as error:  # said when its turn comes
+            study.progress.detail(f"{file.name} is not looked at: {error.what}")
+            continue
+        return file.name, loaded
+    return None
