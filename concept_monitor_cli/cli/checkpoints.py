@@ -124,6 +124,7 @@ def _evidence(console: Console, options: CheckpointsOptions) -> InputEvidence:
         model=options.model,
         **options.loading,
         probe=options.probe,
+        evidence=True,
         cache_dir=options.cache_dir,
     )
     return input_of(Study(asked, WithoutNotices(console)))

@@ -107,6 +107,11 @@ class Preprocessing:
     source: str
     channels: Channels = "rgb"
 
+    def __str__(self) -> str:
+        mean, std = (" ".join(f"{value:.3g}" for value in values) for values in (self.mean, self.std))
+        swapped = "" if self.channels == "rgb" else ", blue first"
+        return f"{self.geometry}, mean {mean}, std {std}{swapped} - {self.source}"
+
     def to_json(self) -> dict[str, object]:
         """The fields as plain values, for `run.json`. Channels only where they are not red first."""
         return {

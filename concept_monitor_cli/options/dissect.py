@@ -153,12 +153,12 @@ class DissectOptions(PlotOptions, CommonOptions, InputSizeOptions, LoadingOption
         "Of the colours as the network sees them: rgb, or bgr (training images read by OpenCV).",
         panel=NETWORK,
         metavar="NAME",
-        shown="rgb, unless the checkpoint shows otherwise",
+        shown="rgb",
     )
     evidence: bool = option(
-        True,
-        "Compare the network's batch normalisation with the probing images, to see how those of its training "
-        "were normalised; without, the architecture's own normalisation is taken.",
+        False,
+        "Look in the network's batch normalisation for how the images of its training were normalised, and "
+        "follow it where that is clear. Shows some probing images a few dozen times.",
         panel=NETWORK,
     )
     pooling: Pooling = option(

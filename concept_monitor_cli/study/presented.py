@@ -99,11 +99,13 @@ def _evidence(
     study: Study, checkpoint: Checkpoint, usual: Presentation, prepare: Callable[..., Preprocessing]
 ) -> InputEvidence:
     names = names_digest(checkpoint)
-    if not study.options.evidence:
-        return InputEvidence("not looked at", "--no-evidence was given", names=names)
     known = _of_the_run(study, names, usual)
     if known is not None:
+        if study.options.evidence and not known.compared:
+            study.warning(f"--evidence is not followed, as the run was begun otherwise: {known.reason}")
         return known
+    if not study.options.evidence:
+        return InputEvidence("not looked at", "the run was begun without --evidence", names=names)
     if usual.source.in_chans != 3:
         return InputEvidence("not looked at", "the network takes grey images")
     latest = _latest(study, checkpoint)
@@ -160,9 +162,7 @@ def _of_the_run(study: Study, names: str, usual: Presentation) -> InputEvidence 
         return None
     content = run.info().get("model", {}).get("input_evidence")
     if content is None:
-        return InputEvidence(
-            "not looked at", "the run was begun without looking at the checkpoint's statistics"
-        )
+        return InputEvidence("not looked at", "the run was begun without --evidence")
     found = InputEvidence.from_json(content)
     if found.names != names or (found.usual is not None and not found.usual.is_of(usual)):
         return None

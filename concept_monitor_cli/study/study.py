@@ -381,9 +381,7 @@ class Study:
         self._say_left_out(names, layers)
         if layers[0].channels == 1:
             wanted = grey(wanted)
-        mean, std = _triple(wanted.mean), _triple(wanted.std)
-        swapped = "" if wanted.channels == "rgb" else ", blue first"
-        self.notice(f"input: {wanted.geometry}, mean {mean}, std {std}{swapped} - {wanted.source}")
+        self.notice(f"input: {wanted}")
         for lens in self.lenses:
             lens.check(self.listed_probe, layers)
         for name, needed in weights.items():
@@ -496,7 +494,3 @@ class _Noting:
         self.warning = study.progress.warning
         self.detail = study.progress.detail
         self.task = study.progress.task
-
-
-def _triple(values: tuple[float, float, float]) -> str:
-    return " ".join(f"{value:.3g}" for value in values)
