@@ -121,7 +121,6 @@ def _evidence(console: Console, options: CheckpointsOptions) -> InputEvidence:
         layers=(),
         order=options.order,
         series=options.series,
-        model=options.model,
         **options.loading,
         probe=options.probe,
         evidence=True,

@@ -198,6 +198,10 @@ class InputEvidence:
                 f"{self.chosen.figure}; as is usual, {self.usual}: {self.usual.figure}){tail}"
             )
         after = f"; the next, {self.others[0]}: {self.others[0].figure}" if self.others else ""
+        if self.status == "confirmed" and self.against:
+            return (
+                f"input: as given by options, {self.chosen} ({measured}: {self.chosen.figure}{after}){tail}"
+            )
         if self.status == "confirmed":
             agree = f"agree ({measured}: {self.chosen.figure}{after}){tail}"
             return f"input: the checkpoint's own statistics {agree}"

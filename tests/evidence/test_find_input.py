@@ -116,6 +116,7 @@ def test_an_option_stays_and_is_warned_of(probe: ProbeSet) -> None:
     assert found.chosen.normalisation == "CIFAR-10"
     assert "normalisation" in found.against
     assert "0.5" in (found.warning or "")
+    assert "agree" not in found.sentence
 
 
 def test_an_untrained_network_says_nothing(probe: ProbeSet) -> None:

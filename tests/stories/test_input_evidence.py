@@ -45,3 +45,11 @@ def test_without_the_option_nothing_is_looked_at_and_a_rerun_with_it_says_so(
     answer = cmon(*bench.dissect("--quiet", "--evidence"))
     assert answer.code == 0, answer.err
     assert "--evidence is not followed" in answer.err
+
+
+def test_checkpoints_with_a_probe_says_what_was_found(bench, cmon) -> None:
+    answer = cmon("checkpoints", str(bench.root / "ckpts"), "--probe", "builtin", "--json")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)["input_evidence"]
+    assert found["status"] == "untrained"
+    assert "statistics are new" in found["sentence"]
