@@ -16,6 +16,11 @@ class CmonError(Exception):
         what: what went wrong, one line, no full stop needed.
         where: the file, folder, layer or option that it is about.
         hint: what the user can do, one line.
+
+    >>> print(CmonError("the disk is full", where="cmon-out", hint="free some space and run it again"))
+    the disk is full
+    where: cmon-out
+    try: free some space and run it again
     """
 
     exit_code = 1
@@ -40,7 +45,15 @@ class CmonError(Exception):
 
 
 class InputError(CmonError):
-    """Bad usage or bad input: a file, an option, a name that does not exist. Exit code 2."""
+    """Bad usage or bad input: a file, an option, a name that does not exist. Exit code 2.
+
+    >>> import concept_monitor_cli as cmon
+    >>> try:
+    ...     cmon.open_run("no-such-folder")
+    ... except cmon.InputError as error:
+    ...     print(error.hint)
+    run `cmon dissect CKPTS --layer NAME` first, or name another run with --out
+    """
 
     exit_code = 2
 

@@ -3,7 +3,7 @@
     python scripts/check_calibration.py trained.pth --layer blocks.4,blocks.5 --probe broden1_224
 
 Five shares per layer and detector (clip-dissect with each of its similarities, network-dissection with each
-of its label rules):
+of its label rules; of `ranges` a second row for the ranges themselves):
 
 - `trained, shuffled`: the network as it is, against chance;
 - `trained, untrained`: the same, against networks with random weights;
@@ -24,34 +24,40 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from concept_monitor_cli.checkpoints import load_checkpoint
 from concept_monitor_cli.functional import shuffled, top_images
 from concept_monitor_cli.functional.dissection import shuffled_masks
 from concept_monitor_cli.lenses import make_detector
+from concept_monitor_cli.lenses.names import ranges
 from concept_monitor_cli.models.build import resolve_model
 from concept_monitor_cli.options import SIMILARITIES, DissectOptions, ReadingOptions
 from concept_monitor_cli.progress import SILENT
 from concept_monitor_cli.record.requests import read_masks
+from concept_monitor_cli.record.whole_maps import PackedMaps
 from concept_monitor_cli.store import Entry, Store
 from concept_monitor_cli.stories.dissect import dissect
 from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.study import Context
 
 RANDOM, TRAINED = 0, 1
-BY_MASKS = ("network-dissection", "compositional")
+BY_MASKS = ("network-dissection", "compositional", "ranges")
+BY_RANGE = "ranges, each range"
 SEED = 20_260_000  # of the network with random weights, and of the draws; far from those of a study
 
 
 def main() -> None:
     """Run the studies and print the table."""
     options = _arguments()
+    if options.range_draws is not None:
+        ranges.FEWEST_DRAWS = ranges.MOST_DRAWS = options.range_draws
     folder = _checkpoints(Path(options.checkpoint), options.model, options.out / "checkpoints")
     rows: dict[tuple[str, str], dict[str, float]] = {}
     studies = _studies(options.detector.split(","), options.similarity.split(","))
     for name, detectors, similarity, rule in studies:
-        for null in ("shuffled", "untrained"):
+        for null in options.nulls.split(","):
             asked = DissectOptions(
                 checkpoints=(str(folder),),
                 layers=tuple(options.layer.split(",")),
@@ -73,7 +79,7 @@ def main() -> None:
                 cache_dir=options.cache_dir,
             )
             dissect(asked)
-            for layer, detector, epoch, share in _called(asked.out):
+            for layer, detector, epoch, share in (*_called(asked.out), *_called_ranges(asked.out)):
                 network = "trained" if epoch == TRAINED else "random"
                 row = _row(detector, similarity, rule)
                 rows.setdefault((layer, row), {})[f"{network}, {null}"] = share
@@ -120,21 +126,37 @@ def _called(run: Path) -> Iterator[tuple[str, str, int, float]]:
         yield str(layer), str(detector), int(str(epoch)), float(units["interpretable"].mean())
 
 
+def _called_ranges(run: Path) -> Iterator[tuple[str, str, int, float]]:
+    """The same of the ranges of units."""
+    for path in sorted((run / "tables").glob("epoch_*/*.ranges.ranges.csv")):
+        rows = pd.read_csv(path)
+        for (layer, epoch), own in rows.groupby(["layer", "epoch"], sort=True):
+            yield str(layer), BY_RANGE, int(str(epoch)), float(own["interpretable"].mean())
+
+
 def _broken(made: DissectOptions, draws: int) -> Iterator[tuple[str, str, float]]:
     """The largest share of interpretable units when activations are laid over the wrong images."""
     opened = OpenRun(made.out, ReadingOptions(out=made.out, cache_dir=made.cache_dir), SILENT)
     context = _context(opened)
     for history in opened.histories:
         detector = make_detector(history.detector, made)
-        shares = []
+        shares: dict[str, list[float]] = {}
         for seed in range(SEED, SEED + draws):
             with (
                 opened.recording(history, TRAINED) as entry,
                 _shuffled(opened.store, entry, seed, context) as broken,
             ):
                 found = detector.find(broken, context)
-            shares.append(float(found.interpretable[found.live].mean()))
-        yield history.layer, history.detector, max(shares)
+            shares.setdefault(history.detector, []).append(float(found.interpretable[found.live].mean()))
+            if "ranges" in found.more:
+                of_range = found.more["ranges"]["interpretable"]
+                shares.setdefault(BY_RANGE, []).append(float(of_range.mean()))
+            print(
+                f"broken, {history.layer}, {history.detector}: {[each[-1] for each in shares.values()]}",
+                flush=True,
+            )
+        for name, each in shares.items():
+            yield history.layer, name, max(each)
 
 
 def _context(opened: OpenRun) -> Context:
@@ -150,6 +172,12 @@ def _shuffled(store: Store, entry: Entry, seed: int, context: Context) -> Entry:
     if entry.key.kind == "masks":
         masks = shuffled_masks(read_masks(entry), groups=context.groups, seed=seed)
         arrays |= {name: getattr(masks, name) for name in ("image", "unit", "offsets", "edges")}
+    elif entry.key.kind == "whole_maps":
+        maps = PackedMaps.read(entry)
+        places = torch.arange(len(maps), dtype=torch.float64)[:, None].repeat(1, maps.codes.shape[1])
+        source = shuffled(places, groups=context.groups, seed=seed).numpy().astype(np.int64)
+        unit = np.arange(maps.codes.shape[1])
+        arrays |= {name: each[source, unit] for name, each in maps.arrays.items()}
     else:
         pooled = shuffled(torch.from_numpy(entry.read("pooled")), groups=context.groups, seed=seed)
         indices, _ = top_images(pooled, 100)
@@ -188,6 +216,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--detector", default="network-dissection,compositional,clip-dissect")
     parser.add_argument("--similarity", default=",".join(SIMILARITIES))
     parser.add_argument("--draws", type=int, default=3, help="of broken activations; each is a whole study")
+    parser.add_argument("--range-draws", type=int, help="of chance for each range; default: as a run takes")
+    parser.add_argument("--nulls", default="shuffled,untrained", help="a comma list")
     parser.add_argument("--out", type=Path, default=Path("check-calibration"))
     parser.add_argument("--cache-dir", type=Path)
     parser.add_argument("--json", type=Path, help="where to write the shares")

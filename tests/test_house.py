@@ -63,8 +63,11 @@ OTHER_MEANINGS = {
         "evaluation/ranges.py",
         "evaluation/showing.py",
         "options/kinds.py",
+        "report/page/contents.py",
+        "run/kinds.py",
         "run/traits.py",
         "stories/conclude.py",
+        "stories/opened.py",
     ),
 }
 MOST_LINES = 500

@@ -25,7 +25,7 @@ _PICTURE = "Picture"
     examples=[
         ("cmon embed --anchors windmill,field", "the run in ./cmon-out"),
         ("cmon embed --anchors words.txt --units 256,479 --layer layer4", "follow two units"),
-        ("cmon embed -a sky,water --epochs 0:90:10,last --plot-format pdf", "for a paper"),
+        ("cmon embed -a sky,water --style paper --plot-format pdf", "for a paper"),
     ],
 )
 def embed(console: Console, options: EmbedOptions) -> None:

@@ -25,7 +25,7 @@ _MOST_LINES = 12
     "stats",
     examples=[
         ("cmon stats", "the run in ./cmon-out"),
-        ("cmon stats --layer layer3,layer4 --epochs first,last --plot-format pdf", "for a paper"),
+        ("cmon stats --layer layer3,layer4 --style paper --plot-format pdf", "for a paper"),
         ("cmon stats --out standard --against robust", "two trainings side by side"),
     ],
 )

@@ -14,7 +14,7 @@ compositional explanations", NeurIPS 2023.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from concept_monitor_cli.functional.compositional.cells import cut_images
-from concept_monitor_cli.functional.compositional.formulas import Formula
-from concept_monitor_cli.functional.dissection import ImageLabels, IntArray, UnitMasks
+from concept_monitor_cli.functional.dissection import IntArray, UnitMasks
 from concept_monitor_cli.functional.dissection.masks import edge_dtype, interpolated
 from concept_monitor_cli.functional.dissection.thresholds import comparable
 
@@ -242,36 +240,3 @@ def _level_runs(level: NDArray[np.int8]) -> tuple[IntArray, IntArray, IntArray]:
     number, start, stop = (row * 128 + own)[kept], start[kept], (stop - row * pixels)[kept]
     order = np.argsort(number, kind="stable")
     return number[order], start[order], stop[order]
-
-
-def images_met(
-    labels: Iterable[ImageLabels], masks: UnitMasks, formulas: Sequence[Formula | None]
-) -> tuple[IntArray, IntArray]:
-    """On how many images each mask's formula holds anywhere, and on how many it does inside the mask.
-
-    Args:
-        labels: of each image that the masks cover, in the same order.
-        masks: of `n` units, or ranges.
-        formulas: of each.
-
-    Returns:
-        `(n,)` each; 0 where there is no formula.
-    """
-    shown, met = np.zeros((2, masks.n_units), dtype=np.int64)
-    asked: dict[Formula, list[int]] = {}
-    for unit, formula in enumerate(formulas):
-        if formula is not None:
-            asked.setdefault(formula, []).append(unit)
-    for _, cut, ((first, stop),), _ in cut_images(labels, [masks]):
-        row = np.full(masks.n_units, -1)
-        row[masks.unit[first:stop]] = np.arange(stop - first)
-        inside = cut.inside(masks, first, stop)
-        for formula, units in asked.items():
-            holds = formula.evaluate(cut.mask)
-            if not holds[1:].any():  # the first is the pixels without a label: no formula holds there
-                continue
-            shown[units] += 1
-            rows = row[units]
-            there = rows >= 0
-            met[np.array(units)[there]] += inside[rows[there]][:, holds].any(axis=1)
-    return shown, met

@@ -30,9 +30,12 @@ def lightning_callback(monitor: Monitor, *, every_n_steps: int | None = None) ->
         InputError: neither is installed.
 
     >>> import concept_monitor_cli as cmon
+    >>> from lightning.pytorch import Trainer
     >>> monitor = cmon.Monitor("builtin", layers="layer3")
-    >>> callback = cmon.lightning_callback(monitor)  # doctest: +SKIP
-    >>> trainer = lightning.Trainer(callbacks=[callback])  # doctest: +SKIP
+    >>> callback = cmon.lightning_callback(monitor)
+    >>> trainer = Trainer(max_epochs=3, accelerator="cpu", logger=False, callbacks=[callback])
+    >>> callback in trainer.callbacks
+    True
     """
     from concept_monitor_cli.library.lightning import LightningMonitor
 
@@ -56,9 +59,12 @@ def trainer_callback(monitor: Monitor, *, on: Literal["save", "epoch"] = "save")
         InputError: transformers is not installed.
 
     >>> import concept_monitor_cli as cmon
+    >>> import torch, transformers
     >>> monitor = cmon.Monitor("builtin", layers="layer3")
-    >>> callback = cmon.trainer_callback(monitor)  # doctest: +SKIP
-    >>> trainer = transformers.Trainer(callbacks=[callback])  # doctest: +SKIP
+    >>> callback = cmon.trainer_callback(monitor)
+    >>> trainer = transformers.Trainer(torch.nn.Linear(2, 2), callbacks=[callback])
+    >>> callback in trainer.callback_handler.callbacks
+    True
     """
     from concept_monitor_cli.library.transformers import TrainerMonitor
 

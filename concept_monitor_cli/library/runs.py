@@ -57,10 +57,21 @@ def open_run(
 
 
 class Run:
-    """A run, opened for reading. Made by `open_run`.
+    """A run, opened for reading. Made by `open_run`; `dissect_model` and a `Monitor` have one, too.
 
     Attributes:
         folder: where it is.
+
+    >>> import concept_monitor_cli as cmon
+    >>> from concept_monitor_cli.models.cifar import create_model
+    >>> network = create_model("cifar_resnet20", num_classes=10)
+    >>> run = cmon.dissect_model(network, "builtin", layers="layer1", probe_limit=60, floors=False)
+    >>> run.layers, run.epochs, run.detectors
+    (['layer1'], [0], ['clip-dissect'])
+    >>> run.concepts(layer="layer1", epoch=0, rank=1).shape[0]
+    16
+    >>> len(run.top_images("layer1", unit=7)) > 0
+    True
     """
 
     def __init__(self, folder: Path, cache_dir: Path | None, device: str, progress: Progress) -> None:

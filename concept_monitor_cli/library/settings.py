@@ -80,7 +80,7 @@ NOT_FOR_MODELS = frozenset(
     {
         *("checkpoints", "layers", "out", "probe", "concepts", "encoder", "overwrite", "model"),
         *("epochs", "shard", "order", "series", "trust_pickle", "prefix", "weights_key"),
-        *("dry_run", "sources", "plot_formats"),
+        *("dry_run", "sources", "plot_formats", "style"),
     }
 )
 _LISTS = ("detectors", "bases", "templates")

@@ -65,6 +65,14 @@ class Visit:
         forward_passes: how often a network was run over all probing images: none where everything is known.
         floor_passes: of these, how often one with random weights was, for floors.
         seconds: inside the networks.
+
+    >>> import concept_monitor_cli as cmon
+    >>> from concept_monitor_cli.models.cifar import create_model
+    >>> network = create_model("cifar_resnet20", num_classes=10)
+    >>> monitor = cmon.Monitor("builtin", layers="layer1", probe_limit=60, floors=False)
+    >>> visit = monitor(network, 3)
+    >>> visit.epoch, visit.name, visit.forward_passes, visit.floor_passes
+    (3, 'epoch_0003.pth', 1, 0)
     """
 
     epoch: int

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.models.layers import LayerInfo
 from concept_monitor_cli.models.taps import Calls, Stop, find_modules, first_tensor
 
 
@@ -203,3 +204,36 @@ def gradients(of: Tensor, outputs: Mapping[str, Tensor], *, keep_graph: bool = F
             )
         slopes[name] = slope
     return slopes
+
+
+@contextmanager
+def scaled(model: nn.Module, layer: LayerInfo, shares: Sequence[float]) -> Iterator[None]:
+    """Multiplies what a layer puts out, for the length of a `with` block: `t A` instead of `A`.
+
+    What a skip path brings round the layer stays as it is. A tap opened inside the block sees the scaled
+    output.
+
+    Args:
+        model: the network.
+        layer: of several calls in one pass the last one is scaled.
+        shares: a factor for each image of the batch.
+    """
+    module = find_modules(model, [layer.name])[layer.name]
+    calls = 0
+
+    def hook(module: nn.Module, _inputs: Any, output: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls % layer.calls:
+            return None
+        tensor = first_tensor(output, module, layer.name)
+        shape = [1] * tensor.ndim
+        shape[1 if layer.layout.batch_second else 0] = len(shares)
+        factors = torch.tensor(shares, dtype=tensor.dtype, device=tensor.device).reshape(shape)
+        return replaced(output, tensor, tensor * factors)
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()

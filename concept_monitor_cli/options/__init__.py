@@ -24,6 +24,7 @@ from concept_monitor_cli.options.kinds import (
     AttributionMethod,
     BasisKind,
     BasisSpec,
+    BlocksOf,
     ChannelOrder,
     EpochFilter,
     FactorMode,
@@ -40,6 +41,8 @@ from concept_monitor_cli.options.kinds import (
     PictureObjective,
     PictureParameters,
     PlotFormat,
+    PlotFormats,
+    PlotStyle,
     Pooling,
     Precision,
     Quality,
@@ -57,7 +60,7 @@ from concept_monitor_cli.options.kinds import (
 if TYPE_CHECKING:
     from concept_monitor_cli.options.dissect import DissectOptions, RunOptions, SubmitOptions, WatchOptions
     from concept_monitor_cli.options.evaluate import EvaluateOptions
-    from concept_monitor_cli.options.pictures import AttributeOptions, PictureOptions
+    from concept_monitor_cli.options.pictures import AttributeOptions, ExplainOptions, PictureOptions
     from concept_monitor_cli.options.reading import (
         CheckpointsOptions,
         CompareOptions,
@@ -91,6 +94,7 @@ __all__ = [
     "AttributionMethod",
     "BasisKind",
     "BasisSpec",
+    "BlocksOf",
     "ChannelOrder",
     "CheckpointsOptions",
     "CircuitsOptions",
@@ -104,6 +108,7 @@ __all__ = [
     "EpochFilter",
     "EvaluateOptions",
     "EvolutionsOptions",
+    "ExplainOptions",
     "FactorMode",
     "FactorRows",
     "FactorSolver",
@@ -123,6 +128,8 @@ __all__ = [
     "PictureOptions",
     "PictureParameters",
     "PlotFormat",
+    "PlotFormats",
+    "PlotStyle",
     "Pooling",
     "Precision",
     "PruneOptions",
@@ -169,6 +176,7 @@ _PLACES = {
     "EmbedOptions": "reading",
     "EvaluateOptions": "evaluate",
     "EvolutionsOptions": "used",
+    "ExplainOptions": "pictures",
     "FactorsOptions": "structure",
     "FetchOptions": "reading",
     "LayersOptions": "reading",

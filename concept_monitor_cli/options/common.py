@@ -19,7 +19,14 @@ from concept_monitor_cli.options.declare import (
     declare,
     option,
 )
-from concept_monitor_cli.options.kinds import EpochFilter, PlotFormat, Precision, Source
+from concept_monitor_cli.options.kinds import (
+    EpochFilter,
+    PlotFormat,
+    PlotFormats,
+    PlotStyle,
+    Precision,
+    Source,
+)
 from concept_monitor_cli.options.values import count, device, from_zero, of_text, path, spec
 
 
@@ -135,6 +142,17 @@ class PlotOptions(Options):
         name="plot_format",
         metavar="TYPE",
     )
+    style: PlotStyle = option(
+        "screen",
+        "Look of the plots. paper: as wide as one or two columns of a page, letters of 6 to 8 points, told "
+        "apart without colour, too.",
+        metavar="LOOK",
+        panel=OUTPUT,
+    )
+
+    def __post_init__(self) -> None:
+        """The file types carry the look: whoever is told where to draw knows how."""
+        object.__setattr__(self, "plot_formats", PlotFormats(self.plot_formats, self.style))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,6 +348,7 @@ class OneRunOptions(ReadingOptions):
 
     def __post_init__(self) -> None:
         """The folder that is named by its place is the one that is read and written."""
+        super().__post_init__()
         if self.run is None:
             return
         if self.sources.get("out", "default") == "flag" and self.out != self.run:

@@ -20,6 +20,7 @@ LabelRule = Literal["supported", "iou"]
 FormulaSearch = Literal["auto", "optimal", "beam"]
 PlotFormat = Literal["png", "svg", "pdf"]
 ChannelOrder = Literal["rgb", "bgr"]
+PlotStyle = Literal["screen", "paper"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Method = Literal["umap", "pca"]
 VectorKind = Literal["fast", "ridge", "sgd"]
@@ -67,6 +68,7 @@ AttributionMethod = Literal[
     "guided",
     "guided-grad-cam",
 ]
+BlocksOf = Literal["activation", "attribution"]
 Kept = Literal["dynamics", "factors"]
 Source = Literal["flag", "environment", "file", "default"]
 Triple = tuple[float, float, float]
@@ -107,6 +109,22 @@ class Shard:
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
+
+
+class PlotFormats(tuple[PlotFormat, ...]):
+    """The file types that plots are written as, and how these look.
+
+    Attributes:
+        style: for a screen or for a page of paper.
+    """
+
+    style: PlotStyle
+
+    def __new__(cls, formats: Iterable[PlotFormat] = (), style: PlotStyle = "screen") -> PlotFormats:
+        """File types in the order in which they are written."""
+        made = super().__new__(cls, formats)
+        made.style = style
+        return made
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.options.common import NetworksAgainOptions, OneRunOptions, class_names_option
-from concept_monitor_cli.options.declare import MACHINE, METHOD, PART, option
-from concept_monitor_cli.options.kinds import AttributionMethod, PictureObjective, PictureParameters
-from concept_monitor_cli.options.values import count, number, spec, unit_list
+from concept_monitor_cli.options.common import (
+    NetworksAgainOptions,
+    OneRunOptions,
+    ReadingOptions,
+    class_names_option,
+)
+from concept_monitor_cli.options.declare import MACHINE, METHOD, PART, argument, option
+from concept_monitor_cli.options.kinds import AttributionMethod, BlocksOf, PictureObjective, PictureParameters
+from concept_monitor_cli.options.values import count, from_zero, number, spec, unit_list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,4 +168,77 @@ class AttributeOptions(NetworksAgainOptions, OneRunOptions):
         if len(self.layers) > 1:
             raise InputError(
                 "maps are of one layer", where=f"--layer {','.join(self.layers)}", hint="name one of them"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainOptions(NetworksAgainOptions, ReadingOptions):
+    """The options of `cmon explain`."""
+
+    without: ClassVar[tuple[str, ...]] = ("precision", "batch_size", "plot_formats")
+
+    images: tuple[str, ...] = argument(
+        (),
+        "What is explained: files, or probing images by their name or the end of it.",
+        metavar="IMAGE",
+        shown="by --count",
+    )
+    count: int = option(
+        3, "So many of the probing images, evenly chosen.", panel=PART, metavar="N", read=count
+    )
+    target: str | None = option(
+        None,
+        "The first class: its name or number.",
+        panel=METHOD,
+        metavar="CLASS",
+        read=spec,
+        shown="the image's label, else what the network says of it at the last epoch",
+    )
+    classes: int = option(
+        5,
+        "Classes that are explained: the target, and those with the largest logits at the last epoch.",
+        panel=METHOD,
+        metavar="N",
+        read=number(int, least=1),
+    )
+    class_names: str | None = class_names_option()
+    units: int = option(5, "Units named at each place.", panel=METHOD, metavar="N", read=number(int, least=1))
+    by: BlocksOf = option(
+        "activation",
+        "Which units are named at a place: the strongest by activation, or by attribution to the target.",
+        panel=METHOD,
+        metavar="TYPE",
+    )
+    places: int = option(
+        6,
+        "Rows and columns of places, at most; smaller maps keep theirs.",
+        panel=METHOD,
+        metavar="N",
+        read=number(int, least=1),
+    )
+    groups: int = option(
+        6, "Groups of units of each image.", panel=METHOD, metavar="N", read=number(int, least=1)
+    )
+    on: BlocksOf = option(
+        "activation",
+        "What groups are fitted to: activation, or attribution to the target.",
+        panel=METHOD,
+        metavar="TYPE",
+    )
+    path: int = option(
+        0,
+        "Midpoints of the way from 0 to the layer's output over which gradients are averaged; 0: none. "
+        "With 32 the parts add up to the change of the logit.",
+        panel=METHOD,
+        metavar="N",
+        read=from_zero,
+    )
+
+    def __post_init__(self) -> None:
+        """An image is taken apart at one layer."""
+        if len(self.layers) > 1:
+            raise InputError(
+                "an image is taken apart at one layer",
+                where=f"--layer {','.join(self.layers)}",
+                hint="name one of them",
             )

@@ -213,7 +213,7 @@ class CompareOptions(_ClassesOptions, ReadingOptions):
 class ReportOptions(OneRunOptions):
     """The options of `cmon report`."""
 
-    without: ClassVar[tuple[str, ...]] = (*ReadingOptions.without, "seed", "plot_formats")
+    without: ClassVar[tuple[str, ...]] = (*ReadingOptions.without, "seed", "plot_formats", "style")
 
     other: Path | None = argument(
         None, "Another run, whose charts stand beside.", metavar="OTHER", read=path, shown="none"

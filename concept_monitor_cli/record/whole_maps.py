@@ -1,24 +1,140 @@
-"""A recording for lenses that look at all values of a layer's maps, not only at the highest."""
+"""A recording for lenses that look at all values of a layer's maps, not only at the highest.
+
+The values of each map are kept in steps of a 65,535th of the way from its lowest to its highest: half of the
+bytes of float32. Values that differ may become equal, but none passes another of its map, and the lowest
+stays what it is: a zero of a rectified unit stays zero, and nothing else becomes zero.
+"""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from concept_monitor_cli.functional.dissection.thresholds import comparable
 from concept_monitor_cli.models.layers import LayerInfo
-from concept_monitor_cli.record.consumers import Consumer, MapSpool, PooledWriter, UnitRange
+from concept_monitor_cli.record.consumers import (
+    Consumer,
+    PooledWriter,
+    RowBuffer,
+    RowWriter,
+    UnitRange,
+    map_size,
+)
 from concept_monitor_cli.record.forward import RecordInfo
 from concept_monitor_cli.record.requests import Cost, Pass, PeakImages
 from concept_monitor_cli.store import Key, Store
+
+if TYPE_CHECKING:
+    from concept_monitor_cli.store import Entry
+
+_STEPS = (1 << 16) - 1
+_BLOCK_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class PackedMaps:
+    """Maps of some units on some images.
+
+    Attributes:
+        codes: `(N, C, h, w)` uint16, the step that each value is at.
+        lowest: `(N, C)` float32, of each map; NaN where a value of the map is.
+        step: `(N, C)` float32, the width of a step.
+    """
+
+    codes: NDArray[np.uint16]
+    lowest: NDArray[np.float32]
+    step: NDArray[np.float32]
+
+    @classmethod
+    def pack(cls, maps: Tensor) -> PackedMaps:
+        """Pack maps `(N, C, h, w)`; infinite values count as the largest numbers there are."""
+        values = comparable(maps)
+        lowest, highest = values.amin((2, 3)), values.amax((2, 3))  # NaN is passed on
+        step = highest / _STEPS - lowest / _STEPS
+        above = values - lowest[..., None, None]
+        codes = (above / step[..., None, None]).round().clamp(1, _STEPS)
+        codes = torch.where(above > 0, codes, 0).nan_to_num(0)
+        return cls(
+            codes.to(torch.int32).cpu().numpy().astype(np.uint16),
+            *(each.cpu().numpy() for each in (lowest, step)),
+        )
+
+    @classmethod
+    def read(cls, entry: Entry) -> PackedMaps:
+        """Those of a recording."""
+        return cls(*(entry.read(name) for name in ("codes", "lowest", "step")))
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """As a recording holds them."""
+        return {"codes": self.codes, "lowest": self.lowest, "step": self.step}
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def of(self, units: slice | NDArray[np.int64]) -> NDArray[np.float32]:
+        """The values of some units, `(N, n, h, w)` float32."""
+        values = self.codes[:, units].astype(np.float32)
+        with np.errstate(over="ignore"):  # from the lowest number there is to the highest
+            values *= self.step[:, units, None, None]
+        values += self.lowest[:, units, None, None]
+        return np.minimum(values, np.finfo(np.float32).max, out=values)  # NaN is passed on
+
+    def part(self, images: NDArray[np.int64], units: NDArray[np.int64]) -> PackedMaps:
+        """Some units on some images."""
+        some = np.ix_(images, units)
+        return PackedMaps(self.codes[some], self.lowest[some], self.step[some])
+
+
+class _MapPacker:
+    """Streams packed maps into a store entry."""
+
+    needs_maps = True
+
+    def __init__(self, layer: str, writer: RowWriter) -> None:
+        self.layers = (layer,)
+        self._writer = writer
+        self._buffer = RowBuffer(1)
+
+    def start(self, layer: LayerInfo, n_images: int) -> None:
+        """Declares the arrays.
+
+        Raises:
+            InputError: where the layer has no maps.
+        """
+        height, width = map_size(layer)
+        self._writer.create("codes", (n_images, layer.units, height, width), np.uint16)
+        self._writer.create("lowest", (n_images, layer.units), np.float32)
+        self._writer.create("step", (n_images, layer.units), np.float32)
+        self._buffer = RowBuffer(max(1, _BLOCK_BYTES // max(1, 4 * layer.units * height * width)))
+
+    def update(self, layer: str, start: int, pooled: Tensor, maps: Tensor | None) -> None:
+        """Takes in a batch."""
+        assert maps is not None
+        self._write(self._buffer.add(start, maps.contiguous()))
+
+    def finish(self) -> None:
+        """Writes what is left."""
+        self._write(self._buffer.take())
+
+    def _write(self, block: tuple[int, Tensor] | None) -> None:
+        if block is not None:
+            for name, array in PackedMaps.pack(block[1]).arrays.items():
+                self._writer.write(name, block[0], array)
 
 
 @dataclass(frozen=True)
 class WholeMaps:
     """Pooled activations, the maps themselves, and the images in which they peak highest.
 
-    The entry holds `pooled` (`N x C`, float32), `maps` (`N x C x h x w`, float32), `live` (`C`, bool),
-    `top_images` and `top_values` (`C x K`).
+    The entry holds `pooled` (`N x C`, float32), the arrays of `PackedMaps`, `live` (`C`, bool), `top_images`
+    and `top_values` (`C x K`).
 
     Attributes:
         top_k: `K`.
@@ -34,8 +150,9 @@ class WholeMaps:
 
     def cost(self, layer: LayerInfo, n_images: int) -> Cost:
         """See `Recording`."""
-        own = layer.units * (4 * n_images + 12 * self.top_k + 1)
-        return Cost(passes=1, bytes=own + MapSpool.nbytes(layer, n_images))
+        height, width = layer.map_size or (0, 0)
+        own = n_images * (2 * height * width + 12) + 12 * self.top_k + 1
+        return Cost(passes=1, bytes=layer.units * own)
 
     def begin(self, stack: ExitStack, store: Store, key: Key, layer: LayerInfo, n_images: int) -> Pass:
         """See `Recording`."""
@@ -50,7 +167,7 @@ class WholeMaps:
 
         listeners: list[Consumer] = [
             PooledWriter(layer.name, writer),
-            MapSpool(layer.name, writer),
+            _MapPacker(layer.name, writer),
             extent,
             peaks,
         ]

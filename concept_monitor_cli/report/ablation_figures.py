@@ -13,6 +13,7 @@ from concept_monitor_cli.report.style import (
     figure_style,
     legend_below,
     panel_row,
+    titled,
 )
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def losses(table: pd.DataFrame) -> Figure:
             axes.set_title(layer, color=INK)
             axes.set_xlabel("change of the margin (grey: random sets)")
         legend_below(figure, panels[0])
+        titled(figure, "Without the units of a concept, classes lose this much")
     return figure
 
 
@@ -133,6 +135,7 @@ def curves(table: pd.DataFrame) -> Figure:
                     axes.set_xlabel("units set to 0")
         handles, names = panels[0][0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside right upper", fontsize=7)
+        titled(figure, "What is left when the most, or the least, interpretable units are cut")
     return figure
 
 
@@ -185,4 +188,5 @@ def gap_bars(table: pd.DataFrame) -> Figure:
             axes.set_title(layer, color=INK)
             axes.set_xlabel("accuracy")
         legend_below(figure, panels[0])
+        titled(figure, "Does cutting units close the gap between photos with and without it?")
     return figure

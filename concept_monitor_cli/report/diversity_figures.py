@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from concept_monitor_cli.monitor.history import natural
-from concept_monitor_cli.report.style import GRID_COLOUR, INK, TRACK_COLOURS, figure_style
+from concept_monitor_cli.report.style import GRID_COLOUR, INK, TRACK_COLOURS, figure_style, titled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +47,7 @@ def diversity_points(table: pd.DataFrame, tests: pd.DataFrame) -> Figure:
         handles, labels = panels[0].get_legend_handles_labels()
         shown = 0 if table["share_random"].notna().any() else 1
         figure.legend(handles[shown:], labels[shown:], loc="outside lower center", ncols=2, fontsize=7)
+        titled(figure, "Interpretable units and the generalisation gap")
     return figure
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from concept_monitor_cli.report.style import INK, TRACK_COLOURS, figure_style
+from concept_monitor_cli.report.style import INK, TRACK_COLOURS, figure_style, titled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,4 +121,5 @@ def curves(similarity: pd.DataFrame, dimension: pd.DataFrame, run: str, threshol
         figure.legend(
             *ends.get_legend_handles_labels(), loc="outside lower center", ncols=min(8, len(layers))
         )
+        titled(figure, f"{run}: when does each layer become what it will be?")
     return figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,10 @@ import numpy as np
 
 from concept_monitor_cli.report.style import (
     ANCHOR_COLOUR,
+    CATEGORY_COLOURS,
+    FOLLOWED_COLOURS,
     INK,
-    TRACK_COLOURS,
+    OTHER_COLOUR,
     UNIT_COLOUR,
     figure_style,
 )
@@ -26,6 +29,10 @@ _MOST_PANELS = 6
 _PANEL_INCHES = 3.4
 # Up to this many anchors are written beside their stars; more are numbered, with a legend under the picture.
 _MOST_WRITTEN_ANCHORS = 12
+_IN_A_LINE = 6
+# The width of a star or of a followed unit, as a share of a panel's.
+_DOT = 0.026
+_UNSURE = "unit, not beyond chance"
 
 
 def _evenly(values: Sequence[int], count: int) -> list[int]:
@@ -96,6 +103,17 @@ def _draw_anchors(axes: Axes, anchors: pd.DataFrame, limits: Any, taken: list[An
         _label(axes, text, (row.x, row.y), ANCHOR_COLOUR, limits, taken)
 
 
+def _dots(frames: Sequence[pd.DataFrame], limits: Any) -> list[Any]:
+    """The places that stars and followed units take, which no label may cover: `(x, y, width, height)`."""
+    (x0, x1), (y0, y1) = limits
+    wide, high = _DOT * (x1 - x0), _DOT * (y1 - y0)
+    return [
+        (x - wide / 2, y - high / 2, wide, high)
+        for frame in frames
+        for x, y in zip(frame["x"], frame["y"], strict=True)
+    ]
+
+
 def _frame(axes: Axes, limits: Any) -> None:
     axes.set_xlim(*limits[0])
     axes.set_ylim(*limits[1])
@@ -105,19 +123,37 @@ def _frame(axes: Axes, limits: Any) -> None:
         spine.set_visible(True)
 
 
-def _legend(figure: Figure, anchors: pd.DataFrame, tracked: Sequence[int]) -> None:
+def _by_category(units: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
+    """Units by what they are named after: name, colour and rows; those without a sure name come first."""
+    named = units["interpretable"].astype(bool) & (units["category"] != "")
+    own = [name for name in CATEGORY_COLOURS if (named & (units["category"] == name)).any()]
+    others = named & ~units["category"].isin(own)
+    groups = [(_UNSURE, UNIT_COLOUR, units[~named]), ("other", OTHER_COLOUR, units[others])]
+    groups += [(name, CATEGORY_COLOURS[name], units[named & (units["category"] == name)]) for name in own]
+    return [group for group in groups if len(group[2])]
+
+
+def _scatter(axes: Axes, units: pd.DataFrame, size: float) -> None:
+    for name, colour, own in _by_category(units):
+        alpha = 0.55 if name == _UNSURE else 0.85
+        axes.scatter(own["x"], own["y"], s=size, c=colour, alpha=alpha, lw=0, zorder=2, rasterized=True)
+
+
+def _legend(figure: Figure, units: pd.DataFrame, anchors: pd.DataFrame, tracked: Sequence[int]) -> None:
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], marker="o", ls="", color=UNIT_COLOUR, ms=5, label="unit")]
+    handles = [
+        Line2D([], [], marker="o", ls="", color=colour, ms=5, label=name)
+        for name, colour, _ in _by_category(units)
+    ]
     if len(anchors):
         handles.append(Line2D([], [], marker="*", ls="", color=ANCHOR_COLOUR, ms=9, label="anchor"))
+    colours = itertools.cycle(FOLLOWED_COLOURS)
     handles += [
-        Line2D(
-            [], [], marker="o", ls="", color=TRACK_COLOURS[i % len(TRACK_COLOURS)], ms=6, label=f"unit {unit}"
-        )
-        for i, unit in enumerate(tracked)
+        Line2D([], [], marker="o", ls="", color=colour, ms=6, label=f"unit {unit}")
+        for unit, colour in zip(tracked, colours, strict=False)
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), _IN_A_LINE))
     if len(anchors) > _MOST_WRITTEN_ANCHORS:
         names = ", ".join(f"{i} {name}" for i, name in enumerate(anchors["anchor"]))
         figure.supxlabel(names, fontsize=7, wrap=True)
@@ -129,7 +165,7 @@ def embedding_panels(
     """A panel per epoch: every unit of a layer, the anchors, and the tracked units with their concepts.
 
     Args:
-        units: rows of `embedding.csv` of one layer and detector.
+        units: rows of `embedding.csv` of one layer and detector, with `category` and `interpretable`.
         anchors: rows of `anchors.csv`.
         layer: for the title.
         tracked: units drawn large and named.
@@ -147,17 +183,17 @@ def embedding_panels(
             axes.set_visible(False)
         for axes, epoch in zip(grid.flat, epochs, strict=False):
             now = units[units["epoch"] == epoch]
-            axes.scatter(now["x"], now["y"], s=9, c=UNIT_COLOUR, alpha=0.75, lw=0, zorder=2, rasterized=True)
-            taken: list[Any] = []
+            _scatter(axes, now, 9)
+            taken = _dots([anchors, now[now["unit"].isin(tracked)]], limits)
             _draw_anchors(axes, anchors, limits, taken)
             for i, unit in enumerate(tracked):
                 for row in now[now["unit"] == unit].itertuples():
-                    colour = TRACK_COLOURS[i % len(TRACK_COLOURS)]
+                    colour = FOLLOWED_COLOURS[i % len(FOLLOWED_COLOURS)]
                     axes.scatter([row.x], [row.y], s=52, c=colour, edgecolors="white", lw=0.8, zorder=7)
                     _label(axes, f"{unit}: {row.concept}", (row.x, row.y), colour, limits, taken)
             _frame(axes, limits)
             axes.set_title(f"epoch {epoch}", color=INK)
-        _legend(figure, anchors, tracked)
+        _legend(figure, units, anchors, tracked)
         figure.suptitle(f"Units of {layer} in concept space", fontsize=11)
     return figure
 
@@ -166,7 +202,7 @@ def trajectories(units: pd.DataFrame, anchors: pd.DataFrame, *, layer: str, trac
     """The way of each tracked unit through concept space, from its first epoch (ring) to its last (arrow).
 
     Args:
-        units: rows of `embedding.csv` of one layer and detector.
+        units: rows of `embedding.csv` of one layer and detector, with `category` and `interpretable`.
         anchors: rows of `anchors.csv`.
         layer: for the title.
         tracked: the units to follow.
@@ -179,12 +215,12 @@ def trajectories(units: pd.DataFrame, anchors: pd.DataFrame, *, layer: str, trac
         figure = Figure(figsize=(6.4, 6.2), layout="constrained")
         axes = figure.subplots()
         now = units[units["epoch"] == last]
-        axes.scatter(now["x"], now["y"], s=8, c=UNIT_COLOUR, alpha=0.6, lw=0, zorder=1, rasterized=True)
-        taken: list[Any] = []
+        _scatter(axes, now, 8)
+        taken = _dots([anchors, units[units["unit"].isin(tracked)]], limits)
         _draw_anchors(axes, anchors, limits, taken)
         for i, unit in enumerate(tracked):
             path = units[units["unit"] == unit].sort_values("epoch")
-            colour = TRACK_COLOURS[i % len(TRACK_COLOURS)]
+            colour = FOLLOWED_COLOURS[i % len(FOLLOWED_COLOURS)]
             x, y = path["x"].to_numpy(), path["y"].to_numpy()
             if not len(path):
                 continue
@@ -204,5 +240,5 @@ def trajectories(units: pd.DataFrame, anchors: pd.DataFrame, *, layer: str, trac
                 _label(axes, f"{row.epoch}: {row.concept}", (row.x, row.y), colour, limits, taken)
         _frame(axes, limits)
         axes.set_title(f"Tracked units of {layer}, epoch {units['epoch'].min()} to {last}", color=INK)
-        _legend(figure, anchors, tracked)
+        _legend(figure, now, anchors, tracked)
     return figure

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from concept_monitor_cli.report.style import GRID_COLOUR, INK, TRACK_COLOURS, UNIT_COLOUR, figure_style
+from concept_monitor_cli.report.style import (
+    GRID_COLOUR,
+    INK,
+    TRACK_COLOURS,
+    UNIT_COLOUR,
+    figure_style,
+    titled,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +53,7 @@ def label_quality(labels: pd.DataFrame) -> Figure:
         if len(epochs) > 1:
             handles, names = line[0].get_legend_handles_labels()
             figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+        titled(figure, f"How good are the labels of {rows['layer'].iloc[0]}?")
     return figure
 
 
@@ -130,6 +138,7 @@ def weights_and_concepts(weights: pd.DataFrame) -> Figure:
             axes.grid(axis="y", color=GRID_COLOUR, lw=0.7)
         figure.axes[0].set_ylabel("cosine of unit's concept and class name")
         figure.axes[0].legend()
+        titled(figure, f"Do high weights of {weights['layer'].iloc[0]} join like concepts?")
     return figure
 
 
@@ -169,6 +178,7 @@ def grid_of_settings(grid: pd.DataFrame) -> Figure:
             axes.grid(axis="y", color=GRID_COLOUR, lw=0.7)
         handles, names = places.flat[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=min(3, len(names)))
+        titled(figure, "How good are labels with other settings?")
     return figure
 
 

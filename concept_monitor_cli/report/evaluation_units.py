@@ -10,7 +10,14 @@ import torch
 
 from concept_monitor_cli.functional.evaluation.cutoff import quality_curve
 from concept_monitor_cli.functional.evaluation.sanity import PASSING
-from concept_monitor_cli.report.style import GRID_COLOUR, INK, TRACK_COLOURS, UNIT_COLOUR, figure_style
+from concept_monitor_cli.report.style import (
+    GRID_COLOUR,
+    INK,
+    TRACK_COLOURS,
+    UNIT_COLOUR,
+    figure_style,
+    titled,
+)
 from concept_monitor_cli.report.unit_figures import Look, Pixels, strip
 
 if TYPE_CHECKING:
@@ -84,6 +91,7 @@ def score_against_quality(cutoff: pd.DataFrame) -> Figure:
         axes.grid(axis="y", color=GRID_COLOUR, lw=0.7)
         axes.set_axisbelow(True)
         figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+        titled(figure, f"Scores and quality of the labels of {rows['layer'].iloc[0]}")
     return figure
 
 
@@ -115,6 +123,7 @@ def sanity_of_measures(sanity: pd.DataFrame) -> Figure:
         axes.set_xlim(-2, 102)
         axes.set_xlabel("units whose score falls, as it should [%]")
         figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+        titled(figure, f"Do the measures notice spoilt labels of {rows['layer'].iloc[0]}?")
     return figure
 
 
@@ -135,7 +144,8 @@ def wider_ranges(images: pd.DataFrame, image: ReadImage) -> Figure:
         pictures = [own[own["share"] == share].sort_values("place")["image"].tolist() for share in shares]
         lines.append((f"{unit}: {own['concept'].iloc[0]}", pictures))
     heads = [f"top {100 * share:g} %" for share in shares]
-    return _strips(lines, lengths, heads, image)
+    title = f"Images of the tops of units of {rows['layer'].iloc[0]}"
+    return _strips(lines, lengths, heads, image, title)
 
 
 def image_groups(images: pd.DataFrame, image: ReadImage) -> Figure:
@@ -153,7 +163,8 @@ def image_groups(images: pd.DataFrame, image: ReadImage) -> Figure:
             lines.append((said, [own.sort_values("place")["image"].tolist()]))
     lines = lines[:_MOST_ROWS]
     length = max(len(pictures[0]) for _, pictures in lines)
-    return _strips(lines, [length], [""], image)
+    title = f"Groups of images that units of {rows['layer'].iloc[0]} respond to"
+    return _strips(lines, [length], [""], image, title)
 
 
 def _strips(
@@ -161,6 +172,7 @@ def _strips(
     lengths: Sequence[int],
     heads: Sequence[str],
     image: ReadImage,
+    title: str,
 ) -> Figure:
     """Lines of text and strips of images; every column of strips as wide as its images ask for."""
     from matplotlib.figure import Figure
@@ -171,6 +183,7 @@ def _strips(
     height = _IMAGE * len(lines) + head
     with figure_style():
         figure = Figure(figsize=(width, height))
+        figure.suptitle(title, x=0.01, y=1.02, ha="left", va="bottom", fontsize=10, color=INK)
         left = text
         for heading, length, column in zip(heads, lengths, range(len(lengths)), strict=True):
             figure.text(left / width, 1 - 0.5 * head / height, heading, fontsize=9, color=INK, va="center")

@@ -13,6 +13,7 @@ from concept_monitor_cli.report.style import (
     figure_style,
     legend_below,
     panel_row,
+    titled,
 )
 
 if TYPE_CHECKING:
@@ -44,19 +45,26 @@ def strongest_units(table: pd.DataFrame) -> Figure:
             axes.errorbar(
                 own["effect"], places, xerr=1.96 * own["spread"], fmt="none", ecolor=INK, lw=0.8, zorder=2
             )
-            sure = own["confident"].fillna(0) == 1
-            axes.scatter(
-                own["effect"],
-                places,
-                s=20,
-                zorder=3,
-                facecolors=[TRACK_COLOURS[0] if each else "white" for each in sure],
-                edgecolors=TRACK_COLOURS[0],
-            )
+            sure = (own["confident"].fillna(0) == 1).to_numpy(dtype=bool)
+            for which, filled, said in (
+                (sure, TRACK_COLOURS[0], "the concept changed, more than luck"),
+                (~sure, "white", "its change may be luck, or is none"),
+            ):
+                axes.scatter(
+                    own["effect"][which],
+                    places[which],
+                    s=20,
+                    zorder=3,
+                    facecolors=filled,
+                    edgecolors=TRACK_COLOURS[0],
+                    label=said,
+                )
             axes.set_yticks(places, [_name(row) for row in own.to_dict("records")], fontsize=6.5)
             axes.axvline(0, color=INK, lw=0.8)
             axes.set_title(layer, color=INK)
-            axes.set_xlabel("score brought to the class (grey: same change, other unit)", fontsize=8)
+            axes.set_xlabel("score brought to the class\n(grey: same change, other unit)", fontsize=8)
+        legend_below(figure, panels[0])
+        titled(figure, "Units whose change moved a class most")
     return figure
 
 
@@ -96,6 +104,7 @@ def origins(table: pd.DataFrame) -> Figure:
             axes.set_title(layer, color=INK)
             axes.set_xlabel("change of the class's score")
         legend_below(figure, panels[0])
+        titled(figure, "How the changes of concepts moved the classes")
     return figure
 
 
@@ -133,4 +142,5 @@ def parts_set_back(table: pd.DataFrame) -> Figure:
             axes.set_xlabel("quarter of the units, most brought first")
         panels[0].set_ylabel("lost by the class's score")
         legend_below(figure, panels[0])
+        titled(figure, "Set back as they were: is the class lost?")
     return figure

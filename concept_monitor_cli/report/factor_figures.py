@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from concept_monitor_cli.functional.factor_measures import similarity
-from concept_monitor_cli.report.style import INK, OTHER_COLOUR, TRACK_COLOURS, UNIT_COLOUR, figure_style
+from concept_monitor_cli.report.style import (
+    INK,
+    OTHER_COLOUR,
+    TRACK_COLOURS,
+    UNIT_COLOUR,
+    figure_style,
+    titled,
+)
 from concept_monitor_cli.report.unit_figures import thumbnail
 
 if TYPE_CHECKING:
@@ -198,6 +205,7 @@ def spectra(spectrum: pd.DataFrame) -> Figure:
             ncols=min(10, len(epochs)),
             title="epoch (dotted: units permuted, at the last)",
         )
+        titled(figure, "How separate are the factors of each layer?")
     return figure
 
 
@@ -251,6 +259,7 @@ def strengths(factors: pd.DataFrame) -> Figure:
         figure.legend(
             handles.values(), handles.keys(), loc="outside lower center", ncols=min(8, max(1, len(handles)))
         )
+        titled(figure, "How strong is each factor over the epochs?")
     return figure
 
 
@@ -304,6 +313,7 @@ def pictures(looks: Sequence[FactorLook]) -> Figure:
                 grid[0, 3 * column : 3 * column + 3], ("factor", "image", "above median"), strict=True
             ):
                 axes.set_title(title, fontsize=8, color=INK)
+        titled(figure, "Factors as pixels, and the image that has most of each")
     return figure
 
 
@@ -330,6 +340,7 @@ def neighbour_bars(looks: Sequence[FactorLook]) -> Figure:
             axes.set_axis_off()
         figure.supxlabel("factor", fontsize=8)
         figure.supylabel("neighbours", fontsize=8)
+        titled(figure, "Strongest factors of the images around the first image of each factor")
     return figure
 
 

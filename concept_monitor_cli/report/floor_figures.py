@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from concept_monitor_cli.monitor.history import natural
 from concept_monitor_cli.monitor.statistics import ALL
-from concept_monitor_cli.report.style import GRID_COLOUR, INK, TRACK_COLOURS, figure_style
+from concept_monitor_cli.report.style import GRID_COLOUR, INK, TRACK_COLOURS, figure_style, titled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,6 +73,7 @@ def beside_floors(statistics: pd.DataFrame) -> Figure:
             axes.set_title(layer, color=INK)
         for axes in grid[-1]:
             axes.set_xlabel("epoch")
+        titled(figure, "Layers beside their floors of chance")
     return figure
 
 

@@ -11,7 +11,14 @@ import numpy as np
 
 from concept_monitor_cli.monitor.history import category_order, natural
 from concept_monitor_cli.monitor.statistics import ALL
-from concept_monitor_cli.report.style import GRID_COLOUR, INK, TRACK_COLOURS, category_colour, figure_style
+from concept_monitor_cli.report.style import (
+    GRID_COLOUR,
+    INK,
+    TRACK_COLOURS,
+    category_colour,
+    figure_style,
+    titled,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,6 +132,7 @@ def categories_by_layer(statistics: pd.DataFrame, *, fdr: float) -> Figure:
         for axes in grid[:, 0]:
             axes.set_ylabel("interpretable units")
         _category_legend(figure, categories)
+        titled(figure, "Interpretable units of each layer")
     return figure
 
 
@@ -159,6 +167,7 @@ def categories_side_by_side(runs: Mapping[str, pd.DataFrame], *, fdr: Mapping[st
             line[0].set_ylabel("interpretable units")
         _from_zero(grid.flat)
         _category_legend(figure, categories)
+        titled(figure, "Interpretable units of each run")
     return figure
 
 
@@ -198,6 +207,7 @@ def categories_over_epochs(statistics: pd.DataFrame, *, fdr: float) -> Figure:
         _legend_with_luck(
             figure, [Line2D([], [], label=name, **_line(name, i)) for i, name in enumerate(categories)]
         )
+        titled(figure, "Interpretable units over the epochs")
     return figure
 
 
@@ -252,6 +262,7 @@ def interpretable_against_sparsity(pruning: pd.DataFrame) -> Figure:
         panels,
         x="percent" if known else "stage",
         xlabel="weights that are zero [%]" if known else "stage of pruning",
+        title="Interpretable units while the network is pruned",
     )
 
 
@@ -266,7 +277,12 @@ def retention_against_percent(retention: pd.DataFrame) -> Figure:
         _Panel(layer, frame[frame["layer"] == layer], "share", "keep their concept [%]")
         for layer in _layers(frame)
     ]
-    return _panels_of_lines(panels, x="percent", xlabel="most interpretable units taken [%]")
+    return _panels_of_lines(
+        panels,
+        x="percent",
+        xlabel="most interpretable units taken [%]",
+        title="Of the most interpretable units, how many keep their concept?",
+    )
 
 
 @dataclass(frozen=True)
@@ -280,7 +296,7 @@ class _Panel:
     counts: bool = False
 
 
-def _panels_of_lines(panels: Sequence[_Panel], *, x: str, xlabel: str) -> Figure:
+def _panels_of_lines(panels: Sequence[_Panel], *, x: str, xlabel: str, title: str) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -311,4 +327,5 @@ def _panels_of_lines(panels: Sequence[_Panel], *, x: str, xlabel: str) -> Figure
         if len(series) > 1:
             handles = [Line2D([], [], label=name, **_series_line(i)) for i, name in enumerate(series)]
             figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4))
+        titled(figure, title)
     return figure

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.options import PlotFormats
+from concept_monitor_cli.report import paper
 from concept_monitor_cli.store.atomic import atomic_write
 
 if TYPE_CHECKING:
@@ -27,11 +29,21 @@ CATEGORY_COLOURS = {
 OTHER_COLOUR = "#8C8C8C"
 ANCHOR_COLOUR = "#B2182B"
 UNIT_COLOUR = "#B8BCC2"
-# For tracked units: distinct from each other and from grey units and red anchors.
+# Units that are followed on a map: told from each other, from categories, grey units and red anchors, on the
+# white page as well as on the dark one.
+FOLLOWED_COLOURS = ("#8A1CFF", "#665D00", "#D400C8", "#2638FF", "#E8005F", "#7B4C7F")
+# Whatever else there is several of.
 TRACK_COLOURS = ("#0072B2", "#7B3294", "#009E73", "#E69F00", "#56B4E9", "#332288", "#8C510A", "#D55E00")
+# Colours that mean something, wherever they are drawn.
+PALETTE = (*CATEGORY_COLOURS.values(), *FOLLOWED_COLOURS, *TRACK_COLOURS, OTHER_COLOUR)
 INK = "#1F2328"
 GRID_COLOUR = "#E4E6E9"
 CAPTION_COLOUR = "#5D646C"
+
+_CAPTION_POINTS = 7.0
+_TITLE_POINTS = 10.5
+# The mean width of a letter of DejaVu Sans in its height, a little more than it is.
+_LETTER_WIDTH = 0.58
 
 PLOT_FORMATS = ("png", "svg", "pdf")
 
@@ -42,8 +54,12 @@ def category_colour(category: str) -> str:
 
 
 @contextmanager
-def figure_style() -> Iterator[None]:
-    """Matplotlib's settings for a figure that can stand in a paper, without a display."""
+def figure_style(more: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Matplotlib's settings for drawing a figure and for writing it, without a display.
+
+    Args:
+        more: settings that go before.
+    """
     import matplotlib as mpl
 
     settings = {
@@ -65,7 +81,7 @@ def figure_style() -> Iterator[None]:
         "svg.fonttype": "none",
         "pdf.fonttype": 42,
     }
-    with mpl.rc_context(settings):
+    with mpl.rc_context({**settings, **(more or {})}):
         yield
 
 
@@ -75,17 +91,12 @@ def save(figure: Figure, path: Path, formats: Sequence[str] = ("png",), *, capti
     Args:
         figure: the figure.
         path: where to, without the suffix.
-        formats: any of `png`, `svg`, `pdf`.
+        formats: any of `png`, `svg`, `pdf`; those of a command's options know their style as well.
         caption: stands below the figure, if there is anything to say.
 
     Raises:
         InputError: an unknown format.
     """
-    written = []
-    if caption:
-        lines = textwrap.wrap(caption, max(40, round(14 * figure.get_figwidth())))
-        figure.text(0.0, -0.01, "\n".join(lines), fontsize=7, va="top", color=CAPTION_COLOUR)
-    path.parent.mkdir(parents=True, exist_ok=True)
     for suffix in formats:
         if suffix not in PLOT_FORMATS:
             raise InputError(
@@ -93,12 +104,44 @@ def save(figure: Figure, path: Path, formats: Sequence[str] = ("png",), *, capti
                 where="--plot-format",
                 hint=f"choose from {', '.join(PLOT_FORMATS)}",
             )
-        target = path.with_name(f"{path.name}.{suffix}")
-        metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[suffix]
-        with atomic_write(target) as temporary:
-            figure.savefig(temporary, format=suffix, metadata=metadata, bbox_inches="tight")
-        written.append(target)
-    return written
+    if not formats:
+        return []
+    on_paper = isinstance(formats, PlotFormats) and formats.style == "paper"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with figure_style(paper.SETTINGS if on_paper else {}):
+        column = paper.set_for_paper(figure, PALETTE) if on_paper else 0.0
+        _settle(figure)
+        if caption:
+            _write_below(figure, caption, paper.FONT_POINTS[0] if on_paper else _CAPTION_POINTS)
+        part = paper.page_part(figure, column) if on_paper else "tight"
+        return [_write(figure, path, suffix, part) for suffix in formats]
+
+
+def _settle(figure: Figure) -> None:
+    """Lay a figure out for good: what is written below it moves nothing."""
+    paper.fit_legends(figure)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for legend in figure.legends:  # else it stays at the foot of whatever is written
+        legend.set_bbox_to_anchor((0, 0, 1, 1), figure.transFigure)
+
+
+def _write_below(figure: Figure, caption: str, points: float) -> None:
+    """A caption under everything that a figure shows, as wide as that."""
+    shown = figure.get_tightbbox()
+    width, height = figure.get_size_inches()
+    letters = round(shown.width * 72 / (points * _LETTER_WIDTH))
+    lines = textwrap.wrap(caption, max(30, letters))
+    foot = (shown.y0 - 0.06) / height
+    figure.text(shown.x0 / width, foot, "\n".join(lines), fontsize=points, va="top", color=CAPTION_COLOUR)
+
+
+def _write(figure: Figure, path: Path, suffix: str, part: Any) -> Path:
+    target = path.with_name(f"{path.name}.{suffix}")
+    metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[suffix]
+    with atomic_write(target) as temporary:
+        figure.savefig(temporary, format=suffix, metadata=metadata, bbox_inches=part)
+    return target
 
 
 def panel_row(count: int, width: float, height: float, *, sharex: bool = False) -> tuple[Figure, list[Axes]]:
@@ -114,6 +157,12 @@ def panel_row(count: int, width: float, height: float, *, sharex: bool = False) 
 
     figure = Figure(figsize=(width * count, height), layout="constrained")
     return figure, list(figure.subplots(1, count, squeeze=False, sharex=sharex)[0])
+
+
+def titled(figure: Figure, title: str) -> None:
+    """Say above all panels what a figure shows, in as many lines as its width asks for."""
+    letters = max(24, round(figure.get_figwidth() * 72 / (_TITLE_POINTS * _LETTER_WIDTH)))
+    figure.suptitle("\n".join(textwrap.wrap(title, letters)), fontsize=_TITLE_POINTS, color=INK)
 
 
 def legend_below(figure: Figure, axes: Axes) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concept_monitor_cli.monitor.history import natural
-from concept_monitor_cli.report.style import INK, category_colour, figure_style
+from concept_monitor_cli.report.paper import SQUARE
+from concept_monitor_cli.report.style import INK, category_colour, figure_style, titled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,11 +141,9 @@ def unit_over_epochs(looks: Sequence[Look], *, layer: str, unit: int) -> Figure:
                 y = middle + ((len(lines) - 1) / 2 - place) * 0.17 / height
                 mark = style.pop("mark", None)
                 if mark:
-                    figure.text(0.01, y, "■", fontsize=8, color=mark, va="center")
+                    figure.text(0.01, y, SQUARE, fontsize=8, color=mark, va="center")
                 figure.text(0.01 + bool(mark) * 0.15 / width, y, text_of_line, va="center", **style)
-        figure.text(
-            0.5, 1 - 0.2 / height, f"Unit {unit} of {layer}", ha="center", va="center", fontsize=11, color=INK
-        )
+        figure.suptitle(f"Unit {unit} of {layer}", y=1 - 0.2 / height, va="center", fontsize=11, color=INK)
     return figure
 
 
@@ -169,12 +168,15 @@ def _caption(look: Look) -> list[tuple[str, dict[str, Any]]]:
     return lines
 
 
-def top_units_over_epochs(epochs: Mapping[int, Sequence[Look]], *, layer: str) -> Figure:
-    """The most interpretable units of every epoch, with their images: a column per epoch (figure 15).
+def top_units_over_epochs(
+    epochs: Mapping[int, Sequence[Look]], *, layer: str, which: str = "Most interpretable units"
+) -> Figure:
+    """Units of every epoch with their images, say the most interpretable: a column per epoch (figure 15).
 
     Args:
-        epochs: epoch -> its units, the most certain first; they may be other ones at every epoch.
+        epochs: epoch -> its units, the first first; they may be other ones at every epoch.
         layer: for the title.
+        which: units these are, for the title.
     """
     from matplotlib.figure import Figure
 
@@ -193,11 +195,11 @@ def top_units_over_epochs(epochs: Mapping[int, Sequence[Look]], *, layer: str) -
                     _show(axes, strip(look, length))
                     score = f"  {look.score:.3g}"
                     title = _short(f"{look.unit}: {look.concepts[0]}", _letters(length) - len(score)) + score
-                    axes.set_title(title, fontsize=8, color=INK, loc="left", pad=3, x=0.13 / wide)
+                    axes.set_title(title, fontsize=8, color=INK, loc="left", pad=3, x=0.17 / wide)
                     axes.text(
                         0,
                         1.0,
-                        "■",
+                        SQUARE,
                         color=category_colour(look.category),
                         transform=axes.transAxes,
                         fontsize=7,
@@ -219,7 +221,7 @@ def top_units_over_epochs(epochs: Mapping[int, Sequence[Look]], *, layer: str) -
                         )
         _epoch_heads(figure, grid, list(epochs))
         _categories(figure, [look.category for looks in epochs.values() for look in looks])
-        figure.suptitle(f"Most interpretable units of {layer}", fontsize=11)
+        titled(figure, f"{which} of {layer}")
     return figure
 
 
@@ -238,13 +240,15 @@ def _epoch_heads(figure: Figure, grid: NDArray[np.object_], epochs: Sequence[int
 
 
 def _categories(figure: Figure, present: Sequence[str]) -> None:
-    from matplotlib.patches import Patch
+    from matplotlib.lines import Line2D
 
     from concept_monitor_cli.monitor.history import UNCATEGORISED, category_order
 
     order = category_order(present)
     handles = [
-        Patch(color=category_colour("" if name == UNCATEGORISED else name), label=name) for name in order
+        Line2D([], [], ls="", marker="s", label=name, color=colour)
+        for name in order
+        for colour in (category_colour("" if name == UNCATEGORISED else name),)
     ]
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7))

@@ -118,5 +118,8 @@ def _categories(axes: Axes, rows: pd.DataFrame, layers: list[str]) -> None:
     axes.set_yticks(-np.arange(len(layers)), layers, fontsize=8)
     axes.set_ylim(-len(layers) + 0.4, 0.6)
     axes.set_xlim(0, 1.08)
-    axes.set_xlabel("share universal (dashed: chance; beside: units)")
-    axes.legend(fontsize=7)
+    axes.set_xlabel("share universal\n(dashed: chance; beside: units)")
+    # Above the panel: bars may reach everywhere in it.
+    axes.legend(
+        fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, columnspacing=1, handlelength=1
+    )

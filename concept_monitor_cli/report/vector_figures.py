@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from concept_monitor_cli.report.style import GRID_COLOUR, INK, TRACK_COLOURS, figure_style
+from concept_monitor_cli.report.style import (
+    GRID_COLOUR,
+    INK,
+    TRACK_COLOURS,
+    figure_style,
+    legend_below,
+    titled,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +65,7 @@ def decoding(vectors: pd.DataFrame) -> Figure:
             axes.grid(axis="y", color=GRID_COLOUR)
         panels[0].set_ylabel("AUC on the other half (dotted: permuted)")
         figure.legend(loc="outside right upper", fontsize=7)
+        titled(figure, "Concepts read off the layer, over the epochs")
     return figure
 
 
@@ -91,6 +99,7 @@ def drift(turns: Mapping[str, NDArray[np.float64]], epochs: Sequence[int]) -> Fi
         if image is not None:
             bar = figure.colorbar(image, ax=list(panels), shrink=0.8)
             bar.set_label("cosine (diagonal: two halves)")
+        titled(figure, "How far do the vectors of concepts turn?")
     return figure
 
 
@@ -114,8 +123,20 @@ def effects(table: pd.DataFrame) -> Figure:
             places = np.arange(len(own))
             reach = 1.96 * own["chance_spread"].to_numpy(dtype=float)
             axes.barh(places, 2 * reach, left=-reach, height=0.8, color=GRID_COLOUR, zorder=1)
-            colours = [TRACK_COLOURS[0] if significant else "#8C8C8C" for significant in own["significant"]]
-            axes.scatter(own["effect"], places, c=colours, s=18, zorder=3)
+            for known, filled, said in (
+                (True, TRACK_COLOURS[0], "more than luck"),
+                (False, "white", "may be luck"),
+            ):
+                part = own["significant"].to_numpy(dtype=bool) == known
+                axes.scatter(
+                    own["effect"][part],
+                    places[part],
+                    c=filled,
+                    edgecolors=TRACK_COLOURS[0],
+                    s=18,
+                    zorder=3,
+                    label=said,
+                )
             names = [
                 f"{concept} on {name}"[:_LABEL]
                 for concept, name in zip(own["concept"], own["class"], strict=True)
@@ -124,6 +145,8 @@ def effects(table: pd.DataFrame) -> Figure:
             axes.axvline(0, color=INK, lw=0.8, zorder=2)
             axes.set_title(layer, color=INK)
             axes.set_xlabel("change of the class's score (grey: random images)")
+        legend_below(figure, panels[0])
+        titled(figure, "Strongest effects of concepts on classes")
     return figure
 
 

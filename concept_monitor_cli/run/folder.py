@@ -197,6 +197,22 @@ class RunFolder:
         found = {name: self.table(name) for name in on_page(part)}
         return {name: table for name, table in found.items() if table is not None}
 
+    def more(self, schema: TableSchema, layer: str, detector: str) -> pd.DataFrame | None:
+        """A table of a detector's own on one layer, of all epochs; `None` where there is none.
+
+        Raises:
+            InputError: a file is there and is no such table.
+        """
+        import pandas as pd
+
+        found = [
+            schema.read_csv(file)
+            for path, record in self.table_records()
+            if (record.layer, record.detector) == (layer, detector)
+            and (file := path.with_name(f"{path.stem}.{schema.name}.csv")).is_file()
+        ]
+        return schema.frame(pd.concat(found)) if found else None
+
     def agreement(self) -> pd.DataFrame:
         """How far the run's detectors agree; no rows where it has one detector."""
         import pandas as pd

@@ -16,7 +16,7 @@ Kind = Literal["names", "texts", "effects", "pictures", "relations", "judgements
 KINDS: tuple[Kind, ...] = ("names", "texts", "effects", "pictures", "relations", "judgements")
 
 #: The parts of the page, as its data are called in `report/page/contents.py`.
-Part = Literal["findings", "series", "anchors", "dynamics", "factors", "uses", "circuits"]
+Part = Literal["findings", "series", "anchors", "dynamics", "factors", "uses", "circuits", "ranges"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ _BEHIND = "behind the numbers of another table"
 _READ = "few numbers, read as they are printed"
 _OF_RUNS = "of several runs, and a page is of one"
 _OF_FILES = "of files that stand beside the page"
+_OWN_PAGE = "shown on pages of their own, one for each image"
 _OF_WORDS = "asked anew for every text"
 _JUDGED = "printed and drawn by the command that asks; a page shows what was found, not how good it is"
 _MORE = "its command prints and draws more than a page has room for"
@@ -75,6 +76,8 @@ SHOWN: dict[str, Shown] = {
     "diversity-tests": Shown("effects", "", "", _BEHIND),
     "ablation": Shown("effects", "ablation_figures.losses", "uses"),
     "spurious": Shown("effects", "ablation_figures.gap_bars", "", _MORE),
+    "explanations": Shown("effects", "", "", _OWN_PAGE),
+    "explanation-places": Shown("effects", "", "", _OWN_PAGE),
     "factor-images": Shown("pictures", "factor_figures.cards", "factors"),
     "vector-clusters": Shown("pictures", "vector_figures.part_examples", "", _OF_FILES),
     "pictures": Shown("pictures", "picture_figures.contact_sheet", "", _OF_FILES),
@@ -110,6 +113,17 @@ SHOWN: dict[str, Shown] = {
     "evaluation-group-images": Shown("judgements", "evaluation_units.image_groups", "", _JUDGED),
     "evaluation-sanity": Shown("judgements", "evaluation_units.sanity_of_measures", "", _JUDGED),
     "evaluation-grid": Shown("judgements", "evaluation.grid_of_settings", "", _JUDGED),
+}
+
+#: Tables of a detector's own, `LAYER.DETECTOR.NAME.csv`.
+OF_DETECTORS: dict[str, Shown] = {
+    "by-category": Shown("names", "", "", _READ),
+    "lengths": Shown("names", "", "", _BEHIND),
+    "ranges": Shown("names", "range_figures.ranges_over_epochs", "ranges"),
+    "formulas": Shown("names", "", "", _BEHIND),
+    "pairs": Shown("names", "", "", _READ),
+    "weights": Shown("effects", "", "", _BEHIND),
+    "descriptions": Shown("texts", "", "", _BEHIND),
 }
 
 

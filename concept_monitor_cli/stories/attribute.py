@@ -9,25 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from concept_monitor_cli.concepts.class_names import ClassNames, image_classes, spelling
+from concept_monitor_cli.concepts.class_names import ClassNames, image_classes
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional import attribution as method
-from concept_monitor_cli.options import AttributeOptions, AttributionMethod, nearest, split_name
-from concept_monitor_cli.probe.decode import shape_image
+from concept_monitor_cli.options import AttributeOptions, AttributionMethod
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.report.attribution_figures import Explained, strips
 from concept_monitor_cli.report.style import save
 from concept_monitor_cli.run import TABLES, CheckpointRecord
 from concept_monitor_cli.run.folder import file_name
+from concept_monitor_cli.stories.asked_images import class_label, class_number, photos_of, recorder_of
 from concept_monitor_cli.stories.attribute_faithfulness import faithfulness
 from concept_monitor_cli.stories.attribute_making import Attributions, Map, Photo, Target
 from concept_monitor_cli.stories.attribute_sanity import sanity
 from concept_monitor_cli.stories.classes import output_names
 from concept_monitor_cli.stories.opened import OpenRun
-from concept_monitor_cli.stories.recorder import Network, Recorder
 from concept_monitor_cli.stories.stats import plain_rows
 
 if TYPE_CHECKING:
@@ -70,10 +68,11 @@ def attribute(options: AttributeOptions, progress: Progress = SILENT) -> Attribu
     opened = OpenRun(options.out, replace(options, layers=()), progress)
     wanted = set(opened.table["epoch"].tolist())
     records = [record for record in opened.run.checkpoints() if record.epoch in wanted]
-    recorder = _recorder(opened, options, records[-1])
+    flat = [name for name in options.methods if name in method.LAYER_METHODS or name == "guided-grad-cam"]
+    recorder = recorder_of(opened, options, records[-1], needs_maps=f"--method {flat[0]}" if flat else None)
     networks = [recorder.network(record) for record in records]
     making = Attributions(recorder.store, recorder.device, options.seed, options.path)
-    photos = _photos(opened, networks[-1], options)
+    photos = photos_of(opened, networks[-1], options.images, options.count, where="--image")
     said = [making.logits(networks[-1], photo) for photo in photos]
     meta = networks[-1].checkpoint.meta
     names = output_names(opened, len(said[0]), meta, options.class_names, progress)
@@ -102,10 +101,13 @@ def attribute(options: AttributeOptions, progress: Progress = SILENT) -> Attribu
             [
                 Explained(
                     photo.name,
-                    _label(target.wanted, names),
+                    class_label(target.wanted, names),
                     photo.pixels,
                     [maps[name, epoch, number].values for epoch in range(len(records))],
-                    [_label(int(logits[epoch][number].argmax()), names) for epoch in range(len(records))],
+                    [
+                        class_label(int(logits[epoch][number].argmax()), names)
+                        for epoch in range(len(records))
+                    ],
                 )
                 for number, (photo, target) in enumerate(zip(photos, targets, strict=True))
             ],
@@ -134,91 +136,6 @@ def _write(
 # -- what is explained ---------------------------------------------------------------------------------------
 
 
-def _recorder(opened: OpenRun, options: AttributeOptions, last: CheckpointRecord) -> Recorder:
-    """The run's networks, with the layer of the maps: that asked for, else the run's last one with maps."""
-    if options.layers:
-        return Recorder(opened, options, layers=options.layers)
-    own = list(dict.fromkeys(split_name(history.layer)[0] for history in opened.histories))
-    looks = Recorder(opened, options, layers=own).network(last).looks
-    spatial = [look.tapped.name for look in looks if look.tapped.map_size not in (None, (1, 1))]
-    flat = [name for name in options.methods if name in method.LAYER_METHODS or name == "guided-grad-cam"]
-    if flat and not spatial:
-        raise InputError(
-            "no layer of the run has activation maps",
-            where=f"--method {flat[0]}",
-            hint="name one with --layer; `cmon layers` lists them",
-        )
-    return Recorder(opened, options, layers=(spatial or own)[-1:])
-
-
-def _photos(opened: OpenRun, network: Network, options: AttributeOptions) -> list[Photo]:
-    """The images, as the network sees them.
-
-    Raises:
-        InputError: none of this name, several, or a file that is no image.
-    """
-    geometry = network.architecture.preprocessing.geometry
-    ids = opened.probe.ids
-
-    def probing(row: int) -> Photo:
-        image = Image.fromarray(np.asarray(opened.probe.image(row)))
-        return Photo(ids[row], np.asarray(shape_image(image, geometry)))
-
-    if not options.images:
-        rows = np.linspace(0, len(ids) - 1, min(options.count, len(ids))).round().astype(int)
-        return [probing(int(row)) for row in rows]
-    found = []
-    for name in options.images:
-        rows_of_name = [row for row, other in enumerate(ids) if other == name or other.endswith(f"/{name}")]
-        if len(rows_of_name) == 1:
-            found.append(probing(rows_of_name[0]))
-        elif rows_of_name:
-            raise InputError(
-                f"{len(rows_of_name)} probing images end in {name}",
-                where="--image",
-                hint=f"write more of it: {ids[rows_of_name[0]]}",
-            )
-        else:
-            found.append(_file(name, ids, network))
-    return found
-
-
-def _file(name: str, ids: Sequence[str], network: Network) -> Photo:
-    try:
-        with Image.open(name) as image:
-            shaped = shape_image(image.convert("RGB"), network.architecture.preprocessing.geometry)
-    except FileNotFoundError as error:
-        alike = nearest(name, ids)
-        raise InputError(
-            f"there is no image {name!r}, neither among the probing images nor as a file",
-            where="--image",
-            hint=f"did you mean {alike}?" if alike else f"they are called as {ids[0]}",
-        ) from error
-    except (OSError, UnidentifiedImageError, ValueError) as error:
-        raise InputError(f"this file is no image: {error}", where=name) from error
-    return Photo(name, np.asarray(shaped))
-
-
-def _label(number: int, names: ClassNames | None) -> str:
-    return str(number) if names is None else names.names[number]
-
-
-def _class(text: str, count: int, names: ClassNames | None, flag: str) -> int:
-    """The number of a class by what the user wrote."""
-    if names is not None:
-        alike = [number for number, name in enumerate(names.names) if spelling(name) == spelling(text)]
-        if alike:
-            return alike[0]
-    if text.isdecimal() and int(text) < count:
-        return int(text)
-    near = [] if names is None else nearest(text, names.names)
-    raise InputError(
-        f"the network has no class {text!r}",
-        where=flag,
-        hint=f"did you mean {near}?" if near else f"classes count from 0 to {count - 1}",
-    )
-
-
 def _targets(
     photos: Sequence[Photo], said: Sequence[Tensor], names: ClassNames | None, options: AttributeOptions
 ) -> list[Target]:
@@ -226,9 +143,9 @@ def _targets(
     count = len(said[0])
     against = -1
     if options.against is not None:
-        against = _class(options.against, count, names, "--against")
+        against = class_number(options.against, count, names, "--against")
     if options.target is not None:
-        wanted = _class(options.target, count, names, "--target")
+        wanted = class_number(options.target, count, names, "--target")
         if wanted == against:
             raise InputError("a class against itself explains nothing", where="--against")
         return [Target(wanted, against) for _ in photos]
@@ -240,7 +157,7 @@ def _targets(
         wanted = label if label >= 0 else int(logits.argmax())
         if wanted == against:
             raise InputError(
-                f"{_label(wanted, names)} is the target of an image itself",
+                f"{class_label(wanted, names)} is the target of an image itself",
                 where="--against",
                 hint="name the --target, too",
             )
@@ -281,9 +198,9 @@ def _rows(
                 "layer": layer if in_layer else _PIXELS,
                 "method": name,
                 "image": photos[number].name,
-                "target": _label(target.wanted, names),
-                "against": "" if target.against < 0 else _label(target.against, names),
-                "predicted": _label(int(outputs.argmax()), names),
+                "target": class_label(target.wanted, names),
+                "against": "" if target.against < 0 else class_label(target.against, names),
+                "predicted": class_label(int(outputs.argmax()), names),
                 "logit": float(target.of(outputs[None])[0]),
                 "probability": float(outputs.double().softmax(0)[target.wanted]),
                 "positive": float(values.clamp_min(0).sum()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional import attribution as method
+from concept_monitor_cli.functional.building_blocks import midpoints
 from concept_monitor_cli.functional.pictures import generator
 from concept_monitor_cli.functional.rectifiers import guided
 from concept_monitor_cli.models.geometry import Preprocessing
-from concept_monitor_cli.models.gradients import gradient_tap, gradients
+from concept_monitor_cli.models.gradients import gradient_tap, gradients, scaled
 from concept_monitor_cli.models.layers import LayerInfo, evaluation
 from concept_monitor_cli.models.pooling import spatial_maps
 from concept_monitor_cli.models.taps import first_tensor
@@ -27,6 +28,9 @@ from concept_monitor_cli.store import JSONValue, Key, Store
 from concept_monitor_cli.stories.recorder import Network
 
 Pixels = NDArray[np.uint8]
+
+# Images that run through the network together on the way from 0 to a layer's output.
+_TOGETHER = 32
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,23 @@ class Map:
 
     values: NDArray[np.float32]
     completeness_error: float = float("nan")
+
+
+@dataclass(frozen=True)
+class InLayer:
+    """What a layer put out for an image, and how the logits of some classes hang on it.
+
+    Attributes:
+        activations: `A`, `(C, h, w)` float32.
+        gradients: `(K, C, h, w)` float32: `G` of each class, or its mean on the way from 0 to `A`.
+        elsewhere: `(K,)` float64: `A G` of what the layer puts out beside its maps, as class tokens.
+        change: `(K,)` float64: `y(A) - y(0)`.
+    """
+
+    activations: NDArray[np.float32]
+    gradients: NDArray[np.float32]
+    elsewhere: NDArray[np.float64]
+    change: NDArray[np.float64]
 
 
 class Explainer:
@@ -169,15 +190,81 @@ class Explainer:
             score = target.of(self._logits(seen.result))
             slope = gradients(score, seen.outputs)[layer.name]
             A, G = (spatial_maps(each.detach(), layer.layout) for each in (seen.outputs[layer.name], slope))
-        if not bool((G != 0).any()):
-            # The class token has a gradient, the places have none.
-            raise InputError(
-                f"the places of {layer.name} say nothing of the answer: their gradient is zero everywhere",
-                where=f"--layer {layer.name}",
-                hint="choose an earlier layer (after the last block of a ViT only its class token is read)",
-            )
+        self._reaches(G)
         chosen = next(make for known, make in method.LAYER_METHODS.items() if known == name)
         return chosen(A, G)[0]
+
+    def in_layer(self, photo: Photo, targets: Sequence[Target], path: int = 0) -> InLayer:
+        """The activations of an image and the gradients of some targets at them.
+
+        Args:
+            photo: the image.
+            targets: what is explained.
+            path: midpoints of the straight way from 0 to `A` over which gradients are averaged; 0: at `A`.
+
+        Raises:
+            InputError: the places of the layer do not reach the output.
+        """
+        layer = self._layer
+        image = ((self.image(photo) - self._mean) / self._std)[None]
+        with evaluation(self._model), gradient_tap(self._model, [layer.name]) as run:
+            seen = run(image)
+            logits = self._logits(seen.result)
+            A = seen.outputs[layer.name]
+            if path:
+                slopes = self._on_the_way(image, targets, path)
+            else:
+                slopes = [
+                    gradients(target.of(logits), seen.outputs, keep_graph=True)[layer.name]
+                    for target in targets
+                ]
+        with evaluation(self._model), torch.no_grad(), scaled(self._model, layer, [0.0]):
+            nothing = self._logits(self._model(image))
+        A = A.detach()
+        maps = spatial_maps(A, layer.layout)[0]
+        found = [spatial_maps(slope, layer.layout)[0] for slope in slopes]
+        for slope in found:
+            self._reaches(slope)
+        whole = [float((A.double() * slope.double()).sum()) for slope in slopes]
+        inside = [float((maps.double() * slope.double()).sum()) for slope in found]
+        # Sums of the same numbers in another order differ by rounding, which is no token.
+        beside = layer.layout.prefix > 0
+        return InLayer(
+            maps.cpu().numpy().copy(),
+            torch.stack(found).float().cpu().numpy(),
+            np.array([a - b if beside else 0.0 for a, b in zip(whole, inside, strict=True)]),
+            np.array([float(target.of(logits.detach())[0] - target.of(nothing)[0]) for target in targets]),
+        )
+
+    def _on_the_way(self, image: Tensor, targets: Sequence[Target], path: int) -> list[Tensor]:
+        """Of each target the mean gradient at the midpoints of the way from 0 to what the layer puts out."""
+        layer = self._layer
+        share = midpoints(path)
+        total: list[Tensor] = []
+        for first in range(0, path, _TOGETHER):
+            some = share[first : first + _TOGETHER]
+            # Its hook comes first, so the tap sees what is scaled.
+            with scaled(self._model, layer, some), gradient_tap(self._model, [layer.name]) as run:
+                seen = run(image.expand(len(some), -1, -1, -1))
+                logits = self._logits(seen.result)
+                sums = [
+                    gradients(target.of(logits), seen.outputs, keep_graph=True)[layer.name].sum(
+                        1 if layer.layout.batch_second else 0, keepdim=True
+                    )
+                    for target in targets
+                ]
+            total = [a + b for a, b in zip(total, sums, strict=True)] if total else sums
+        return [each / path for each in total]
+
+    def _reaches(self, slope: Tensor) -> None:
+        if not bool((slope != 0).any()):
+            # The class token has a gradient, the places have none.
+            raise InputError(
+                f"the places of {self._layer.name} say nothing of the answer: their gradient is zero "
+                "everywhere",
+                where=f"--layer {self._layer.name}",
+                hint="choose an earlier layer (after the last block of a ViT only its class token is read)",
+            )
 
     def _of_pixels(self, image: Tensor, target: Target, name: str) -> Map:
         with ExitStack() as stack:
@@ -237,25 +324,39 @@ class Attributions:
             self._open = id(network), made
         return self._open[1]
 
-    def _key(self, network: Network, photo: Photo, **more: JSONValue) -> Key:
+    def key(self, network: Network, photo: Photo, **more: JSONValue) -> Key:
+        """What something that is made of an image depends on.
+
+        Args:
+            network: at one epoch.
+            photo: the image.
+            **more: what else it depends on; `weights` in the place of the checkpoint's.
+        """
         preprocessing = network.architecture.preprocessing
         return self.store.key(
             "attribution",
             network=network.architecture.source.identity(),
-            weights=network.checkpoint.digest,
             image=photo.digest,
             mean=list(preprocessing.mean),
             std=list(preprocessing.std),
             precision="fp32",
-            **more,
+            **{"weights": network.checkpoint.digest, **more},
         )
 
     def logits(self, network: Network, photo: Photo) -> Tensor:
         """What the network puts out, `(K,)`."""
-        key = self._key(network, photo, method="logits")
+        key = self.key(network, photo, method="logits")
         entry = self.store.get(key)
         if entry is None:
             entry = self.store.put(key, {"logits": self.explainer(network).logits(photo).numpy()})
+        with entry:
+            return torch.from_numpy(entry.read("logits"))
+
+    def stored_logits(self, network: Network, photo: Photo) -> Tensor | None:
+        """What the network puts out, `(K,)`, if the store knows."""
+        entry = self.store.get(self.key(network, photo, method="logits"))
+        if entry is None:
+            return None
         with entry:
             return torch.from_numpy(entry.read("logits"))
 
@@ -268,7 +369,7 @@ class Attributions:
             more |= {"seed": self.seed, "copies": method.COPIES, "noise": method.NOISE}
         if name == "integrated":
             more["steps"] = self.path
-        key = self._key(network, photo, **more)
+        key = self.key(network, photo, **more)
         entry = self.store.get(key)
         if entry is None:
             made = self.explainer(network).explain(photo, target, name)

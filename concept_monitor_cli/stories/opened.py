@@ -12,7 +12,7 @@ import numpy as np
 from concept_monitor_cli.concepts import ConceptSet
 from concept_monitor_cli.encoders import Encoder, embed_texts
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.lenses import traits_of
+from concept_monitor_cli.lenses import detector_class, traits_of
 from concept_monitor_cli.models.device import resolve_device
 from concept_monitor_cli.monitor.confidence import Words
 from concept_monitor_cli.monitor.findings import caption
@@ -118,6 +118,20 @@ class OpenRun:
     def histories(self) -> list[History]:
         """A history per layer and detector."""
         return histories(self.table, self.traits)
+
+    def ranges(self, history: History) -> pd.DataFrame | None:
+        """What units say at ranges of their activation; `None` for detectors with other labels.
+
+        Raises:
+            InputError: a file is there and is no such table.
+        """
+        if history.traits.labels != "ranges":
+            return None
+        for schema in detector_class(history.detector).tables:
+            if schema.name == "ranges":
+                found = self.run.more(schema, history.layer, history.detector)
+                return None if found is None else found[found["epoch"].isin(history.epochs)]
+        return None
 
     @cached_property
     def store(self) -> Store:

@@ -135,7 +135,7 @@ def _records(opened: OpenRun) -> list[CheckpointRecord]:
     return [record for record in opened.run.checkpoints() if record.epoch in wanted]
 
 
-def _history(opened: OpenRun, layer: str) -> History | None:
+def history_of(opened: OpenRun, layer: str) -> History | None:
     """The labels of a layer: those of the first detector whose labels are concepts."""
     own = [history for history in opened.histories if history.layer == layer]
     words = [history for history in own if opened.traits[history.detector].in_word_space]
@@ -153,7 +153,7 @@ def _tasks(
         for look in network.looks:
             name = look.layer.name
             if name not in chosen:
-                chosen[name] = _wishes(_history(opened, name), look, options)
+                chosen[name] = _wishes(history_of(opened, name), look, options)
             scale = None
             if options.pair and not options.dry_run:
                 scale = Scale.of(recorder.pooled(record, name), PHOTOS)
@@ -241,7 +241,7 @@ def _show(
             if first is not None and embeddings is not None:
                 floors[layer] = cosine_distances(first, embeddings)
             continue
-        concepts, others = concepts_at(_history(opened, layer), epoch, [wish.unit for wish in task.wishes])
+        concepts, others = concepts_at(history_of(opened, layer), epoch, [wish.unit for wish in task.wishes])
         shown[layer, epoch] = Shown(
             epoch, task.record.name, layer, found, scales[id(task)], pixels, embeddings, concepts, others
         )

@@ -124,8 +124,11 @@ def _check_units(options: ReportOptions, opened: OpenRun) -> None:
 
 
 def _structure(opened: OpenRun) -> Structure:
-    """What `cmon dynamics` and `cmon factors` found of this run, and when its layers came near their end."""
+    """What `cmon dynamics` and `cmon factors` found of this run, when its layers came near their end, and
+    what units say at ranges of their activation."""
+    ranges = {(each.layer, each.detector): opened.ranges(each) for each in opened.histories}
     found = read_structure(opened.run)
+    found = replace(found, ranges={place: rows for place, rows in ranges.items() if rows is not None})
     names = [] if found.similarity is None else [opened.name, str(opened.run.root)]
     for name in names:
         assert found.similarity is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,6 +167,7 @@ def _draw(opened: OpenRun, history: History, found: pd.DataFrame, options: Searc
         looks[epoch] = looks_of(opened, history, column, units, options.top)
     if not any(looks.values()):
         return []
-    figure = top_units_over_epochs(looks, layer=history.layer)
+    nearest = f"Units nearest to “{textwrap.shorten(options.text, 60)}”"
+    figure = top_units_over_epochs(looks, layer=history.layer, which=nearest)
     path = opened.run.plots / f"search.{history.layer}.{history.detector}"
     return save(figure, path, options.plot_formats, caption=opened.caption)

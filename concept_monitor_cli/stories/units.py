@@ -17,6 +17,7 @@ from concept_monitor_cli.monitor.matches import match_counts, matches
 from concept_monitor_cli.monitor.uses import last_concepts, read_uses
 from concept_monitor_cli.options import UnitsOptions
 from concept_monitor_cli.progress import SILENT, Progress
+from concept_monitor_cli.report.range_figures import ranges_over_epochs
 from concept_monitor_cli.report.regions import regions_of
 from concept_monitor_cli.report.statistics_figures import evenly
 from concept_monitor_cli.report.style import save
@@ -178,6 +179,16 @@ def _draw(opened: OpenRun, options: UnitsOptions) -> list[Path]:
             plots += save(
                 figure, opened.run.plots / f"unit_{unit}.{name}", options.plot_formats, caption=opened.caption
             )
+            ranges = opened.ranges(history)
+            own = None if ranges is None else ranges[ranges["unit"] == unit]
+            own = None if own is None else own[own["epoch"].isin(history.epochs[columns])]
+            if own is not None and len(own):
+                plots += save(
+                    ranges_over_epochs(own, layer=history.layer, unit=unit),
+                    opened.run.plots / f"ranges_{unit}.{name}",
+                    options.plot_formats,
+                    caption=opened.caption,
+                )
         if not options.units:
             columns = _shown(opened, history, _MOST_EPOCHS_SIDE_BY_SIDE)
             best = [

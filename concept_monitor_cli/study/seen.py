@@ -86,6 +86,10 @@ def untrained_weights(seed: int) -> str:
     return f"untrained:{seed}:torch-{torch.__version__}"
 
 
+#: Bytes on the disk that a user is told of before they are written.
+MUCH = 10**9
+
+
 def not_recorded(study: Study, wanted: Sequence[Seen]) -> list[Seen]:
     """Those that are not in the store, or damaged there; each once."""
     different = {each.key.digest: each for each in wanted}
@@ -123,7 +127,20 @@ def record_missing(
             locks.enter_context(study.store.lock(each.key))
         missing = not_recorded(study, missing)
         if missing:
+            _tell_of_size(study, missing, len(architecture.pixels))
             _visit(study, architecture, missing, make(), visited)
+
+
+def _tell_of_size(study: Study, missing: Sequence[Seen], images: int) -> None:
+    """Say what is about to be kept on the disk, where it is much."""
+    costs = [each.request.cost(each.layer, images) for each in missing]
+    kept, spool = sum(cost.bytes for cost in costs), sum(cost.spool for cost in costs)
+    if kept + spool > MUCH:
+        while_made = f", and {spool / 1e9:.1f} GB more while it is made" if spool else ""
+        study.notice(
+            f"what is seen of {', '.join(dict.fromkeys(each.layer.name for each in missing))} takes about "
+            f"{kept / 1e9:.1f} GB of the cache for each checkpoint{while_made}; cmon cache prune frees it"
+        )
 
 
 def _visit(

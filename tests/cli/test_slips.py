@@ -110,6 +110,25 @@ def test_an_error_after_ctrl_c_begins_on_a_line_of_its_own(monkeypatch: pytest.M
     assert stream.getvalue().startswith("^C\n")
 
 
+def test_a_warning_beside_a_bar_has_lines_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    console, stream = terminal(monkeypatch, 60)
+    with console.task("images", total=3) as advance:
+        advance(1)
+        console.warning("one photo cannot be read")
+        advance(2)
+    screen = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]+", stream.getvalue())]
+    assert [line.strip() for line in screen if "warning" in line] == ["warning: one photo cannot be read"]
+
+
+def test_a_note_is_said_once_however_often_it_is_true(monkeypatch: pytest.MonkeyPatch) -> None:
+    console, stream = terminal(monkeypatch, 80)
+    for _ in range(3):
+        console.notice("few photos")
+    console.notice("copies")
+    assert stream.getvalue().count("few photos") == 1
+    assert stream.getvalue().count("copies") == 1
+
+
 def test_submit_says_what_each_task_does() -> None:
     options = SubmitOptions(
         checkpoints=("ckpts/",),

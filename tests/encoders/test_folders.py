@@ -245,6 +245,11 @@ def test_folders_and_files_that_are_no_encoder(tiny_clip: TinyClip, tmp_path: Pa
         ("ViT-B/16/openai", "are not on this machine", "create_model('ViT-B-16', pretrained='openai')"),
         ("vit-b-16", "which weights of ViT-B-16", "ViT-B-16/TAG"),
         ("ViT-B-16/openia", "no pretrained weights called 'openia'", "nearest: openai"),
+        (
+            "photo-clip",
+            "open_clip has no model 'photo-clip'",
+            "photo-clip.json beside it or --encoder-config",
+        ),
         ("some/thing", "are not on this machine", "taken for a repository of the hub"),
     ],
 )

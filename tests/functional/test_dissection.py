@@ -171,7 +171,13 @@ def test_masks_do_not_depend_on_the_batch() -> None:
     alone = np.stack(
         [nd.unit_masks(maps[:, [k]], thresholds[[k]], (30, 31)).dense()[:, 0] for k in range(6)], axis=1
     )
-    for other in (split, nd.UnitMasks.from_dense(alone)):
+    beside = nd.UnitMasks.side_by_side(
+        [
+            nd.unit_masks(maps[:, part], thresholds[part], (30, 31))
+            for part in (slice(2), slice(2, 3), slice(3, 6))
+        ]
+    )
+    for other in (split, beside, nd.UnitMasks.from_dense(alone)):
         for name in ("image", "unit", "offsets", "edges"):
             assert np.array_equal(getattr(whole, name), getattr(other, name)), name
             assert getattr(whole, name).dtype == getattr(other, name).dtype
@@ -213,6 +219,8 @@ def test_masks_need_a_threshold_for_every_unit_and_one_layer() -> None:
         nd.UnitMasks.join([empty, nd.unit_masks(torch.zeros(1, 2, 3, 3), torch.zeros(2), (4, 5))])
     with pytest.raises(ValueError, match="no masks"):
         nd.UnitMasks.join([])
+    with pytest.raises(ValueError, match="one set of images"):
+        nd.UnitMasks.side_by_side([empty, nd.unit_masks(torch.zeros(3, 2, 3, 3), torch.zeros(2), (4, 4))])
 
 
 # -- Counts --------------------------------------------------------------------------------------------------

@@ -219,6 +219,23 @@ def test_what_is_not_proved_says_how_much_better_it_could_be(monkeypatch: pytest
     assert comp.search_formulas(cells, counts, beam=1) == beam
 
 
+def test_a_proof_does_not_depend_on_how_many_pairs_are_looked_at_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for seed in range(4):
+        images, dense, _ = random_case(seed, n=6)
+        tables = comp.PairTables(*counted(images, nd.UnitMasks.from_dense(dense), CATEGORIES), "none")
+        units = range(dense.shape[1])
+        together = [tables.prove(unit) for unit in units]
+        with monkeypatch.context() as patch:
+            patch.setattr("concept_monitor_cli.functional.compositional.optimal._BLOCK", 1)
+            alone = [tables.prove(unit) for unit in units]
+        for one, other in zip(together, alone, strict=True):
+            assert (one.best, one.ceiling) == (other.best, other.ceiling)
+            # A better formula that is found in between spares the pairs that come after it.
+            assert other.looked <= one.looked
+
+
 def test_longer_formulas_are_the_beams_or_better_and_not_proved() -> None:
     images, dense, planes = random_case(3, n=6)
     cells, counts = counted(images, nd.UnitMasks.from_dense(dense), CATEGORIES)

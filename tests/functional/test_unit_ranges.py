@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,16 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from twins_dissection import Labels
-
-from concept_monitor_cli.functional.compositional import Formula
 from concept_monitor_cli.functional.unit_ranges import (
     Cut,
     best_clusters,
     cut_ranges,
-    images_met,
     range_masks,
 )
 
@@ -164,17 +156,3 @@ def test_masks_of_batches_are_those_of_the_whole() -> None:
     np.testing.assert_array_equal(whole.dense()[3:4], alone.dense())
     with pytest.raises(ValueError, match="expected maps"):
         range_masks(maps, cuts[:1], (6, 6))
-
-
-def test_images_that_show_a_formula_and_those_where_it_is_met() -> None:
-    labels = [
-        Labels((np.array([[0, 0], [-1, -1]], dtype=np.int32),)),
-        Labels((np.array([[-1, -1], [-1, 0]], dtype=np.int32),)),
-        Labels((), scalars=(1,)),
-    ]
-    maps = torch.tensor([[[[1.0, 1], [0, 0]]], [[[1.0, 1], [0, 0]]], [[[1.0, 0], [0, 0]]]])
-    masks = range_masks(maps, [cut_ranges(maps.flatten().numpy())], (2, 2))
-    formulas = [Formula.of(0), Formula.of(0), None, None, None]
-    shown, met = images_met(labels, masks, formulas)
-    assert shown.tolist() == [2, 2, 0, 0, 0]
-    assert met.tolist() == [1, 0, 0, 0, 0]

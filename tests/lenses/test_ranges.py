@@ -7,10 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from concept_monitor_cli.lenses.names import ranges
 from concept_monitor_cli.lenses.names.ranges import TABLE, Ranges
+from concept_monitor_cli.record.whole_maps import PackedMaps
 from concept_monitor_cli.store import Entry
 
 from .worlds import SIDE, World, make_world
@@ -36,7 +38,7 @@ def recorded(world: World, maps: Floats, live: NDArray[np.bool_] | None = None) 
     top = np.argsort(-peaks, axis=1)[:, :20]
     arrays = {
         "pooled": own.mean(axis=(2, 3)),
-        "maps": own,
+        **PackedMaps.pack(torch.from_numpy(own)).arrays,
         "live": np.ones(maps.shape[1], dtype=bool) if live is None else live,
         "top_images": top,
         "top_values": np.take_along_axis(peaks, top, 1),

@@ -20,8 +20,6 @@ from concept_monitor_cli.options import DissectOptions
 
 from .conftest import REPOSITORY
 
-PLACES = ("adapters", "loggers", "models", "monitoring", "runs", "saying")
-
 
 def test_the_import_brings_nothing_heavy_along() -> None:
     code = (
@@ -55,13 +53,6 @@ def test_every_name_is_there_with_words_types_and_a_place_on_the_page() -> None:
 RUN = "import concept_monitor_cli._torchvision, runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
 
 
-def test_functions_have_an_example() -> None:
-    for name in ("Monitor", "dissect_model", "open_run", "to_tensorboard", "to_wandb", "monitor_saver"):
-        assert ">>>" in (inspect.getdoc(getattr(cmon, name)) or ""), name
-    for name in ("lightning_callback", "trainer_callback"):
-        assert ">>>" in (inspect.getdoc(getattr(cmon, name)) or ""), name
-
-
 def test_settings_are_the_options_of_a_dissect() -> None:
     options = {field.name for field in fields(DissectOptions)}
     named = set(Settings.__annotations__)
@@ -69,19 +60,51 @@ def test_settings_are_the_options_of_a_dissect() -> None:
     assert options >= NOT_FOR_MODELS
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_the_examples_in_the_words_run(
-    place: str,
+# Whose example is one for the users of another library.
+NEEDS = {"lightning_callback": ("lightning",), "trainer_callback": ("transformers", "accelerate")}
+
+
+def examples(found: object, name: str) -> list[doctest.DocTest]:
+    """The examples in the words of a function or a class; those of its methods, too."""
+    module = import_module(found.__module__)
+    return [test for test in doctest.DocTestFinder().find(found, name, module) if test.examples]
+
+
+@pytest.mark.parametrize("name", cmon.__all__)
+def test_the_example_of_every_name_runs(
+    name: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
+    found = examples(getattr(cmon, name), name)
+    assert name in [test.name for test in found], f"{name} has no example"
+    assert not any(each.options.get(doctest.SKIP) for test in found for each in test.examples)
+    # Lightning and transformers read torchvision, whose binaries may not match torch.
+    import_module("concept_monitor_cli._torchvision")
+    for library in NEEDS.get(name, ()):
+        pytest.importorskip(library, reason=f"{library} is not installed")
     monkeypatch.chdir(tmp_path)
     # One store for all: the renderings are made once.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "examples"))
-    found = doctest.testmod(import_module(f"concept_monitor_cli.library.{place}"))
-    assert found.attempted > 0
-    assert found.failed == 0
+    runner = doctest.DocTestRunner()
+    assert sum(runner.run(test).failed for test in found) == 0
+
+
+def test_a_name_without_an_example_and_a_wrong_example_are_found() -> None:
+    def bare() -> None:
+        """Nothing."""
+
+    def wrong() -> None:
+        """Wrong.
+
+        >>> 1 + 1
+        3
+        """
+
+    assert examples(bare, "bare") == []
+    (found,) = examples(wrong, "wrong")
+    assert doctest.DocTestRunner(verbose=False).run(found, out=lambda _: None).failed == 1
 
 
 def test_the_examples_of_the_package_run() -> None:

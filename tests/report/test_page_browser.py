@@ -559,9 +559,14 @@ def test_one_epoch_without_places_and_images(tmp_path: Path, visit: Callable[...
         sure=[True, False, False],
         live=[True, True, False],
     )
-    run.combine(info())
+    notes = [
+        f"layer{number}: units repeat each other. They get wrong names. Another does not" for number in (3, 4)
+    ]
+    run.combine(info(notices=notes))
     file = report(ReportOptions(out=run.root, cache_dir=tmp_path / "cache")).page
     page = visit().open(file)
+    # What it means is said once.
+    assert texts(page.locator(".notes li")) == [notes[0], "layer4: units repeat each other"]
     assert not page.is_visible("#epoch-field")
     assert "cmon embed" in page.inner_text("#space-empty")
     assert "cmon dissect" in page.inner_text("#remarks")

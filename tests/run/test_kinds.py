@@ -9,8 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from concept_monitor_cli.catalogue import detectors
+from concept_monitor_cli.lenses import detector_class
 from concept_monitor_cli.run import TABLES, RunFolder
-from concept_monitor_cli.run.kinds import KINDS, SHOWN, on_page
+from concept_monitor_cli.run.kinds import KINDS, OF_DETECTORS, SHOWN, on_page
 from concept_monitor_cli.stories import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -49,9 +51,14 @@ def test_what_is_written_is_read(tmp_path: Path, name: str) -> None:
             assert int(missing.sum()) == (kind in ("int", "float")), column
 
 
-@pytest.mark.parametrize("name", SHOWN)
+def test_tables_of_detectors_say_so_too() -> None:
+    own = {schema.name for name in detectors() for schema in detector_class(name).tables}
+    assert own == set(OF_DETECTORS)
+
+
+@pytest.mark.parametrize("name", [*SHOWN, *OF_DETECTORS])
 def test_a_table_is_drawn_and_has_a_place_or_says_why_not(name: str) -> None:
-    shown = SHOWN[name]
+    shown = {**SHOWN, **OF_DETECTORS}[name]
     assert bool(shown.why_not) == (not shown.figure or not shown.page)
     if shown.figure:
         module, _, function = shown.figure.rpartition(".")
@@ -60,9 +67,11 @@ def test_a_table_is_drawn_and_has_a_place_or_says_why_not(name: str) -> None:
         assert any(re.search(rf"\b{function}\b", path.read_text("utf-8")) for path in stories)
 
 
-@pytest.mark.parametrize("part", sorted({shown.page for shown in SHOWN.values() if shown.page}))
+@pytest.mark.parametrize(
+    "part", sorted({shown.page for shown in (*SHOWN.values(), *OF_DETECTORS.values()) if shown.page})
+)
 def test_a_part_of_the_page_is_made_and_drawn(part: str) -> None:
-    assert on_page(part)  # type: ignore[arg-type]
+    assert on_page(part) or part in {shown.page for shown in OF_DETECTORS.values()}  # type: ignore[arg-type]
     contents = (PACKAGE / "report/page/contents.py").read_text("utf-8")
     assert f'        "{part}": ' in contents
     scripts = "".join(path.read_text("utf-8") for path in (PACKAGE / "report/page/template").glob("*.js"))

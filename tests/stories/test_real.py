@@ -12,6 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "monitor"))
+
+from truth import RunFiles, untrue
+
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 # Enough to see the whole way work: the numbers of a real study are in docs/results.md.
 _TRAIN, _TEST = 20, 4
@@ -87,6 +91,10 @@ def test_resnet18_on_photos(shared_data: Path, minibroden: Path, tmp_path: Path,
         table.groupby(["epoch", "layer"])["unit"].nunique().unstack().to_numpy().tolist() == [[256, 512]] * 3
     )
     assert set(table["category"]) <= {"", "color", "texture", "material", "part", "object", "scene"}
+    files = RunFiles(out)
+    said = [row["sentence"] for row in files.findings()]
+    assert said
+    assert [why for sentence in said if (why := untrue(files, sentence))] == []
 
     answer = cmon(
         "embed", "--method", "pca", "--anchors", "dog,car,striped,sky", "--units", "0", *common, "--json"

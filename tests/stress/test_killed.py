@@ -36,8 +36,8 @@ def moments(stress: Stress, count: int, seed: int) -> list[Disturbance]:
     return by_event + by_time
 
 
-def test_killed_at_4_random_moments(stress: Stress) -> None:
-    assert killed_and_rerun(stress, moments(stress, 4, seed=0)) >= 2
+def test_killed_at_2_random_moments(stress: Stress) -> None:
+    assert killed_and_rerun(stress, moments(stress, 2, seed=0)) >= 1
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ and a formula that meets no pixel of the unit is none of its explanations; both 
 shorter formula, then to the lower `Formula.key`, so that a search repeats exactly.
 """
 
+from concept_monitor_cli.functional.compositional.by_image import CellPixels, CutImages
 from concept_monitor_cli.functional.compositional.cells import (
     CellCounter,
     ImageCells,
@@ -51,6 +52,8 @@ __all__ = [
     "MOST_LOOKS",
     "OPERATORS",
     "CellCounter",
+    "CellPixels",
+    "CutImages",
     "Explanation",
     "Formula",
     "ImageCells",

@@ -152,9 +152,10 @@ def _joint(members: csr_matrix, pixels: NDArray[Any]) -> Floats:
     return np.asarray((members.T @ diags(pixels.astype(np.float64)) @ members).toarray(), dtype=np.float64)
 
 
-def _just_above(number: float) -> float:
+def _just_above(numbers: Floats) -> Floats:
     """A little more: what is compared with it was rounded."""
-    return number + 1e-9 * abs(number)
+    above: Floats = numbers + 1e-9 * np.abs(numbers)
+    return above
 
 
 @dataclass(frozen=True)
@@ -303,31 +304,37 @@ class _Unit:
             left.append((kind, operator, rows[np.argsort(-bound[rows], kind="stable")], bound))
         # The steps that promise most come first: the best formula is found early, and less is left.
         left.sort(key=lambda each: -float(each[3][each[2][0]]) if len(each[2]) else 0.0)
-        step = max(1, _BLOCK // len(self.n))
         for kind, operator, rows, bound in left:
-            for start in range(0, len(rows), step):
-                some = rows[start : start + step]
-                some = some[self._wins(bound[some])]
-                if not len(some):
+            known, columns = None, np.zeros(0, dtype=np.intp)
+            while True:
+                if known is not self._first():  # so less is left
+                    known = self._first()
+                    rows = rows[self._wins(bound[rows])]
+                    columns = self._useful(pairs[kind].take(rows), operator)
+                    rows, columns = rows[columns > 0], columns[columns > 0]
+                if not len(rows):
                     break
-                own = pairs[kind].take(some)
-                columns = self._useful(own, operator)
-                if most is not None and looked + len(some) * columns > most:
-                    above = max(above, float(bound[some[0]]))
+                # Of pairs with few third concepts many are looked at together.
+                size = np.maximum.accumulate(columns) * np.arange(1, len(rows) + 1)
+                count = max(1, int(np.searchsorted(size, _BLOCK, side="right")))
+                most_columns = int(columns[:count].max())
+                if most is not None and looked + count * most_columns > most:
+                    above = max(above, float(bound[rows[0]]))
                     break
-                looked += len(some) * columns
-                looked += self._count(own, operator, columns)
+                looked += count * most_columns
+                looked += self._count(pairs[kind].take(rows[:count]), operator, most_columns)
+                rows, columns = rows[count:], columns[count:]
         return looked, above
 
-    def _useful(self, pairs: _Pairs, operator: int) -> int:
-        """How many third concepts, in their order, may make a formula of any of these pairs the best one."""
+    def _useful(self, pairs: _Pairs, operator: int) -> Index:
+        """How many third concepts, in their order, may make a formula of each of these pairs the best one."""
         least = self._first().iou
         if operator == NOT:
             # The pixels that must go outside.
             need = pairs.area + pairs.outside - pairs.inside / least
-            return int(np.searchsorted(-self.x[self.by_outside], _just_above(-need.min()), side="right"))
+            return np.searchsorted(-self.x[self.by_outside], _just_above(-need), side="right")
         need = least * pairs.area if operator == AND else least * (pairs.area + pairs.outside) - pairs.inside
-        return int(np.searchsorted(-self.n[: self.positive], _just_above(-need.min()), side="right"))
+        return np.searchsorted(-self.n[: self.positive], _just_above(-need), side="right")
 
     def _overlap(self, pairs: _Pairs, table: Floats, joint: Floats, third: Index, *, low: bool) -> Floats:
         """The least, or most, pixels of third concepts in formulas of two: (pairs, columns).

@@ -29,6 +29,7 @@ from concept_monitor_cli.functional.dissection.chance import (
     chance_p_values,
     ranked_labels,
     shuffled_masks,
+    shuffled_rows,
     shuffled_support,
 )
 from concept_monitor_cli.functional.dissection.counts import (
@@ -98,6 +99,7 @@ __all__ = [
     "ranked_labels",
     "share_first",
     "shuffled_masks",
+    "shuffled_rows",
     "shuffled_support",
     "supported_iou",
     "unit_masks",

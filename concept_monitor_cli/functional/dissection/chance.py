@@ -149,26 +149,31 @@ def shuffled_masks(masks: UnitMasks, *, groups: ImageGroups | None = None, seed:
     Raises:
         ValueError: fewer than two groups of images.
     """
+    image, row = shuffled_rows(masks, groups=groups, seed=seed)
+    edges, offsets = gather_runs(masks, row)
+    return UnitMasks(
+        masks.n_images, masks.n_units, masks.size, image, masks.unit[row], offsets.astype(np.int64), edges
+    )
+
+
+def shuffled_rows(
+    masks: UnitMasks, *, groups: ImageGroups | None = None, seed: int = 0
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Which masks `shuffled_masks` lays over which images: the image of each pair, ascending, and its row in
+    `masks`, whose unit is that of the pair.
+
+    Raises:
+        ValueError: fewer than two groups of images.
+    """
     groups = _exchangeable(masks, groups)
     rotations = Rotations.draw(groups, masks.n_units, 1, np.random.default_rng(seed))
     row_of, unit = _row_of(masks), np.arange(masks.n_units)
-    images, rows = [], []
+    rows = []
     for image in range(masks.n_images):
         found = row_of[rotations.source_of(image)[0], unit]
-        found = found[found >= 0]
-        images.append(np.full(len(found), image, dtype=np.int32))
-        rows.append(found)
-    row = np.concatenate(rows)
-    edges, offsets = gather_runs(masks, row)
-    return UnitMasks(
-        masks.n_images,
-        masks.n_units,
-        masks.size,
-        np.concatenate(images),
-        masks.unit[row],
-        offsets.astype(np.int64),
-        edges,
-    )
+        rows.append(found[found >= 0])
+    images = np.repeat(np.arange(masks.n_images, dtype=np.int32), [len(each) for each in rows])
+    return images, np.concatenate(rows)
 
 
 def chance_effect(best: torch.Tensor, null: torch.Tensor) -> torch.Tensor:

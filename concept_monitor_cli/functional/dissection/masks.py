@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -150,6 +150,28 @@ class UnitMasks:
             np.concatenate([part.edges for part in parts]),
         )
 
+    @staticmethod
+    def side_by_side(parts: Sequence[UnitMasks]) -> UnitMasks:
+        """The masks of different units on the same images as one.
+
+        Raises:
+            ValueError: no parts, or parts on other images or of another size.
+        """
+        if len({(part.n_images, part.size) for part in parts}) != 1:
+            raise ValueError("masks of one set of images and one size are needed")
+        first = np.cumsum([0, *(part.n_units for part in parts)])
+        image = np.concatenate([part.image for part in parts])
+        unit = np.concatenate([part.unit + np.int32(n) for part, n in zip(parts, first, strict=False)])
+        runs = np.concatenate([np.diff(part.offsets) for part in parts])
+        offsets = np.concatenate([[0], np.cumsum(runs)]).astype(np.int64)
+        edges = np.concatenate([part.edges for part in parts])
+        order = np.lexsort((unit, image))
+        whole = UnitMasks(parts[0].n_images, int(first[-1]), parts[0].size, image, unit, offsets, edges)
+        edges, offsets = gather_runs(whole, order)
+        return replace(
+            whole, image=image[order], unit=unit[order], offsets=offsets.astype(np.int64), edges=edges
+        )
+
 
 def unit_masks(
     maps: torch.Tensor, thresholds: torch.Tensor, size: tuple[int, int], *, block: int = 256
@@ -221,8 +243,16 @@ def interpolated(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     left, right, across = _places(maps.shape[2], size[1])
     upper = numbers[:, top]
     rows = torch.addcmul(upper, numbers[:, bottom] - upper, down[:, None])
-    start = rows[:, :, left]
-    return torch.addcmul(start, rows[:, :, right] - start, across).float()
+    values = rows.new_empty(len(maps), *size)
+    # Between two columns of the map at a time: to gather both for every pixel takes several times as long.
+    stop = 0
+    for column, count in enumerate(torch.bincount(left, minlength=maps.shape[2]).tolist()):
+        here = slice(stop, stop + count)
+        stop += count
+        if count:
+            start, end = rows[:, :, column, None], rows[:, :, int(right[here.start]), None]
+            torch.addcmul(start, end - start, across[here], out=values[:, :, here])
+    return values.float()
 
 
 @dataclass(frozen=True)

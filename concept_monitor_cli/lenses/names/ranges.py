@@ -18,31 +18,29 @@ from concept_monitor_cli.functional.calibration import benjamini_hochberg, p_val
 from concept_monitor_cli.functional.compositional import (
     LENGTH,
     MOST_LOOKS,
-    CellCounter,
+    CellPixels,
+    CutImages,
     Formula,
     SearchKind,
     SearchResult,
-    count_cells,
     formula_group_counts,
     search_formulas,
-    supported_formulas,
 )
 from concept_monitor_cli.functional.dissection import (
     UnitMasks,
     candidate_ious,
     chance_effects,
-    shuffled_masks,
+    shuffled_rows,
 )
-from concept_monitor_cli.functional.dissection.thresholds import comparable
 from concept_monitor_cli.functional.groups import halves
-from concept_monitor_cli.functional.unit_ranges import RANGES, Cut, cut_ranges, images_met, range_masks
+from concept_monitor_cli.functional.unit_ranges import RANGES, Cut, cut_ranges, range_masks
 from concept_monitor_cli.lenses.base import Findings
 from concept_monitor_cli.lenses.halves import LEAST_GROUPS, Halves, asked_units
 from concept_monitor_cli.lenses.names.compositional import FormulaWords
 from concept_monitor_cli.lenses.names.mask_halves import asked_of_other_half, on_images
 from concept_monitor_cli.lenses.names.masked import FEWEST_GROUPS, PixelDetector
 from concept_monitor_cli.record.requests import Recording
-from concept_monitor_cli.record.whole_maps import WholeMaps
+from concept_monitor_cli.record.whole_maps import PackedMaps, WholeMaps
 from concept_monitor_cli.run import TableSchema
 from concept_monitor_cli.run.traits import LabelKind
 from concept_monitor_cli.wording import sum_text
@@ -54,13 +52,14 @@ if TYPE_CHECKING:
 
 # Formulas kept at each length: the publication's. Every unit has five searches.
 BEAM = 5
-# As for `compositional`: a draw costs a search of each range of each unit.
+# As for `compositional`, a draw costs a search of each range of each unit. With `R` draws, `20 / R` units
+# beyond all of them are the fewest that can be called at a share of 0.05.
 FEWEST_DRAWS, MOST_DRAWS = 3, 20
-SEARCHES = 600
-# Units that are named again from half of the images, an even choice of more.
-MOST_ASKED = 64
-# Bytes that the masks of some units may take: so many units are looked at together.
+SEARCHES = 6000
+# Bytes that the masks of some units and their counts may take: so many units are looked at together.
 _MEMORY = 1 << 27
+# Cells of an image that a range meets, about: what blocks are measured by.
+_CELLS = 8
 
 # What is known of every range of every unit.
 TABLE = TableSchema.of_units(
@@ -180,7 +179,6 @@ class Ranges(PixelDetector):
             "draws": [FEWEST_DRAWS, MOST_DRAWS, SEARCHES],
             "fewest_groups": FEWEST_GROUPS,
             "memory": _MEMORY,
-            "most_asked": MOST_ASKED,
         }
 
     def recording(self, context: Context) -> Recording:
@@ -201,15 +199,14 @@ class Ranges(PixelDetector):
         that formula at that range.
         """
         self.check_groups(context)
-        maps = entry.read("maps")
+        maps = PackedMaps.read(entry)
         alive = entry.read("live").astype(bool)
-        cuts = _cuts(maps, alive)
-        firing = _firing_groups(maps, cuts, context)
+        cuts, firing = _cuts(maps, alive, context)
         known = np.array([cut is not None for cut in cuts])
         sparse = alive & known & (firing < FEWEST_GROUPS)
         live = alive & known & ~sparse
         units = np.flatnonzero(live)
-        seen = self._examine(maps[:, units], [cuts[unit] for unit in units], context)
+        seen = self._examine(maps, units, [cuts[unit] for unit in units], context)
         p_of_range, p_of_unit, default = self._tested(seen, untrained, context)
         called = benjamini_hochberg(p_of_range.flatten(), context.fdr).view_as(p_of_range).numpy()
         count = len(live)
@@ -265,29 +262,57 @@ class Ranges(PixelDetector):
             more={TABLE.name: _columns(rows)},
         )
 
-    def _examine(self, maps: NDArray[np.float32], cuts: Sequence[Cut | None], context: Context) -> _Examined:
-        """Search the ranges of some units, and those of masks laid over the wrong images."""
-        draws = max(FEWEST_DRAWS, min(MOST_DRAWS, SEARCHES // max(1, RANGES * len(cuts))))
+    def _examine(
+        self,
+        maps: PackedMaps,
+        units: NDArray[np.int64],
+        cuts: Sequence[Cut | None],
+        context: Context,
+        draws: int | None = None,
+    ) -> _Examined:
+        """Search the ranges of some units, and those of masks laid over the wrong images.
+
+        Args:
+            maps: of the layer.
+            units: which of them.
+            cuts: of these.
+            context: see `find`.
+            draws: of chance; as many as `find` takes by default. Without any there are no effects.
+        """
+        if draws is None:
+            draws = max(FEWEST_DRAWS, min(MOST_DRAWS, SEARCHES // max(1, RANGES * len(cuts))))
+        labels = context.labels
+        images = CutImages.of(labels, len(labels.names), labels.size)
         found: list[list[SearchResult]] = []
         area, samples = [], []
         support: list[list[NDArray[np.float64]]] = [[] for _ in range(draws + 1)]
         margins: list[list[NDArray[np.float64]]] = [[] for _ in range(draws + 1)]
-        for block, some in self._blocks(len(cuts), maps, context):
-            masks = range_masks(torch.from_numpy(maps[:, block]), cuts[block], context.labels.size)
-            parts = [masks] + [
-                shuffled_masks(masks, groups=context.groups, seed=(context.seed * 1009 + draw) * 8191 + some)
+        for block, some in self._blocks(len(cuts), maps, draws, context):
+            masks = range_masks(torch.from_numpy(maps.of(units[block])), cuts[block], labels.size)
+            laid = [(masks.image, np.arange(len(masks)))] + [
+                shuffled_rows(masks, groups=context.groups, seed=(context.seed * 1009 + draw) * 8191 + some)
                 for draw in range(draws)
             ]
-            searched, supported = self._search(parts, context)
-            results = searched[0]
-            best = [each.best[-1].formula if each.best else None for each in results]
-            shown, met = images_met(context.labels, masks, best)
-            found += [results[first : first + RANGES] for first in range(0, len(results), RANGES)]
+            pixels = CellPixels.count(images, masks, laid)
+            results = search_formulas(
+                pixels.cells,
+                pixels.counts(labels.category_numbers),
+                length=self.length,
+                beam=self.beam,
+                search=self.search,
+            )
+            best = [each.best[-1] if each.best else None for each in results]
+            supported = pixels.supported(best, context.groups)
+            count = masks.n_units
+            shown, met = pixels.images_met([None if each is None else each.formula for each in best[:count]])
+            found += [results[first : first + RANGES] for first in range(0, count, RANGES)]
             samples.append(np.divide(met, shown, out=np.full(len(met), np.nan), where=shown > 0))
-            area.append(np.bincount(masks.unit, masks.areas(), masks.n_units).astype(np.int64))
-            for part, (own, each) in enumerate(zip(supported, searched, strict=True)):
-                support[part].append(own)
-                margins[part].append(own - _independent(each, len(maps) * int(np.prod(masks.size))))
+            area.append(pixels.area[:count])
+            margin = supported - _independent(results, len(maps) * int(np.prod(masks.size)))
+            for part in range(draws + 1):
+                own = slice(part * count, (part + 1) * count)
+                support[part].append(supported[own])
+                margins[part].append(margin[own])
         of_parts, margin = (
             np.stack([np.concatenate([np.zeros(0), *each]).reshape(-1, RANGES) for each in some])
             for some in (support, margins)
@@ -297,8 +322,11 @@ class Ranges(PixelDetector):
             torch.from_numpy(np.where(areas > 0, of_parts[0], np.nan)),
             torch.from_numpy(of_parts[1:]),
         )
-        effects = [chance_effects(tested[:, r], drawn[:, :, r]) for r in range(RANGES)]
-        beyond = torch.stack([each for _, each in effects], 2).masked_fill(tested.isnan(), torch.nan)
+        effect, beyond = torch.full_like(tested, torch.nan), torch.full_like(drawn, torch.nan)
+        if draws:
+            effects = [chance_effects(tested[:, r], drawn[:, :, r]) for r in range(RANGES)]
+            effect = torch.stack([each for each, _ in effects], 1)
+            beyond = torch.stack([each for _, each in effects], 2).masked_fill(tested.isnan(), torch.nan)
         strongest = torch.from_numpy(_strongest(margin[1:]))[..., None]
         return _Examined(
             found,
@@ -306,39 +334,22 @@ class Ranges(PixelDetector):
             areas,
             np.concatenate([np.zeros(0), *samples]).reshape(-1, RANGES),
             margin[0],
-            torch.stack([each for each, _ in effects], 1),
+            effect,
             beyond,
             beyond.gather(2, strongest)[..., 0],
         )
 
-    def _blocks(self, count: int, maps: NDArray[np.float32], context: Context) -> Iterator[tuple[slice, int]]:
+    def _blocks(
+        self, count: int, maps: PackedMaps, draws: int, context: Context
+    ) -> Iterator[tuple[slice, int]]:
         """Units that are looked at together, and the number of the first."""
         height, width = context.labels.size
-        # A row of a mask has at most about two runs for each column of the map.
-        each = max(1, len(maps)) * height * min(width, 2 * maps.shape[3]) * 4
-        step = max(1, _MEMORY // each)
+        # A row of a mask has at most about two runs for each column of the map, and each range some entries
+        # for each image that it is laid over.
+        runs, entries = height * min(width, 2 * maps.codes.shape[3]) * 4, RANGES * _CELLS * (draws + 1) * 16
+        step = max(1, _MEMORY // (max(1, len(maps)) * (runs + entries)))
         for first in range(0, count, step):
             yield slice(first, first + step), first
-
-    def _search(
-        self, parts: Sequence[UnitMasks], context: Context
-    ) -> tuple[list[list[SearchResult]], list[NDArray[np.float64]]]:
-        """What is found for several sets of masks, and the supported IoU of the best formulas."""
-        labels = context.labels
-        counters = [CellCounter(masks.n_units, len(labels.names)) for masks in parts]
-        count_cells(labels, list(zip(counters, parts, strict=True)))
-        results = [
-            search_formulas(
-                counter.cells(),
-                self.count(masks, context),
-                length=self.length,
-                beam=self.beam,
-                search=self.search,
-            )
-            for counter, masks in zip(counters, parts, strict=True)
-        ]
-        best = [[each.best[-1] if each.best else None for each in found] for found in results]
-        return results, supported_formulas(labels, list(zip(parts, best, strict=True)), context.groups)
 
     def _tested(
         self, seen: _Examined, untrained: Sequence[Entry], context: Context
@@ -371,10 +382,10 @@ class Ranges(PixelDetector):
         )
 
         def make(writer: Writer) -> None:
-            maps, alive = entry.read("maps"), entry.read("live").astype(bool)
-            cuts = _cuts(maps, alive)
+            maps, alive = PackedMaps.read(entry), entry.read("live").astype(bool)
+            cuts, _ = _cuts(maps, alive, context)
             units = np.flatnonzero([cut is not None for cut in cuts])
-            seen = self._examine(maps[:, units], [cuts[unit] for unit in units], context)
+            seen = self._examine(maps, units, [cuts[unit] for unit in units], context)
             words = FormulaWords(context.labels)
             texts = [[_text(seen, row, place, words) for place in range(RANGES)] for row in range(len(units))]
             writer.put("effects", seen.effect.numpy())
@@ -387,24 +398,25 @@ class Ranges(PixelDetector):
     def halves(self, entry: Entry, context: Context) -> Halves | None:
         """See `Detector`: the IoU of the strongest range with its formula on the other half.
 
-        Ranges are those of all images. Of up to `MOST_ASKED` units.
+        Ranges are those of all images.
         """
         self.check_groups(context)
-        maps = entry.read("maps")
+        maps = PackedMaps.read(entry)
         alive = entry.read("live").astype(bool)
-        cuts = _cuts(maps, alive)
+        cuts, firing = _cuts(maps, alive, context)
         known = np.array([cut is not None for cut in cuts])
-        units = asked_units(alive & known & (_firing_groups(maps, cuts, context) >= FEWEST_GROUPS))
+        units = asked_units(alive & known & (firing >= FEWEST_GROUPS))
         if context.groups.n_groups < 2 * LEAST_GROUPS or not len(units):
             return None
-        count = min(MOST_ASKED, len(units))
-        units = units[np.arange(count) * len(units) // count]
         own_cuts = [cuts[unit] for unit in units]
         first = halves(context.groups, seed=context.seed)
         rows = [np.flatnonzero(half) for half in (first, ~first)]
         contexts = [on_images(context, own) for own in rows]
-        sides = [maps[own][:, units] for own in rows]
-        named = [self._examine(side, own_cuts, some) for side, some in zip(sides, contexts, strict=True)]
+        sides = [maps.part(own, units) for own in rows]
+        every = np.arange(len(units))
+        named = [
+            self._examine(side, every, own_cuts, some, 0) for side, some in zip(sides, contexts, strict=True)
+        ]
         found = [
             self._on_other_half(named[here], sides[1 - here], own_cuts, contexts[1 - here]) for here in (0, 1)
         ]
@@ -417,13 +429,16 @@ class Ranges(PixelDetector):
         return Halves(units, texts[0], texts[1], np.full(len(units), np.nan), own, chance, measure="iou")
 
     def _on_other_half(
-        self, seen: _Examined, maps: NDArray[np.float32], cuts: Sequence[Cut | None], context: Context
+        self, seen: _Examined, maps: PackedMaps, cuts: Sequence[Cut | None], context: Context
     ) -> tuple[Tensor, Tensor]:
         """The IoU of every unit's strongest range with its formula, and with those of other units."""
         strongest = seen.strongest
-        masks = range_masks(torch.from_numpy(maps), cuts, context.labels.size)
-        chosen = np.arange(len(cuts)) * RANGES + strongest
-        masks = masks.part(np.arange(masks.n_images), chosen)
+        parts = []
+        for block, _ in self._blocks(len(cuts), maps, 0, context):
+            masks = range_masks(torch.from_numpy(maps.of(block)), cuts[block], context.labels.size)
+            chosen = np.arange(len(cuts[block])) * RANGES + strongest[block]
+            parts.append(masks.part(np.arange(masks.n_images), chosen))
+        masks = UnitMasks.side_by_side(parts)
         labels = [seen.formula(row, int(place)) for row, place in enumerate(strongest)]
         return asked_of_other_half(self, labels, masks, context, context.seed)
 
@@ -437,26 +452,24 @@ class Ranges(PixelDetector):
         )
 
 
-def _cuts(maps: NDArray[np.float32], alive: NDArray[np.bool_]) -> list[Cut | None]:
-    """How the values of every unit are divided; `None` for a dead one."""
+def _cuts(
+    maps: PackedMaps, alive: NDArray[np.bool_], context: Context
+) -> tuple[list[Cut | None], NDArray[np.int64]]:
+    """How the values of every unit are divided, `None` for a dead one, and on how many groups of images each
+    is in a range at all."""
     cuts: list[Cut | None] = []
-    for unit, lives in enumerate(alive):
-        values = comparable(torch.from_numpy(maps[:, unit])).numpy()
+    groups = np.zeros(len(alive), dtype=np.int64)
+    for unit in np.flatnonzero(alive):
+        values = maps.of(slice(unit, unit + 1))[:, 0]
         # A map with NaN is in no range.
         whole = values[~np.isnan(values).any(axis=(1, 2))]
-        cuts.append(cut_ranges(whole.ravel()) if lives else None)
-    return cuts
-
-
-def _firing_groups(
-    maps: NDArray[np.float32], cuts: Sequence[Cut | None], context: Context
-) -> NDArray[np.int64]:
-    """On how many groups of images each unit is in a range at all: `(C,)`."""
-    highest = maps.max(axis=(2, 3))  # NaN is passed on
-    floor = np.array([np.inf if cut is None else 0 if cut.rectified else -np.inf for cut in cuts])
-    fires = highest > floor
-    groups = context.groups
-    return np.array([len(np.unique(groups.of[fires[:, unit]])) for unit in range(len(cuts))])
+        cuts += [None] * (unit - len(cuts)) + [cut_ranges(whole.ravel())]
+        cut = cuts[-1]
+        if cut is not None:
+            highest = values.max(axis=(1, 2))  # NaN is passed on
+            fires = highest > (0 if cut.rectified else -np.inf)
+            groups[unit] = len(np.unique(context.groups.of[fires]))
+    return cuts + [None] * (len(alive) - len(cuts)), groups
 
 
 def _p_values(values: Tensor, null: Tensor) -> Tensor:

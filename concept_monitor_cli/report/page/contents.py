@@ -31,9 +31,10 @@ from concept_monitor_cli.report.page.structure import (
     circuits_json,
     dynamics_json,
     factors_json,
+    ranges_json,
     uses_json,
 )
-from concept_monitor_cli.report.style import TRACK_COLOURS, category_colour
+from concept_monitor_cli.report.style import FOLLOWED_COLOURS, TRACK_COLOURS, category_colour
 from concept_monitor_cli.run import RunFolder
 
 if TYPE_CHECKING:
@@ -472,7 +473,9 @@ def page_content(
         else factors_json(structure, {name: place for place, name in enumerate(pictures.names)}),
         "uses": None if structure is None else uses_json(structure.uses, histories),
         "circuits": None if structure is None else circuits_json(structure),
+        "ranges": None if structure is None else ranges_json(structure, histories),
         "trackColours": list(TRACK_COLOURS),
+        "followedColours": list(FOLLOWED_COLOURS),
         "remarks": tables.remarks,
         "leftOut": left_out,
         "images": {

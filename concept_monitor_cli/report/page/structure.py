@@ -12,6 +12,7 @@ import pandas as pd
 from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.monitor.uses import Uses, last_concepts, read_uses
 from concept_monitor_cli.report.page.pack import floats
+from concept_monitor_cli.report.style import category_colour
 from concept_monitor_cli.run import RunFolder
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Images on the card of a factor.
 IMAGES = 6
+#: Rows of ranges of a layer that a page has room for; of more, the last epoch's.
+MOST_RANGES = 60_000
 #: Neighbours of a unit on either side of its circuit.
 NEIGHBOURS = 4
 
@@ -36,6 +39,7 @@ class Structure:
         name: what the run is called in `similarity.csv`.
         words: sentences about when layers have become what they are.
         uses: what units do for the classes.
+        ranges: layer and detector -> rows of what its units say at ranges of their activation.
     """
 
     similarity: pd.DataFrame | None = None
@@ -46,6 +50,7 @@ class Structure:
     name: str = ""
     words: tuple[str, ...] = ()
     uses: Uses = field(default_factory=Uses)
+    ranges: Mapping[tuple[str, str], pd.DataFrame] = field(default_factory=dict)
 
     def factor_images(self) -> list[str]:
         """The names of the images on the cards, factor by factor."""
@@ -218,6 +223,49 @@ def circuits_json(structure: Structure) -> dict[str, Any] | None:
                 )
         sides[side] = found
     return {"epoch": int(last["epoch"].iloc[0]), "layers": layers, **sides}
+
+
+def ranges_json(structure: Structure, histories: Sequence[History]) -> dict[str, Any] | None:
+    """What units say at ranges of their activation; `None` where no detector has looked.
+
+    Args:
+        structure: the tables.
+        histories: the layers of the page, in its order.
+
+    Returns:
+        `texts`: formulas, with their categories and colours; `units`: for each history's number, epoch and
+        unit the ranges, the highest first: low, high, weight, the number of the formula (-1 for none), IoU,
+        coverage, p-value, whether it is called, and whether it is `specialised` (`null` where nobody asked).
+    """
+    texts: dict[tuple[str, str], int] = {}
+    series: dict[str, dict[str, dict[str, list[list[Any]]]]] = {}
+    for number, history in enumerate(histories):
+        rows = structure.ranges.get((history.layer, history.detector))
+        if rows is None or rows.empty:
+            continue
+        if len(rows) > MOST_RANGES:
+            rows = rows[rows["epoch"] == rows["epoch"].max()]
+        epochs = series.setdefault(str(number), {})
+        for row in rows.sort_values("range", ascending=False, kind="stable").to_dict("records"):
+            said = (str(row["concept"]), str(row["category"]))
+            units = epochs.setdefault(str(int(row["epoch"])), {})
+            units.setdefault(str(int(row["unit"])), []).append(
+                [
+                    *(_short(row[name]) for name in ("low", "high", "weight")),
+                    texts.setdefault(said, len(texts)) if said[0] else -1,
+                    *(_short(row[name]) for name in ("score", "coverage", "p_value")),
+                    int(row["interpretable"]),
+                    {"yes": 1, "no": 0}.get(str(row["specialised"])),
+                ]
+            )
+    if not series:
+        return None
+    named = [[text, category, category_colour(category)] for text, category in texts]
+    return {"texts": named, "units": series}
+
+
+def _short(value: Any) -> float | None:
+    return None if pd.isna(value) else float(f"{value:.4g}")
 
 
 def _number(value: Any) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,10 +29,12 @@ from concept_monitor_cli.options import (
     StatsOptions,
     UnitsOptions,
 )
+from concept_monitor_cli.progress import SILENT
 from concept_monitor_cli.run import TABLES
 from concept_monitor_cli.stories.compare import compare
 from concept_monitor_cli.stories.dissect import dissect
 from concept_monitor_cli.stories.embed import embed
+from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.report import report
 from concept_monitor_cli.stories.retention import retention
 from concept_monitor_cli.stories.stats import stats
@@ -119,6 +122,12 @@ def test_units_shows_the_names_by_every_detector(root: Path) -> None:
     )
     shown = str(result)
     assert all(name in shown for name in EVERY)
+    drawn = {path.name for path in result.plots}
+    assert {f"unit_6.1.{name}.png" for name in EVERY} <= drawn
+    assert [name for name in sorted(drawn) if name.startswith("ranges_")] == [
+        "ranges_0.1.ranges.png",
+        "ranges_6.1.ranges.png",
+    ]
 
 
 def test_embed_places_the_labels_of_every_detector(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,3 +175,10 @@ def test_the_page_has_the_names_by_every_detector(root: Path) -> None:
     (page,) = (root / "run").glob("*.html")
     text = page.read_text()
     assert all(name in text for name in EVERY)
+    # Five ranges at most of each unit at both epochs, by the detector that looks for them.
+    opened = OpenRun(root / "run", ReportOptions(out=root / "run", cache_dir=root / "cache"), SILENT)
+    known = [opened.ranges(history) for history in opened.histories]
+    (rows,) = (each for each in known if each is not None)
+    assert set(rows["epoch"]) == {0, 1}
+    assert rows.groupby(["epoch", "unit"]).size().max() <= 5
+    assert json.dumps(rows["concept"].iloc[0])[1:-1] in text

@@ -194,7 +194,13 @@ function buildAbout() {
 function notices() {
   const notes = [...new Set([...(run.notices || []), ...SERIES.flatMap((series) => series.raw.notes || [])])];
   if (!notes.length) return null;
-  return el("section", { class: "fact whole" }, el("h3", { text: "What was assumed" }), el("ul", {}, ...notes.map((text) => el("li", { text: short(plain(text), 600) }))));
+  return el("section", { class: "fact whole" }, el("h3", { text: "What was assumed" }), el("ul", { class: "notes" }, ...once(notes).map((text) => el("li", { text: short(plain(text), 600) }))));
+}
+
+// What an earlier note said is not said again: many layers have the same to say of what it means.
+function once(notes) {
+  const told = new Set();
+  return notes.map((note) => note.split(". ").filter((part) => !told.has(part) && told.add(part)).join(". ")).filter(Boolean);
 }
 
 function calibrationTable() {
@@ -229,7 +235,7 @@ function start() {
   for (const unit of DATA.tracked) {
     for (const series of SERIES) {
       const row = series.rowOf(unit);
-      if (row >= 0) state.followed.set(`${series.number}/${row}`, DATA.trackColours[DATA.tracked.indexOf(unit) % DATA.trackColours.length]);
+      if (row >= 0) state.followed.set(`${series.number}/${row}`, DATA.followedColours[DATA.tracked.indexOf(unit) % DATA.followedColours.length]);
     }
   }
   startTheme();

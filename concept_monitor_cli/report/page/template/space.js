@@ -469,7 +469,7 @@ function follow(which, row, wanted) {
   const key = `${which}/${row}`;
   if (wanted) {
     const used = new Set(followed.values());
-    followed.set(key, DATA.trackColours.find((colour) => !used.has(colour)) || DATA.trackColours[followed.size % DATA.trackColours.length]);
+    followed.set(key, DATA.followedColours.find((colour) => !used.has(colour)) || DATA.followedColours[followed.size % DATA.followedColours.length]);
   } else followed.delete(key);
   update({ followed });
 }

@@ -69,7 +69,7 @@ function showUnit() {
   $("unit-follow").textContent = followed ? "Followed" : "Follow";
   const body = $("unit-body");
   const top = body.scrollTop;
-  fill(body, unitNow(series, t, row), unitNames(series, row), unitUses(series, row), unitImages(series, t, row), unitNeighbours(series, t, row), unitCircuit(series, row), series.epochs.length > 1 ? unitLife(series, row) : null);
+  fill(body, unitNow(series, t, row), unitNames(series, row), unitRanges(series, row), unitUses(series, row), unitImages(series, t, row), unitNeighbours(series, t, row), unitCircuit(series, row), series.epochs.length > 1 ? unitLife(series, row) : null);
   body.scrollTop = top;
 }
 
@@ -148,6 +148,43 @@ function unitImages(series, t, row) {
         + `${series.units[row]}” brings them in.`) }));
   }
   return part;
+}
+
+// What the unit says at ranges of its activation at the chosen epoch, and, in a strip, at every epoch.
+function unitRanges(series, row) {
+  const byEpoch = DATA.ranges ? DATA.ranges.units[series.number] : null;
+  if (!byEpoch) return null;
+  const unit = series.units[row];
+  const at = (epoch) => (byEpoch[epoch] || {})[unit] || [];
+  const name = (text) => (text < 0 ? "no formula" : DATA.ranges.texts[text][0]);
+  const mark = (text, sure) => {
+    const element = el("span", { class: sure ? "dot" : "dot ring", "aria-hidden": "true" });
+    element.style.setProperty("--colour", text < 0 ? "var(--faint)" : DATA.ranges.texts[text][2]);
+    return element;
+  };
+  const digits = (value) => (value === null ? "–" : String(Number(value.toPrecision(3))).replace("-", "\u2212"));
+  const percent = (share) => (share === null ? "–" : `${Math.round(100 * share)} %`);
+  const now = at(state.epoch);
+  const epochs = series.epochs.filter((epoch) => at(epoch).length);
+  if (!now.length && !epochs.length) return null;
+  const items = now.map(([low, high, weight, text, iou, coverage, p, sure, own]) => {
+    const bar = el("span", { class: "bar-fill" });
+    bar.style.width = `${100 * (coverage || 0)}%`;
+    bar.style.background = text < 0 ? "var(--faint)" : DATA.ranges.texts[text][2];
+    return el("li", {},
+      el("span", { class: "muted range-values", text: `${digits(low)} to ${digits(high)}`, title: `mean of the range: ${digits(weight)} standard deviations from that of all values` }),
+      el("span", { class: "range-name" }, mark(text, sure), el("bdi", { class: sure ? "concept-name" : "concept-name muted", text: name(text) }),
+        own ? el("span", { class: "badge", text: "specialised", title: "no unit of the untrained networks says it at that range" }) : null),
+      el("span", { class: "bar-track", "aria-hidden": "true" }, bar),
+      el("span", { class: "figure", text: percent(coverage), title: `IoU ${number(iou)}, p = ${p === null ? "–" : Number(p.toPrecision(2))}` }));
+  });
+  const strip = epochs.length < 2 ? null : el("ol", { class: "range-epochs" }, ...epochs.map((epoch) =>
+    el("li", {}, el("button", { type: "button", class: "link epoch-link", text: String(epoch), "aria-label": `Epoch ${epoch}`, "aria-current": epoch === state.epoch ? "true" : null, onclick: () => update({ epoch }) }),
+      ...at(epoch).map(([low, high, , text, , coverage, , sure]) => el("span", { class: "range-cell", title: `${digits(low)} to ${digits(high)}: ${name(text)}, ${percent(coverage)}` }, mark(text, sure), el("bdi", { text: name(text) }))))));
+  return el("section", {}, el("h3", { text: "What it says at ranges of its activation" }),
+    el("p", { class: "hint", text: "The highest values first. The bar is the coverage: the share of the range’s pixels in its formula. A filled dot: more than chance." }),
+    now.length ? el("ol", { class: "ranges" }, ...items) : el("p", { class: "hint", text: `Nothing is known of its ranges at epoch ${state.epoch}.` }),
+    strip);
 }
 
 const NEIGHBOURS = 6;
