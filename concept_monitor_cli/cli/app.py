@@ -71,7 +71,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "factors": "Images, pixels and units clustered by the same factors.",
         "picture": "The image that excites a unit most, at every epoch.",
         "attribute": "Where in an image does the answer come from?",
-        "explain": "What is where in an image, and what does it say for which class?",
+        "explain": "What is where in an image, and what it says for which class.",
         "vectors": "Where do concepts lie in a layer, and which classes use them?",
         "evolutions": "Which change of which unit changed a class?",
         "circuits": "What is each unit fed by, and each concept built of?",

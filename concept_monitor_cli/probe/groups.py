@@ -123,7 +123,10 @@ def copies(
         pictures[here] = fingerprints.rows(start, stop)[one[here] - start]
     with progress.task("looking for copies", len(one), "images") as advance:
         pairs = near_copies(pictures, advance)
-    links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(one), len(one)))
+    # Indices of 32 bits: `connected_components` of scipy 1.11 prints an error for longer ones, raises
+    # nothing, and answers that all is one component.
+    rows, columns = pairs.astype(np.int32).T
+    links = coo_array((np.ones(len(pairs)), (rows, columns)), shape=(len(one), len(one)))
     return ImageGroups.read(connected_components(links, directed=False)[1].astype(np.int64)[groups]).of
 
 

@@ -155,8 +155,7 @@ class MapSpool:
         Raises:
             InputError: where the layer has no maps.
         """
-        height, width = map_size(layer)
-        self._writer.create(self._dataset, (n_images, layer.units, height, width), np.float32)
+        self._declare((n_images, layer.units, *map_size(layer)))
         self._buffer = RowBuffer(max(1, _BLOCK_BYTES // max(1, self.nbytes(layer, 1))))
 
     def update(self, layer: str, start: int, pooled: Tensor, maps: Tensor | None) -> None:
@@ -167,6 +166,9 @@ class MapSpool:
     def finish(self) -> None:
         """Writes what is left."""
         self._write(self._buffer.take())
+
+    def _declare(self, shape: tuple[int, int, int, int]) -> None:
+        self._writer.create(self._dataset, shape, np.float32)
 
     def _write(self, block: tuple[int, Tensor] | None) -> None:
         if block is not None:

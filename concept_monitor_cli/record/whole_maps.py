@@ -20,11 +20,9 @@ from concept_monitor_cli.functional.dissection.thresholds import comparable
 from concept_monitor_cli.models.layers import LayerInfo
 from concept_monitor_cli.record.consumers import (
     Consumer,
+    MapSpool,
     PooledWriter,
-    RowBuffer,
-    RowWriter,
     UnitRange,
-    map_size,
 )
 from concept_monitor_cli.record.forward import RecordInfo
 from concept_monitor_cli.record.requests import Cost, Pass, PeakImages
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
     from concept_monitor_cli.store import Entry
 
 _STEPS = (1 << 16) - 1
-_BLOCK_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -92,36 +89,13 @@ class PackedMaps:
         return PackedMaps(self.codes[some], self.lowest[some], self.step[some])
 
 
-class _MapPacker:
+class _MapPacker(MapSpool):
     """Streams packed maps into a store entry."""
 
-    needs_maps = True
-
-    def __init__(self, layer: str, writer: RowWriter) -> None:
-        self.layers = (layer,)
-        self._writer = writer
-        self._buffer = RowBuffer(1)
-
-    def start(self, layer: LayerInfo, n_images: int) -> None:
-        """Declares the arrays.
-
-        Raises:
-            InputError: where the layer has no maps.
-        """
-        height, width = map_size(layer)
-        self._writer.create("codes", (n_images, layer.units, height, width), np.uint16)
-        self._writer.create("lowest", (n_images, layer.units), np.float32)
-        self._writer.create("step", (n_images, layer.units), np.float32)
-        self._buffer = RowBuffer(max(1, _BLOCK_BYTES // max(1, 4 * layer.units * height * width)))
-
-    def update(self, layer: str, start: int, pooled: Tensor, maps: Tensor | None) -> None:
-        """Takes in a batch."""
-        assert maps is not None
-        self._write(self._buffer.add(start, maps.contiguous()))
-
-    def finish(self) -> None:
-        """Writes what is left."""
-        self._write(self._buffer.take())
+    def _declare(self, shape: tuple[int, int, int, int]) -> None:
+        self._writer.create("codes", shape, np.uint16)
+        self._writer.create("lowest", shape[:2], np.float32)
+        self._writer.create("step", shape[:2], np.float32)
 
     def _write(self, block: tuple[int, Tensor] | None) -> None:
         if block is not None:

@@ -493,9 +493,7 @@ def _shown_info(info: dict[str, Any]) -> dict[str, Any]:
     """`run.json` with a bound on the list of skipped images, which may be as long as the probing set."""
     probe = dict(info.get("probe", {}))
     skipped = probe.get("skipped", [])
-    if len(skipped) > _MOST_SKIPPED:
-        probe["skipped"] = [
-            *skipped[:_MOST_SKIPPED],
-            f"and {len(skipped) - _MOST_SKIPPED} more, see run.json",
-        ]
+    more = len(skipped) - _MOST_SKIPPED
+    if more > 0:
+        probe["skipped"] = [*skipped[:_MOST_SKIPPED], f"and {more} more, see run.json"]
     return {**info, "probe": probe}

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from corner_photos import SIDE, corner_photos
 from PIL import Image
 
 from concept_monitor_cli.cli.app import run
@@ -24,7 +25,6 @@ from concept_monitor_cli.stories.attribute_making import Attributions
 from concept_monitor_cli.stories.attribute_sanity import cascade
 from concept_monitor_cli.stories.dissect import dissect
 
-SIDE = 16
 NETWORK = """
 import torch
 from torch import nn
@@ -61,15 +61,7 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two epochs: the answer comes from the upper left corner first, then from the lower right one."""
     root = tmp_path_factory.mktemp("attributed")
     (root / "network.py").write_text(NETWORK)
-    rng = np.random.default_rng(0)
-    for k, colour in enumerate(("red", "green", "blue")):
-        folder = root / "photos" / colour
-        folder.mkdir(parents=True)
-        for number in range(8):
-            pixels = rng.integers(0, 120, (SIDE, SIDE, 3))
-            for corner in (slice(0, 4), slice(12, 16)):
-                pixels[corner, corner, k] = 230
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    corner_photos(root / "photos")
     (root / "ckpts").mkdir()
     for epoch, corner in ((0, 0), (1, 3)):
         torch.save({"state_dict": state(corner), "epoch": epoch}, root / "ckpts" / f"epoch_{epoch}.pth")

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from corner_photos import SIDE, corner_photos
 from PIL import Image
 
 from concept_monitor_cli.cli.app import run
@@ -26,7 +27,6 @@ from concept_monitor_cli.stories.explain import ExplainResult, explain
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-SIDE = 16
 NETWORK = """
 from torch import nn
 
@@ -103,15 +103,7 @@ class Heard(Silent):
 def studied(tmp_path_factory: pytest.TempPathFactory) -> Studied:
     root = tmp_path_factory.mktemp("explained")
     (root / "network.py").write_text(NETWORK)
-    rng = np.random.default_rng(0)
-    for k, colour in enumerate(("red", "green", "blue")):
-        folder = root / "photos" / colour
-        folder.mkdir(parents=True)
-        for number in range(8):
-            pixels = rng.integers(0, 120, (SIDE, SIDE, 3))
-            for corner in (slice(0, 4), slice(12, 16)):
-                pixels[corner, corner, k] = 230
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    corner_photos(root / "photos")
     states = {"ckpts": [planted(0), planted(3)], "fresh": [unlearnt(5)]}
     for folder, epochs in states.items():
         (root / folder).mkdir()
