@@ -30,10 +30,10 @@ from concept_monitor_cli.evidence.candidates import NORMALISATIONS, alike
 from concept_monitor_cli.evidence.look import Eye, Photos
 from concept_monitor_cli.models.build import ModelSource, constructor, resolve_model
 from concept_monitor_cli.models.layers import evaluation
+from concept_monitor_cli.models.normalise import Normaliser
 from concept_monitor_cli.models.preprocess import target_preprocessing
 from concept_monitor_cli.probe import ProbeSet, load_probe
 from concept_monitor_cli.probe.decode import shape_image
-from concept_monitor_cli.record.forward import Normaliser
 
 NAMES = {
     "imagenet": "ImageNet",

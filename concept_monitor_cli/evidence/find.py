@@ -72,9 +72,7 @@ def evidence_key(
             "networks": [each.identity() for each in sources],
             "usual": {
                 "geometry": dict(usual.preprocessing.geometry.to_json()),
-                "mean": list(usual.preprocessing.mean),
-                "std": list(usual.preprocessing.std),
-                "channels": usual.preprocessing.channels,
+                **usual.preprocessing.colour_key,
             },
             "photos": [probe.digests[row] for row in chosen_rows(len(probe))],
             "fixed": sorted(fixed),

@@ -17,10 +17,11 @@ from concept_monitor_cli.functional.resampling import image_counts
 from concept_monitor_cli.models.batch_norm import Moments, RunningLayer, input_moments, running_layers
 from concept_monitor_cli.models.geometry import Geometry
 from concept_monitor_cli.models.layers import evaluation
+from concept_monitor_cli.models.normalise import Normaliser
 from concept_monitor_cli.probe.decode import Pixels8, shape_image
 from concept_monitor_cli.probe.probe_set import ProbeSet
 from concept_monitor_cli.progress import SILENT, Progress
-from concept_monitor_cli.record.forward import Normaliser, is_out_of_memory
+from concept_monitor_cli.record.forward import is_out_of_memory
 
 PHOTOS = 32
 """Probing images that are shown to the whole network."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Mode = Literal["crop", "squash"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -112,12 +112,15 @@ class Preprocessing:
         swapped = "" if self.channels == "rgb" else ", blue first"
         return f"{self.geometry}, mean {mean}, std {std}{swapped} - {self.source}"
 
+    @property
+    def colour_key(self) -> dict[str, Any]:
+        """What a network's input depends on beside the decoded pixels, for keys of the store.
+
+        `channels` only where they are not red first: keys from before there was an order stay as they were.
+        """
+        order = {} if self.channels == "rgb" else {"channels": self.channels}
+        return {"mean": list(self.mean), "std": list(self.std), **order}
+
     def to_json(self) -> dict[str, object]:
         """The fields as plain values, for `run.json`. Channels only where they are not red first."""
-        return {
-            "geometry": self.geometry.to_json(),
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "source": self.source,
-            **({} if self.channels == "rgb" else {"channels": self.channels}),
-        }
+        return {"geometry": self.geometry.to_json(), **self.colour_key, "source": self.source}

@@ -1,20 +1,22 @@
 """How a study shows its images to a network: as is usual for the architecture, or as the checkpoint shows.
 
-Looked at once per run and architecture, at the last checkpoint of the whole run. All processes of a job array
-come to the same answer: it depends on content only and is kept in the cache. A run that is continued keeps
-the answer that is in its `run.json`, whatever checkpoints were added.
+Looked at once per run, at the last checkpoint of the whole run. All processes of a job array come to the
+same answer: it depends on content only and is kept in the cache. A run that is continued keeps the answer
+that is in its `run.json`, whatever checkpoints were added. Checkpoints of another network than the last one's
+(with a head of another size, say) are of the same training: they are shown images as it is, and that is said.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from concept_monitor_cli.checkpoints import Checkpoint, load_checkpoint
+from concept_monitor_cli.checkpoints.paths import printable
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.evidence import (
     InputEvidence,
@@ -52,18 +54,45 @@ def presented(
     usual = Presentation(source, prepare(source))
     if checkpoint is None:
         return usual.preprocessing, InputEvidence("not looked at", "the network is in use")
-    evidence = _evidence(study, checkpoint, usual, prepare)
+    evidence = _evidence(study, checkpoint, source, prepare, usual)
     if evidence.compared:
         study.notice(evidence.sentence)
     else:  # the usual is said anyway
         study.progress.detail(evidence.sentence)
+    # A command that reads the run, or goes on with it, says again what was warned of when it was looked at.
+    warn = study.warning if study.options.evidence else study.notice
     if evidence.warning is not None:
-        study.warning(evidence.warning)
+        warn(evidence.warning)
+    shown = _followed(evidence, usual, prepare, fixed_parts(study.options, checkpoint, source))
+    if evidence.compared and evidence.names != names_digest(checkpoint):
+        as_usual = shown.colour_key == usual.preprocessing.colour_key
+        warn(
+            f"{printable(checkpoint.path.name)} is another network than {evidence.checkpoint}, whose "
+            "statistics were looked at: its own were not, and its images are shown "
+            + ("as is usual for it" if as_usual else "as that one's")
+        )
+    return shown, evidence
+
+
+def _followed(
+    evidence: InputEvidence,
+    usual: Presentation,
+    prepare: Callable[..., Preprocessing],
+    fixed: Collection[str],
+) -> Preprocessing:
+    """The usual preprocessing, with the normalisation and order of colours that the evidence is for."""
     chosen = evidence.chosen
-    if evidence.status != "taken" or chosen is None:
-        return usual.preprocessing, evidence
-    taken = prepare(source, mean=chosen.mean, std=chosen.std, channels=chosen.channels)
-    return replace(taken, source="by the checkpoint's own statistics"), evidence
+    if evidence.status not in ("taken", "confirmed") or chosen is None:
+        return usual.preprocessing
+    given: dict[str, object] = {}
+    if "normalisation" not in fixed:
+        given |= {"mean": chosen.mean, "std": chosen.std}
+    if "channel order" not in fixed:
+        given["channels"] = chosen.channels
+    taken = prepare(usual.source, **given)
+    if taken.colour_key == usual.preprocessing.colour_key:
+        return usual.preprocessing
+    return replace(taken, source="by the checkpoint's own statistics")
 
 
 def input_of(study: Study) -> InputEvidence:
@@ -77,10 +106,7 @@ def input_of(study: Study) -> InputEvidence:
     """
     study.anew = True
     last = study.last_checkpoint
-    source = resolve_model(
-        study.options.model, last.state_dict, said=last.arch, family=last.family, config=last.config
-    )
-    return presented(study, last, source)[1]
+    return presented(study, last, _source_of(study, last))[1]
 
 
 def fixed_parts(options: DissectOptions, checkpoint: Checkpoint, source: ModelSource) -> frozenset[str]:
@@ -95,8 +121,22 @@ def fixed_parts(options: DissectOptions, checkpoint: Checkpoint, source: ModelSo
     return frozenset(part for part, is_given in given.items() if is_given)
 
 
+def _source_of(study: Study, checkpoint: Checkpoint) -> ModelSource:
+    return resolve_model(
+        study.options.model,
+        checkpoint.state_dict,
+        said=checkpoint.arch,
+        family=checkpoint.family,
+        config=checkpoint.config,
+    )
+
+
 def _evidence(
-    study: Study, checkpoint: Checkpoint, usual: Presentation, prepare: Callable[..., Preprocessing]
+    study: Study,
+    checkpoint: Checkpoint,
+    source: ModelSource,
+    prepare: Callable[..., Preprocessing],
+    usual: Presentation,
 ) -> InputEvidence:
     names = names_digest(checkpoint)
     known = _of_the_run(study, names, usual)
@@ -106,13 +146,15 @@ def _evidence(
         return known
     if not study.options.evidence:
         return InputEvidence("not looked at", "the run was begun without --evidence", names=names)
-    if usual.source.in_chans != 3:
-        return InputEvidence("not looked at", "the network takes grey images")
-    latest = _latest(study, checkpoint)
+    latest = _latest(study, checkpoint, source)
     if latest is None:
         return InputEvidence("not looked at", "the checkpoint's own statistics were not looked at")
-    name, last = latest
-    fixed = fixed_parts(study.options, checkpoint, usual.source)
+    name, last, source = latest
+    names = names_digest(last)
+    if source.in_chans != 3:
+        return InputEvidence("not looked at", "the network takes grey images", names=names)
+    usual = Presentation(source, prepare(source))
+    fixed = fixed_parts(study.options, last, source)
     sources = fitting(usual.source, last.state_dict, study.progress)
     key = evidence_key(
         usual,
@@ -156,7 +198,7 @@ def names_digest(checkpoint: Checkpoint) -> str:
 
 
 def _of_the_run(study: Study, names: str, usual: Presentation) -> InputEvidence | None:
-    """What the run that is there was made with; None for a new one, another network or other options."""
+    """What the run that is there was made with; None for a new one, or with other options."""
     run = RunFolder(study.options.out)
     if study.anew or study.options.overwrite or not run.run_file.is_file():
         return None
@@ -164,31 +206,28 @@ def _of_the_run(study: Study, names: str, usual: Presentation) -> InputEvidence 
     if content is None:
         return InputEvidence("not looked at", "the run was begun without --evidence")
     found = InputEvidence.from_json(content)
-    if found.names != names or (found.usual is not None and not found.usual.is_of(usual)):
+    if found.names == names and found.usual is not None and not found.usual.is_of(usual):
         return None
     return found
 
 
-def _latest(study: Study, checkpoint: Checkpoint) -> tuple[str, Checkpoint] | None:
-    """The last checkpoint of the run with the same names and shapes that can be used, and its name.
+def _latest(
+    study: Study, checkpoint: Checkpoint, source: ModelSource
+) -> tuple[str, Checkpoint, ModelSource] | None:
+    """The last checkpoint of the run that can be used: its name, the checkpoint, and its network.
 
     None where the study has no checkpoints of its own (those of a finished run are opened one by one).
     """
     if not study.options.checkpoints:
         return None
-    shapes = {name: tuple(value.shape) for name, value in checkpoint.state_dict.items()}
     for file in reversed(study.all_files):
         try:
             if file.path == checkpoint.path:
                 checkpoint.require_finite()
-                return file.name, checkpoint
-            lazy = load_checkpoint(file.path, **study.options.loading, lazy=True)
-            if {name: tuple(value.shape) for name, value in lazy.state_dict.items()} != shapes:
-                continue
+                return file.name, checkpoint, source
             loaded = load_checkpoint(file.path, **study.options.loading)
             loaded.require_finite()
+            return file.name, loaded, _source_of(study, loaded)
         except InputError as error:  # said when its turn comes
             study.progress.detail(f"{file.name} is not looked at: {error.what}")
-            continue
-        return file.name, loaded
     return None
