@@ -20,7 +20,7 @@ CONFIDENCE = 0.975
 FOLLOWED = ("normalisation",)
 """Parts in which the evidence over all layers is followed; the order of colours has a rule of its own. Size
 and architecture are reported only: on networks whose training was known, size was mistaken now and then, as
-photos of another collection may be sharper; for architectures there were too few such networks to tell."""
+photos of another collection may be sharper, and of several architectures a wrong one was often nearest."""
 
 MARGINS = {"architecture": 1.1, "normalisation": 1.2, "size": 2.0, "channel order": 1.2}
 """By how much, beyond that, a divergence must be smaller, by what differs between the two.
@@ -116,10 +116,16 @@ def decide(found: Found, fixed: Collection[str] = ()) -> Decision:
     return replace(decision, against=tuple(against), better=better)
 
 
-def best_order(one: Measured | None, other: Measured | None, *, redder: float) -> Channels | None:
-    """The order of colours that the training clearly had, by the first layer; None where that is open.
+def shows_order(shown: Presentation) -> bool:
+    """Whether the order of colours can be seen at all.
 
     Where a normalisation takes each colour's own mean away (ImageNet's), nothing is left to see it by.
+    """
+    return len(set(shown.preprocessing.mean)) == len(set(shown.preprocessing.std)) == 1
+
+
+def best_order(one: Measured | None, other: Measured | None, *, redder: float) -> Channels | None:
+    """The order of colours that the training clearly had, by the first layer; None where that is open.
 
     Args:
         one: a presentation.
@@ -128,8 +134,7 @@ def best_order(one: Measured | None, other: Measured | None, *, redder: float) -
     """
     if one is None or other is None or redder < REDDER:
         return None
-    shown = one.presentation.preprocessing
-    if len(set(shown.mean)) > 1 or len(set(shown.std)) > 1:
+    if not shows_order(one.presentation):
         return None
     for near, far in ((one, other), (other, one)):
         if float(near.first.median()) <= NEAR_ORDER and beats(near, far):
@@ -155,6 +160,22 @@ def with_order(
     if "channel order" in fixed:
         return replace(decision, against=("channel order", *decision.against), better=decision.better or twin)
     return replace(decision, status="taken", chosen=twin)
+
+
+def with_variants(decision: Decision, variants: Collection[str], fixed: Collection[str]) -> Decision:
+    """A decision, with the architecture left open where others fit that compute something else.
+
+    Their statistics are about as near, and on networks whose architecture was known the nearest was not the
+    true one often enough to be believed.
+
+    Args:
+        decision: on all else.
+        variants: these architectures.
+        fixed: parts that the user has decided.
+    """
+    if not variants or "architecture" in fixed or "architecture" in decision.open_parts:
+        return decision
+    return replace(decision, open_parts=("architecture", *decision.open_parts))
 
 
 def _changed(one: Measured, usual: Measured) -> list[str]:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.evidence.candidates import Presentation, Ways
-from concept_monitor_cli.evidence.decide import best_order, decide, with_order
+from concept_monitor_cli.evidence.decide import best_order, decide, shows_order, with_order, with_variants
 from concept_monitor_cli.evidence.look import Eye, Photos, chosen_rows
 from concept_monitor_cli.evidence.result import InputEvidence
-from concept_monitor_cli.evidence.search import FIRST_LAYERS, search
+from concept_monitor_cli.evidence.search import search
 from concept_monitor_cli.models.build import ModelSource, resolve_model
 from concept_monitor_cli.models.geometry import Preprocessing
 from concept_monitor_cli.probe.probe_set import ProbeSet
@@ -139,14 +139,17 @@ def find_input(
     swapped = ways.twin(decision.chosen.presentation)
     if swapped is not None and decision.status != "far off":
         chosen = decision.chosen.presentation
-        pair = [eye.look(each, len(photos), first=FIRST_LAYERS) for each in (chosen, swapped)]
-        order = best_order(*pair, redder=_redder(photos, usual))
+        order = None
+        if shows_order(chosen):
+            pair = [eye.look(each, len(photos), first=1) for each in (chosen, swapped)]
+            order = best_order(*pair, redder=_redder(photos, usual))
         twin = eye.look(swapped, decision.chosen.photos) if order == swapped.channels else None
         decision = with_order(decision, order, twin, fixed)
         compared += [] if twin is None else [twin]
+    decision = with_variants(decision, found.variants, fixed)
     progress.detail(f"{eye.passes:.0f} photos were shown to see how the training's looked")
     others = sorted(compared, key=lambda each: each.divergence)
-    return InputEvidence.of(decision, found.usual, [*others, *found.screened], fixed)
+    return InputEvidence.of(decision, found.usual, [*others, *found.screened], fixed, found.variants)
 
 
 def _redder(photos: Photos, usual: Presentation) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import numpy as np
 import torch
@@ -103,7 +103,8 @@ class Measured:
 class Eye:
     """Networks of one checkpoint, that are shown photos.
 
-    `passes` counts what that cost: photos times the share of the layers that they went through.
+    What was seen is kept, so that a photo is shown once in each way. `passes` counts what that cost: photos
+    times the share of the layers that they went through.
 
     Args:
         weights: the checkpoint's state dict.
@@ -118,6 +119,7 @@ class Eye:
         self.photos = photos
         self._weights, self._device, self._seed = weights, device, seed
         self._models: dict[str, nn.Module] = {}
+        self._seen: dict[tuple[object, ...], dict[int | None, list[Moments]]] = {}
         self.passes = 0.0
 
     def layers(self, presentation: Presentation) -> list[RunningLayer]:
@@ -152,7 +154,6 @@ class Eye:
         shown = self.moments(presentation, photos, first=first)
         if not shown:
             return None
-        self.passes += photos * len(shown) / len(self.layers(presentation))
         counts = torch.cat([torch.ones(1, photos, dtype=torch.int64), _counts(photos, self._seed)])
         layers = [_divergence(each, counts) for each in shown if each.layer.trained]
         if not layers:
@@ -174,18 +175,33 @@ class Eye:
 
         Empty where the network takes no images of that size.
         """
+        by_depth = self._seen.setdefault(presentation.key, {})
+        for depth, moments in by_depth.items():
+            deep = depth is None or (first is not None and depth >= first)
+            if deep and (not moments or len(moments[0].means) >= photos):
+                return [each.of_first(photos) for each in moments[:first]]
+        known = by_depth.get(first, [])
+        begin = len(known[0].means) if known else 0
+        fresh = self._show(presentation, begin, photos, first)
+        by_depth[first] = (
+            [one.before(other) for one, other in zip(known, fresh, strict=True)] if begin else fresh
+        )
+        return by_depth[first]
+
+    def _show(self, presentation: Presentation, begin: int, end: int, first: int | None) -> list[Moments]:
+        """The moments over some of the photos."""
         model = self._model(presentation)
-        geometry = presentation.preprocessing.geometry
-        pixels = self.photos.pixels(geometry, photos)
-        batch = min(_BATCH, photos)
+        layers = running_layers(model)
+        pixels = self.photos.pixels(presentation.preprocessing.geometry, end)
+        batch = min(_BATCH, end - begin)
         normalise = Normaliser(presentation.preprocessing, batch, self._device, torch.float32)
-        starts = range(0, photos, batch)
+        starts = range(begin, end, batch)
         try:
-            with (
-                evaluation(model),
-                input_moments(model, running_layers(model), first=first) as read,
-            ):
-                pieces = [read(normalise(pixels[start : start + batch].to(self._device))) for start in starts]
+            with evaluation(model), input_moments(model, layers, first=first) as read:
+                pieces = [
+                    read(normalise(pixels[start : min(start + batch, end)].to(self._device)))
+                    for start in starts
+                ]
         except CmonError:
             raise
         except Exception as error:  # whatever a network's code raises on images of another size
@@ -196,14 +212,8 @@ class Eye:
                     hint="a device with more memory",
                 ) from error
             return []  # too small for its strides, or of another size than it was built for
-        return [
-            Moments(
-                layers[0].layer,
-                torch.cat([each.means for each in layers]),
-                torch.cat([each.squares for each in layers]),
-            )
-            for layers in zip(*pieces, strict=True)
-        ]
+        self.passes += (end - begin) * len(pieces[0]) / max(1, len(layers))
+        return [reduce(Moments.before, moments) for moments in zip(*pieces, strict=True)]
 
 
 @lru_cache(maxsize=4)

@@ -113,6 +113,7 @@ class InputEvidence:
         against: options of the user that the evidence is against.
         unfollowed: parts in which the evidence is not followed, though it is against the usual.
         better: what it would take if it were followed in everything.
+        variants: other architectures that the weights fit and that compute something else.
         names: digest of the names and shapes of the weights: which network of a run it is.
     """
 
@@ -128,6 +129,7 @@ class InputEvidence:
     against: tuple[str, ...] = ()
     unfollowed: tuple[str, ...] = ()
     better: Shown | None = None
+    variants: tuple[str, ...] = ()
     names: str = ""
 
     @classmethod
@@ -137,13 +139,14 @@ class InputEvidence:
         usual: Measured,
         others: Sequence[Measured],
         fixed: Collection[str] = (),
+        variants: Sequence[str] = (),
     ) -> InputEvidence:
-        """From a decision, where the user fixed some parts."""
+        """From a decision, where the user fixed some parts and other architectures fit, too."""
         chosen = Shown.of(decision.chosen)
         return cls(
             status=decision.status,
-            photos=usual.photos,
-            layers=usual.layers,
+            photos=decision.chosen.photos,
+            layers=decision.chosen.layers,
             usual=Shown.of(usual),
             chosen=chosen,
             others=tuple(Shown.of(each) for each in others if each is not decision.chosen),
@@ -151,6 +154,7 @@ class InputEvidence:
             against=tuple(part for part in decision.against if part in fixed),
             unfollowed=tuple(part for part in decision.against if part not in fixed),
             better=None if decision.better is None else Shown.of(decision.better),
+            variants=tuple(variants),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -164,7 +168,7 @@ class InputEvidence:
         for name in ("usual", "chosen", "better"):
             content[name] = None if content[name] is None else Shown.from_json(content[name])
         content["others"] = tuple(Shown.from_json(each) for each in content["others"])
-        for name in ("open_parts", "against", "unfollowed"):
+        for name in ("open_parts", "against", "unfollowed", "variants"):
             content[name] = tuple(content[name])
         return cls(**content)
 
@@ -185,13 +189,14 @@ class InputEvidence:
         least = min((self.chosen, *same), key=lambda each: each.divergence)
         if self.status == "far off":
             return (
-                "input: nothing comes near what the checkpoint's own statistics are of, so that the probing "
-                "images are of another kind than those of the training, or those were shown in a way that is "
-                f"not known here ({measured}: {least.figure} at least, as {least}); the usual is assumed"
+                "input: in no way that was tried do the probing images come near the checkpoint's own "
+                "statistics: they may be of another kind than the training's, or those were shown in a way "
+                f"that was not tried ({measured}: {least.figure} at least, as {least}); the usual is kept"
             )
-        tail = self._nearer
-        if self.status != "undecided" and self.open_parts:
-            tail = f"; left open: {', '.join(self.open_parts)}{tail}"
+        tail = self._which + self._nearer
+        left = [part for part in self.open_parts if part != "architecture" or not self.variants]
+        if left and self.status != "undecided":
+            tail = f"; left open: {', '.join(left)}{tail}"
         if self.status == "taken":
             return (
                 f"input, by the checkpoint's own statistics: {self.chosen} ({measured}: "
@@ -203,12 +208,21 @@ class InputEvidence:
                 f"input: as given by options, {self.chosen} ({measured}: {self.chosen.figure}{after}){tail}"
             )
         if self.status == "confirmed":
-            agree = f"agree ({measured}: {self.chosen.figure}{after}){tail}"
-            return f"input: the checkpoint's own statistics {agree}"
+            return (
+                "input: the checkpoint's own statistics agree with the normalisation that is used, "
+                f"{self.chosen.normalisation} ({measured}: {self.chosen.figure}{after}){tail}"
+            )
         return (
-            f"input: the checkpoint's own statistics leave open {' and '.join(self.open_parts)}, where the "
+            f"input: the checkpoint's own statistics leave open {' and '.join(left)}, where the "
             f"usual is kept ({measured}: {self.chosen.figure}{after}){tail}"
         )
+
+    @property
+    def _which(self) -> str:
+        if "architecture" not in self.open_parts or self.usual is None or not self.variants:
+            return ""
+        known = ", ".join((self.usual.model, *self.variants))
+        return f"; the weights fit {known}, and the statistics do not tell which: --model says it"
 
     @property
     def _nearer(self) -> str:

@@ -55,6 +55,16 @@ class Moments:
     means: Tensor
     squares: Tensor
 
+    def before(self, other: Moments) -> Moments:
+        """These images, and after them others of the same layer."""
+        return Moments(
+            self.layer, torch.cat([self.means, other.means]), torch.cat([self.squares, other.squares])
+        )
+
+    def of_first(self, images: int) -> Moments:
+        """Of the first images only."""
+        return Moments(self.layer, self.means[:images], self.squares[:images])
+
 
 def running_layers(model: nn.Module) -> list[RunningLayer]:
     """The layers of batch normalisation that remember the training, in the order of the modules.
