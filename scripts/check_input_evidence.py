@@ -3,12 +3,15 @@
     python scripts/check_input_evidence.py networks presented --photos minibroden/images
     python scripts/check_input_evidence.py table efficientnet_lite1.pth --model timm/tf_efficientnet_lite1 \
         --other timm/efficientnet_lite1 --photos imagenet_samples
+    python scripts/check_input_evidence.py cost torchvision/resnet50 --photos imagenet_samples
 
 `networks` reads a folder of `train_presentations.py`, and counts how often each part of the presentation is
 found, left open, or mistaken, beside the usual rule. Photos of another set than that of the training are the
 honest ones. `table` shows a network of known presentation in several ways, and prints the divergence beside
 the accuracy: the names of the photos' classes stand in their file names, as in the folder of ImageNet samples
-(`n01440764_tench.jpg`), and the sorted first words are the classes' order.
+(`n01440764_tench.jpg`), and the sorted first words are the classes' order. `cost` plants statistics of some
+photos in a fresh network, once in the usual normalisation and once in another, and counts what finding that
+takes, on one core.
 """
 
 from __future__ import annotations
@@ -64,7 +67,10 @@ def main() -> None:
     table.add_argument("--normalisation", default="mean and std 0.5", choices=NORMALISATIONS, help="the true")
     table.add_argument("--limit", type=int, default=1000, help="photos for the accuracy")
     table.set_defaults(run=print_table)
-    for each in (networks, table):
+    cost = commands.add_parser("cost", help="processor time for one architecture")
+    cost.add_argument("model", help="the architecture")
+    cost.set_defaults(run=print_cost)
+    for each in (networks, table, cost):
         each.add_argument("--photos", required=True, help="as --probe of cmon")
         each.add_argument("--cache", type=Path, default=Path(".cmon-check"), help="folder for decoded images")
     options = parser.parse_args()
@@ -194,6 +200,42 @@ def print_table(options: argparse.Namespace) -> None:
     print(f"{found.status}: {found.sentence}")
     for shown_as in filter(None, (found.chosen, *found.others[:6])):
         print(f"    {shown_as}: {shown_as.divergence:.3f} [{shown_as.low:.3f}, {shown_as.high:.3f}]")
+
+
+def print_cost(options: argparse.Namespace) -> None:
+    """Where the usual normalisation is the true one, and where another is."""
+    probe = load_probe(options.photos, cache_dir=options.cache)
+    maker = constructor(*options.model.split("/"))
+    if maker is None:
+        raise SystemExit(f"there is no {options.model}: give it as library/name")
+    for normalisation in ("ImageNet", "mean and std 0.5"):
+        torch.manual_seed(0)
+        network = maker.factory()
+        weights = network.state_dict()
+        source = resolve_model(options.model, weights)
+        mean, std = NORMALISATIONS[normalisation]
+        shown = target_preprocessing(source, mean=mean, std=std)
+        for module in network.modules():
+            if hasattr(module, "momentum"):
+                module.momentum = None  # plain averages over the batches
+        normalise = Normaliser(shown, 8, CPU, torch.float32)
+        photos = Photos(probe).pixels(shown.geometry, 16)
+        with torch.no_grad():
+            for start in (0, 8):
+                network.train()(normalise(photos[start : start + 8]))
+        begin = time.process_time()
+        found, sources = look(weights, probe)
+        seconds = time.process_time() - begin
+        begin = time.process_time()
+        with torch.inference_mode(), evaluation(network):
+            network.to(memory_format=torch.channels_last)(normalise(photos[:8]))
+        each = (time.process_time() - begin) / 8
+        share = seconds / (10_000 * each)
+        print(
+            f"{options.model}, statistics of {normalisation}: {found.status} in {seconds:.1f} s of processor "
+            f"time ({len(sources)} architectures fit), {share:.1%} of a visit of 10,000 images",
+            flush=True,
+        )
 
 
 def load_weights(path: Path, model: str) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,8 +13,9 @@ from PIL import Image
 from torch import nn
 
 from concept_monitor_cli.evidence import InputEvidence, Presentation, find_input
+from concept_monitor_cli.evidence.look import Eye, Photos
 from concept_monitor_cli.models.batch_norm import input_moments, running_layers
-from concept_monitor_cli.models.build import constructor, resolve_model
+from concept_monitor_cli.models.build import ModelSource, constructor, resolve_model
 from concept_monitor_cli.models.preprocess import target_preprocessing
 from concept_monitor_cli.probe import ProbeSet, load_probe
 
@@ -62,6 +63,25 @@ class Unused:
         return self.network
 
 
+class Variant:
+    """The source of the same network, but for what its first layer sees beyond the border."""
+
+    label = "cmon/reflecting"
+
+    def __init__(self, source: ModelSource) -> None:
+        self._source = source
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._source, name)
+
+    def restore(self, *arguments: Any) -> nn.Module:
+        """The network."""
+        network = self._source.restore(*arguments)
+        network.conv1.padding_mode = "reflect"
+        network.conv1._reversed_padding_repeated_twice = [1, 1, 1, 1]
+        return network
+
+
 def find(
     probe: ProbeSet,
     mean: float,
@@ -71,6 +91,7 @@ def find(
     train: bool = True,
     shown: ProbeSet | None = None,
     usual_size: int | None = None,
+    variant: bool = False,
     **more,
 ):
     """What is found of a network whose statistics are of images presented so."""
@@ -80,15 +101,19 @@ def find(
     network = maker.factory(num_classes=3).train()
     pixels = np.stack([np.asarray(probe.image(row).resize((32, 32))) for row in range(0, len(probe))])
     images = ((torch.from_numpy(pixels).float() / 255 - mean) / std).permute(0, 3, 1, 2)
-    with torch.no_grad():
-        for _ in range(60 if train else 0):
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the statistics are those of what is shown, after one pass
+    if train:
+        with torch.no_grad():
             network(images.flip(1) if swapped else images)
     weights = network.state_dict()
     source = resolve_model(None, weights)
     prepare = partial(target_preprocessing) if usual_size is None else sized(usual_size)
     usual = Presentation(source, prepare(source))
     device = torch.device("cpu")
-    found = find_input(weights, usual, [source], prepare, probe=shown or probe, device=device, **more)
+    sources = [source, Variant(source)] if variant else [source]
+    found = find_input(weights, usual, sources, prepare, probe=shown or probe, device=device, **more)
     assert InputEvidence.from_json(found.to_json()) == found
     assert found.sentence
     return found
@@ -108,6 +133,43 @@ def test_the_planted_normalisation_and_channel_order_are_taken(probe: ProbeSet) 
     assert found.status == "taken"
     assert found.chosen is not None
     assert (found.chosen.normalisation, found.chosen.channels, found.chosen.size) == ("0..1", "bgr", 32)
+
+
+def test_architectures_that_compute_something_else_stay_open(probe: ProbeSet) -> None:
+    found = find(probe, 0.5, 0.5, variant=True)
+    assert found.status == "taken"
+    assert found.chosen is not None
+    assert found.chosen.model == "cmon/cifar_resnet20"
+    assert found.variants == ("cmon/reflecting",)
+    assert "architecture" in found.open_parts
+    assert "cmon/cifar_resnet20, cmon/reflecting, and the statistics do not tell which" in found.sentence
+    assert "left open" in found.parts["architecture"]
+    named = find(probe, 0.5, 0.5, variant=True, fixed=("architecture",))
+    assert "architecture" not in named.open_parts
+    assert "do not tell which" not in named.sentence
+    assert not find(probe, 0.5, 0.5).variants
+
+
+def test_a_photo_is_shown_once_in_each_way(probe: ProbeSet) -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5)
+    ).eval()
+    for layer in (network[1], network[3]):
+        nn.init.normal_(layer.running_mean)
+    images: list[int] = []
+    source = Unused(network)
+    network._forward_pre_hooks.clear()  # this one is used
+    network.register_forward_pre_hook(lambda _, inputs: images.append(len(inputs[0])))
+    shown = Presentation(source, target_preprocessing(source, input_size=32))  # type: ignore[arg-type]
+    eye, whole = (Eye({}, Photos(probe), torch.device("cpu")) for _ in range(2))
+    for photos, first in ((8, 1), (8, None), (8, 1), (32, None), (20, 1), (12, None)):
+        eye.moments(shown, photos, first=first)
+    assert sum(images) == 8 + 8 + 24
+    assert eye.passes == 8 * 0.5 + 8 + 24
+    for one, other in zip(eye.moments(shown, 32), whole.moments(shown, 32), strict=True):
+        assert one.means.shape == (32, len(one.layer.mean))
+        assert torch.allclose(one.means, other.means, atol=1e-6)
+        assert torch.allclose(one.squares, other.squares, atol=1e-6)
 
 
 def test_an_option_stays_and_is_warned_of(probe: ProbeSet) -> None:
