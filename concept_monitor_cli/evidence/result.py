@@ -86,6 +86,11 @@ class Shown:
             presentation.size,
         )
 
+    def differs_in_model(self, other: Shown) -> bool:
+        """Whether it is another architecture, shown as many photos in the same way."""
+        same = ("mean", "std", "channels", "size", "photos")
+        return self.model != other.model and all(getattr(self, x) == getattr(other, x) for x in same)
+
     def __str__(self) -> str:
         swapped = ", blue first" if self.channels == "bgr" else ""
         return f"{self.model}, {self.normalisation}, {self.size} pixels{swapped}"
@@ -219,10 +224,12 @@ class InputEvidence:
 
     @property
     def _which(self) -> str:
-        if "architecture" not in self.open_parts or self.usual is None or not self.variants:
+        if "architecture" not in self.open_parts or self.chosen is None or not self.variants:
             return ""
-        known = ", ".join((self.usual.model, *self.variants))
-        return f"; the weights fit {known}, and the statistics do not tell which: --model says it"
+        alike = {each.model: each for each in self.others if each.differs_in_model(self.chosen)}
+        known = [self.chosen.model]
+        known += [f"{each} ({alike[each].figure})" if each in alike else each for each in self.variants]
+        return f"; the weights fit {', '.join(known)}, and the statistics do not tell which: --model says it"
 
     @property
     def _nearer(self) -> str:

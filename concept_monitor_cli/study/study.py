@@ -380,6 +380,10 @@ class Study:
         layers, weights = traced(source, model, names, size, options=options, store=self.store)
         self._say_left_out(names, layers)
         if layers[0].channels == 1:
+            if wanted.channels != "rgb":
+                self.warning(
+                    "--channel-order is not followed: the network takes grey images, without colours"
+                )
             wanted = grey(wanted)
         self.notice(f"input: {wanted}")
         for lens in self.lenses:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from concept_monitor_cli.evidence import InputEvidence, Presentation, find_input
+from concept_monitor_cli.evidence import InputEvidence, Presentation, Shown, find_input
 from concept_monitor_cli.evidence.look import Eye, Photos
 from concept_monitor_cli.models.batch_norm import input_moments, running_layers
 from concept_monitor_cli.models.build import ModelSource, constructor, resolve_model
@@ -148,6 +149,22 @@ def test_architectures_that_compute_something_else_stay_open(probe: ProbeSet) ->
     assert "architecture" not in named.open_parts
     assert "do not tell which" not in named.sentence
     assert not find(probe, 0.5, 0.5).variants
+
+
+def test_other_architectures_are_named_with_their_figures() -> None:
+    own = Shown("timm/a", "0..1", (0.0,) * 3, (1.0,) * 3, "rgb", 64, 0.5, 0.4, 0.6, 32)
+    others = (replace(own, model="timm/b", divergence=0.25), replace(own, model="timm/c", size=32))
+    found = InputEvidence(
+        "confirmed",
+        usual=own,
+        chosen=own,
+        others=others,
+        open_parts=("architecture",),
+        variants=("timm/b", "timm/c"),
+    )
+    assert "the weights fit timm/a, timm/b (0.25), timm/c, and" in found.sentence
+    assert "left open" not in found.sentence
+    assert "left open" in found.parts["architecture"]
 
 
 def test_a_photo_is_shown_once_in_each_way(probe: ProbeSet) -> None:
