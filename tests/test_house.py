@@ -31,6 +31,7 @@ FOLDERS = (
     "bases",
     "record",
     "run",
+    "evidence",
     "study",
     "lenses",
     "space",

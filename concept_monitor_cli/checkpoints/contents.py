@@ -236,14 +236,19 @@ def is_averaged(name: str) -> bool:
     (True, False)
     """
     lowered = name.lower()
-    return lowered in AVERAGED or _AVERAGED_WORD.search(lowered) is not None
+    return lowered in AVERAGED or _bare(lowered) in AVERAGED or _AVERAGED_WORD.search(lowered) is not None
+
+
+def _bare(name: str) -> str:
+    """`online_network_state_dict` as `online_network`."""
+    return name.removesuffix("_state_dict")
 
 
 def _rank(path: tuple[str, ...], depth: int) -> tuple[int, int, int]:
     names = [name.lower() for name in path]
     if any(map(is_averaged, names)):
         return _AVERAGE, 0, depth
-    if any(name in TRAINED for name in names):
+    if any(name in TRAINED or _bare(name) in TRAINED for name in names):
         return _TRAINED, 0, depth
     if any(name not in PLAIN for name in names):
         return _UNKNOWN, 0, depth

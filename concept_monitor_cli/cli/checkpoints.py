@@ -15,9 +15,13 @@ from concept_monitor_cli.options import CheckpointsOptions
 
 if TYPE_CHECKING:
     from concept_monitor_cli.checkpoints import Checkpoint, CheckpointFile, Resolved
+    from concept_monitor_cli.evidence import InputEvidence
     from concept_monitor_cli.models.build import ModelSource
 
 app = cmon_app()
+
+# Other ways of showing the images that are listed beside the one that is used.
+_RUNNERS_UP = 8
 
 # In a state dict but not learnt.
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -54,6 +58,7 @@ class _Row:
     examples=[
         ("cmon checkpoints ckpts/", "is this what you think it is?"),
         ("cmon checkpoints 'runs/*/epoch_*.pt' --json", "for a script"),
+        ("cmon checkpoints ckpts/ --probe photos/", "how did the images of the training look?"),
     ],
 )
 def list_checkpoints(console: Console, options: CheckpointsOptions) -> int:
@@ -61,6 +66,9 @@ def list_checkpoints(console: Console, options: CheckpointsOptions) -> int:
 
     Files, epochs and their order are those that `cmon dissect` takes. Files that cannot be used are named
     with the reason; the exit code is 3 then, or 2 where none can be used.
+
+    With --probe, photos are shown to the last checkpoint as each known normalisation, size and architecture
+    would have it: batch normalisation remembers how the images of the training looked.
     """
     from concept_monitor_cli.checkpoints import NoneUsableError, resolve
     from concept_monitor_cli.models.pretrained import pretrained_files
@@ -80,9 +88,15 @@ def list_checkpoints(console: Console, options: CheckpointsOptions) -> int:
     said = [*found.notes, *found.warnings]
     if found.question is not None:
         said.append(f"{found.question.what} {found.question.where}: {found.question.hint}")
-    console.result({"checkpoints": [asdict(row) for row in rows], "notes": said})
+    evidence = None
+    if options.probe is not None and found.question is None and found.kept:
+        evidence = _evidence(console, options)
+    shown = {} if evidence is None else {"input_evidence": {**evidence.to_json(), "parts": evidence.parts}}
+    console.result({"checkpoints": [asdict(row) for row in rows], "notes": said, **shown})
     if not console.json:
         _show(console, rows)
+        if evidence is not None:
+            _show_evidence(console, evidence)
     for left in found.left_out:
         if not left.grouped:
             console.notice(f"{left.file.name} {left.reason}; dissect leaves it out")
@@ -93,6 +107,41 @@ def list_checkpoints(console: Console, options: CheckpointsOptions) -> int:
     if found.question is not None:
         raise found.question
     return InputError.exit_code if len(failed) == len(rows) else PART_DONE if failed else DONE
+
+
+def _evidence(console: Console, options: CheckpointsOptions) -> InputEvidence:
+    """What the last checkpoint shows of its images; all that is said of checkpoints is said already."""
+    from concept_monitor_cli.options import DissectOptions
+    from concept_monitor_cli.stories.opened import WithoutNotices
+    from concept_monitor_cli.study import Study
+    from concept_monitor_cli.study.presented import input_of
+
+    asked = DissectOptions(
+        checkpoints=options.checkpoints,
+        layers=(),
+        order=options.order,
+        series=options.series,
+        **options.loading,
+        probe=options.probe,
+        evidence=True,
+        cache_dir=options.cache_dir,
+    )
+    return input_of(Study(asked, WithoutNotices(console)))
+
+
+def _show_evidence(console: Console, evidence: InputEvidence) -> None:
+    """A line per part of the presentation, then the runners-up."""
+    console.print(evidence.sentence)
+    for part, text in evidence.parts.items():
+        console.print(f"  {part}: {text}")
+    if evidence.chosen is None:
+        return
+    console.print("divergence, with the middle 95 % of resamples of the photos:")
+    for each in (evidence.chosen, *evidence.others[:_RUNNERS_UP]):
+        console.print(
+            f"  {each.figure} ({each.low:.3g} to {each.high:.3g}, {each.photos} photos): {each}"
+            + (" - used" if each is evidence.chosen else "")
+        )
 
 
 def _rows(console: Console, found: Resolved, describer: _Describer) -> list[_Row]:

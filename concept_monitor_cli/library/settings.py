@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import (
+    ChannelOrder,
     DissectOptions,
     FormulaSearch,
     Interpolation,
@@ -49,6 +50,7 @@ class Settings(TypedDict, total=False):
     mean: Triple | None
     std: Triple | None
     interpolation: Interpolation | None
+    channel_order: ChannelOrder | None
     pooling: Pooling
     compile: bool
     probe_limit: int | None
@@ -80,7 +82,7 @@ NOT_FOR_MODELS = frozenset(
     {
         *("checkpoints", "layers", "out", "probe", "concepts", "encoder", "overwrite", "model"),
         *("epochs", "shard", "order", "series", "trust_pickle", "prefix", "weights_key"),
-        *("dry_run", "sources", "plot_formats", "style"),
+        *("dry_run", "sources", "plot_formats", "style", "evidence"),
     }
 )
 _LISTS = ("detectors", "bases", "templates")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Mode = Literal["crop", "squash"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Channels = Literal["rgb", "bgr"]
 
 
 @dataclass(frozen=True)
@@ -89,25 +90,37 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a network expects of its input: geometry, then `(pixel / 255 - mean) / std` per channel.
+    """What a network expects of its input: geometry, `(pixel / 255 - mean) / std` per channel, channel order.
 
     Attributes:
         geometry: from the image to the square.
         mean: per channel R, G, B, in units of 0..1.
         std: per channel R, G, B, in units of 0..1.
         source: a sentence for the user: what was assumed, and from where.
+        channels: the order in which the network sees them, once normalised: `bgr` for networks whose images
+            were read by OpenCV.
     """
 
     geometry: Geometry
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     source: str
+    channels: Channels = "rgb"
+
+    def __str__(self) -> str:
+        mean, std = (" ".join(f"{value:.3g}" for value in values) for values in (self.mean, self.std))
+        swapped = "" if self.channels == "rgb" else ", blue first"
+        return f"{self.geometry}, mean {mean}, std {std}{swapped} - {self.source}"
+
+    @property
+    def colour_key(self) -> dict[str, Any]:
+        """What a network's input depends on beside the decoded pixels, for keys of the store.
+
+        `channels` only where they are not red first: keys from before there was an order stay as they were.
+        """
+        order = {} if self.channels == "rgb" else {"channels": self.channels}
+        return {"mean": list(self.mean), "std": list(self.std), **order}
 
     def to_json(self) -> dict[str, object]:
-        """The fields as plain values, for `run.json`."""
-        return {
-            "geometry": self.geometry.to_json(),
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "source": self.source,
-        }
+        """The fields as plain values, for `run.json`. Channels only where they are not red first."""
+        return {"geometry": self.geometry.to_json(), **self.colour_key, "source": self.source}

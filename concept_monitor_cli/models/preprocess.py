@@ -1,7 +1,8 @@
-"""How the network that is dissected expects its images.
+"""How the network that is dissected expects its images, by its architecture.
 
-A checkpoint does not tell. The configuration that torchvision or timm keeps for the architecture is the best
-guess, and a wrong one spoils labels silently: `Preprocessing.source` always says what was assumed.
+A checkpoint does not say it in words. The configuration that torchvision or timm keeps for the architecture
+is the usual rule, and where it is wrong it spoils labels silently: `Preprocessing.source` always says what
+was assumed. Whether the checkpoint's own statistics speak against it is found out in `evidence`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, cast, get_args
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.models.build import ModelSource
-from concept_monitor_cli.models.geometry import Geometry, Interpolation, Mode, Preprocessing
+from concept_monitor_cli.models.geometry import Channels, Geometry, Interpolation, Mode, Preprocessing
 
 Triple = tuple[float, float, float]
 
@@ -44,6 +45,7 @@ def target_preprocessing(
     mean: Triple | None = None,
     std: Triple | None = None,
     interpolation: str | None = None,
+    channels: Channels | None = None,
 ) -> Preprocessing:
     """The preprocessing of a network: its library's configuration, changed by what the user says.
 
@@ -54,6 +56,7 @@ def target_preprocessing(
         mean: per channel, for pixels in 0..1.
         std: likewise.
         interpolation: filter of the resize.
+        channels: their order; red first where nothing is said.
 
     Returns:
         The preprocessing, with a sentence on where it comes from.
@@ -114,7 +117,7 @@ def target_preprocessing(
     elif changed:
         text = f"{', '.join(changed)} as given; for the rest {text}"
     geometry = Geometry(default.size, default.resize, default.mode, default.interpolation)
-    return Preprocessing(geometry, default.mean, default.std, text)
+    return Preprocessing(geometry, default.mean, default.std, text, channels or "rgb")
 
 
 def _default(source: ModelSource) -> _Default:

@@ -32,6 +32,7 @@ from concept_monitor_cli.options.kinds import (
     AUTO,
     CHANNELS,
     BasisSpec,
+    ChannelOrder,
     EpochFilter,
     FormulaSearch,
     Interpolation,
@@ -146,6 +147,19 @@ class DissectOptions(PlotOptions, CommonOptions, InputSizeOptions, LoadingOption
         panel=NETWORK,
         metavar="NAME",
         shown="the architecture's own",
+    )
+    channel_order: ChannelOrder | None = option(
+        None,
+        "Of the colours as the network sees them: rgb, or bgr (training images read by OpenCV).",
+        panel=NETWORK,
+        metavar="NAME",
+        shown="rgb",
+    )
+    evidence: bool = option(
+        False,
+        "Look in the network's batch normalisation for how the images of its training were normalised, and "
+        "follow it where that is clear. Shows some probing images a few dozen times.",
+        panel=NETWORK,
     )
     pooling: Pooling = option(
         "auto",

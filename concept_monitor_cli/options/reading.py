@@ -40,6 +40,7 @@ from concept_monitor_cli.options.values import (
     number,
     path,
     size,
+    spec,
     unit_list,
 )
 
@@ -256,8 +257,16 @@ class StatusOptions(OutOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointsOptions(LoadingOptions, TrainingOptions):
+class CheckpointsOptions(LoadingOptions, TrainingOptions, StoreOptions):
     """The options of `cmon checkpoints`."""
+
+    probe: str | None = option(
+        None,
+        "Show some of these to the last checkpoint, to see how the images of its training looked.",
+        panel=NETWORK,
+        metavar="PHOTOS",
+        read=spec,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

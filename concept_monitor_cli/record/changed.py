@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from concept_monitor_cli.models.geometry import Preprocessing
 from concept_monitor_cli.models.interventions import Edit, interventions
 from concept_monitor_cli.models.layers import LayerInfo, evaluation
+from concept_monitor_cli.models.normalise import Normaliser
 from concept_monitor_cli.models.pooling import batch_first, unit_axis
 from concept_monitor_cli.models.taps import tap
 from concept_monitor_cli.probe.batches import PixelRows, batches
 from concept_monitor_cli.progress import SILENT, Progress
-from concept_monitor_cli.record.forward import Normaliser
 from concept_monitor_cli.record.scores import class_scores
 
 T = TypeVar("T")

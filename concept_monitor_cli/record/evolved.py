@@ -18,11 +18,11 @@ from concept_monitor_cli.models.between import Between, between, set_back
 from concept_monitor_cli.models.geometry import Preprocessing
 from concept_monitor_cli.models.interventions import Interventions, interventions
 from concept_monitor_cli.models.layers import LayerInfo, evaluation
+from concept_monitor_cli.models.normalise import Normaliser
 from concept_monitor_cli.models.pooling import units_second
 from concept_monitor_cli.models.taps import tap
 from concept_monitor_cli.probe.batches import PixelRows, batches
 from concept_monitor_cli.progress import SILENT, Progress
-from concept_monitor_cli.record.forward import Normaliser
 from concept_monitor_cli.record.scores import class_scores
 
 

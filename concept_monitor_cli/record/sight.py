@@ -13,6 +13,7 @@ from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.models.geometry import Preprocessing
 from concept_monitor_cli.models.gradients import GradientTap, gradient_tap
 from concept_monitor_cli.models.layers import LayerInfo, evaluation
+from concept_monitor_cli.models.normalise import ImageNormaliser
 from concept_monitor_cli.models.pooling import Pooling, batch_first, pool, resolve_pooling, spatial_maps
 
 
@@ -24,7 +25,7 @@ class Sight:
         layer: with its channels.
         basis: what counts as a unit; `None` for the channels.
         pooling: of the run.
-        mean, std: `(channels,)`, of the network's images in [0, 1].
+        shown: from images in [0, 1] to what the network is shown.
     """
 
     def __init__(
@@ -33,17 +34,15 @@ class Sight:
         layer: LayerInfo,
         basis: Basis | None,
         pooling: Pooling,
-        mean: Tensor,
-        std: Tensor,
+        shown: ImageNormaliser,
     ) -> None:
         self._run, self._layer, self._basis = run, layer, basis
         self._pooling, self._how = pooling, resolve_pooling(layer.layout, pooling)[0]
-        self._mean, self._std = mean[:, None, None], std[:, None, None]
-        self._directions = None if basis is None else torch.from_numpy(basis.matrix).to(mean.device)
+        self._shown = shown
+        self._directions = None if basis is None else torch.from_numpy(basis.matrix).to(shown.mean.device)
 
     def _output(self, images: Tensor) -> Tensor:
-        normalised = (images - self._mean) / self._std
-        return self._run(normalised).outputs[self._layer.name]
+        return self._run(self._shown(images)).outputs[self._layer.name]
 
     def _linear(self, values: Tensor, axis: int) -> Tensor:
         """The channels, or how far they point in the direction of each member."""
@@ -115,19 +114,16 @@ def looking(
     Args:
         model: the network, with its weights; moved to `device`.
         layer: with its channels.
-        preprocessing: mean and standard deviation.
+        preprocessing: mean, standard deviation, order of colours.
         basis: what counts as a unit; `None` for the channels.
         pooling: of the run.
         device: where the network runs.
     """
     model.to(device)
-    mean, std = (
-        torch.tensor(values[: layer.channels], dtype=torch.float32, device=device)
-        for values in (preprocessing.mean, preprocessing.std)
-    )
+    shown = ImageNormaliser(preprocessing, layer.channels, device)
     calls = {layer.name: layer.calls}
     with evaluation(model), gradient_tap(model, [layer.name], calls=calls, early_stop=True) as run:
-        yield Sight(run, layer, basis, pooling, mean, std)
+        yield Sight(run, layer, basis, pooling, shown)
 
 
 def usable_side(model: nn.Module, channels: int, sides: Sequence[int], device: torch.device | str) -> int:

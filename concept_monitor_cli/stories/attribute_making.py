@@ -20,10 +20,10 @@ from concept_monitor_cli.functional.rectifiers import guided
 from concept_monitor_cli.models.geometry import Preprocessing
 from concept_monitor_cli.models.gradients import gradient_tap, gradients, scaled
 from concept_monitor_cli.models.layers import LayerInfo, evaluation
+from concept_monitor_cli.models.normalise import ImageNormaliser, grey_images
 from concept_monitor_cli.models.pooling import spatial_maps
 from concept_monitor_cli.models.taps import first_tensor
 from concept_monitor_cli.options import AttributionMethod
-from concept_monitor_cli.record.forward import LUMA
 from concept_monitor_cli.store import JSONValue, Key, Store
 from concept_monitor_cli.stories.recorder import Network
 
@@ -100,7 +100,7 @@ class Explainer:
     Args:
         model: the network, with its weights, in evaluation mode.
         layer: the layer of the CAMs.
-        preprocessing: mean and standard deviation.
+        preprocessing: mean, standard deviation, order of colours.
         seed: of `smooth`.
         device: where it runs.
         path: midpoints of `integrated`.
@@ -117,16 +117,13 @@ class Explainer:
     ) -> None:
         self._model, self._layer, self._seed, self._device = model.to(device), layer, seed, device
         self._path = path
-        self._mean, self._std = (
-            torch.tensor(values[: layer.channels], dtype=torch.float32, device=device)[:, None, None]
-            for values in (preprocessing.mean, preprocessing.std)
-        )
+        self._shown = ImageNormaliser(preprocessing, layer.channels, device)
 
     def image(self, photo: Photo) -> Tensor:
-        """The pixels in [0, 1], `(channels, s, s)`."""
+        """The pixels in [0, 1], `(channels, s, s)`, red first whatever the network wants."""
         image = torch.from_numpy(np.array(photo.pixels)).permute(2, 0, 1).float() / 255
         if self._layer.channels == 1:
-            image = (image * torch.tensor(LUMA)[:, None, None]).sum(0, keepdim=True)
+            image = grey_images(image)
         return image.to(self._device)
 
     def _logits(self, result: object) -> Tensor:
@@ -142,8 +139,7 @@ class Explainer:
     def logits(self, photo: Photo) -> Tensor:
         """`(K,)` float32."""
         with evaluation(self._model), torch.no_grad():
-            normalised = (self.image(photo) - self._mean) / self._std
-            logits = self._logits(self._model(normalised[None]))[0].float().cpu()
+            logits = self._logits(self._model(self._shown(self.image(photo))[None]))[0].float().cpu()
         if not bool(logits.isfinite().all()):
             raise InputError(
                 "the network's outputs are not finite: the checkpoint may have no weights for its classifier",
@@ -153,15 +149,15 @@ class Explainer:
 
     @property
     def mean(self) -> Tensor:
-        """The mean colour, which stands for nothing, `(channels, 1, 1)` in [0, 1]."""
-        return self._mean
+        """The mean colour, which stands for nothing, `(channels, 1, 1)` in [0, 1], red first."""
+        return self._shown.mean
 
     def scores(self, target: Target) -> Callable[[Tensor], Tensor]:
         """Images in [0, 1] -> the target's logit and the probability of its class, `(b, 2)`."""
 
         def score(images: Tensor) -> Tensor:
             with evaluation(self._model), torch.no_grad():
-                logits = self._logits(self._model((images - self._mean) / self._std)).float()
+                logits = self._logits(self._model(self._shown(images))).float()
             return torch.stack([target.of(logits), logits.softmax(1)[:, target.wanted]], dim=1)
 
         return score
@@ -186,7 +182,7 @@ class Explainer:
     def _of_layer(self, image: Tensor, target: Target, name: str) -> Tensor:
         layer = self._layer
         with evaluation(self._model), gradient_tap(self._model, [layer.name]) as run:
-            seen = run(((image - self._mean) / self._std)[None])
+            seen = run(self._shown(image)[None])
             score = target.of(self._logits(seen.result))
             slope = gradients(score, seen.outputs)[layer.name]
             A, G = (spatial_maps(each.detach(), layer.layout) for each in (seen.outputs[layer.name], slope))
@@ -206,7 +202,7 @@ class Explainer:
             InputError: the places of the layer do not reach the output.
         """
         layer = self._layer
-        image = ((self.image(photo) - self._mean) / self._std)[None]
+        image = self._shown(self.image(photo))[None]
         with evaluation(self._model), gradient_tap(self._model, [layer.name]) as run:
             seen = run(image)
             logits = self._logits(seen.result)
@@ -272,14 +268,14 @@ class Explainer:
             run = stack.enter_context(gradient_tap(self._model))
 
             def score(images: Tensor) -> Tensor:
-                return target.of(self._logits(run((images - self._mean) / self._std).result))
+                return target.of(self._logits(run(self._shown(images)).result))
 
             if name == "integrated":
-                values, error = method.integrated_gradient(score, image, self._mean, self._path)
+                values, error = method.integrated_gradient(score, image, self.mean, self._path)
                 return Map(values.cpu().numpy(), error)
             make: dict[str, Callable[[], Tensor]] = {
                 "gradient": lambda: method.image_gradient(score, image[None])[0].sum(0),
-                "gradient-x-input": lambda: method.gradient_times_input(score, image, self._mean),
+                "gradient-x-input": lambda: method.gradient_times_input(score, image, self.mean),
                 "smooth": lambda: method.smooth_gradient(score, image, generator(self._seed, "smooth")),
                 "guided": lambda: self._guided(score, image),
             }
@@ -332,13 +328,11 @@ class Attributions:
             photo: the image.
             **more: what else it depends on; `weights` in the place of the checkpoint's.
         """
-        preprocessing = network.architecture.preprocessing
         return self.store.key(
             "attribution",
             network=network.architecture.source.identity(),
             image=photo.digest,
-            mean=list(preprocessing.mean),
-            std=list(preprocessing.std),
+            **network.architecture.preprocessing.colour_key,
             precision="fp32",
             **{"weights": network.checkpoint.digest, **more},
         )

@@ -147,7 +147,6 @@ def _key(
     rows: Tensor,
     options: CircuitsOptions,
 ) -> Key:
-    preprocessing = architecture.preprocessing
     return recorder.store.key(
         "circuit",
         network=architecture.source.identity(),
@@ -155,8 +154,7 @@ def _key(
         weights=[architecture.weights_digest(checkpoint, layer.name) for layer in pair],
         layers=[layer.name for layer in pair],
         pixels=architecture.pixels.digest,
-        mean=list(preprocessing.mean),
-        std=list(preprocessing.std),
+        **architecture.preprocessing.colour_key,
         rows=hashlib.sha256(rows.numpy().tobytes()).hexdigest(),
         draws=options.draws,
         seed=options.seed,

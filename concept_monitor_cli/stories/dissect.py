@@ -138,6 +138,7 @@ def dissect_study(
         InputError, CmonError: see `dissect`.
     """
     options, progress = study.options, study.progress
+    study.anew = begin is not None
     run = RunFolder(options.out)
     result = DissectResult(options.out)
     architecture: Architecture | None = None

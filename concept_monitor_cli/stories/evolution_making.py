@@ -228,8 +228,7 @@ def _key(
                 else architecture.weights_digest(checkpoint, pair.layer)
             ),
             "pixels": architecture.pixels.digest,
-            "mean": list(architecture.preprocessing.mean),
-            "std": list(architecture.preprocessing.std),
+            **architecture.preprocessing.colour_key,
         }
     return recorder.store.key(
         "evolutions",

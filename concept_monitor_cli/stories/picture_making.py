@@ -16,9 +16,9 @@ from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional import pictures as method
 from concept_monitor_cli.functional.pictures import Climb
 from concept_monitor_cli.functional.rectifiers import redirected
+from concept_monitor_cli.models.normalise import grey_images
 from concept_monitor_cli.options import PictureOptions
 from concept_monitor_cli.progress import Progress
-from concept_monitor_cli.record.forward import LUMA
 from concept_monitor_cli.record.sight import Sight, looking, usable_side
 from concept_monitor_cli.store import JSONValue, Key, Store
 from concept_monitor_cli.stories.recorder import Network, Recorder
@@ -167,7 +167,6 @@ class Maker:
     def key(self, network: Network, look: Look, wish: Wish, seed: int, scale: Scale | None) -> Key:
         """What a picture depends on."""
         climb = self.climb(network, look.tapped.channels, seed)
-        preprocessing = network.architecture.preprocessing
         parts: dict[str, JSONValue] = {
             "network": network.architecture.source.identity(),
             "weights": network.architecture.weights_digest(network.checkpoint, look.tapped.name),
@@ -180,8 +179,7 @@ class Maker:
             "seed": climb.seed,
             "warps": climb.warped,
             "tv": climb.smooth,
-            "mean": list(preprocessing.mean),
-            "std": list(preprocessing.std),
+            **network.architecture.preprocessing.colour_key,
             "pooling": network.pooling,
             "precision": "fp32",
             "at_once": self.at_once,
@@ -352,7 +350,7 @@ class Maker:
             rows = pixels.rows(first, min(first + _SPECTRUM_ROWS, len(pixels)))
             images = torch.from_numpy(np.array(rows)).permute(0, 3, 1, 2).float() / 255
             if climb.channels == 1:
-                images = (images * torch.tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+                images = grey_images(images)
             side = (climb.side, climb.side)
             if images.shape[-2:] != side:
                 images = torch.nn.functional.interpolate(

@@ -29,7 +29,7 @@ from concept_monitor_cli.study.networks import Architecture
 from concept_monitor_cli.study.seen import looks_of, restored, visit
 
 # Options of the `dissect` that say what a network sees and what is kept of it.
-_SEEING = ("input_size", "crop", "mean", "std", "interpolation", "precision", "seed")
+_SEEING = ("input_size", "crop", "mean", "std", "interpolation", "channel_order", "precision", "seed")
 
 
 @dataclass(frozen=True)
@@ -114,12 +114,13 @@ class Recorder:
         info = self._opened.info
         made, encoder = info["options"], info["encoder"] if self._embeds else None
         options = self._options
-        seeing = {name: _plain(made[name]) for name in _SEEING}
+        seeing = {name: _plain(made.get(name)) for name in _SEEING}
         looking = {} if encoder is None else _looking_through(encoder)
         return Study(
             DissectOptions(
                 checkpoints=(),
                 layers=tuple(self._layers or sorted({h.layer for h in self._opened.histories})),
+                out=self._opened.run.root,  # which says how the network is shown its images
                 model=self._model(),
                 pooling=self._pooling or made["pooling"],
                 trust_pickle=options.trust_pickle,

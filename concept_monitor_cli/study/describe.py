@@ -66,6 +66,7 @@ def info(study: Study, architecture: Architecture) -> dict[str, Any]:
             "library": architecture.source.library,
             "alternatives": list(architecture.source.alternatives),
             "preprocessing": architecture.preprocessing.to_json(),
+            "input_evidence": architecture.evidence.to_json(),
         },
         "unreadable": {item.name: item.error.what for item in study.unreadable},
         "notices": study.notices,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from concept_monitor_cli.checkpoints import Checkpoint, combined_digest
 from concept_monitor_cli.errors import CmonError, InputError
+from concept_monitor_cli.evidence import InputEvidence
 from concept_monitor_cli.models.build import ModelSource
 from concept_monitor_cli.models.dependencies import weights_of_layers
 from concept_monitor_cli.models.layers import LayerInfo, describe_layers, list_layers
@@ -30,6 +32,7 @@ class Architecture:
         layers: the layers to dissect.
         weights: for each layer, the names of the weights that its output depends on.
         preprocessing: how it wants its images.
+        evidence: whether the last checkpoint's own statistics agree with that.
         pixels: the probing images in that geometry.
         skeleton: the network on the meta device.
     """
@@ -38,6 +41,7 @@ class Architecture:
     layers: tuple[LayerInfo, ...]
     weights: Mapping[str, frozenset[str]]
     preprocessing: Preprocessing
+    evidence: InputEvidence
     pixels: Pixels
     skeleton: nn.Module
 
@@ -51,7 +55,9 @@ class Architecture:
         return combined_digest(self.source.align(checkpoint.digests, self.skeleton))
 
 
-def shown_to(source: ModelSource, options: DissectOptions, *, whole_frame: bool) -> Preprocessing:
+def shown_to(
+    source: ModelSource, options: DissectOptions, *, whole_frame: bool, **given: Any
+) -> Preprocessing:
     """How images are shown to a network: as it wants them, unless the options say otherwise.
 
     Args:
@@ -59,20 +65,23 @@ def shown_to(source: ModelSource, options: DissectOptions, *, whole_frame: bool)
         options: with the user's size, crop, mean, deviation and interpolation.
         whole_frame: nothing may be cropped: masks cover the whole frame, a crop would put them out of line
             with the activations.
+        given: arguments of `target_preprocessing` that go before the options.
     """
-    wanted = target_preprocessing(
-        source,
-        input_size=options.input_size,
-        crop=options.crop,
-        mean=options.mean,
-        std=options.std,
-        interpolation=options.interpolation,
-    )
+    asked: dict[str, Any] = {
+        "input_size": options.input_size,
+        "crop": options.crop,
+        "mean": options.mean,
+        "std": options.std,
+        "interpolation": options.interpolation,
+        "channels": options.channel_order,
+    }
+    wanted = target_preprocessing(source, **{**asked, **given})
     if not whole_frame or wanted.geometry.whole_frame:
         return wanted
-    frame = Geometry(wanted.geometry.size, mode="squash", interpolation=wanted.geometry.interpolation)
-    return Preprocessing(
-        frame, wanted.mean, wanted.std, f"{wanted.source}; the whole frame is shown, so that masks line up"
+    return replace(
+        wanted,
+        geometry=Geometry(wanted.geometry.size, mode="squash", interpolation=wanted.geometry.interpolation),
+        source=f"{wanted.source}; the whole frame is shown, so that masks line up",
     )
 
 

@@ -63,15 +63,13 @@ def seen(study: Study, architecture: Architecture, look: Look, request: Recordin
         weights: content of the weights that the layer depends on (`Architecture.weights_digest`), or what
             stands for random ones (`untrained_weights`).
     """
-    preprocessing = architecture.preprocessing
     key = study.store.key(
         request.kind,
         network=architecture.source.identity(),
         weights=weights,
         layer=look.tapped.name,
         pixels=architecture.pixels.digest,
-        mean=list(preprocessing.mean),
-        std=list(preprocessing.std),
+        **architecture.preprocessing.colour_key,
         pooling=study.options.pooling,
         precision=study.options.precision,
         **({} if look.key is None else {"basis": look.key.digest}),

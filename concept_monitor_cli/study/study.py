@@ -42,7 +42,8 @@ from concept_monitor_cli.store import Entry, Key, Store
 from concept_monitor_cli.study.context import Context
 from concept_monitor_cli.study.lens import Lens
 from concept_monitor_cli.study.looks import Look
-from concept_monitor_cli.study.networks import Architecture, last_stages, shown_to, traced
+from concept_monitor_cli.study.networks import Architecture, last_stages, traced
+from concept_monitor_cli.study.presented import presented
 from concept_monitor_cli.study.share import slurm_share
 from concept_monitor_cli.study.training import (
     StudyFile,
@@ -77,6 +78,7 @@ class Study:
         kept_bases: of a finished run: where the basis of a layer called `layer4@pca8` is kept.
         embeds: images are to be seen by the encoder even where no lens asks for it.
         complete: says which of the files that are found are written to the end; `None`: all.
+        anew: whether the run that may be in the output folder is to make room.
     """
 
     options: DissectOptions
@@ -85,6 +87,7 @@ class Study:
     embeds: bool = False
     kept_bases: Mapping[str, Path] = field(default_factory=dict)
     complete: Callable[[Path], bool] | None = None
+    anew: bool = False
     notices: list[str] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
     to_decode: ToDecode = field(default_factory=lambda: ToDecode(0, 0, True))
@@ -109,7 +112,7 @@ class Study:
             self.embeds,
             self.kept_bases,
             complete,
-            list(self.notices),
+            notices=list(self.notices),
         )
         study._architectures = self._architectures
         study.looks = self.looks
@@ -337,10 +340,10 @@ class Study:
             )
         except InputError as error:
             raise UnusableCheckpointError(error.what, where=error.where, hint=error.hint) from error
-        return self.architecture_of(source, source.build(device="meta"), notes=checkpoint.notes)
+        return self.architecture_of(source, source.build(device="meta"), checkpoint=checkpoint)
 
     def architecture_of(
-        self, source: ModelSource, model: nn.Module, *, notes: Sequence[str] = ()
+        self, source: ModelSource, model: nn.Module, *, checkpoint: Checkpoint | None = None
     ) -> Architecture:
         """What follows from a network: its layers, what these depend on, the images as it wants them.
 
@@ -348,7 +351,7 @@ class Study:
             source: how to build it.
             model: the network itself, with or without its weights. Nothing is computed with them where it
                 runs on the meta device.
-            notes: what was found out about it so far, for the user.
+            checkpoint: one of its checkpoints; None for a network that is in use.
 
         Raises:
             InputError: a layer does not exist in it or cannot be read, or its images are of another kind.
@@ -360,13 +363,13 @@ class Study:
                 where=source.label,
                 hint="give --model file.py:factory that takes RGB and makes these channels of it",
             )
-        for note in notes:
+        for note in () if checkpoint is None else checkpoint.notes:
             self.notice(note)
         self.notice(source.describe())
         # Before the probing images are opened, which may take long: a slip in a name should be told at once.
         named = [split_name(name)[0] for name in options.layers if name != AUTO]
         names = resolve_layers(model, named) if named or AUTO not in options.layers else []
-        wanted = shown_to(source, options, whole_frame=self.listed_probe.has_masks)
+        wanted, evidence = presented(self, checkpoint, source)
         size = wanted.geometry.size
         if AUTO in options.layers:
             last = last_stages(source, model, size)
@@ -377,9 +380,12 @@ class Study:
         layers, weights = traced(source, model, names, size, options=options, store=self.store)
         self._say_left_out(names, layers)
         if layers[0].channels == 1:
+            if wanted.channels != "rgb":
+                self.warning(
+                    "--channel-order is not followed: the network takes grey images, without colours"
+                )
             wanted = grey(wanted)
-        mean, std = _triple(wanted.mean), _triple(wanted.std)
-        self.notice(f"input: {wanted.geometry}, mean {mean}, std {std} - {wanted.source}")
+        self.notice(f"input: {wanted}")
         for lens in self.lenses:
             lens.check(self.listed_probe, layers)
         for name, needed in weights.items():
@@ -395,6 +401,7 @@ class Study:
             layers=layers,
             weights=weights,
             preprocessing=wanted,
+            evidence=evidence,
             pixels=self._decode(wanted.geometry),
             skeleton=model,
         )
@@ -491,7 +498,3 @@ class _Noting:
         self.warning = study.progress.warning
         self.detail = study.progress.detail
         self.task = study.progress.task
-
-
-def _triple(values: tuple[float, float, float]) -> str:
-    return " ".join(f"{value:.3g}" for value in values)

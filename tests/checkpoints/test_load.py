@@ -114,6 +114,18 @@ def test_data_parallel_inside_compile(tmp_path: Path) -> None:
     assert loaded.stripped == ("_orig_mod.", "module.")
 
 
+def test_of_an_online_network_and_its_target_the_one_that_is_trained(tmp_path: Path) -> None:
+    """As BYOL's code calls them: known names with an ending."""
+    own, target = small_weights(1), small_weights(2)
+    both = {"target_network_state_dict": target, "online_network_state_dict": own}
+    torch.save(both, tmp_path / "c.pt")
+    loaded = load_checkpoint(tmp_path / "c.pt")
+    assert same(loaded.state_dict, own)
+    assert loaded.where == "online_network_state_dict"
+    assert loaded.others == ("target_network_state_dict",)
+    assert load_checkpoint(tmp_path / "c.pt", weights_key="target_network_state_dict").ema
+
+
 def test_averaged_model_of_torch(tmp_path: Path) -> None:
     network = small_network()
     torch.save(torch.optim.swa_utils.AveragedModel(network).state_dict(), tmp_path / "c.pt")

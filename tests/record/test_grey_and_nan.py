@@ -9,8 +9,8 @@ from torch import nn
 
 from concept_monitor_cli.models.geometry import Geometry, Preprocessing
 from concept_monitor_cli.models.layers import describe_layers
+from concept_monitor_cli.models.normalise import Normaliser
 from concept_monitor_cli.models.preprocess import grey
-from concept_monitor_cli.record.forward import Normaliser
 from concept_monitor_cli.record.soundness import units_without_numbers
 
 WANTED = Preprocessing(Geometry(8), (0.2, 0.4, 0.6), (0.1, 0.2, 0.3), "test")
