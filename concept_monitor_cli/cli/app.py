@@ -179,13 +179,14 @@ class Group(TyperGroup):
             InputError: there is none of that name.
         """
         if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
-            alike = nearest(args[0], self.list_commands(ctx))
+            known = self.list_commands(ctx)
+            alike = nearest(args[0], known)
+            listed = f"`{ctx.command_path} --help` lists the commands"
+            few = f"there are: {', '.join(f'{ctx.command_path} {name}' for name in known)}"
             raise InputError(
                 f"there is no command {args[0]!r}",
                 where=ctx.command_path,
-                hint=f"did you mean {' or '.join(alike)}?"
-                if alike
-                else f"`{ctx.command_path} --help` lists the commands",
+                hint=f"did you mean {' or '.join(alike)}?" if alike else few if len(known) <= 4 else listed,
             )
         return super().resolve_command(ctx, args)
 

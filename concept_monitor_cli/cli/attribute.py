@@ -34,7 +34,7 @@ def attribute(console: Console, options: AttributeOptions) -> None:
     The CAM family at a layer and gradients of pixels, raw and signed, for one class held over
     the epochs. --check puts the layers of another network in and says what is left of the
     maps: what stays was the image, not the network. Writes tables/attributions.csv,
-    sanity.csv and faithfulness.csv (--check) and a strip of epochs for each image into the run.
+    sanity.csv, faithfulness.csv and pointing.csv (--check) and a strip of epochs for each image into the run.
     """
     from concept_monitor_cli.stories import attribute as explaining
 
@@ -46,6 +46,8 @@ def attribute(console: Console, options: AttributeOptions) -> None:
     if result.sanity:
         console.print(_checks(result))
         console.print(_curves(result))
+    if result.pointing:
+        console.print(_pointing(result))
     for plot in result.plots:
         console.print(str(plot))
 
@@ -116,4 +118,19 @@ def _curves(result: AttributeResult) -> Table:
         if row["scale"] == "probability" and row["method"] != "random":
             gain = f"{_text(row['gain'])} ({_text(row['gain_low'])} to {_text(row['gain_high'])})"
             table.add_row(Text(row["method"]), row["curve"], _text(row["value"]), _text(row["chance"]), gain)
+    return table
+
+
+def _pointing(result: AttributeResult) -> Table:
+    """How often maps point at the thing that they explain, a line for each method and epoch."""
+    from rich.text import Text
+
+    images = result.pointing[0]["images"]
+    table = _new(
+        f"peaks on the thing, of {images} images with a mask of their class",
+        ("method", "epoch", "hits", "random", "centre", "other maps", "inside", "random"),
+    )
+    for row in result.pointing:
+        columns = ("hits", "chance", "centre", "others", "inside", "inside_chance")
+        table.add_row(Text(row["method"]), str(row["epoch"]), *(_text(row[name]) for name in columns))
     return table

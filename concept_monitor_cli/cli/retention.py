@@ -63,15 +63,16 @@ def _show(console: Console, result: RetentionResult) -> None:
             f"{row['interpretable']} of {row['units']}",
         )
     console.print(table)
-    table = plain_table("units that keep their concept through every stage")
+    table = plain_table("units that keep their concept through every stage (by chance)")
     for name in ("pruning", "layer", *(f"best {percent} %" for percent in _PRINTED)):
         table.add_column(name, justify="left" if name in ("pruning", "layer") else "right")
     points = {(row["series"], row["layer"], row["detector"], row["percent"]): row for row in result.curves}
     for series, layer, detector in dict.fromkeys(key[:3] for key in points):
         shares = []
         for percent in _PRINTED:
-            share = points[series, layer, detector, percent]["retention"]
-            shares.append("-" if share is None else f"{share:.0%}")
+            point = points[series, layer, detector, percent]
+            share, chance = point["retention"], point["by_chance"]
+            shares.append("-" if share is None else f"{share:.0%} ({chance:.0%})")
         table.add_row(Text(series), Text(f"{layer} ({detector})"), *shares)
     console.print(table)
     for plot in result.plots:

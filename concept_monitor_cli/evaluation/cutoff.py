@@ -10,7 +10,14 @@ import torch
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.evaluation.base import Measure, Value, Verdict, register_measure
 from concept_monitor_cli.evaluation.showing import presence_of
-from concept_monitor_cli.evaluation.simulation import LEAST_PRESENT, SHOWING, formulas, judge_pairs, untried
+from concept_monitor_cli.evaluation.simulation import (
+    LEAST_PRESENT,
+    SHOWING,
+    chance_of_pairs,
+    formulas,
+    judge_pairs,
+    untried,
+)
 from concept_monitor_cli.evaluation.subject import Subject
 from concept_monitor_cli.functional.evaluation.cutoff import (
     LEAST_ABOVE,
@@ -33,8 +40,9 @@ class CutoffMeasure(Measure):
 
     The paper asked people whether a label fits the ten most exciting images. Here the labels of the images
     answer, or the encoder where these do not know the concept, and the images are held out: the share of the
-    ten that show the concept. Any metric of simulation can take its place. Beside the means of some units
-    stands, as chance, that of units drawn at random.
+    ten that show the concept. Any metric of simulation can take its place. Beside the mean of all units
+    stands what units that know nothing of their concepts would reach, beside those of some units the mean of
+    units drawn at random.
 
     At least `LEAST_ABOVE` units are above the cutoff, or all where fewer can be judged; how many are is the
     count of its row.
@@ -68,6 +76,7 @@ class CutoffMeasure(Measure):
         presence = presence_of(subject.common, trial.unseen, concepts, least=LEAST_PRESENT)
         found = judge_pairs(trial.unseen, presence)
         quality, scores = found[self.metric], trial.labels.scores
+        blind = chance_of_pairs(presence)[self.metric]
         judged = trial.labels.named & ~np.isnan(quality) & ~np.isnan(scores)
         notices: tuple[str, ...] = ()
         if not judged.any():
@@ -87,7 +96,7 @@ class CutoffMeasure(Measure):
                 f"{subject.layer} a mean {self.metric} of {self.quality:g}: that of all is {overall:.2g}",
             )
         values = [
-            Value(f"{self.metric} of all", overall, nan, count),
+            Value(f"{self.metric} of all", overall, float(blind[judged].mean()), count),
             Value(f"cutoff for {self.quality:g}", tau, nan, cutoff.units),
             Value(f"{self.metric} above it", cutoff.above, overall, cutoff.units),
             Value(f"{self.metric} below it", cutoff.below, overall, count - cutoff.units),
@@ -117,5 +126,6 @@ class CutoffMeasure(Measure):
             "above": scores[judged] > cutoff.tau,
             "p_value": trial.labels.p_values[judged],
             "interpretable": called,
+            "chance": blind[judged],
         }
         return Verdict(tuple(values), {TABLE: table}, notices)

@@ -58,6 +58,14 @@ def judge_pairs(
     return {name: scores[name].numpy() for name in QUALITIES}
 
 
+def chance_of_pairs(
+    presence: Presence, *, active_share: float = ACTIVE_SHARE
+) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
+    """What each of `QUALITIES` is for each concept and a unit that knows nothing of it."""
+    levels = chance_levels(presence.present, active_share=active_share)
+    return {SHOWING: prevalence(presence), **{name: level.numpy() for name, level in levels.items()}}
+
+
 @register_measure
 class SimulationMeasure(Measure):
     """The activations of every unit against the presence of its concept, image by image.
@@ -92,10 +100,7 @@ class SimulationMeasure(Measure):
         concepts = [str(concept) for concept in labels.concepts]
         presence = presence_of_labels(subject, unseen, share=self.active_share, least=LEAST_PRESENT)
         scores = judge_pairs(unseen, presence, active_share=self.active_share)
-        levels = chance_levels(presence.present, active_share=self.active_share)
-        chance = {name: level.numpy() for name, level in levels.items()}
-        there = presence.present.numpy()
-        chance[SHOWING] = prevalence(presence)
+        chance, there = chance_of_pairs(presence, active_share=self.active_share), presence.present.numpy()
         judged = labels.named & ~np.isnan(scores["correlation"])
         unjudged, unknown = labels.named & ~judged, presence.source == ""
         values: list[Value] = []

@@ -82,6 +82,12 @@ class Neighbourhoods:
     impurity: Tensor
     chance: float
 
+    def expected(self, image: int) -> Tensor:
+        """How many neighbours of an image had each factor if they were drawn at random, `(d,)` float64."""
+        others = torch.cat([self.factor[:image], self.factor[image + 1 :]])
+        found = _counted(others[None], self.counts.shape[1])[0]
+        return found.double() * self.nearest.shape[1] / len(others)
+
 
 @torch.no_grad()
 def neighbourhoods(F: Tensor, *, neighbours: int = NEIGHBOURS, seed: int = 0) -> Neighbourhoods:

@@ -147,21 +147,22 @@ def number_or_none(value: float) -> float | None:
     return float(f"{value:.7g}") if np.isfinite(value) else None
 
 
-def redundancy_note(found: Redundancy, *, layer: str, relative: bool) -> str | None:
+def redundancy_note(found: Redundancy, *, layer: str, epoch: int, relative: bool) -> str | None:
     """What the user should know of a layer whose units are alike; `None` where they are not.
 
     Args:
         found: how alike.
         layer: its name.
+        epoch: when they are.
         relative: whether the detector weighs a label against the other units of the layer.
     """
     few = found.effective <= FEW * found.effective_chance
     if found.units < 2 or not (found.redundant >= REDUNDANT or few):
         return None
     said = (
-        f"{layer}: its units repeat each other: {found.redundant:.0%} of {found.units} correlate above "
-        f"{NEAR:g} with another, and together they count as {found.effective:.0f} independent ones "
-        f"({found.effective_chance:.0f} by chance)"
+        f"{layer} at epoch {epoch}: its units repeat each other: {found.redundant:.0%} of {found.units} "
+        f"correlate above {NEAR:g} with another, and together they count as {found.effective:.0f} "
+        f"independent ones ({found.effective_chance:.0f} by chance)"
     )
     if relative:
         said += RELATIVE_ADVICE

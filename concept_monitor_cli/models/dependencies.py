@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter
 
-from concept_monitor_cli.models.layers import LayerCalls, blank_images, describe_layers, evaluation, meta_copy
+from concept_monitor_cli.models.layers import (
+    LayerCalls,
+    LayerInfo,
+    blank_images,
+    describe_layers,
+    evaluation,
+    meta_copy,
+)
 from concept_monitor_cli.models.taps import find_modules, first_tensor
 
 
@@ -42,7 +49,12 @@ class _Touched(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def weights_of_layers(model: nn.Module, layer_names: Sequence[str], input_size: int) -> frozenset[str]:
+def weights_of_layers(
+    model: nn.Module,
+    layer_names: Sequence[str],
+    input_size: int,
+    infos: Mapping[str, LayerInfo] | None = None,
+) -> frozenset[str]:
     """Names in the state dict that the outputs of these layers can depend on.
 
     The network runs on the meta device until the last of the layers has answered. A tensor is left out only
@@ -58,6 +70,7 @@ def weights_of_layers(model: nn.Module, layer_names: Sequence[str], input_size: 
         model: the network, on any device.
         layer_names: as in `model.named_modules()`, perhaps with the key of a tensor (`layer:0`).
         input_size: height and width of an image.
+        infos: what `describe_layers` says of these layers, where that is known.
 
     Returns:
         A subset of `model.state_dict()`'s keys.
@@ -66,13 +79,14 @@ def weights_of_layers(model: nn.Module, layer_names: Sequence[str], input_size: 
         InputError: for a layer that does not exist or cannot be read.
         CmonError: where the network cannot be run on such images.
     """
-    infos = describe_layers(model, layer_names, input_size)
+    if infos is None:
+        infos = describe_layers(model, layer_names, input_size)
     every = frozenset(model.state_dict())
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         return every
     try:
         channels = next(iter(infos.values())).channels
-        wanted = {name: info.calls for name, info in infos.items()}
+        wanted = {name: infos[name].calls for name in layer_names}
         used = _used(meta_copy(model), wanted, input_size, channels)
     except Exception:  # Whatever kept it from running: then nothing is known to be unused.
         return every

@@ -75,8 +75,7 @@ def random_columns(moments: pd.DataFrame, random: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         moments: `epoch`, `checkpoint`, `layer`, `detector` of every table.
-        random: rows of statistics of the layers with random weights: `layer`, `detector`, `category`,
-            `spread`.
+        random: `layer`, `detector`, `category`, `spread` of the layers with random weights.
     """
     keys = ["layer", "detector"]
     floor = random[[*keys, "category", "spread"]].rename(columns={"spread": "spread_floor_random"})

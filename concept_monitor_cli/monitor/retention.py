@@ -33,7 +33,8 @@ def retention_curve(history: History, percents: Sequence[float] = PERCENTS) -> p
 
     Returns:
         columns `layer`, `detector`, `percent`, `units` (how many are x %), `kept`, `retention` (kept / units;
-        NaN where all units are dead at the first stage).
+        NaN where all units are dead at the first stage), `by_chance` (the share that is expected where the
+        labels of each later stage are dealt out anew among the units of the layer).
 
     Raises:
         InputError: fewer than two stages, or an x that is no percentage.
@@ -50,10 +51,12 @@ def retention_curve(history: History, percents: Sequence[float] = PERCENTS) -> p
         raise InputError("a percentage lies above 0 and at most at 100", where="--percents")
     ranked = most_interpretable(history)
     kept = np.concatenate([[0], np.cumsum(keeps(history)[ranked])])
+    lucky = np.concatenate([[0], np.cumsum(keeps_by_chance(history)[ranked])])
     share = np.asarray(percents, dtype=float)
     # Rounded first: 7 % of 100 is 7 units, whatever 0.07 * 100 is in binary.
     count = np.clip(np.ceil(np.round(share / 100 * len(ranked), 9)).astype(np.int64), 1, None)
     count = np.minimum(count, len(ranked))
+    none = np.full(len(share), np.nan)
     return pd.DataFrame(
         {
             "layer": history.layer,
@@ -61,7 +64,8 @@ def retention_curve(history: History, percents: Sequence[float] = PERCENTS) -> p
             "percent": share,
             "units": count,
             "kept": kept[count],
-            "retention": np.divide(kept[count], count, out=np.full(len(share), np.nan), where=count > 0),
+            "retention": np.divide(kept[count], count, out=none.copy(), where=count > 0),
+            "by_chance": np.divide(lucky[count], count, out=none, where=count > 0),
         }
     )
 
@@ -79,6 +83,14 @@ def keeps(history: History) -> NDArray[np.bool_]:
     first = history.labels[:, :1]
     same: NDArray[np.bool_] = ((history.labels == first) & (first >= 0)).all(axis=1)
     return same
+
+
+def keeps_by_chance(history: History) -> NDArray[np.float64]:
+    """`(C,)`: how probable that is where the labels of each later stage are dealt out among the units."""
+    first, later = history.labels[:, 0], history.labels[:, 1:]
+    shares = np.stack([(stage[None, :] == first[:, None]).mean(axis=1) for stage in later.T])
+    chance: NDArray[np.float64] = np.where(first >= 0, shares.prod(axis=0), 0.0)
+    return chance
 
 
 def stage_counts(

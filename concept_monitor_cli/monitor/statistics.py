@@ -82,7 +82,7 @@ def category_statistics(
         parts.append(both.assign(_rank=order).sort_values([*_WHERE, "_rank"], kind="stable"))
     result = pd.concat(parts, ignore_index=True).drop(columns="_rank")
     keys = [*_WHERE, "category"]
-    result = result.merge(_spreads(placed), how="left", on=keys)
+    result = result.merge(spreads(placed), how="left", on=keys)
     result = result.merge(_anchor_distances(first, embedding), how="left", on=keys)
     if known is not None:
         columns = [name for name in BESIDE_COUNTS if name in known]
@@ -95,16 +95,19 @@ def category_statistics(
 def _counts(rows: pd.DataFrame, source: pd.DataFrame) -> pd.DataFrame:
     """Units, interpretable and dead ones and distinct concepts per moment and category of `rows`."""
     keys = [*_WHERE, "category"]
-    counts = rows.groupby(keys, sort=False).agg(
-        units=("unit", "size"), interpretable=("interpretable", "sum"), dead=("dead", "sum")
-    )
+    counts = rows.assign(units=1).groupby(keys, sort=False)[["units", "interpretable", "dead"]].sum()
     # Two categories may share a word; as concepts they are two.
     named = rows.assign(own=source["category"])[rows["interpretable"]]
     distinct = named.drop_duplicates([*keys, "concept", "own"]).groupby(keys, sort=False).size()
     return counts.assign(distinct_concepts=distinct.reindex(counts.index, fill_value=0)).reset_index()
 
 
-def _spreads(placed: UnitVectors | None) -> pd.DataFrame:
+def spreads(placed: UnitVectors | None) -> pd.DataFrame:
+    """The column `spread` of `category_statistics`, of `all` and of every category that is there.
+
+    Args:
+        placed: units in the space of words; without them the table is empty.
+    """
     import pandas as pd
 
     keys = [*_WHERE, "category"]

@@ -142,7 +142,8 @@ def curves(table: pd.DataFrame) -> Figure:
 def gap_bars(table: pd.DataFrame) -> Figure:
     """Accuracy on photos with and without something, before and after, for each set of units.
 
-    Lines join accuracy with it (filled) and without it (open); the shorter, the smaller the gap.
+    Lines join accuracy with it (filled) and without it (open); the shorter, the smaller the gap. Beside each
+    stands the gap, and that which random units of the same number and activity leave.
 
     Args:
         table: rows of `spurious.csv`.
@@ -161,14 +162,16 @@ def gap_bars(table: pd.DataFrame) -> Figure:
             names = []
             own = last[last["layer"] == layer]
             first = own.iloc[0]
-            lines = [("before", first["accuracy_with_before"], first["accuracy_without_before"], INK)]
+            before = (first["accuracy_with_before"], first["accuracy_without_before"])
+            lines = [("before", *before, INK, f"gap {first['gap_before']:.2f}")]
             for each in sets[layer].to_dict("records"):
                 for kind, colour in (("zero", TRACK_COLOURS[0]), ("mean", TRACK_COLOURS[7])):
                     same = (own["set"] == each["set"]) & (own["concept"] == each["concept"])
                     row = own[same & (own["units"] == each["units"]) & (own["kind"] == kind)].iloc[0]
                     name = f"{each['concept'] or each['set']} ({each['units']}), {kind}"
-                    lines.append((name, row["accuracy_with"], row["accuracy_without"], colour))
-            for place, (name, with_it, without, colour) in enumerate(lines):
+                    gap = f"gap {row['gap']:.2f}, random units {row['gap_control']:.2f}"
+                    lines.append((name, row["accuracy_with"], row["accuracy_without"], colour, gap))
+            for place, (name, with_it, without, colour, gap) in enumerate(lines):
                 said = [side if not place else None for side in ("with", "without")]
                 axes.plot([with_it, without], [-place, -place], color=colour, lw=1.5, zorder=2)
                 axes.scatter(with_it, -place, color=colour, s=26, zorder=3, label=said[0])
@@ -180,6 +183,17 @@ def gap_bars(table: pd.DataFrame) -> Figure:
                     s=26,
                     zorder=3,
                     label=said[1],
+                )
+                # Towards the middle of the panel, where there is room.
+                right = bool(with_it + without > sum(before))
+                axes.annotate(
+                    gap,
+                    (max(with_it, without) if right else min(with_it, without), -place),
+                    (0, 5),
+                    textcoords="offset points",
+                    ha="right" if right else "left",
+                    fontsize=7,
+                    color=INK,
                 )
                 names.append(name[:_LABEL])
             axes.set_yticks([-place for place in range(len(names))], names, fontsize=8)

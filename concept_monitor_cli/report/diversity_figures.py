@@ -57,4 +57,4 @@ def _caption(said: pd.DataFrame, layer: str) -> str:
         return "one run"
     row = said.loc[layer]
     tested = "too few to test" if row["p_value"] != row["p_value"] else f"p {row['p_value']:.3f}"
-    return f"{row['runs']} runs, rank correlation {row['correlation']:.2f} ({tested})"
+    return f"{row['runs']:.0f} runs, rank correlation {row['correlation']:.2f} ({tested})"

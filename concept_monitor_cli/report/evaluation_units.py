@@ -65,17 +65,20 @@ def score_against_quality(cutoff: pd.DataFrame) -> Figure:
             if chosen.any():
                 axes.scatter(scores[chosen], quality[chosen], s=11, c=colour, lw=0, alpha=0.8, label=name)
         axes.plot(curve.scores, curve.quality, color=_FOUND, lw=1.8, label="mean of all units from here on")
-        axes.axhline(wanted, **_LINE)
-        axes.annotate(
-            f"wanted: {wanted:g}",
-            (1, wanted),
-            (0, 3),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            ha="right",
-            fontsize=7.5,
-            color=_MUTED,
-        )
+        chance = float(rows["chance"].mean())
+        for level, said in ((wanted, f"wanted: {wanted:g}"), (chance, f"by chance: {chance:.2g}")):
+            if np.isfinite(level):
+                axes.axhline(level, **_LINE)
+                axes.annotate(
+                    said,
+                    (1, level),
+                    (0, 3),
+                    xycoords=("axes fraction", "data"),
+                    textcoords="offset points",
+                    ha="right",
+                    fontsize=7.5,
+                    color=_MUTED,
+                )
         if np.isfinite(tau):
             axes.axvline(tau, color=INK, lw=1)
             above = int((scores > tau).sum())

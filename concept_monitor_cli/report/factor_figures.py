@@ -51,6 +51,7 @@ class FactorLook:
         purity, chance_purity: the largest class's share; NaN where not known.
         picture: `(s, s, 3)` at least 0: the factor in the pixels; `None` where they were not factorised.
         neighbours: `(d,)`: the strongest factors of the images around the first one.
+        chance_neighbours: `(d,)`: the same for images drawn at random.
     """
 
     factor: int
@@ -62,6 +63,7 @@ class FactorLook:
     chance_purity: float
     picture: NDArray[np.float64] | None
     neighbours: NDArray[np.int64] | None
+    chance_neighbours: NDArray[np.float64] | None
 
 
 def _strip(images: Sequence[Pixels], length: int) -> Pixels:
@@ -334,12 +336,20 @@ def neighbour_bars(looks: Sequence[FactorLook]) -> Figure:
             counts = np.zeros(len(looks)) if look.neighbours is None else look.neighbours
             colours = [TRACK_COLOURS[0] if k == look.factor else OTHER_COLOUR for k in range(len(counts))]
             axes.bar(range(len(counts)), counts, color=colours, width=0.8)
+            if look.chance_neighbours is not None:
+                ends = np.arange(len(counts))
+                axes.hlines(
+                    look.chance_neighbours, ends - 0.4, ends + 0.4, color=INK, lw=1, label="by chance"
+                )
             axes.set_title(f"first image of {look.factor}", fontsize=8, color=INK)
             axes.tick_params(labelsize=6)
         for axes in list(grid.flat)[len(looks) :]:
             axes.set_axis_off()
         figure.supxlabel("factor", fontsize=8)
         figure.supylabel("neighbours", fontsize=8)
+        handles, labels = grid.flat[0].get_legend_handles_labels()
+        if handles:
+            figure.legend(handles, labels, loc="outside lower right", fontsize=7)
         titled(figure, "Strongest factors of the images around the first image of each factor")
     return figure
 

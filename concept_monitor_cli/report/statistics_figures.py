@@ -269,12 +269,14 @@ def interpretable_against_sparsity(pruning: pd.DataFrame) -> Figure:
 def retention_against_percent(retention: pd.DataFrame) -> Figure:
     """Share of the x % most interpretable units that keep their concept through every stage (figure 5b).
 
+    A dotted line is what chance gives.
+
     Args:
         retention: rows of `retention.csv` of one detector.
     """
-    frame = retention.assign(share=100 * retention["retention"])
+    frame = retention.assign(share=100 * retention["retention"], chance=100 * retention["by_chance"])
     panels = [
-        _Panel(layer, frame[frame["layer"] == layer], "share", "keep their concept [%]")
+        _Panel(layer, frame[frame["layer"] == layer], "share", "keep their concept [%]", chance="chance")
         for layer in _layers(frame)
     ]
     return _panels_of_lines(
@@ -287,13 +289,14 @@ def retention_against_percent(retention: pd.DataFrame) -> Figure:
 
 @dataclass(frozen=True)
 class _Panel:
-    """Lines in one pair of axes: of counts, else of per cent."""
+    """Lines in one pair of axes: of counts, else of per cent; `chance` is the column of what chance gives."""
 
     title: str
     rows: pd.DataFrame
     y: str
     ylabel: str
     counts: bool = False
+    chance: str = ""
 
 
 def _panels_of_lines(panels: Sequence[_Panel], *, x: str, xlabel: str, title: str) -> Figure:
@@ -303,7 +306,11 @@ def _panels_of_lines(panels: Sequence[_Panel], *, x: str, xlabel: str, title: st
     series = list(dict.fromkeys(name for panel in panels for name in panel.rows["series"]))
     columns = min(3, len(panels))
     lines = math.ceil(len(panels) / columns)
-    legend = 0.5 if len(series) > 1 else 0.1
+    handles = [Line2D([], [], label=name, **_series_line(i)) for i, name in enumerate(series)]
+    handles = handles if len(series) > 1 else []
+    if any(panel.chance for panel in panels):
+        handles.append(Line2D([], [], label="by chance", color=INK, ls=":", lw=1.2))
+    legend = 0.5 if handles else 0.1
     with figure_style():
         figure = Figure(figsize=(columns * 3.2, lines * 2.7 + legend), layout="constrained")
         grid = figure.subplots(lines, columns, squeeze=False)
@@ -312,20 +319,22 @@ def _panels_of_lines(panels: Sequence[_Panel], *, x: str, xlabel: str, title: st
         for axes, panel in zip(grid.flat, panels, strict=False):
             for number, name in enumerate(series):
                 rows = panel.rows[panel.rows["series"] == name].sort_values(x)
-                axes.plot(rows[x], rows[panel.y], **_series_line(number))
+                line = _series_line(number)
+                axes.plot(rows[x], rows[panel.y], **line)
+                if panel.chance:
+                    axes.plot(rows[x], rows[panel.chance], color=line["color"], ls=":", lw=1.2)
             axes.set_title(panel.title, color=INK)
             axes.set_xlabel(xlabel)
             axes.set_ylabel(panel.ylabel)
-            axes.set_ylim(bottom=0)
             if panel.counts:
+                axes.set_ylim(0, 1.06 * max(1, panel.rows[panel.y].max()))
                 _count_axis(axes)
             else:
                 axes.set_ylim(0, 104)
                 axes.grid(axis="y", color=GRID_COLOUR, lw=0.7)
             if x == "stage":
                 _whole_numbers(axes)
-        if len(series) > 1:
-            handles = [Line2D([], [], label=name, **_series_line(i)) for i, name in enumerate(series)]
+        if handles:
             figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4))
         titled(figure, title)
     return figure

@@ -1,7 +1,8 @@
 """What the tables of a run hold, and where people see it: the five kinds of findings, and judgements of them.
 
-Every table of `TABLES` has its line here. The page reads what has a part of it (`RunFolder.on_page`), and
-tests hold that the figures and the parts are there and that docs/outputs.md says the same.
+Every table of `TABLES` has its line here; a detector's own tables say it in their schemas
+(`TableSchema.of_units`). The page reads what has a part of it (`RunFolder.on_page`), and tests hold that the
+figures and the parts are there and that docs/outputs.md says the same.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ class Shown:
     why_not: str = ""
 
 
-_BEHIND = "behind the numbers of another table"
-_READ = "few numbers, read as they are printed"
+#: Why a table has no figure, or no place on the page.
+BEHIND = "behind the numbers of another table"
+READ = "few numbers, read as they are printed"
 _OF_RUNS = "of several runs, and a page is of one"
 _OF_FILES = "of files that stand beside the page"
 _OWN_PAGE = "shown on pages of their own, one for each image"
@@ -53,7 +55,7 @@ SHOWN: dict[str, Shown] = {
     "statistics": Shown("names", "statistics_figures.categories_by_layer", "series"),
     "embedding": Shown("names", "embedding_figures.embedding_panels", "series"),
     "anchors": Shown("names", "embedding_figures.trajectories", "anchors"),
-    "agreement": Shown("names", "", "", _READ),
+    "agreement": Shown("names", "", "", READ),
     "pruning": Shown("names", "statistics_figures.interpretable_against_sparsity", "", _OF_RUNS),
     "retention": Shown("names", "statistics_figures.retention_against_percent", "", _OF_RUNS),
     "findings": Shown("texts", "", "findings", "sentences"),
@@ -61,10 +63,10 @@ SHOWN: dict[str, Shown] = {
     "text-matches": Shown("texts", "", "", _OF_WORDS),
     "factors": Shown("effects", "factor_figures.strengths", "factors"),
     "factor-classes": Shown("effects", "factor_figures.class_table", "factors"),
-    "factor-units": Shown("effects", "", "", _BEHIND),
+    "factor-units": Shown("effects", "", "", BEHIND),
     "factor-spectrum": Shown("effects", "factor_figures.spectra", "", _MORE),
-    "factor-residual": Shown("effects", "", "", _READ),
-    "factor-rank": Shown("effects", "", "", _READ),
+    "factor-residual": Shown("effects", "", "", READ),
+    "factor-rank": Shown("effects", "", "", READ),
     "dimension": Shown("effects", "dynamics_figures.curves", "", _MORE),
     "vectors": Shown("effects", "vector_figures.decoding", "", _MORE),
     "effects": Shown("effects", "vector_figures.effects", "", _MORE),
@@ -73,7 +75,7 @@ SHOWN: dict[str, Shown] = {
     "evolution-classes": Shown("effects", "evolution_figures.origins", "", _MORE),
     "evolution-parts": Shown("effects", "evolution_figures.parts_set_back", "", _MORE),
     "diversity": Shown("effects", "diversity_figures.diversity_points", "", _OF_RUNS),
-    "diversity-tests": Shown("effects", "", "", _BEHIND),
+    "diversity-tests": Shown("effects", "", "", BEHIND),
     "ablation": Shown("effects", "ablation_figures.losses", "uses"),
     "spurious": Shown("effects", "ablation_figures.gap_bars", "", _MORE),
     "explanations": Shown("effects", "", "", _OWN_PAGE),
@@ -83,48 +85,42 @@ SHOWN: dict[str, Shown] = {
     "pictures": Shown("pictures", "picture_figures.contact_sheet", "", _OF_FILES),
     "attributions": Shown("pictures", "attribution_figures.strips", "", _OF_FILES),
     "similarity": Shown("relations", "dynamics_figures.matrix", "dynamics"),
-    "self_similarity": Shown("relations", "", "", _BEHIND),
+    "self_similarity": Shown("relations", "", "", BEHIND),
     "factor-similarity": Shown("relations", "factor_figures.similarity_matrices", "", _MORE),
     "factor-neighbours": Shown("relations", "factor_figures.neighbour_bars", "", _MORE),
     "circuit": Shown("relations", "circuit_figures.unit_circuits", "circuits"),
-    "circuit-layers": Shown("relations", "", "", _READ),
+    "circuit-layers": Shown("relations", "", "", READ),
     "circuit-concepts": Shown("relations", "circuit_figures.concept_edges", "", _MORE),
-    "circuit-unions": Shown("relations", "", "", _READ),
+    "circuit-unions": Shown("relations", "", "", READ),
     "comparison": Shown("relations", "statistics_figures.categories_side_by_side", "", _OF_RUNS),
     "matches": Shown("relations", "unit_figures.class_examples", "", _OF_RUNS),
     "universality": Shown("relations", "universality_figures.universality_figure", "", _OF_RUNS),
     "sanity": Shown("judgements", "", "", _JUDGED),
     "faithfulness": Shown("judgements", "", "", _JUDGED),
-    "ratings-key": Shown("judgements", "", "", _BEHIND),
-    "ratings": Shown("judgements", "", "", _READ),
-    "ratings-units": Shown("judgements", "", "", _BEHIND),
-    "evaluation": Shown("judgements", "", "", _READ),
+    "pointing": Shown("judgements", "", "", READ),
+    "ratings-key": Shown("judgements", "", "", BEHIND),
+    "ratings": Shown("judgements", "", "", READ),
+    "ratings-units": Shown("judgements", "", "", BEHIND),
+    "evaluation": Shown("judgements", "", "", READ),
     "evaluation-labels": Shown("judgements", "evaluation.label_quality", "", _JUDGED),
     "evaluation-contributions": Shown("judgements", "evaluation.described_classes", "", _JUDGED),
     "evaluation-weights": Shown("judgements", "evaluation.weights_and_concepts", "", _JUDGED),
-    "evaluation-simulation": Shown("judgements", "", "", _BEHIND),
+    "evaluation-simulation": Shown("judgements", "", "", BEHIND),
     "evaluation-cutoff": Shown("judgements", "evaluation_units.score_against_quality", "", _JUDGED),
-    "evaluation-ranges": Shown("judgements", "", "", _BEHIND),
+    "evaluation-ranges": Shown("judgements", "", "", BEHIND),
     "evaluation-range-images": Shown("judgements", "evaluation_units.wider_ranges", "", _JUDGED),
-    "evaluation-clarity": Shown("judgements", "", "", _BEHIND),
-    "evaluation-cosy": Shown("judgements", "", "", _BEHIND),
-    "evaluation-groups": Shown("judgements", "", "", _BEHIND),
-    "evaluation-group-labels": Shown("judgements", "", "", _BEHIND),
+    "evaluation-clarity": Shown("judgements", "", "", BEHIND),
+    "evaluation-cosy": Shown("judgements", "", "", BEHIND),
+    "evaluation-groups": Shown("judgements", "", "", BEHIND),
+    "evaluation-group-labels": Shown("judgements", "", "", BEHIND),
     "evaluation-group-images": Shown("judgements", "evaluation_units.image_groups", "", _JUDGED),
     "evaluation-sanity": Shown("judgements", "evaluation_units.sanity_of_measures", "", _JUDGED),
     "evaluation-grid": Shown("judgements", "evaluation.grid_of_settings", "", _JUDGED),
 }
 
-#: Tables of a detector's own, `LAYER.DETECTOR.NAME.csv`.
-OF_DETECTORS: dict[str, Shown] = {
-    "by-category": Shown("names", "", "", _READ),
-    "lengths": Shown("names", "", "", _BEHIND),
-    "ranges": Shown("names", "range_figures.ranges_over_epochs", "ranges"),
-    "formulas": Shown("names", "", "", _BEHIND),
-    "pairs": Shown("names", "", "", _READ),
-    "weights": Shown("effects", "", "", _BEHIND),
-    "descriptions": Shown("texts", "", "", _BEHIND),
-}
+
+#: A detector's own table that says nothing else.
+ORDINARY = Shown("names", why_not=BEHIND)
 
 
 def on_page(part: Part) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.run.kinds import ORDINARY, Shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +34,8 @@ class TableSchema:
         order: columns by which the rows are sorted, so that equal content gives equal bytes.
         added: columns that tables of earlier versions lack; they are read as no value.
         sometimes: columns of text that stand last, and only in tables that have a value there.
+        shown: what a detector's own table holds and where people see it; for other tables `run/kinds.py` says
+            that.
     """
 
     name: str
@@ -40,15 +43,23 @@ class TableSchema:
     order: tuple[str, ...]
     added: tuple[str, ...] = ()
     sometimes: tuple[str, ...] = ()
+    shown: Shown | None = None
 
     @classmethod
-    def of_units(cls, name: str, columns: dict[str, Kind], order: tuple[str, ...] = ()) -> TableSchema:
+    def of_units(
+        cls,
+        name: str,
+        columns: dict[str, Kind],
+        order: tuple[str, ...] = (),
+        shown: Shown = ORDINARY,
+    ) -> TableSchema:
         """A table that stands beside a concept table: more about the units of one layer, by one detector.
 
         Args:
             name: of the table; the file is `LAYER.DETECTOR.NAME.csv`.
             columns: besides `epoch, checkpoint, layer, unit, detector`, which are filled in.
             order: of the rows of one unit.
+            shown: what the table holds, and where people see it.
         """
         first: dict[str, Kind] = {
             "epoch": "int",
@@ -57,7 +68,9 @@ class TableSchema:
             "unit": "int",
             "detector": "str",
         }
-        return cls(name, first | columns, ("epoch", "checkpoint", "layer", "detector", "unit", *order))
+        return cls(
+            name, first | columns, ("epoch", "checkpoint", "layer", "detector", "unit", *order), shown=shown
+        )
 
     def frame(self, rows: pd.DataFrame | dict[str, object]) -> pd.DataFrame:
         """`rows` with exactly these columns, these types, in this order, sorted.
@@ -79,8 +92,13 @@ class TableSchema:
     def _typed(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The columns in their order, with their types; of `sometimes` those that have a value."""
         extra = {c: frame[c].fillna("").astype(str) for c in self.sometimes if c in frame}
-        typed = frame[list(self.columns)].astype({c: _DTYPES[k] for c, k in self.columns.items()})
-        return typed.assign(**{c: values for c, values in extra.items() if (values != "").any()})
+        own = frame[list(self.columns)]
+        # Those of a table that was just read are right, and pandas would copy them one by one.
+        wanted = {c: _DTYPES[kind] for c, kind in self.columns.items()}
+        others = {c: dtype for c, dtype in wanted.items() if own.dtypes[c].name != dtype}
+        typed = own.astype(others) if others else own
+        said = {c: values for c, values in extra.items() if (values != "").any()}
+        return typed.assign(**said) if said else typed
 
     def to_csv(self, rows: pd.DataFrame | dict[str, object]) -> str:
         """The table as CSV text; equal content gives equal text.

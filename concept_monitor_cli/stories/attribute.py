@@ -23,6 +23,7 @@ from concept_monitor_cli.run.folder import file_name
 from concept_monitor_cli.stories.asked_images import class_label, class_number, photos_of, recorder_of
 from concept_monitor_cli.stories.attribute_faithfulness import faithfulness
 from concept_monitor_cli.stories.attribute_making import Attributions, Map, Photo, Target
+from concept_monitor_cli.stories.attribute_pointing import pointing, things
 from concept_monitor_cli.stories.attribute_sanity import sanity
 from concept_monitor_cli.stories.classes import output_names
 from concept_monitor_cli.stories.opened import OpenRun
@@ -43,6 +44,7 @@ class AttributeResult:
         layer: whose maps the CAMs are.
         attributions: rows of `attributions.csv` as plain values.
         sanity, faithfulness: rows of `sanity.csv` and `faithfulness.csv`, with `--check`.
+        pointing: rows of `pointing.csv`, with `--check` where masks show the classes.
         tables, plots: what was written.
     """
 
@@ -51,6 +53,7 @@ class AttributeResult:
     attributions: list[dict[str, Any]] = field(default_factory=list)
     sanity: list[dict[str, Any]] = field(default_factory=list)
     faithfulness: list[dict[str, Any]] = field(default_factory=list)
+    pointing: list[dict[str, Any]] = field(default_factory=list)
     tables: list[Path] = field(default_factory=list)
     plots: list[Path] = field(default_factory=list)
 
@@ -96,6 +99,13 @@ def attribute(options: AttributeOptions, progress: Progress = SILENT) -> Attribu
         _write(opened, "sanity", found, result.sanity, result)
         found = faithfulness(networks[-1], records[-1], photos, targets, making, options, progress)
         _write(opened, "faithfulness", found, result.faithfulness, result)
+        masks = things(opened, networks[-1], photos, targets, names)
+        if masks:
+            layers = {name: _layer(name, result.layer) for name in options.methods}
+            found = pointing(records, maps, masks, layers, options.seed)
+            _write(opened, "pointing", found, result.pointing, result)
+        elif opened.probe.has_masks:
+            progress.notice("no mask of these images is called as their class, so nothing says where it is")
     for name in options.methods if options.plot_formats else ():
         figure = strips(
             [
@@ -117,6 +127,11 @@ def attribute(options: AttributeOptions, progress: Progress = SILENT) -> Attribu
         stem = opened.run.plots / f"attributions.{file_name(name)}"
         result.plots += save(figure, stem, options.plot_formats, caption=opened.caption)
     return result
+
+
+def _layer(name: AttributionMethod, layer: str) -> str:
+    """What the maps of a method are of, as tables say it."""
+    return layer if name in method.LAYER_METHODS or name == "guided-grad-cam" else _PIXELS
 
 
 def _write(
@@ -190,12 +205,11 @@ def _rows(
 
         others = [cosine(epoch, other) for other in range(len(photos)) if other != number]
         x, y = method.peak(values)
-        in_layer = name in method.LAYER_METHODS or name == "guided-grad-cam"
         rows.append(
             {
                 "epoch": records[epoch].epoch,
                 "checkpoint": records[epoch].name,
-                "layer": layer if in_layer else _PIXELS,
+                "layer": _layer(name, layer),
                 "method": name,
                 "image": photos[number].name,
                 "target": class_label(target.wanted, names),

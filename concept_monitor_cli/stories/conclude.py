@@ -59,7 +59,7 @@ def conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Pie
     }
     rows = findings.rows(**place)
     said = (
-        redundancy_note(alike, layer=piece.layer.name, relative=piece.detector.relative),
+        redundancy_note(alike, layer=piece.layer.name, epoch=file.epoch, relative=piece.detector.relative),
         crowded(rows, layer=piece.layer.name, detector=piece.detector.name, epoch=file.epoch),
     )
     notes = (*findings.notes, *(note for note in said if note))

@@ -485,6 +485,7 @@ def _looks(
                 chance_purity=pure["chance_purity"].tolist()[k],
                 picture=_picture(last, k),
                 neighbours=near.counts[top[0]].numpy() if top else None,
+                chance_neighbours=near.expected(top[0]).numpy() if top else None,
             )
         )
     return found

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from concept_monitor_cli.monitor.history import History
 
 
-def write_findings(opened: OpenRun) -> list[Finding]:
+def write_findings(opened: OpenRun, statistics: pd.DataFrame) -> list[Finding]:
     """Write `findings.csv` of a run, and give its rows.
 
     Args:
         opened: the run.
+        statistics: of its layers and detectors, as `statistics_of` counts them.
     """
-    found = findings(run_tables(opened))
+    found = findings(run_tables(opened, statistics))
     keep(opened.run, found)
     return found
 
@@ -34,16 +35,22 @@ def keep(run: RunFolder, found: Sequence[Finding]) -> None:
     run.write_csv("findings", pd.DataFrame([each.as_dict() for each in found], columns=columns))
 
 
-def run_tables(opened: OpenRun) -> RunTables:
+def run_tables(opened: OpenRun, statistics: pd.DataFrame | None = None) -> RunTables:
     """The tables that sentences are written from, all of the same labels.
 
-    Counts are made anew from the concept tables. What `cmon units` has found is used where it was made of the
-    same labels at the same epochs.
+    What `cmon units` has found is used where it was made of the same labels at the same epochs.
+
+    Args:
+        opened: the run.
+        statistics: of its concept tables; `None` to count them anew, without what needs the space of words.
+            No sentence speaks of that.
     """
-    statistics = [
-        category_statistics(opened.rows(history), known=together(beside_records(opened, history)))
-        for history in opened.histories
-    ]
+    if statistics is None:
+        parts = [
+            category_statistics(opened.rows(history), known=together(beside_records(opened, history)))
+            for history in opened.histories
+        ]
+        statistics = pd.concat(parts, ignore_index=True)
     untrained = [rows for history in opened.histories if (rows := opened.untrained(history)) is not None]
     units = opened.run.table("units")
     current = units is not None and all(_is_current(units, history) for history in opened.histories)
@@ -51,7 +58,7 @@ def run_tables(opened: OpenRun) -> RunTables:
     return RunTables(
         histories=opened.histories,
         first=opened.table[opened.table["rank"] == 1],
-        statistics=TABLES["statistics"].frame(pd.concat(statistics, ignore_index=True)),
+        statistics=TABLES["statistics"].frame(statistics),
         untrained=None if random is None else random[random["rank"] == 1],
         units=units if current else None,
         changes=opened.run.table("changes") if current else None,

@@ -57,4 +57,4 @@ def conclude_run(
         # The concept tables are whole; what is made of them may need words or recordings that are gone.
         progress.warning(f"nothing is said of the run as a whole: {error.what}")
         return Conclusion()
-    return Conclusion(write_findings(opened), statistics)
+    return Conclusion(write_findings(opened, statistics), statistics)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from concept_monitor_cli.monitor.findings import Finding
 from concept_monitor_cli.monitor.floors import random_columns, together
 from concept_monitor_cli.monitor.history import History
-from concept_monitor_cli.monitor.statistics import ALL, category_statistics
+from concept_monitor_cli.monitor.statistics import ALL, category_statistics, spreads
 from concept_monitor_cli.options import StatsOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.report.floor_figures import beside_floors, has_floors
@@ -60,7 +60,7 @@ def stats(options: StatsOptions, progress: Progress = SILENT) -> StatsResult:
     opened = OpenRun(options.out, options, progress)
     frame = statistics_of(opened)
     opened.run.write_csv("statistics", frame)
-    found = write_findings(opened)
+    found = write_findings(opened, frame)
     other = None
     if options.against is not None:
         second = OpenRun(options.against, options, progress)
@@ -107,9 +107,8 @@ def beside(opened: OpenRun, history: History) -> pd.DataFrame:
     rows = opened.rows(history)
     first = rows[rows["rank"] == 1]
     parts = beside_records(opened, history)
-    random = opened.untrained(history)
-    if random is not None:
-        parts.append(random_columns(first, category_statistics(random, opened.untrained_placed(history))))
+    if opened.untrained(history) is not None:
+        parts.append(random_columns(first, spreads(opened.untrained_placed(history))))
     return together(parts)
 
 

@@ -139,7 +139,7 @@ def traced(
             hint="`cmon layers` lists those that can",
         )
     layers = tuple(found[name] for name in names if name in found)
-    needed = {name: weights_of_layers(model, [name], size) for name in found}
+    needed = {name: weights_of_layers(model, [name], size, found) for name in found}
     if lasting and not options.dry_run:
         meta = {
             "layers": [layer.to_json() for layer in layers],

@@ -232,6 +232,11 @@ def test_the_cutoff_parts_good_labels_from_the_others(subject: Subject) -> None:
     assert found["showing above it"][0] >= 0.75 > found["showing of all"][0]
     assert found["showing below it"][0] == pytest.approx(expected.below)
     assert int(rows["above"].sum()) == expected.units
+    # Six things are about equally often on the photos, and units that know nothing show them as often.
+    np.testing.assert_allclose(rows[rows["unit"] < 60]["chance"], 1 / 6, atol=0.04)
+    assert found["showing of all"][1] == pytest.approx(rows["chance"].mean())
+    blind = rows[rows["unit"] >= 60]
+    assert blind["quality"].mean() == pytest.approx(blind["chance"].mean(), abs=0.06)
 
 
 def test_a_quality_that_nothing_or_everything_has(subject: Subject) -> None:

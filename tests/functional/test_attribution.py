@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -169,6 +170,43 @@ def test_captum_agrees(name: str) -> None:
     A = model[:4](images).detach().requires_grad_()
     (G,) = torch.autograd.grad(model[4:](A)[:, 2].sum(), A)
     assert torch.allclose(mine(A.detach(), G), theirs.detach(), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", M.LAYER_METHODS)
+def test_pytorch_grad_cam_agrees(name: str) -> None:
+    pytest.importorskip("cv2")
+    theirs = pytest.importorskip("pytorch_grad_cam")
+    targets = pytest.importorskip("pytorch_grad_cam.utils.model_targets")
+    methods = {
+        "grad-cam": theirs.GradCAM,
+        "grad-cam++": theirs.GradCAMPlusPlus,
+        "hires-cam": theirs.HiResCAM,
+        "layer-cam": theirs.LayerCAM,
+        "xgrad-cam": theirs.XGradCAM,
+    }
+    torch.manual_seed(2)
+    # Its maps are enlarged to the image: here they are as large.
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(800, 4),
+    ).eval()
+    with torch.no_grad():
+        model[5].weight *= 100  # it adds 1e-6 to squares of gradients (grad-cam++)
+    images = torch.randn(3, 3, 10, 10, generator=numbers(9))
+    with methods[name](model=model, target_layers=[model[3]]) as cam:
+        expected = cam(input_tensor=images, targets=[targets.ClassifierOutputTarget(2)] * 3)
+    A = model[:4](images).detach().requires_grad_()
+    (G,) = torch.autograd.grad(model[4:](A)[:, 2].sum(), A)
+    # It cuts maps at 0 and stretches them from 0 to 1.
+    found = M.LAYER_METHODS[name](A.detach(), G).clamp_min(0)
+    found = found - found.amin((1, 2), keepdim=True)
+    found = found / found.amax((1, 2), keepdim=True)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+    assert float(found.mean()) > 0.01
 
 
 def test_captum_agrees_on_guided_gradients_where_it_swaps_the_relus() -> None:

@@ -94,6 +94,10 @@ def test_neighbours_are_those_of_plain_loops(count: int) -> None:
     assert int(found.factor[7]) == -1
     seen = [[int(found.factor[j]) for j in row] for row in near]
     assert found.counts.tolist() == [[row.count(k) for k in range(4)] for row in seen]
+    for image in (0, 7):
+        others = [int(found.factor[j]) for j in range(25) if j != image]
+        by_chance = [min(count, 24) * others.count(k) / 24 for k in range(4)]
+        np.testing.assert_allclose(found.expected(image), by_chance)
 
 
 def test_images_of_separate_factors_have_pure_neighbours_and_chance_has_not() -> None:

@@ -36,14 +36,14 @@ def said(tables: RunTables) -> list[str]:
 
 
 def test_noise_yields_nothing_beyond_chance_and_no_other_sentence() -> None:
-    runs = 40
+    runs = 20
     loud = [
         seed
         for seed in range(runs)
         if said(run_of(noise(seed), noise(1000 + seed, layer="layer3"))) != ["nothing"]
     ]
     # One run in a hundred may say something.
-    assert len(loud) <= 3, loud
+    assert len(loud) <= 2, loud
 
 
 def test_what_nothing_says(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -26,6 +27,11 @@ def test_curve_by_hand(concept_table: Callable[..., pd.DataFrame]) -> None:
     curve = retention_curve(history, (1, 25, 50, 75, 100))
     assert curve[["units", "kept"]].to_numpy().tolist() == [[1, 1], [1, 1], [2, 1], [3, 1], [4, 2]]
     assert curve["retention"].tolist() == pytest.approx([1, 1, 0.5, 1 / 3, 0.5])
+    # Of five units two are called a at both stages, one b; then c none and one; and d, once and once.
+    lucky = np.cumsum([1 / 25, 1 / 5 * 2 / 5, 0, 1 / 25])
+    assert curve["by_chance"].tolist() == pytest.approx(
+        [lucky[0], lucky[0], lucky[1] / 2, lucky[2] / 3, lucky[3] / 4]
+    )
     stages = stage_counts(history, (0.0, None, 0.64))
     assert stages["units"].tolist() == [4, 4, 5]
     assert stages["interpretable"].tolist() == [3, 4, 4]
@@ -51,6 +57,24 @@ def test_curve_equals_its_literal_twin(random_table: pd.DataFrame) -> None:
         best = ranked[: max(1, math.ceil(row.percent * len(ranked) / 100))]
         kept = sum(len(set(stages[unit])) == 1 for unit in best)
         assert (row.units, row.kept) == (len(best), kept)
+
+
+def test_chance_is_the_mean_over_all_ways_to_deal_out_the_labels(
+    concept_table: Callable[..., pd.DataFrame],
+) -> None:
+    told = {
+        0: [(name, "", score, True) for name, score in zip("aabc", (4.0, 3.0, 2.0, 1.0), strict=True)],
+        1: [("a", "", 1.0, True), ("b", "", 1.0, True), ("a", "", 1.0, True), None],
+        2: [("c", "", 1.0, True), ("a", "", 1.0, True), ("a", "", 1.0, True), ("b", "", 1.0, True)],
+    }
+    (history,) = histories(concept_table(told))
+    labels, share = history.labels, []
+    for second in itertools.permutations(labels[:, 1]):
+        for third in itertools.permutations(labels[:, 2]):
+            same = [a == b == c for a, b, c in zip(labels[:, 0], second, third, strict=True)]
+            share.append([np.mean(same[:2]), np.mean(same)])
+    curve = retention_curve(history, (50, 100))
+    np.testing.assert_allclose(curve["by_chance"], np.mean(share, axis=0))
 
 
 def test_one_stage_is_no_pruning(concept_table: Callable[..., pd.DataFrame]) -> None:

@@ -40,7 +40,7 @@ def cutoff_table(tau: float) -> pd.DataFrame:
     rows["quality"] = [1.0, 0.8, 0.0, 0.4]
     rows["metric"], rows["wanted"], rows["cutoff"], rows["p_value"] = "showing", 0.75, tau, 0.5
     rows["above"], rows["interpretable"] = scores > tau, [True, False, False, False]
-    return rows.assign(**ABOUT)
+    return rows.assign(chance=[0.1, 0.2, 0.3, 0.2], **ABOUT)
 
 
 def test_score_against_quality_draws_the_mean_of_all_units_above() -> None:
@@ -50,6 +50,10 @@ def test_score_against_quality_draws_the_mean_of_all_units_above() -> None:
     np.testing.assert_allclose(curve.get_xdata(), [5, 4, 3, 2])
     np.testing.assert_allclose(curve.get_ydata(), [1, 0.9, 0.6, 0.55])
     assert [len(points.get_offsets()) for points in axes.collections] == [3, 1]
+    assert [text.get_text() for text in axes.texts] == ["wanted: 0.75", "by chance: 0.2"]
+    assert [line.get_ydata()[0] for line in axes.lines[1:3]] == [0.75, pytest.approx(0.2)]
+    (axes,) = score_against_quality(cutoff_table(3.0).assign(chance=np.nan)).axes  # of an earlier version
+    assert [text.get_text() for text in axes.texts] == ["wanted: 0.75"]
 
 
 @pytest.mark.parametrize(

@@ -107,9 +107,19 @@ def test_lines_of_pruning(known: bool) -> None:
     (axes,) = interpretable_against_sparsity(pruning).axes
     assert axes.get_xlabel() == ("weights that are zero [%]" if known else "stage of pruning")
     assert axes.get_lines()[1].get_xydata().tolist() == [[0, 10], [40 if known else 1, 7]]
-    retention = pd.DataFrame({"series": "a", "layer": "l", "percent": [10, 100], "retention": [0.5, 0.25]})
-    (axes,) = retention_against_percent(retention).axes
-    assert axes.get_lines()[0].get_xydata().tolist() == [[10, 50], [100, 25]]
+    assert axes.get_ylim()[1] > 12.5, "the highest mark is whole"
+    rows = {
+        "series": "a",
+        "layer": "l",
+        "percent": [10, 100],
+        "retention": [0.5, 0.25],
+        "by_chance": [0.125, 0.0625],
+    }
+    figure = retention_against_percent(pd.DataFrame(rows))
+    shares, chance = figure.axes[0].get_lines()
+    assert shares.get_xydata().tolist() == [[10, 50], [100, 25]]
+    assert chance.get_xydata().tolist() == [[10, 12.5], [100, 6.25]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["by chance"]
 
 
 def test_accuracy_comes_before_the_layers_where_any_is_known() -> None:

@@ -14,6 +14,7 @@ from concept_monitor_cli.functional.pairs import BestPairs, distinct_pairs
 from concept_monitor_cli.functional.topk import top_rows
 from concept_monitor_cli.progress import SILENT
 from concept_monitor_cli.run import TableSchema
+from concept_monitor_cli.run.kinds import READ, Shown
 
 if TYPE_CHECKING:
     from concept_monitor_cli.study.context import Context
@@ -30,6 +31,7 @@ PAIRS = TableSchema.of_units(
         "single_score": "float",
     },
     ("rank",),
+    shown=Shown("names", why_not=READ),
 )
 
 # Texts are embedded by tiles of this many by this many concepts. Where at least this share of all pairs is

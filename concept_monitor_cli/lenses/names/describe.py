@@ -23,6 +23,7 @@ from concept_monitor_cli.lenses.halves import LEAST_GROUPS, Halves, asked_units,
 from concept_monitor_cli.record.exemplars import Exemplars
 from concept_monitor_cli.record.requests import Recording
 from concept_monitor_cli.run import TableSchema
+from concept_monitor_cli.run.kinds import BEHIND, Shown
 from concept_monitor_cli.run.traits import LabelKind
 from concept_monitor_cli.wording import counted
 
@@ -49,6 +50,7 @@ DESCRIPTIONS = TableSchema.of_units(
         "captioner": "str",
     },
     ("rank",),
+    shown=Shown("texts", why_not=BEHIND),
 )
 
 

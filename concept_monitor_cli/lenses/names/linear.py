@@ -32,6 +32,7 @@ from concept_monitor_cli.lenses.halves import Halves, asked_units
 from concept_monitor_cli.lenses.standing import known_presence, named_units, presence_digests, standing
 from concept_monitor_cli.record.requests import Activations, Recording
 from concept_monitor_cli.run import TableSchema
+from concept_monitor_cli.run.kinds import BEHIND, Shown
 from concept_monitor_cli.run.traits import LabelKind
 from concept_monitor_cli.wording import sum_text
 
@@ -50,6 +51,7 @@ WEIGHTS = TableSchema.of_units(
     "weights",
     {"rank": "int", "concept": "str", "weight": "float", "gain": "float", "effect": "str"},
     ("rank",),
+    shown=Shown("effects", why_not=BEHIND),
 )
 
 

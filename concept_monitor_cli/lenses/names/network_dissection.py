@@ -33,6 +33,7 @@ from concept_monitor_cli.lenses.base import Findings
 from concept_monitor_cli.lenses.names.mask_halves import NamedHalf
 from concept_monitor_cli.lenses.names.masked import MaskDetector, MaskedUnits, effect_beyond
 from concept_monitor_cli.run import TableSchema
+from concept_monitor_cli.run.kinds import READ, Shown
 
 if TYPE_CHECKING:
     from concept_monitor_cli.options import DissectOptions
@@ -44,7 +45,10 @@ ROUNDS = 20
 
 # The best label of every unit in each category.
 BY_CATEGORY = TableSchema.of_units(
-    "by-category", {"category": "str", "concept": "str", "score": "float"}, ("category",)
+    "by-category",
+    {"category": "str", "concept": "str", "score": "float"},
+    ("category",),
+    shown=Shown("names", why_not=READ),
 )
 
 

@@ -42,6 +42,7 @@ from concept_monitor_cli.lenses.names.masked import FEWEST_GROUPS, PixelDetector
 from concept_monitor_cli.record.requests import Recording
 from concept_monitor_cli.record.whole_maps import PackedMaps, WholeMaps
 from concept_monitor_cli.run import TableSchema
+from concept_monitor_cli.run.kinds import Shown
 from concept_monitor_cli.run.traits import LabelKind
 from concept_monitor_cli.wording import sum_text
 
@@ -84,6 +85,7 @@ TABLE = TableSchema.of_units(
         "specialised": "str",
     },
     ("range",),
+    shown=Shown("names", "range_figures.ranges_over_epochs", "ranges"),
 )
 _OWN = set(list(TABLE.columns)[5:])
 

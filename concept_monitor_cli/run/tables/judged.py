@@ -150,8 +150,10 @@ TABLES: dict[str, TableSchema] = {
             "above": "bool",
             "p_value": "float",
             "interpretable": "bool",
+            "chance": "float",
         },
         (*_JUDGED_ORDER, "unit"),
+        added=("chance",),
     ),
     "evaluation-ranges": TableSchema(
         "evaluation-ranges",

@@ -245,8 +245,10 @@ TABLES: dict[str, TableSchema] = {
             "units": "int",
             "kept": "int",
             "retention": "float",
+            "by_chance": "float",
         },
         ("series", "layer", "detector", "percent"),
+        added=("by_chance",),
     ),
     "matches": TableSchema(
         "matches",

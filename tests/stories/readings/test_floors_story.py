@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,8 @@ def test_a_collapse_is_seen_said_and_warned_of(collapse: Path, cache: Path) -> N
     notices = json.loads((collapse / "run.json").read_text())["notices"]
     said = [note for note in notices if "repeat each other" in note]
     assert said
+    epochs = [int(re.search(r"1 at epoch (\d+): its units", note)[1]) for note in said]
+    assert epochs == sorted(set(epochs)), "each says when"
     assert all("soft-wpmi" in note and "cos-cubed" in note for note in said)
 
 

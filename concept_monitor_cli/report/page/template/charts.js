@@ -100,7 +100,7 @@ function showCards() {
       s.sure[t] !== null ? `${count(s.sure[t], "change")} (by luck ${whole.format(s.sure_by_luck[t])})`
         : s.changed[t] === null ? null : `${whole.format(s.changed[t])} relabelled${s.changed_by_luck[t] === null ? "" : ` (by luck ${whole.format(s.changed_by_luck[t])})`}`,
       s.dead[t] ? `${whole.format(s.dead[t])} dead` : null,
-      s.effective[t] === null ? null : `as different as ${whole.format(s.effective[t])} units`,
+      s.effective[t] === null ? null : `as different as ${whole.format(Math.round(s.effective[t]))} units`,
       otherCard(series),
       s.held_out[t] === null ? null : `held out: ${plain(s.held_out_word[t])}, ${number(s.held_out[t])} (chance ${number(s.held_out_chance[t])})`,
     ].filter(Boolean).join(" · ");
