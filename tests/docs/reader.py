@@ -44,6 +44,10 @@ count = 2
 
 [factors]
 starts = 2
+
+[ablate]
+top = 2
+controls = 5
 """
 
 # The folders of `photos` and `more-photos`: what the second training's network tells apart.
