@@ -90,9 +90,8 @@ def separation(
 
     1/2 is chance, 1 a unit that is higher on every failed case, 0 one that is lower. Its p-value is how often
     failures that are permuted within their class are as far from 1/2, add-one. Groups of images (copies of a
-    photo) are permuted as a whole. There are 1,000 permutations, and as many as one unit alone needs to pass
-    Benjamini-Hochberg at 5 % for those units that fewer than 50 of the first reach: for these only a smaller
-    p-value could be called.
+    photo) are permuted as a whole. There are 1,000 permutations; units that fewer than 50 of them reach get
+    more, until those that none reached can pass Benjamini-Hochberg at 5 %. Others have a p-value above that.
 
     Args:
         X: `(N, C)`.
@@ -130,9 +129,9 @@ def separation(
     edge = (1 - BAND) / 2
     band = torch.quantile(first, torch.tensor([edge, 1 - edge], dtype=torch.float64, device=X.device), dim=0)
     p = (1 + reached) / (DRAWS + 1)
-    more = math.ceil(X.shape[1] / FDR) - DRAWS
-    if more > 0 and bool((reached < _REACHED).any()):
-        few = reached < _REACHED
+    few = reached < _REACHED
+    more = math.ceil(X.shape[1] / FDR / max(1, int((reached == 0).sum()))) - DRAWS
+    if more > 0 and bool(few.any()):
         rest = [_Class(part.ranks[:, few], part.failed, part.groups) for part in parts]
         _, again = _permuted(rest, auc[few], more, seed + 1, keep=False)
         p[few] = (1 + reached[few] + again) / (DRAWS + more + 1)

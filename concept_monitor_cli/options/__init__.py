@@ -81,6 +81,7 @@ if TYPE_CHECKING:
         AblateOptions,
         CircuitsOptions,
         EvolutionsOptions,
+        FailuresOptions,
         VectorsOptions,
     )
 
@@ -111,6 +112,7 @@ __all__ = [
     "FactorRows",
     "FactorSolver",
     "FactorsOptions",
+    "FailuresOptions",
     "FetchOptions",
     "FormulaSearch",
     "Interpolation",
@@ -176,6 +178,7 @@ _PLACES = {
     "EvolutionsOptions": "used",
     "ExplainOptions": "pictures",
     "FactorsOptions": "structure",
+    "FailuresOptions": "used",
     "FetchOptions": "reading",
     "LayersOptions": "reading",
     "PictureOptions": "pictures",
