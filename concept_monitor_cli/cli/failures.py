@@ -32,11 +32,11 @@ _CONCEPT = 24
 def failures(console: Console, options: FailuresOptions) -> None:
     """Ask which units tell failed from succeeded cases of the same class.
 
-    Failed are the images that the network gets wrong, or those of a table. For each unit: how often it is more
-    active on a failed image than on a succeeded one of the same class (AUC, .5 is chance), so that a unit of a
-    difficult class does not count; the same of what it adds to the score of the image's class. Beside each
-    stands what failures give that are permuted within their class. Writes tables/failures.csv and plots into
-    the run.
+    Failed are the images that the network gets wrong, or those of a table. For each unit: how often it is
+    more active on a failed image than on a succeeded one of the same class (AUC, .5 is chance), so that a
+    unit of a difficult class does not count; and the same of what it adds to the score of the image's class.
+    Beside each stands what failures give that are permuted within their class. Writes tables/failures.csv and
+    plots into the run.
     """
     from concept_monitor_cli.stories import failures as reading
 

@@ -72,7 +72,7 @@ def compared(failed: Tensor, classes: Tensor) -> Tensor:
         `(N,)` bool.
     """
     kept = torch.zeros_like(failed)
-    for name in classes.unique().tolist():
+    for name in sorted(set(classes.tolist())):
         mine = classes == name
         if name >= 0 and bool(failed[mine].any()) and not bool(failed[mine].all()):
             kept |= mine
@@ -86,7 +86,8 @@ def separation(
     """The AUC of each unit within class, averaged by pairs over the classes.
 
         auc_k = P(x_k of a failed case > x_k of a succeeded one of the same class), ties counting half
-              = sum_c U_ck / sum_c m_c (n_c - m_c),   U_ck = (sum of ranks of the m_c failed) - m_c (m_c + 1)/2
+              = sum_c U_ck / sum_c m_c (n_c - m_c)
+        U_ck  = sum of the ranks of the m_c failed of the n_c cases - m_c (m_c + 1) / 2
 
     1/2 is chance, 1 a unit that is higher on every failed case, 0 one that is lower. Its p-value is how often
     failures that are permuted within their class are as far from 1/2, add-one. Groups of images (copies of a
@@ -120,7 +121,7 @@ def separation(
     finite = X.isfinite().all(0)
     of = np.arange(len(X)) if groups is None else groups.of
     parts = []
-    for name in classes[kept].unique().tolist():
+    for name in sorted(set(classes[kept].tolist())):
         mine = classes == name
         own = ImageGroups.read(of[mine.cpu().numpy()])
         parts.append(_Class(average_ranks(X[mine][:, finite].double()), failed[mine].double(), own))
@@ -155,7 +156,7 @@ def _auc(parts: list[_Class], failed: list[Tensor]) -> Tensor:
 def _permuted(
     parts: list[_Class], auc: Tensor, draws: int, seed: int, keep: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """`(draws, C)` AUCs of permuted failures (none without `keep`), and `(C,)` how many are as far from 1/2."""
+    """`(draws, C)` AUCs of permuted failures, and `(C,)` how many are as far from 1/2; none kept: no AUCs."""
     distance = (auc - 0.5).abs() - _EQUAL
     found, reached = [], torch.zeros_like(auc)
     for failed in _failures(parts, draws, seed):

@@ -74,9 +74,7 @@ def read_failed(path: Path, ids: Sequence[str]) -> FailedTable:
             raise InputError(f"line {line} contradicts an earlier one about {image}", where=path)
     short = [name.rpartition("/")[2] for name in ids]
     often = Counter(short)
-    used = [
-        name if name in said or often[base] > 1 else base for name, base in zip(ids, short, strict=True)
-    ]
+    used = [name if name in said or often[base] > 1 else base for name, base in zip(ids, short, strict=True)]
     own = [said.get(name) for name in used]
     if not any(each is not None for each in own):
         some = next(iter(said), "nothing")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from concept_monitor_cli.report.style import (
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _FOLLOWED = 6
@@ -136,7 +136,7 @@ def strongest(rows: pd.DataFrame, count: int) -> pd.DataFrame:
     return rows.loc[order]
 
 
-def name_of(row: dict[str, Any]) -> str:
+def name_of(row: Mapping[Any, Any]) -> str:
     """A unit and its concept, in brackets where that is no more than chance."""
     concept = row["concept"]
     if concept and not row["interpretable"]:

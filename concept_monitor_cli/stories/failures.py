@@ -17,7 +17,7 @@ from concept_monitor_cli.functional.groups import ImageGroups
 from concept_monitor_cli.options import FailuresOptions
 from concept_monitor_cli.probe.failed import FailedTable, read_failed
 from concept_monitor_cli.progress import SILENT, Progress
-from concept_monitor_cli.record.requests import Activations, Contributions, Logits, Recording
+from concept_monitor_cli.record.requests import Activations, Contributions, Recording
 from concept_monitor_cli.report.failure_figures import over_epochs, separating_units
 from concept_monitor_cli.report.style import save
 from concept_monitor_cli.run import TABLES, CheckpointRecord
@@ -218,7 +218,7 @@ def _too_few(failed: Tensor, classes: Tensor, epoch: int, options: FailuresOptio
     counts = [int((each & (classes >= 0)).sum()) for each in (failed, ~failed)]
     return (
         f"too few to compare (--least {options.least}, in classes that have both): at epoch {epoch} "
-        f"{counts[0]:,} images failed and {counts[1]:,} succeeded"
+        f"{counted(counts[0], 'images')} failed and {counts[1]:,} succeeded"
     )
 
 
@@ -252,7 +252,7 @@ def _layer(
     significant = benjamini_hochberg(whole.p)
     frames = [_rows(ALL, torch.arange(Q.shape[1]), whole, whole_added)]
     frames[0]["significant"] = significant.numpy().astype(int)
-    present = classes[kept].unique().tolist()
+    present = sorted(set(classes[kept].tolist()))
     for name in present:
         mine = classes == name
         if _enough(failed[mine], classes[mine], ImageGroups.read(groups.of[mine.numpy()]), options.least):

@@ -26,9 +26,7 @@ def literal_auc(x: list[float], failed: list[bool], classes: list[int]) -> float
     return won / pairs
 
 
-def literal_aucs_of_all_permutations(
-    x: list[float], failed: list[bool], classes: list[int]
-) -> list[float]:
+def literal_aucs_of_all_permutations(x: list[float], failed: list[bool], classes: list[int]) -> list[float]:
     """The AUC for every order of the failures within their classes, each as often as any other."""
     members = [[i for i in range(len(x)) if classes[i] == name] for name in sorted(set(classes))]
     found = []

@@ -1,4 +1,4 @@
-"""Tables of what a network makes of a layer: `cmon vectors`, `evolutions`, `circuits`, `ablate`, `failures`."""
+"""Tables of what a network makes of a layer: `vectors`, `evolutions`, `circuits`, `ablate`, `failures`."""
 
 from __future__ import annotations
 
