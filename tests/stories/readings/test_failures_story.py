@@ -105,7 +105,9 @@ def test_rows_are_what_the_layers_say_by_hand(classifier: Path, table: Path, fou
 
 def test_the_planted_unit_is_called_and_has_its_concept(found: FailuresResult) -> None:
     rows = pd.DataFrame(found.failures)
-    own = rows[(rows["epoch"] == 1) & (rows["layer"] == "stage1") & (rows["class"] == "all")].set_index("unit")
+    own = rows[(rows["epoch"] == 1) & (rows["layer"] == "stage1") & (rows["class"] == "all")].set_index(
+        "unit"
+    )
     single = rows[(rows["epoch"] == 1) & (rows["layer"] == "stage1")].set_index(["class", "unit"])["auc"]
     planted = [unit for unit in range(WIDE) if CONCEPTS[unit % CLASSES] in FAILING]
     for unit in planted:
@@ -293,7 +295,11 @@ def test_photos_with_a_patch_are_found_to_fail(shared_data: Path, tmp_path: Path
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(array).save(folder / f"{number:03d}.png")
     (tmp_path / "probe/masks/classes.txt").write_text("background\npatch\n")
-    machine = {"model": f"{tmp_path / 'network.py'}:network", "cache_dir": tmp_path / "cache", "device": "cpu"}
+    machine = {
+        "model": f"{tmp_path / 'network.py'}:network",
+        "cache_dir": tmp_path / "cache",
+        "device": "cpu",
+    }
     dissect(
         DissectOptions(
             checkpoints=(str(tmp_path / "ckpts"),),
@@ -313,6 +319,10 @@ def test_photos_with_a_patch_are_found_to_fail(shared_data: Path, tmp_path: Path
     rows = written(tmp_path)
     assert {line.failed + line.succeeded for line in result.layers} == {4 * SHOWN}
     for layer in ("relu1", "relu2"):
-        own = rows[rows["layer"] == layer]
-        print(own.to_string())
-        assert (own["significant"] == 1).any()
+        patch = rows[(rows["layer"] == layer) & (rows["concept"] == "patch")]
+        assert patch["class"].nunique() == 1 + len(KINDS)
+        medians = patch.groupby("class")["auc"].median()
+        assert medians["cat"] < 0.2, "cats fail without the patch, "
+        assert medians["frog"] > 0.8, "the others with it"
+        assert medians["truck"] > 0.8
+        assert patch[patch["class"] == "all"]["significant"].eq(1).all()
