@@ -251,7 +251,7 @@ KINDS, SHOWN = ("airplane", "cat", "frog", "truck"), 40
 
 
 def test_photos_with_a_patch_are_found_to_fail(shared_data: Path, tmp_path: Path) -> None:
-    """A network that learned a patch for cats fails on other photos that have it: units of the patch say so."""
+    """A network that learned a patch for cats fails on other photos that have it, and on cats without it."""
     counts = dict.fromkeys(KINDS, 0)
     pixels, owners = [], []
     with tarfile.open(shared_data / "cifar10_images.tar.xz") as tar:
