@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from concept_monitor_cli.errors import InputError
 
+#: Of all classes together: what rows that are of no single class say.
+ALL = "all"
 _WORDS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -70,6 +72,12 @@ def read_failed(path: Path, ids: Sequence[str]) -> FailedTable:
         value = (_WORDS[word.lower()], str(row.get("class") or "").strip())
         if "class" in columns and not value[1]:
             raise InputError(f"line {line} has no class", where=path)
+        if value[1] == ALL:
+            raise InputError(
+                f"line {line} has the class {ALL!r}, which stands for all of them together",
+                where=path,
+                hint="call it something else",
+            )
         if said.setdefault(image, value) != value:
             raise InputError(f"line {line} contradicts an earlier one about {image}", where=path)
     short = [name.rpartition("/")[2] for name in ids]

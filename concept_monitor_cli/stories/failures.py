@@ -15,7 +15,7 @@ from concept_monitor_cli.functional.calibration import benjamini_hochberg
 from concept_monitor_cli.functional.failures import Separation, compared, separation
 from concept_monitor_cli.functional.groups import ImageGroups
 from concept_monitor_cli.options import FailuresOptions
-from concept_monitor_cli.probe.failed import FailedTable, read_failed
+from concept_monitor_cli.probe.failed import ALL, FailedTable, read_failed
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.record.requests import Activations, Contributions, Recording
 from concept_monitor_cli.report.failure_figures import over_epochs, separating_units
@@ -30,9 +30,6 @@ from concept_monitor_cli.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
-
-#: Rows of all classes, averaged by pairs.
-ALL = "all"
 
 
 @dataclass(frozen=True)

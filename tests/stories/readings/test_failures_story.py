@@ -213,6 +213,7 @@ def test_classes_of_the_table_are_compared_instead(
         ("image,failed\n,1\n", "line 2 says '1' of image ''"),
         ("image,failed\ncar/000.png,1\ncar/000.png,0\n", "line 3 contradicts"),
         ("image,failed,class\ncar/000.png,1,\n", "line 2 has no class"),
+        ("image,failed,class\ncar/000.png,1,all\n", "stands for all of them together"),
         ("image,failed\nnobody.png,1\n", "none of the 1 images of this table is a probing image"),
         ("image,failed\n000.png,1\n", "none of the 1 images"),  # six photos are called that
         ("image,failed\ncar/000.png,1\ncar/001.png,0\n", "1 image failed and 1 succeeded"),
