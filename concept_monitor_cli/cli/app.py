@@ -76,6 +76,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "evolutions": "Which change of which unit changed a class?",
         "circuits": "What is each unit fed by, and each concept built of?",
         "ablate": "What is lost when the units of a concept are cut out?",
+        "failures": "Which units tell failed from succeeded cases of a class?",
         "retention": "Which concepts survive pruning?",
         "compare": "Two runs side by side.",
         "report": "One HTML page with everything in it.",

@@ -82,6 +82,7 @@ if TYPE_CHECKING:
         AblateOptions,
         CircuitsOptions,
         EvolutionsOptions,
+        FailuresOptions,
         VectorsOptions,
     )
 
@@ -113,6 +114,7 @@ __all__ = [
     "FactorRows",
     "FactorSolver",
     "FactorsOptions",
+    "FailuresOptions",
     "FetchOptions",
     "FormulaSearch",
     "Interpolation",
@@ -178,6 +180,7 @@ _PLACES = {
     "EvolutionsOptions": "used",
     "ExplainOptions": "pictures",
     "FactorsOptions": "structure",
+    "FailuresOptions": "used",
     "FetchOptions": "reading",
     "LayersOptions": "reading",
     "PictureOptions": "pictures",

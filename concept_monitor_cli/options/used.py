@@ -11,11 +11,12 @@ from concept_monitor_cli.options.common import (
     NetworksAgainOptions,
     OneRunOptions,
     Options,
+    ReadingOptions,
     class_names_option,
     epochs_option,
     one_detector_option,
 )
-from concept_monitor_cli.options.declare import LISTED, METHOD, OUTPUT, PART, option
+from concept_monitor_cli.options.declare import LISTED, METHOD, OUTPUT, PART, argument, option
 from concept_monitor_cli.options.kinds import BasisSpec, EpochFilter, TcavTarget, VectorKind
 from concept_monitor_cli.options.values import count, from_zero, named_folder, number, path, share, unit_list
 
@@ -126,6 +127,43 @@ class EvolutionsOptions(_ClassNamesOptions, NetworksAgainOptions, OneRunOptions)
     top: int = option(
         20,
         "Units of each class to list, the strongest first, beside the strongest class of each unit.",
+        panel=LISTED,
+        metavar="N",
+        read=count,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailuresOptions(_ClassNamesOptions, NetworksAgainOptions, ReadingOptions):
+    """The options of `cmon failures`."""
+
+    without: ClassVar[tuple[str, ...]] = ("precision", "dry_run")
+
+    table: Path | None = argument(
+        None,
+        "A CSV with the columns image, failed (1 or 0) and perhaps class.",
+        metavar="TABLE",
+        read=path,
+        shown="wrong predictions of the network",
+    )
+    detector: str | None = one_detector_option()
+    attribution: bool = option(
+        True,
+        "Also how what each unit adds to the score of the image's class separates them (one way back through "
+        "the networks).",
+        panel=METHOD,
+    )
+    least: int = option(
+        10,
+        "Fewest failed, and succeeded, images in classes that have both; epochs and classes with fewer are "
+        "left out.",
+        panel=METHOD,
+        metavar="N",
+        read=count,
+    )
+    top: int = option(
+        10,
+        "Units to show, and to list for each single class, those that separate most.",
         panel=LISTED,
         metavar="N",
         read=count,

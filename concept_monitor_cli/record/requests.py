@@ -202,6 +202,7 @@ class Gradients:
     target: Target = "logit"
 
     kind: ClassVar[str] = "gradients"
+    weighted: ClassVar[bool] = False
 
     def settings(self) -> dict[str, Any]:
         """See `Recording`."""
@@ -223,7 +224,20 @@ class Gradients:
         def complete(info: RecordInfo) -> None:
             writer.meta["notes"] = info.notes(layer.name)
 
-        return Pass([], complete, [GradientWriter(layer, writer, n_images, classes, self.target)])
+        consumer = GradientWriter(layer, writer, n_images, classes, self.target, self.weighted)
+        return Pass([], complete, [consumer])
+
+
+@dataclass(frozen=True)
+class Contributions(Gradients):
+    """What each unit adds to the score of each image's class: gradient times output, summed over positions.
+
+    As `Gradients`, but `gradients` holds these products (the channel attribution of Olah et al. 2018, to
+    first order). Before mean pooling and a linear head it is exact: the unit's weight times its activation.
+    """
+
+    kind: ClassVar[str] = "contributions"
+    weighted: ClassVar[bool] = True
 
 
 #: Stands for the layer of recordings that belong to the network as a whole.

@@ -44,6 +44,10 @@ class ScoreConsumer(Protocol):
     def target(self) -> Target:
         """What is differentiated."""
 
+    @property
+    def weighted(self) -> bool:
+        """Whether gradients are multiplied by what the layer puts out, position by position."""
+
     def update(self, scores: Tensor, asked: Tensor, gradients: Mapping[str, Tensor]) -> None:
         """Takes in the next images.
 
@@ -51,7 +55,7 @@ class ScoreConsumer(Protocol):
             scores: `(B, K)` float32.
             asked: `(B,)` int64, the class of each image.
             gradients: layer -> `(B, C)` float32, of the score of that class with respect to a shift of each
-                unit at all positions.
+                unit at all positions; `weighted`: the sum of gradient times output over these.
         """
 
     def finish(self) -> None:
@@ -70,6 +74,7 @@ class ScoreWriter:
     layers: Sequence[str] = ()
     classes: Tensor | None = None
     target: Target = "logit"
+    weighted = False
 
     def __init__(self, writer: RowWriter, n_images: int, dataset: str = "logits") -> None:
         self._writer, self._n_images, self._dataset = writer, n_images, dataset
@@ -93,7 +98,7 @@ class GradientWriter:
         layer: the layer.
         writer: of the entry.
         n_images: `N`.
-        classes, target: see `ScoreConsumer`.
+        classes, target, weighted: see `ScoreConsumer`.
     """
 
     def __init__(
@@ -103,10 +108,12 @@ class GradientWriter:
         n_images: int,
         classes: Tensor | None,
         target: Target = "logit",
+        weighted: bool = False,
     ) -> None:
         self.layers = (layer.name,)
         self.classes = classes
         self.target = target
+        self.weighted = weighted
         self._writer = writer
         self._buffer = RowBuffer(BLOCK_ROWS)
         self._row = 0
@@ -209,12 +216,18 @@ def score_reader(
         slopes = _gradients(said, asked, seen, names, target)
         with torch.no_grad():
             captured = {name: capture(name, output.detach()) for name, output in seen.outputs.items()}
+            wanted = {(name, each.weighted) for each in asking for name in each.layers}
             pooled = {
-                name: shift_gradient(slope, infos[name].layout, poolings[name])
-                for name, slope in slopes.items()
+                (name, weighted): shift_gradient(
+                    slopes[name] * seen.outputs[name].detach() if weighted else slopes[name],
+                    infos[name].layout,
+                    poolings[name],
+                )
+                for name, weighted in wanted
             }
             for each in scores:
-                each.update(said.detach().float(), asked, {name: pooled[name] for name in each.layers})
+                given = {name: pooled[name, each.weighted] for name in each.layers}
+                each.update(said.detach().float(), asked, given)
         return captured
 
     with gradient_tap(model, list(infos), calls={name: info.calls for name, info in infos.items()}) as run:

@@ -78,6 +78,7 @@ SHOWN: dict[str, Shown] = {
     "diversity-tests": Shown("effects", "", "", BEHIND),
     "ablation": Shown("effects", "ablation_figures.losses", "uses"),
     "spurious": Shown("effects", "ablation_figures.gap_bars", "", _MORE),
+    "failures": Shown("effects", "failure_figures.separating_units", "", _MORE),
     "explanations": Shown("effects", "", "", _OWN_PAGE),
     "explanation-places": Shown("effects", "", "", _OWN_PAGE),
     "factor-images": Shown("pictures", "factor_figures.cards", "factors"),

@@ -29,6 +29,7 @@ KINDS: dict[str, int] = {
     "whole_maps": 2,
     "logits": 1,
     "gradients": 1,
+    "contributions": 1,
     "null": 4,
     "findings": 6,
     "resampling": 4,

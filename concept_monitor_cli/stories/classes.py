@@ -71,7 +71,13 @@ def output_names(
 
 
 def network_classes(
-    opened: OpenRun, count: int, meta: Mapping[str, Any], given: str | None, progress: Progress
+    opened: OpenRun,
+    count: int,
+    meta: Mapping[str, Any],
+    given: str | None,
+    progress: Progress,
+    *,
+    needs_own: str | None = None,
 ) -> NetworkClasses:
     """By the user's word, else the checkpoint's, else the folders of the images; each assumption is said.
 
@@ -81,12 +87,21 @@ def network_classes(
         meta: the checkpoint's plain entries.
         given: `--class-names`.
         progress: told of assumptions.
+        needs_own: what cannot be said of an image whose own class is not known; such images are then left
+            out. None: they count for the class that the network predicts.
 
     Raises:
-        InputError: the user's names are not as many as the network has outputs.
+        InputError: the user's names are not as many as the network has outputs; or, with `needs_own`, no
+            image's class is known.
     """
     ids = opened.probe.ids
     names = output_names(opened, count, meta, given, progress)
+    if needs_own is not None and (names is None or bool((image_classes(ids, names.names) < 0).all())):
+        raise InputError(
+            f"the classes of the images are not known, and so not {needs_own}",
+            where=opened.run.root,
+            hint="folders of the probing images must be called like classes of the network (--class-names)",
+        )
     if names is None:
         progress.notice(
             f"the names of the {count} classes are not known (--class-names), nor the classes of the "
@@ -98,8 +113,8 @@ def network_classes(
     unknown = int((of_images < 0).sum())
     if unknown:
         progress.notice(
-            f"{counted(unknown, 'images')} lie in no folder called like a class: they count for the class "
-            "that the network predicts"
+            f"{counted(unknown, 'images')} lie in no folder called like a class: "
+            + ("left out" if needs_own else "they count for the class that the network predicts")
         )
     return NetworkClasses(_distinct(names.names), of_images, names.source)
 

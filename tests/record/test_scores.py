@@ -18,7 +18,15 @@ from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.models.layers import describe_layers
 from concept_monitor_cli.models.pooling import Layout, pool, shift_gradient
 from concept_monitor_cli.record import record
-from concept_monitor_cli.record.requests import OUTPUT, Activations, Gradients, Logits, Pass, Recording
+from concept_monitor_cli.record.requests import (
+    OUTPUT,
+    Activations,
+    Contributions,
+    Gradients,
+    Logits,
+    Pass,
+    Recording,
+)
 from concept_monitor_cli.store import Store
 
 timm = Late("timm")
@@ -78,7 +86,7 @@ def recorded(
         assert entry is not None
         with entry:
             arrays = ("pooled",) if place[1] == "activations" else ("logits",)
-            arrays = ("gradients", "classes") if place[1] == "gradients" else arrays
+            arrays = ("gradients", "classes") if place[1] in ("gradients", "contributions") else arrays
             found[place] = {name: entry.read(name) for name in arrays}
     return found
 
@@ -122,6 +130,30 @@ def test_gradients_are_those_of_every_image_alone(tmp_path: Path) -> None:
     assert np.abs(found["stem", "gradients"]["gradients"]).max() > 0
     assert all(weight.requires_grad for weight in model.parameters())
     assert not model.stem._forward_hooks
+
+
+def test_contributions_are_gradients_times_outputs_and_exact_before_a_linear_head(tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    model = Residual().eval()
+    images = np.random.default_rng(4).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
+    classes = (0, 1, 2, 3, 3, -1, 0)
+    asked: list[Recording] = [Gradients(classes), Contributions(classes), Activations()]
+    found = recorded(tmp_path, model, images, {"stem": asked, "relu": asked})
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    # Gradients and products in one pass do not mix.
+    for layer in ("stem", "relu"):
+        _, slopes = twin(model, layer, images, list(classes))
+        assert np.allclose(found[layer, "gradients"]["gradients"], slopes.sum((2, 3)).numpy(), atol=1e-5)
+    products = found["stem", "contributions"]["gradients"]
+    slopes = twin(model, "stem", images, list(classes))[1]
+    # At its place in the network, before the ReLU works on it.
+    assert np.allclose(products, (slopes * model.stem(x)).sum((2, 3)).detach().numpy(), atol=1e-5)
+    assert not np.allclose(
+        products, found["stem", "gradients"]["gradients"] * found["stem", "activations"]["pooled"], atol=1e-3
+    )
+    last = found["relu", "contributions"]
+    weights = model.head.weight.detach().numpy()[last["classes"]]
+    assert np.allclose(last["gradients"], weights * found["relu", "activations"]["pooled"], atol=1e-5)
 
 
 def test_activations_are_the_same_with_and_without_gradients(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tables of what a network makes of a layer: `cmon vectors`, `evolutions`, `circuits`, `ablate`."""
+"""Tables of what a network makes of a layer: `vectors`, `evolutions`, `circuits`, `ablate`, `failures`."""
 
 from __future__ import annotations
 
@@ -292,5 +292,31 @@ TABLES: dict[str, TableSchema] = {
             "p_value": "float",
         },
         ("epoch", "checkpoint", "layer", "set", "concept", "units", "kind", "class"),
+    ),
+    # Which units tell failed from succeeded cases of a class (`cmon failures`).
+    "failures": TableSchema(
+        "failures",
+        {
+            "epoch": "int",
+            "layer": "str",
+            "unit": "int",
+            "concept": "str",
+            "class": "str",
+            "auc": "float",
+            "auc_attribution": "float",
+            "p_value": "float",
+            "failed": "int",
+            "succeeded": "int",
+            "significant": "int",
+            "low": "float",
+            "high": "float",
+            "attribution_low": "float",
+            "attribution_high": "float",
+            "attribution_p_value": "float",
+            "interpretable": "bool",
+            "detector": "str",
+            "checkpoint": "str",
+        },
+        ("epoch", "layer", "class", "unit"),
     ),
 }
