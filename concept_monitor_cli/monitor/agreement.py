@@ -60,9 +60,10 @@ def agreement(
     number = {word: row for row, word in enumerate(words)}
     vectors = None if embed is None or not words else embed(words)
     rows = []
-    for place, group in top.groupby(_PLACE, sort=True):
+    for place, group in top.groupby(_PLACE, sort=True, observed=True):
         concepts = {
-            str(name): own.set_index("unit")["concept"] for name, own in group.groupby("detector", sort=True)
+            str(name): own.set_index("unit")["concept"]
+            for name, own in group.groupby("detector", sort=True, observed=True)
         }
         detectors = sorted({str(name) for name in table["detector"]})
         for a, b in combinations(detectors, 2):
