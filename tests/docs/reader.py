@@ -65,7 +65,7 @@ BEFORE = {
     "layer4@pca8": ("cmon dissect ckpts/ --layer layer4 --probe broden1_224 --basis channels,pca:8",),
     "--basis vectors": (
         "cmon dissect ckpts/ --layer layer4 --overwrite",
-        "cmon vectors --layer layer4 --epochs last",
+        "cmon vectors --layer layer4 --epochs last --least 3",
     ),
     "cmon evaluate ev": ("cmon dissect ckpts1/ --layer avgpool,fc --epochs 0,last --probe photos --out ev",),
     "--class-names cifar10": ("cmon dissect ckpts1/ --layer fc --probe broden1_224 --out RUN",),
