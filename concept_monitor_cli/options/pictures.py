@@ -226,9 +226,9 @@ class ExplainOptions(NetworksAgainOptions, ReadingOptions):
         metavar="TYPE",
     )
     path: int = option(
-        0,
-        "Midpoints of the way from 0 to the layer's output over which gradients are averaged; 0: none. "
-        "With 32 the parts add up to the change of the logit.",
+        32,
+        "Midpoints of the way from 0 to the layer's output over which gradients are averaged, so that parts "
+        "add up to what the layer does to the logit. 0: the gradient at the output only, quicker.",
         panel=METHOD,
         metavar="N",
         read=from_zero,
