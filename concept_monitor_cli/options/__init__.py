@@ -21,6 +21,7 @@ from concept_monitor_cli.options.kinds import (
     AUTO,
     CHANNELS,
     SIMILARITIES,
+    AtlasLayout,
     AttributionMethod,
     BasisKind,
     BasisSpec,
@@ -59,7 +60,12 @@ from concept_monitor_cli.options.kinds import (
 if TYPE_CHECKING:
     from concept_monitor_cli.options.dissect import DissectOptions, RunOptions, SubmitOptions, WatchOptions
     from concept_monitor_cli.options.evaluate import EvaluateOptions
-    from concept_monitor_cli.options.pictures import AttributeOptions, ExplainOptions, PictureOptions
+    from concept_monitor_cli.options.pictures import (
+        AtlasOptions,
+        AttributeOptions,
+        ExplainOptions,
+        PictureOptions,
+    )
     from concept_monitor_cli.options.reading import (
         CheckpointsOptions,
         CompareOptions,
@@ -89,6 +95,8 @@ __all__ = [
     "CHANNELS",
     "SIMILARITIES",
     "AblateOptions",
+    "AtlasLayout",
+    "AtlasOptions",
     "AttributeOptions",
     "AttributionMethod",
     "BasisKind",
@@ -164,6 +172,7 @@ __all__ = [
 # for all others.
 _PLACES = {
     "AblateOptions": "used",
+    "AtlasOptions": "pictures",
     "AttributeOptions": "pictures",
     "CheckpointsOptions": "reading",
     "CircuitsOptions": "used",

@@ -38,6 +38,8 @@ KINDS: dict[str, int] = {
     "redundancy": 1,
     "halves": 4,
     "picture": 1,
+    "samples": 1,
+    "tile": 1,
     "attribution": 1,
     "evolutions": 1,
     "circuit": 2,
