@@ -179,7 +179,8 @@ def coherence(samples: Tensor, cells: Tensor) -> float:
         cells: `(N,)`; samples alone in their cell are left out.
 
     Returns:
-        About 0 where samples are dealt out to cells by chance. NaN where none has company.
+        About 0 where samples are dealt out to cells by chance; more where cells are those of a layout, even
+        of noise (`loosened`). NaN where none has company.
     """
     most = int(cells.max()) + 1
     counts = torch.bincount(cells, minlength=most)
@@ -213,6 +214,16 @@ def dealt_out(cells: Tensor, numbers: torch.Generator) -> Tensor:
     return cells[torch.randperm(len(cells), generator=numbers)]
 
 
+def loosened(samples: Tensor, numbers: torch.Generator) -> Tensor:
+    """The values of each unit in an order of their own: no units go together but by chance.
+
+    A layout finds neighbours in anything, so cells of such samples are more alike than those of `dealt_out`:
+    what an atlas of nothing says.
+    """
+    order = torch.rand(samples.shape, generator=numbers).argsort(0)
+    return samples.gather(0, order)
+
+
 # -- pictures of cells ---------------------------------------------------------------------------------------
 
 
@@ -241,13 +252,15 @@ def own_and_other(activations: Tensor, means: Tensor, which: Tensor) -> tuple[Te
 
     Returns:
         `(n,)` each, float64 and bool: cosine to the own mean, mean cosine to the others (NaN for one cell),
-        and whether no other mean is nearer.
+        and whether all other means are further away.
     """
     cosines = F.normalize(activations.double(), dim=1) @ F.normalize(means.double(), dim=1).T
     own = cosines.gather(1, which[:, None])[:, 0]
     count = len(means)
     other = (cosines.sum(1) - own) / (count - 1) if count > 1 else torch.full_like(own, torch.nan)
-    return own, other, own >= cosines.amax(1)
+    rest = cosines.scatter(1, which[:, None], -torch.inf).amax(1)
+    # A picture that excites nothing is as near to all means.
+    return own, other, (own > rest) & (own > 0)
 
 
 # -- atlases of classes --------------------------------------------------------------------------------------

@@ -143,9 +143,7 @@ class AtlasOptions(NetworksAgainOptions, OneRunOptions):
         panel=METHOD,
         metavar="TYPE",
     )
-    method: Method = option(
-        "umap", "To two dimensions: umap or pca.", panel=METHOD, metavar="NAME"
-    )
+    method: Method = option("umap", "To two dimensions: umap or pca.", panel=METHOD, metavar="NAME")
     cells: int | None = option(
         None,
         "Rows and columns of cells.",

@@ -13,6 +13,7 @@ from torch import Tensor
 from concept_monitor_cli.concepts.class_names import ClassNames
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional import atlas as method
+from concept_monitor_cli.functional.pictures import generator
 from concept_monitor_cli.options import AtlasOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.space.projection import project
@@ -107,7 +108,8 @@ def atlas(options: AtlasOptions, progress: Progress = SILENT) -> AtlasResult:
         _make(making, moments, luck, result, progress)
     elif options.dry_run:
         return result
-    show(opened, recorder, making, moments, luck, names, options, result, progress)
+    loose = _loose(moments[-1], options, progress)
+    show(opened, recorder, making, moments, luck, loose, names, options, result, progress)
     return result
 
 
@@ -254,6 +256,15 @@ def _places(
             first, second = classes
             part[:, 0] = torch.from_numpy(method.between(each.attributions[own], second, first))
     return parts * len(samples) if options.layout == "last" else parts
+
+
+def _loose(moment: At, options: AtlasOptions, progress: Progress) -> float:
+    """How alike samples of a cell are in an atlas of an epoch's samples in which no units go together."""
+    standard = method.standardised(moment.samples.activations)[moment.cells.chosen]
+    rows = method.loosened(standard, generator(options.seed, "atlas loosened"))
+    points = project(rows.float().numpy(), method=options.method, seed=options.seed, progress=progress)
+    flat = method.unit_square(torch.from_numpy(points))
+    return method.coherence(rows, method.cells_of(flat, moment.cells.side))
 
 
 # -- pictures ------------------------------------------------------------------------------------------------

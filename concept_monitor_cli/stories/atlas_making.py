@@ -296,8 +296,7 @@ class Atlases:
                 made = pictures.ascend(
                     score, climb, len(padded), redirect=redirected, device=device, step_done=stepped
                 )
-                with torch.no_grad():
-                    seen = middle(made.images).float().cpu()
+                seen = middle(made.images).detach().float().cpu()
                 for place, number in enumerate(batch):
                     arrays = {
                         "image": made.images[place].float().cpu().numpy(),

@@ -114,6 +114,7 @@ def show(
     making: Atlases,
     moments: Sequence[At],
     luck: Tensor,
+    loose: float,
     names: ClassNames | None,
     options: AtlasOptions,
     result: AtlasResult,
@@ -127,6 +128,7 @@ def show(
         making: samples and tiles.
         moments: the epochs in order.
         luck: the cells of the last epoch of which there are pictures with units dealt out anew.
+        loose: how alike samples of a cell are in an atlas of the last epoch in which no units go together.
         names: of the classes.
         options: of the command.
         result: gets the rows and what was written.
@@ -145,8 +147,10 @@ def show(
         said = _cell_rows(opened, moment, before, concepts, tiles, names, options, layer)
         rows += said
         places += _sample_rows(opened, moment, names, layer)
-        summary = _summary(moment, before, tiles, options)
+        summary = _summary(moment, before, tiles)
         summary |= {"layer": layer, "epoch_purity": None, "epoch_purity_floor": None}
+        if moment is moments[-1]:
+            summary["coherence_floor"] = loose
         if purity is not None:
             summary |= {"epoch_purity": float(purity[number]), "epoch_purity_floor": _share(moments, number)}
         if options.tiles and moment is moments[-1]:
@@ -203,14 +207,10 @@ def _drifts(moment: At, before: At | None) -> tuple[list[float | None], float | 
     return own, float(np.mean(others)) if others else None
 
 
-def _summary(
-    moment: At, before: At | None, tiles: Sequence[Tile] | None, options: AtlasOptions
-) -> dict[str, Any]:
+def _summary(moment: At, before: At | None, tiles: Sequence[Tile] | None) -> dict[str, Any]:
     """A row of `atlas-epochs.csv`."""
     cells = moment.cells
-    numbers = generator(options.seed, "atlas cells")
     standard = method.standardised(moment.samples.activations)[cells.chosen]
-    luck = [method.coherence(standard, method.dealt_out(cells.cells, numbers)) for _ in range(method.DRAWS)]
     drift, drift_floor = _drifts(moment, before)
     known = [value for value in drift if value is not None]
     row: dict[str, Any] = {
@@ -219,7 +219,7 @@ def _summary(
         "samples": len(cells.chosen),
         "cells": len(cells.numbers),
         "coherence": method.coherence(standard, cells.cells),
-        "coherence_floor": float(np.mean(luck)),
+        "coherence_floor": None,
         "shared": None,
         "nearest": None,
         "nearest_floor": None,

@@ -76,7 +76,9 @@ def test_purity_beside_its_twin_and_of_islands() -> None:
         for i in range(40):
             if i % 2 != epoch:
                 continue
-            others = sorted((math.dist(places[i].tolist(), places[j].tolist()), j) for j in range(40) if j != i)
+            others = sorted(
+                (math.dist(places[i].tolist(), places[j].tolist()), j) for j in range(40) if j != i
+            )
             shares.append(sum(j % 2 == epoch for _, j in others[:5]) / 5)
         assert float(found[epoch]) == pytest.approx(math.fsum(shares) / len(shares))
     assert float(found.mean()) == pytest.approx(19 / 39, abs=0.15)  # epochs lie among each other
@@ -90,9 +92,7 @@ def test_purity_beside_its_twin_and_of_islands() -> None:
 def test_whitening_beside_its_twin_with_dead_units() -> None:
     values = drawn(12, 3)
     values[:, 1] = 0
-    moment = [
-        [math.fsum(float(row[i] * row[j]) for row in values) / 12 for j in range(3)] for i in range(3)
-    ]
+    moment = [[math.fsum(float(row[i] * row[j]) for row in values) / 12 for j in range(3)] for i in range(3)]
     trace = sum(moment[i][i] for i in range(3))
     for i in range(3):
         moment[i][i] += 0.01 * trace / 3
@@ -141,6 +141,15 @@ def test_dealing_out_keeps_the_counts() -> None:
     assert found.tolist() != cells.tolist()
 
 
+def test_loosened_units_keep_their_values_and_lose_each_other() -> None:
+    one = drawn(400, 1)
+    values = torch.cat([one, one * 2, one - 3], 1)
+    found = atlas.loosened(values, torch.Generator().manual_seed(0))
+    assert torch.equal(found.sort(0).values, values.sort(0).values)
+    cosines = torch.corrcoef(found.T)
+    assert float((cosines - torch.eye(3)).abs().max()) < 0.15
+
+
 def test_the_share_of_a_class_beside_its_twin() -> None:
     said, cells = drawn(14, 3), torch.arange(14) % 2
     found = atlas.class_share(said, cells, torch.tensor([0, 1]))
@@ -171,6 +180,8 @@ def test_which_mean_is_nearest() -> None:
     assert own.tolist() == pytest.approx([1, 0.5 / math.sqrt(1.25), -1])
     assert other.tolist() == pytest.approx([0, 0.5 / math.sqrt(1.25), 0])
     assert nearest.tolist() == [True, False, False]
+    # What excites nothing is near to nothing.
+    assert not atlas.own_and_other(seen[:1] * 0, means, torch.tensor([0]))[2]
     alone = atlas.own_and_other(seen[:1], means[:1], torch.tensor([0]))
     assert math.isnan(float(alone[1][0]))
 
