@@ -16,7 +16,7 @@ Kind = Literal["names", "texts", "effects", "pictures", "relations", "judgements
 KINDS: tuple[Kind, ...] = ("names", "texts", "effects", "pictures", "relations", "judgements")
 
 #: The parts of the page, as its data are called in `report/page/contents.py`.
-Part = Literal["findings", "series", "anchors", "dynamics", "factors", "uses", "circuits", "ranges"]
+Part = Literal["findings", "series", "anchors", "dynamics", "factors", "uses", "circuits", "ranges", "atlas"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ SHOWN: dict[str, Shown] = {
     "factor-images": Shown("pictures", "factor_figures.cards", "factors"),
     "vector-clusters": Shown("pictures", "vector_figures.part_examples", "", _OF_FILES),
     "pictures": Shown("pictures", "picture_figures.contact_sheet", "", _OF_FILES),
-    "atlas": Shown("pictures", "atlas_figures.atlas_map", "", _OF_FILES),
+    "atlas": Shown("pictures", "atlas_figures.atlas_map", "atlas"),
     "atlas-samples": Shown("pictures", "", "", _BEHIND),
     "atlas-epochs": Shown("judgements", "", "", _READ),
     "attributions": Shown("pictures", "attribution_figures.strips", "", _OF_FILES),

@@ -19,7 +19,8 @@ from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional import atlas as method
 from concept_monitor_cli.options import AtlasOptions, DissectOptions, EpochFilter
 from concept_monitor_cli.progress import SILENT
-from concept_monitor_cli.run import TABLES
+from concept_monitor_cli.report.page.atlas import atlas_json
+from concept_monitor_cli.run import TABLES, RunFolder
 from concept_monitor_cli.stories.atlas import AtlasResult, atlas
 from concept_monitor_cli.stories.atlas_making import Atlases
 from concept_monitor_cli.stories.atlas_tables import patch
@@ -171,6 +172,18 @@ def test_tiles_look_like_what_is_in_their_cell(mapped: AtlasResult) -> None:
     assert summary.loc[1, "nearest"] == 1
     # Means with their units dealt out are nothing that an image can do.
     assert summary.loc[1, "own_cos_floor"] < summary.loc[1, "own_cos"]
+
+
+def test_the_page_shows_the_map(studied: Path, mapped: AtlasResult) -> None:
+    found = atlas_json(RunFolder.open(mapped.out))
+    assert found is not None
+    assert (found["layer"], found["classes"]) == ("1", [])
+    assert [each["epoch"] for each in found["epochs"]] == [0, 1]
+    cells = table(mapped, "atlas")
+    assert [len(each["cells"]) for each in found["epochs"]] == cells.groupby("epoch").size().tolist()
+    assert all(cell["tile"].startswith("data:image/jpeg") for cell in found["epochs"][1]["cells"])
+    atlas(asked(studied, tiles=False), SILENT)
+    assert atlas_json(RunFolder.open(studied / "other")) is None
 
 
 def test_samples_are_those_of_the_network_itself(studied: Path, mapped: AtlasResult) -> None:
