@@ -65,6 +65,7 @@ if TYPE_CHECKING:
         AttributeOptions,
         ExplainOptions,
         PictureOptions,
+        TuningOptions,
     )
     from concept_monitor_cli.options.reading import (
         CheckpointsOptions,
@@ -154,6 +155,7 @@ __all__ = [
     "SubmitOptions",
     "TcavTarget",
     "Triple",
+    "TuningOptions",
     "UnitsOptions",
     "VectorKind",
     "VectorsOptions",
@@ -196,6 +198,7 @@ _PLACES = {
     "StatsOptions": "reading",
     "StatusOptions": "reading",
     "SubmitOptions": "dissect",
+    "TuningOptions": "pictures",
     "UnitsOptions": "reading",
     "VectorsOptions": "used",
     "VerifyOptions": "reading",

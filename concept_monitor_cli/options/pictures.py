@@ -184,6 +184,30 @@ class AtlasOptions(NetworksAgainOptions, OneRunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TuningOptions(NetworksAgainOptions, OneRunOptions):
+    """The options of `cmon tuning`."""
+
+    without: ClassVar[tuple[str, ...]] = ("precision", "dry_run", "detector")
+
+    units: tuple[int, ...] = option(
+        (),
+        "Whose curves are kept and drawn: 3,7 or 10-19.",
+        panel=PART,
+        flags=("--units", "-u"),
+        metavar="LIST",
+        read=unit_list,
+        shown="by --top",
+    )
+    top: int = option(
+        12,
+        "The units of each layer that the angle explains most at the last epoch, this many.",
+        panel=PART,
+        metavar="N",
+        read=count,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class AttributeOptions(NetworksAgainOptions, OneRunOptions):
     """The options of `cmon attribute`."""
 

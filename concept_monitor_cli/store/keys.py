@@ -40,6 +40,7 @@ KINDS: dict[str, int] = {
     "picture": 1,
     "samples": 1,
     "tile": 1,
+    "tuning": 1,
     "attribution": 1,
     "evolutions": 1,
     "circuit": 2,
