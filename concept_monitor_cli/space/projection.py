@@ -64,7 +64,7 @@ def _cosine_distances(points: Points) -> NDArray[np.float64]:
     return distances
 
 
-def _pca(points: Points, *, seed: int, neighbors: int, min_dist: float, components: int) -> Points:
+def _pca(points: Points, *, seed: int, neighbors: int, min_dist: float, components: int = 2) -> Points:
     centred = points.astype(np.float64) - points.mean(axis=0, dtype=np.float64)
     # The right singular vectors of a D x D matrix: exact, and independent of how many points there are.
     values, vectors = np.linalg.eigh(centred.T @ centred)
