@@ -70,6 +70,8 @@ COMMANDS: dict[str, dict[str, str]] = {
         "dynamics": "When has each layer become what it will be?",
         "factors": "Images, pixels and units clustered by the same factors.",
         "picture": "The image that excites a unit most, at every epoch.",
+        "atlas": "A map of what a layer tells apart, with a picture for each place.",
+        "tuning": "How do units depend on the angle of gratings, arcs and corners?",
         "attribute": "Where in an image does the answer come from?",
         "explain": "What is where in an image, and what it says for which class.",
         "vectors": "Where do concepts lie in a layer, and which classes use them?",

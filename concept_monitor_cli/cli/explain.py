@@ -25,7 +25,7 @@ app = cmon_app()
     examples=[
         ("cmon explain dog.jpg", "any photo, at all epochs of the run in ./cmon-out"),
         ("cmon explain dog.jpg cat.jpg --target beagle --layer layer4", "one class, one layer"),
-        ("cmon explain dog.jpg --path 32", "parts that add up to the change of the logit"),
+        ("cmon explain dog.jpg --path 0", "quickly: one gradient, and parts may not add up"),
         ("cmon explain dog.jpg --by attribution --on attribution", "what counts for the class"),
         ("cmon explain --count 20 --dry-run", "what it would cost"),
     ],
@@ -48,7 +48,7 @@ def explain(console: Console, options: ExplainOptions) -> None:
     if options.dry_run:
         console.print(
             f"{counted(result.wanted, 'explanations')} of {result.layer} (images at epochs, and in untrained "
-            f"networks), {result.found:,} of them in the cache; the others cost about {result.passes:,} "
+            f"networks), {result.found:,} of them in the cache; the others cost at most {result.passes:,} "
             "forward passes"
         )
         return

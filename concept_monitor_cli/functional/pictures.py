@@ -197,21 +197,22 @@ def image_of(kind: Parameterisation, theta: Tensor, magnitude: Tensor | None = N
 # -- warps ---------------------------------------------------------------------------------------------------
 
 
-def draw_warp(side: int, numbers: torch.Generator) -> Tensor:
+def draw_warp(side: int, numbers: torch.Generator, wider: float = 1.0) -> Tensor:
     """A random shift, scale and rotation: lucid's `standard_transforms` in one.
 
     Args:
         side: of the picture, pixels. Shifts are lucid's for 128 pixels, and grow with the side.
         numbers: random numbers.
+        wider: times as far shifted and turned.
 
     Returns:
         `(2, 3)` float64: where a place of the result, `(x, y, 1)` in pixels from the centre, is read from.
     """
     shift_x, shift_y, scale, straight, angle = torch.rand(5, generator=numbers, dtype=torch.float64).tolist()
-    reach = _SHIFT * side / _SHIFT_SIDE
+    reach = wider * _SHIFT * side / _SHIFT_SIDE
     low, high = _SCALE
     zoom = low + (high - low) * scale
-    turn = 0.0 if straight < _STRAIGHT else math.radians(_ANGLE * (2 * angle - 1))
+    turn = 0.0 if straight < _STRAIGHT else math.radians(wider * _ANGLE * (2 * angle - 1))
     cosine, sine = math.cos(turn) / zoom, math.sin(turn) / zoom
     return torch.tensor(
         [[cosine, -sine, reach * (2 * shift_x - 1)], [sine, cosine, reach * (2 * shift_y - 1)]],
@@ -279,6 +280,7 @@ class Climb:
         warped: whether each step sees the pictures warped anew.
         smooth: weight of total variation, which is taken off the objective; 0 for none.
         rate: step size; `None` for that of the parameterisation.
+        wider: how much further than lucid's the warps shift and turn.
     """
 
     kind: Parameterisation = "fourier"
@@ -289,11 +291,12 @@ class Climb:
     warped: bool = True
     smooth: float = 0.0
     rate: float | None = None
+    wider: float = 1.0
 
     def warps(self, purpose: str, count: int) -> list[Tensor]:
         """Some warps, the same for the same purpose and seed."""
         numbers = generator(self.seed, purpose)
-        return [draw_warp(self.side, numbers) for _ in range(count)]
+        return [draw_warp(self.side, numbers, self.wider) for _ in range(count)]
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,9 @@ def histories(table: pd.DataFrame, traits: Mapping[str, Traits] | None = None) -
         labels = np.full(shape, -1, dtype=np.int64)
         # A unit that fires but meets no label has no concept either.
         live = (rows["state"].to_numpy() == "live") & (rows["concept"].to_numpy() != "")
-        codes, names = pd.MultiIndex.from_frame(rows.loc[live, ["concept", "category"]]).factorize(sort=True)
+        pairs = pd.MultiIndex.from_frame(rows.loc[live, ["concept", "category"]])
+        # pandas 2.1 cannot factorise none.
+        codes, names = pairs.factorize(sort=True) if len(pairs) else (np.zeros(0, dtype=np.int64), pairs)
         labels[row[live], column[live]] = codes
         scores = np.full(shape, np.nan)
         scores[row, column] = rows["score"].to_numpy(dtype=float)

@@ -21,6 +21,7 @@ from concept_monitor_cli.options.kinds import (
     AUTO,
     CHANNELS,
     SIMILARITIES,
+    AtlasLayout,
     AttributionMethod,
     BasisKind,
     BasisSpec,
@@ -60,7 +61,13 @@ from concept_monitor_cli.options.kinds import (
 if TYPE_CHECKING:
     from concept_monitor_cli.options.dissect import DissectOptions, RunOptions, SubmitOptions, WatchOptions
     from concept_monitor_cli.options.evaluate import EvaluateOptions
-    from concept_monitor_cli.options.pictures import AttributeOptions, ExplainOptions, PictureOptions
+    from concept_monitor_cli.options.pictures import (
+        AtlasOptions,
+        AttributeOptions,
+        ExplainOptions,
+        PictureOptions,
+        TuningOptions,
+    )
     from concept_monitor_cli.options.reading import (
         CheckpointsOptions,
         CompareOptions,
@@ -91,6 +98,8 @@ __all__ = [
     "CHANNELS",
     "SIMILARITIES",
     "AblateOptions",
+    "AtlasLayout",
+    "AtlasOptions",
     "AttributeOptions",
     "AttributionMethod",
     "BasisKind",
@@ -150,6 +159,7 @@ __all__ = [
     "SubmitOptions",
     "TcavTarget",
     "Triple",
+    "TuningOptions",
     "UnitsOptions",
     "VectorKind",
     "VectorsOptions",
@@ -168,6 +178,7 @@ __all__ = [
 # for all others.
 _PLACES = {
     "AblateOptions": "used",
+    "AtlasOptions": "pictures",
     "AttributeOptions": "pictures",
     "CheckpointsOptions": "reading",
     "CircuitsOptions": "used",
@@ -192,6 +203,7 @@ _PLACES = {
     "StatsOptions": "reading",
     "StatusOptions": "reading",
     "SubmitOptions": "dissect",
+    "TuningOptions": "pictures",
     "UnitsOptions": "reading",
     "VectorsOptions": "used",
     "VerifyOptions": "reading",

@@ -68,6 +68,7 @@ AttributionMethod = Literal[
     "guided",
     "guided-grad-cam",
 ]
+AtlasLayout = Literal["joint", "last"]
 BlocksOf = Literal["activation", "attribution"]
 Kept = Literal["dynamics", "factors"]
 Source = Literal["flag", "environment", "file", "default"]

@@ -13,7 +13,14 @@ from concept_monitor_cli.options.common import (
     class_names_option,
 )
 from concept_monitor_cli.options.declare import MACHINE, METHOD, PART, argument, option
-from concept_monitor_cli.options.kinds import AttributionMethod, BlocksOf, PictureObjective, PictureParameters
+from concept_monitor_cli.options.kinds import (
+    AtlasLayout,
+    AttributionMethod,
+    BlocksOf,
+    Method,
+    PictureObjective,
+    PictureParameters,
+)
 from concept_monitor_cli.options.values import count, from_zero, number, spec, unit_list
 
 
@@ -105,6 +112,99 @@ class PictureOptions(NetworksAgainOptions, OneRunOptions):
                 where=f"--objective {self.objective}",
                 hint="leave it out",
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtlasOptions(NetworksAgainOptions, OneRunOptions):
+    """The options of `cmon atlas`."""
+
+    without: ClassVar[tuple[str, ...]] = ("precision", "detector")
+
+    target: str | None = option(
+        None,
+        "Only what says something for this class: its name or number.",
+        panel=PART,
+        metavar="CLASS",
+        read=spec,
+        shown="everything",
+    )
+    against: str | None = option(
+        None,
+        "With --target: from left to right, from what speaks for this class to what speaks for the other.",
+        panel=PART,
+        metavar="CLASS",
+        read=spec,
+        shown="none",
+    )
+    layout: AtlasLayout = option(
+        "joint",
+        "joint: all epochs in one map; last: every sample stays where the last epoch has it, so that a cell "
+        "is the same patches at all epochs.",
+        panel=METHOD,
+        metavar="TYPE",
+    )
+    method: Method = option("umap", "To two dimensions: umap or pca.", panel=METHOD, metavar="NAME")
+    cells: int | None = option(
+        None,
+        "Rows and columns of cells.",
+        panel=METHOD,
+        metavar="N",
+        read=count,
+        shown="so many that a cell has 20 samples, at most 20; of classes 8",
+    )
+    tiles: bool = option(True, "Make a picture for each cell; most of the time goes there.", panel=METHOD)
+    steps: int = option(64, "Of a picture's ascent.", panel=METHOD, metavar="N", read=count)
+    size: int | None = option(
+        None,
+        "Side of a picture.",
+        panel=METHOD,
+        metavar="PIXELS",
+        read=number(int, least=16),
+        shown="the network's own, at most 64, on a GPU 128",
+    )
+    class_names: str | None = class_names_option()
+    at_once: int | None = option(
+        None,
+        "Pictures made at once. Another number changes them slightly.",
+        panel=MACHINE,
+        metavar="N",
+        read=count,
+        shown="8, on a GPU 64",
+    )
+
+    def __post_init__(self) -> None:
+        """An atlas is of one layer, and two classes are two."""
+        super().__post_init__()
+        if len(self.layers) > 1:
+            raise InputError(
+                "an atlas is of one layer", where=f"--layer {','.join(self.layers)}", hint="name one of them"
+            )
+        if self.against is not None and self.target is None:
+            raise InputError("against what?", where="--against", hint="name the first class: --target NAME")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningOptions(NetworksAgainOptions, OneRunOptions):
+    """The options of `cmon tuning`."""
+
+    without: ClassVar[tuple[str, ...]] = ("precision", "dry_run", "detector")
+
+    units: tuple[int, ...] = option(
+        (),
+        "Whose curves are kept and drawn: 3,7 or 10-19.",
+        panel=PART,
+        flags=("--units", "-u"),
+        metavar="LIST",
+        read=unit_list,
+        shown="by --top",
+    )
+    top: int = option(
+        12,
+        "The units of each layer that the angle explains most at the last epoch, this many.",
+        panel=PART,
+        metavar="N",
+        read=count,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,9 +326,9 @@ class ExplainOptions(NetworksAgainOptions, ReadingOptions):
         metavar="TYPE",
     )
     path: int = option(
-        0,
-        "Midpoints of the way from 0 to the layer's output over which gradients are averaged; 0: none. "
-        "With 32 the parts add up to the change of the logit.",
+        32,
+        "Midpoints of the way from 0 to the layer's output over which gradients are averaged, so that parts "
+        "add up to what the layer does to the logit. 0: the gradient at the output only, quicker.",
         panel=METHOD,
         metavar="N",
         read=from_zero,

@@ -17,7 +17,7 @@ Kind = Literal["names", "texts", "effects", "pictures", "relations", "judgements
 KINDS: tuple[Kind, ...] = ("names", "texts", "effects", "pictures", "relations", "judgements")
 
 #: The parts of the page, as its data are called in `report/page/contents.py`.
-Part = Literal["findings", "series", "anchors", "dynamics", "factors", "uses", "circuits", "ranges"]
+Part = Literal["findings", "series", "anchors", "dynamics", "factors", "uses", "circuits", "ranges", "atlas"]
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,17 @@ SHOWN: dict[str, Shown] = {
     "ablation": Shown("effects", "ablation_figures.losses", "uses"),
     "spurious": Shown("effects", "ablation_figures.gap_bars", "", _MORE),
     "failures": Shown("effects", "failure_figures.separating_units", "", _MORE),
+    "tuning": Shown("effects", "", "", BEHIND),
+    "tuning-curves": Shown("effects", "tuning_figures.tuning_curves", "", _MORE),
+    "tuning-layers": Shown("effects", "", "", READ),
     "explanations": Shown("effects", "", "", _OWN_PAGE),
     "explanation-places": Shown("effects", "", "", _OWN_PAGE),
     "factor-images": Shown("pictures", "factor_figures.cards", "factors"),
     "vector-clusters": Shown("pictures", "vector_figures.part_examples", "", _OF_FILES),
     "pictures": Shown("pictures", "picture_figures.contact_sheet", "", _OF_FILES),
+    "atlas": Shown("pictures", "atlas_figures.atlas_map", "atlas"),
+    "atlas-samples": Shown("pictures", "", "", BEHIND),
+    "atlas-epochs": Shown("judgements", "", "", READ),
     "attributions": Shown("pictures", "attribution_figures.strips", "", _OF_FILES),
     "similarity": Shown("relations", "dynamics_figures.matrix", "dynamics"),
     "self_similarity": Shown("relations", "", "", BEHIND),

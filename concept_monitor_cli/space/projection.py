@@ -31,7 +31,9 @@ SAMPLED = 3_000
 _TOLD = 10_000
 
 
-def _umap(points: Points, *, seed: int, neighbors: int, min_dist: float, at_once: bool = False) -> Points:
+def _umap(
+    points: Points, *, seed: int, neighbors: int, min_dist: float, components: int, at_once: bool = False
+) -> Points:
     """With `at_once` the distances are made by one product of matrices; UMAP asks for them pair by pair."""
     import umap
 
@@ -44,7 +46,7 @@ def _umap(points: Points, *, seed: int, neighbors: int, min_dist: float, at_once
         warnings.filterwarnings("ignore", message=".*not fully connected.*")
         warnings.filterwarnings("ignore", message=".*Spectral initialisation failed.*")
         model = umap.UMAP(
-            n_components=2,
+            n_components=components,
             n_neighbors=min(neighbors, len(points) - 1),
             min_dist=min_dist,
             metric="precomputed" if at_once else "cosine",
@@ -62,14 +64,14 @@ def _cosine_distances(points: Points) -> NDArray[np.float64]:
     return distances
 
 
-def _pca(points: Points, *, seed: int, neighbors: int, min_dist: float) -> Points:
+def _pca(points: Points, *, seed: int, neighbors: int, min_dist: float, components: int = 2) -> Points:
     centred = points.astype(np.float64) - points.mean(axis=0, dtype=np.float64)
     # The right singular vectors of a D x D matrix: exact, and independent of how many points there are.
     values, vectors = np.linalg.eigh(centred.T @ centred)
-    axes = vectors[:, np.argsort(values)[::-1][:2]]
+    axes = vectors[:, np.argsort(values)[::-1][:components]]
     # An eigenvector's sign is arbitrary: make its largest entry positive, so that a rerun agrees.
     axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
-    flat = np.zeros((len(points), 2), dtype=np.float32)
+    flat = np.zeros((len(points), components), dtype=np.float32)
     flat[:, : axes.shape[1]] = centred @ axes
     return flat
 
@@ -85,6 +87,7 @@ def project(
     neighbors: int = 15,
     min_dist: float = 0.1,
     keep: int = 0,
+    components: int = 2,
     progress: Progress = SILENT,
     advance: Callable[[int], object] = lambda n: None,
 ) -> Points:
@@ -101,11 +104,12 @@ def project(
         neighbors: UMAP's `n_neighbors`.
         min_dist: UMAP's `min_dist`.
         keep: the last so many points are among those that UMAP is fitted to.
+        components: axes, 2 for the plane.
         progress: told when there are too few points for UMAP, or too many.
         advance: told how many points have been placed.
 
     Returns:
-        `n x 2`, float32.
+        `n x components`, float32.
 
     Raises:
         InputError: an unknown method.
@@ -120,7 +124,12 @@ def project(
         progress.notice(f"only {len(points)} points: too few for UMAP, so the picture is a PCA")
         method = "pca"
     fit = PROJECTIONS[method]
-    how: dict[str, Any] = {"seed": seed, "neighbors": neighbors, "min_dist": min_dist}
+    how: dict[str, Any] = {
+        "seed": seed,
+        "neighbors": neighbors,
+        "min_dist": min_dist,
+        "components": components,
+    }
     if method != "umap" or len(points) <= MOST_FITTED:
         places = fit(points, **how)
         advance(len(points))
@@ -130,7 +139,7 @@ def project(
         f"lies between the {neighbors} of those that are nearest to it"
     )
     chosen = _sample(len(points), keep, seed)
-    places = np.empty((len(points), 2), dtype=np.float32)
+    places = np.empty((len(points), components), dtype=np.float32)
     places[chosen] = fit(points[chosen], at_once=True, **how)
     advance(len(chosen))
     others = np.setdiff1d(np.arange(len(points)), chosen, assume_unique=True)

@@ -57,7 +57,7 @@ class ExplainResult:
         explanations: rows of `explanations.csv` as plain values.
         wanted: images times epochs, and times networks with random weights.
         found: how many of these the cache has.
-        passes: about how many forward passes the others cost.
+        passes: how many forward passes the others cost at most.
         pages: a page for each image.
         tables: what else was written.
     """
@@ -124,7 +124,7 @@ def explain(options: ExplainOptions, progress: Progress = SILENT) -> ExplainResu
     _count(layers, networks, asked, options, result)
     if result.passes:
         progress.notice(
-            f"{counted(len(photos), 'images')} at {counted(len(records), 'epochs')}: about "
+            f"{counted(len(photos), 'images')} at {counted(len(records), 'epochs')}: at most "
             f"{result.passes:,} forward passes"
         )
         _make(layers, networks, asked, result.wanted - result.found, progress)
@@ -159,7 +159,7 @@ def _targets(
 
 
 def _cost(classes: int, path: int) -> int:
-    """Forward passes of an image at one epoch, gradients counted as what they cost."""
+    """Forward passes of an image at one epoch, at most: a gradient goes back to the layer only."""
     return 2 + max(path, 1) * (1 + _BACKWARD * classes)
 
 

@@ -24,20 +24,24 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from concept_monitor_cli.options import (
     AblateOptions,
+    AtlasOptions,
     AttributeOptions,
     CircuitsOptions,
     DissectOptions,
     EvolutionsOptions,
     ExplainOptions,
     PictureOptions,
+    TuningOptions,
 )
 from concept_monitor_cli.stories.ablate import ablate
+from concept_monitor_cli.stories.atlas import atlas
 from concept_monitor_cli.stories.attribute import attribute
 from concept_monitor_cli.stories.circuits import circuits
 from concept_monitor_cli.stories.dissect import dissect
 from concept_monitor_cli.stories.evolutions import evolutions
 from concept_monitor_cli.stories.explain import explain
 from concept_monitor_cli.stories.picture import picture
+from concept_monitor_cli.stories.tuning import tuning
 
 SIDE, EACH, COLOURS = 8, 6, ("blue", "green", "red")
 PIXELS = ("gradient", "gradient-x-input", "smooth", "guided", "guided-grad-cam")
@@ -76,6 +80,8 @@ COMMANDS: dict[str, tuple[Callable[..., object], type[Any], dict[str, object]]] 
         EvolutionsOptions,
         {"layers": ("1",), "controls": 2, "least": 2, "exact": True},
     ),
+    "atlas": (atlas, AtlasOptions, {"layers": ("3",), "method": "pca", "tiles": False}),
+    "tuning": (tuning, TuningOptions, {"layers": ("3",)}),
     "ablate": (ablate, AblateOptions, {"layers": ("1",), "units": (0, 1), "controls": 2}),
 }
 

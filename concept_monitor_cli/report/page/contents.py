@@ -471,6 +471,7 @@ def page_content(
         "factors": None
         if structure is None
         else factors_json(structure, {name: place for place, name in enumerate(pictures.names)}),
+        "atlas": None if structure is None else structure.atlas,
         "uses": None if structure is None else uses_json(structure.uses, histories),
         "circuits": None if structure is None else circuits_json(structure),
         "ranges": None if structure is None else ranges_json(structure, histories),

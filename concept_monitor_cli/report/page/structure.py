@@ -11,6 +11,7 @@ import pandas as pd
 
 from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.monitor.uses import Uses, last_concepts, read_uses
+from concept_monitor_cli.report.page.atlas import atlas_json
 from concept_monitor_cli.report.page.pack import floats
 from concept_monitor_cli.report.style import category_colour
 from concept_monitor_cli.run import RunFolder
@@ -39,6 +40,7 @@ class Structure:
         name: what the run is called in `similarity.csv`.
         words: sentences about when layers have become what they are.
         uses: what units do for the classes.
+        atlas: the map of `cmon atlas` (`atlas_json`); `None` where it has made none.
         ranges: layer and detector -> rows of what its units say at ranges of their activation.
     """
 
@@ -50,6 +52,7 @@ class Structure:
     name: str = ""
     words: tuple[str, ...] = ()
     uses: Uses = field(default_factory=Uses)
+    atlas: Mapping[str, Any] | None = None
     ranges: Mapping[tuple[str, str], pd.DataFrame] = field(default_factory=dict)
 
     def factor_images(self) -> list[str]:
@@ -75,6 +78,7 @@ def read_structure(run: RunFolder) -> Structure:
         factors.get("factor-images"),
         run.on_page("circuits").get("circuit"),
         uses=read_uses(run),
+        atlas=atlas_json(run),
     )
 
 

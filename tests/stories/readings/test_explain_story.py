@@ -232,18 +232,18 @@ def test_a_network_that_learnt_nothing_is_like_one(studied: Studied) -> None:
 
 
 def test_a_path_adds_up_to_the_change_of_the_logit(studied: Studied) -> None:
-    def error(path: int) -> float:
+    def error(**path: int) -> float:
         asked = ExplainOptions(
-            **studied.given("smooth", layers=("0",), path=path, classes=1, images=("red/0.png",))
+            **studied.given("smooth", layers=("0",), classes=1, images=("red/0.png",), **path)
         )
         rows = table(explain(asked, heard))
         return float(rows[rows["part"] == "total"]["completeness_error"].max())
 
     heard = Heard()
-    assert error(0) > 0.1
+    assert error(path=0) > 0.1
     assert any("--path 32 comes nearer" in text for text in heard.notices)
     heard.notices.clear()
-    assert error(32) < 1e-4
+    assert error() < 1e-4  # the default
     assert not any("nearer" in text for text in heard.notices)
 
 
@@ -277,11 +277,11 @@ def test_what_is_known_is_not_made_again_and_a_stopped_run_goes_on(
     counts = studied.ask(images=images, dry_run=True)
     # Two images at two epochs and in three untrained networks.
     assert (counts.wanted, counts.found) == (10, 0)
-    assert counts.passes == 10 * (2 + 1 + 2 * 5)
+    assert counts.passes == 10 * (2 + 32 * (1 + 2 * 5))
     with pytest.raises(KeyboardInterrupt):
         studied.ask(images=images)
     left = studied.ask(images=images, dry_run=True)
-    assert (left.wanted, left.found, left.passes) == (10, 3, 7 * (2 + 1 + 2 * 3))
+    assert (left.wanted, left.found, left.passes) == (10, 3, 7 * (2 + 32 * (1 + 2 * 3)))
     whole = studied.ask(images=images)
     assert len(calls) == 4 + 7
     pages = [page.read_bytes() for page in whole.pages]

@@ -263,8 +263,9 @@ function start() {
   });
   buildDynamics();
   buildFactors();
+  buildAtlas();
   buildUses();
-  listen(["series", "epoch"], () => { showCards(); showEpoch(); markCharts(); markDynamics(); markFactors(); });
+  listen(["series", "epoch"], () => { showCards(); showEpoch(); markCharts(); markDynamics(); markFactors(); markAtlas(); });
   listen(["series", "epoch", "query", "followed", "dark"], (changed) => {
     followHover(changed);
     const before = shown;

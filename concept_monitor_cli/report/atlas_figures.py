@@ -1,0 +1,123 @@
+"""The activation atlas as a map: a picture, a patch of a photo and words for each cell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from concept_monitor_cli.report.style import CAPTION_COLOUR, INK, figure_style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Pixels = NDArray[np.uint8]
+
+# The smallest icon, as a share of the side of a cell; the largest fills it.
+_SMALLEST = 0.45
+# Words for more cells than these a row cannot be read.
+_MOST_WORDS = 10
+_LETTERS = 13
+
+
+@dataclass(frozen=True)
+class Region:
+    """A cell of an atlas.
+
+    Attributes:
+        x, y: column and row, from the left and from below.
+        count: samples in it.
+        concept, label: its concept and class; empty for none.
+        photo: `(h, w, 3)`, the patch of a photo nearest to its mean.
+        tile: `(s, s, 3)`, its picture; `None` where none was made.
+    """
+
+    x: int
+    y: int
+    count: int
+    concept: str
+    label: str
+    photo: Pixels
+    tile: Pixels | None
+
+
+def icon_sides(counts: Sequence[int]) -> list[float]:
+    """The side of each icon as a share of its cell's: the area grows with the logarithm of the count."""
+    most = math.log1p(max(counts))
+    return [max(_SMALLEST, math.sqrt(math.log1p(count) / most)) for count in counts]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LETTERS else text[: _LETTERS - 1].rstrip() + "…"
+
+
+def _icons(axes: Axes, regions: Sequence[Region], side: int, images: Sequence[Pixels]) -> None:
+    for region, share, pixels in zip(
+        regions, icon_sides([each.count for each in regions]), images, strict=True
+    ):
+        half = 0.46 * share
+        x, y = region.x + 0.5, region.y + 0.5
+        axes.imshow(
+            pixels,
+            extent=(x - half, x + half, y - half, y + half),
+            interpolation="lanczos",
+            aspect="auto",
+        )
+    axes.set_xlim(0, side)
+    axes.set_ylim(0, side)
+    axes.set_aspect("equal")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(visible=False)
+
+
+def _words(axes: Axes, regions: Sequence[Region], side: int) -> None:
+    points = min(7.0, 46.0 / side)
+    for region in regions:
+        lines = [_short(text) for text in (region.concept, region.label) if text]
+        axes.text(
+            region.x + 0.5,
+            region.y + 0.02,
+            "\n".join(lines),
+            ha="center",
+            va="bottom",
+            fontsize=points,
+            color=INK,
+            bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.6},
+        )
+
+
+def atlas_map(regions: Sequence[Region], side: int, *, title: str, x_axis: str = "") -> Figure:
+    """The cells at their places: pictures, and beside them the patch of a photo nearest to each cell's mean.
+
+    Args:
+        regions: the cells that have enough samples.
+        side: rows and columns of cells.
+        title: layer and epoch.
+        x_axis: what left and right mean; empty where directions mean nothing.
+    """
+    from matplotlib.figure import Figure
+
+    made = [each.tile for each in regions if each.tile is not None]
+    pictured = bool(regions) and len(made) == len(regions)
+    width = max(4.0, min(11.0, 0.9 * side))
+    with figure_style():
+        figure = Figure(figsize=(width * (2 if pictured else 1) + 0.3, width + 0.6), layout="constrained")
+        panels = figure.subplots(1, 2 if pictured else 1, squeeze=False)[0]
+        if pictured:
+            _icons(panels[0], regions, side, made)
+            panels[0].set_title("made: what each cell's mean looks for", color=INK)
+        if regions:
+            _icons(panels[-1], regions, side, [each.photo for each in regions])
+        panels[-1].set_title("photos: the patch nearest to each cell's mean", color=INK)
+        for axes in panels:
+            if side <= _MOST_WORDS:
+                _words(axes, regions, side)
+            axes.set_xlabel(x_axis or "near places: alike", color=CAPTION_COLOUR)
+        figure.suptitle(title, fontsize=10.5, color=INK)
+    return figure
