@@ -35,6 +35,11 @@ concepts = "words.txt"
 until-epoch = 90
 fdr = 0.9
 
+[dissect]
+formula-search = "beam"
+beam = 3
+length = 2
+
 [picture]
 steps = 16
 at-once = 1

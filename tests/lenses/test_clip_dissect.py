@@ -130,7 +130,8 @@ def test_too_few_photos_are_named_as_the_cause(tmp_path: Path, name: str) -> Non
 def test_layers_of_few_units(tmp_path: Path, name: str, units: int) -> None:
     """Planted units are named and called, others are not; no unit gets the first word by default."""
     right = called = luck = first = 0
-    for seed in range(6):
+    seeds = 3 if name == "rank-reorder" else 6  # it takes ten times as long as the others
+    for seed in range(seeds):
         world, rng = random_world(tmp_path / str(seed), 400, 40, seed=seed)
         Q, concepts = planted(world, rng, units)
         findings = found(world, ClipDissect(name, stability=False), Q)
@@ -141,10 +142,10 @@ def test_layers_of_few_units(tmp_path: Path, name: str, units: int) -> None:
         others = found(world, ClipDissect(name, stability=False), blind(world, rng, units), "blind")
         luck += int(others.interpretable.sum())
         first += int((others.concepts[:, 0] == "w0").sum())
-    assert right >= 0.75 * 6 * units
-    assert called >= 0.75 * 6 * units
-    assert luck <= 0.05 * 6 * units + 2
-    assert first <= 0.2 * 6 * units + 1
+    assert right >= 0.75 * seeds * units
+    assert called >= 0.75 * seeds * units
+    assert luck <= 0.05 * seeds * units + 2
+    assert first <= 0.2 * seeds * units + 1
 
 
 @pytest.mark.parametrize("name", NAMES)
