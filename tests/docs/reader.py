@@ -50,6 +50,9 @@ count = 2
 [factors]
 starts = 2
 
+[failures]
+least = 2
+
 [ablate]
 top = 2
 controls = 5
@@ -71,6 +74,10 @@ BEFORE = {
     "--basis vectors": (
         "cmon dissect ckpts/ --layer layer4 --overwrite",
         "cmon vectors --layer layer4 --epochs last --least 3",
+    ),
+    "cmon failures": tuple(
+        f"cmon dissect ckpts1/ --layer layer4 --probe photos --out {out} --overwrite"
+        for out in ("cmon-out", "RUN")
     ),
     "cmon evaluate ev": ("cmon dissect ckpts1/ --layer avgpool,fc --epochs 0,last --probe photos --out ev",),
     "--class-names cifar10": ("cmon dissect ckpts1/ --layer fc --probe broden1_224 --out RUN",),
@@ -169,6 +176,10 @@ class Reader:
         if "--import-ratings" in command:
             for rater, offset in (("ann", 0), ("bob", 1)):
                 rate(Path("cmon-out"), rater, offset)
+        if "missed.csv" in command:
+            names = [str(path.relative_to("photos")) for path in sorted(Path("photos").rglob("*.png"))]
+            rows = [f"{name},{number % 2}" for number, name in enumerate(names)]
+            Path("missed.csv").write_text("\n".join(["image,failed", *rows, ""]), "utf-8")
         if "run1 run2" in command:
             for number in range(1, 7):
                 Path(f"run{number}").symlink_to(self.root / ("cmon-out", "other")[number % 2])
