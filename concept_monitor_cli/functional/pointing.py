@@ -7,6 +7,7 @@ pixels of the thing in an image of 224.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -49,13 +50,13 @@ def at(x: float, y: float, places: Tensor) -> bool:
     return bool(places[min(int(y * side), side - 1), min(int(x * side), side - 1)])
 
 
-def share_inside(attribution: Tensor, mask: Tensor) -> float:
-    """The share of a map's positive part that lies on the thing; NaN for a map without one.
+def shares_inside(attribution: Tensor, masks: Sequence[Tensor]) -> list[float]:
+    """The share of a map's positive part that lies on each thing; NaN for a map without one.
 
     Args:
         attribution: `(h, w)`, of the whole image; it is enlarged bilinearly.
-        mask: `(s, s)` bool.
+        masks: `(s, s)` bool each.
     """
-    values = enlarged(attribution.double()[None], *mask.shape)[0].clamp_min(0)
+    values = enlarged(attribution.double()[None], *masks[0].shape)[0].clamp_min(0)
     total = float(values.sum())
-    return float(values[mask].sum()) / total if total > 0 else math.nan
+    return [float(values[mask].sum()) / total if total > 0 else math.nan for mask in masks]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options.common import (
@@ -22,6 +22,18 @@ from concept_monitor_cli.options.kinds import (
     PictureParameters,
 )
 from concept_monitor_cli.options.values import count, from_zero, number, spec, unit_list
+
+
+def _at_once_option() -> Any:
+    """`--at-once`, of the commands that make pictures."""
+    return option(
+        None,
+        "Pictures made at once. Another number changes them slightly.",
+        panel=MACHINE,
+        metavar="N",
+        read=count,
+        shown="8, on a GPU 64",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,14 +102,7 @@ class PictureOptions(NetworksAgainOptions, OneRunOptions):
         "Of several epochs: pictures of the last one from a second seed, to see what drift is by luck.",
         panel=METHOD,
     )
-    at_once: int | None = option(
-        None,
-        "Pictures made at once. Another number changes them slightly.",
-        panel=MACHINE,
-        metavar="N",
-        read=count,
-        shown="8, on a GPU 64",
-    )
+    at_once: int | None = _at_once_option()
 
     def __post_init__(self) -> None:
         """A pair is two units, and says which units are meant."""
@@ -163,14 +168,7 @@ class AtlasOptions(NetworksAgainOptions, OneRunOptions):
         shown="the network's own, at most 64, on a GPU 128",
     )
     class_names: str | None = class_names_option()
-    at_once: int | None = option(
-        None,
-        "Pictures made at once. Another number changes them slightly.",
-        panel=MACHINE,
-        metavar="N",
-        read=count,
-        shown="8, on a GPU 64",
-    )
+    at_once: int | None = _at_once_option()
 
     def __post_init__(self) -> None:
         """An atlas is of one layer, and two classes are two."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -19,9 +20,9 @@ from concept_monitor_cli.models.directional import at_places
 from concept_monitor_cli.models.normalise import ImageNormaliser, grey_images
 from concept_monitor_cli.options import AtlasOptions
 from concept_monitor_cli.progress import Progress
-from concept_monitor_cli.record.sight import looking, usable_side
+from concept_monitor_cli.record.sight import looking
 from concept_monitor_cli.store import JSONValue, Key
-from concept_monitor_cli.stories.picture_making import AT_ONCE, AT_ONCE_GPU
+from concept_monitor_cli.stories.picture_making import Ascents
 from concept_monitor_cli.stories.recorder import Network, Recorder
 
 #: The largest side of a cell's picture where none is asked for, pixels: without a GPU, and on one.
@@ -74,7 +75,6 @@ class Atlases:
     recorder: Recorder
     options: AtlasOptions
     progress: Progress
-    _sides: dict[int, int] = field(default_factory=dict)
 
     # -- samples ---------------------------------------------------------------------------------------------
 
@@ -164,43 +164,20 @@ class Atlases:
 
     # -- tiles -----------------------------------------------------------------------------------------------
 
-    @property
-    def on_gpu(self) -> bool:
-        """Whether there is one."""
-        return self.recorder.device.type != "cpu"
-
-    @property
-    def at_once(self) -> int:
-        """Pictures in a batch, the same for every batch."""
-        return self.options.at_once or (AT_ONCE_GPU if self.on_gpu else AT_ONCE)
+    @cached_property
+    def ascents(self) -> Ascents:
+        """How large tiles are, and how many are made at once."""
+        return Ascents(self.recorder, self.options, self.progress, (LARGEST, LARGEST_GPU))
 
     def climb(self, network: Network) -> pictures.Climb:
         """How the tiles of a network are made."""
         return pictures.Climb(
-            side=self._side(network),
+            side=self.ascents.side(network),
             channels=network.looks[0].tapped.channels,
             steps=self.options.steps,
             seed=self.options.seed,
             wider=WIDER,
         )
-
-    def _side(self, network: Network) -> int:
-        """The side of a tile, tried once for each architecture."""
-        place = id(network.architecture)
-        if place not in self._sides:
-            own = network.architecture.preprocessing.geometry.size
-            wanted = self.options.size or min(own, LARGEST_GPU if self.on_gpu else LARGEST)
-            side = own
-            if wanted != own:
-                channels = network.architecture.layers[0].channels
-                tries = [wanted] if self.options.size else [wanted, own]
-                side = usable_side(network.make(), channels, tries, self.recorder.device)
-                if side != wanted:
-                    self.progress.notice(
-                        f"pictures of {side} pixels: the network takes no images of {wanted}"
-                    )
-            self._sides[place] = side
-        return self._sides[place]
 
     def _tile_key(self, network: Network, mean: Tensor, direction: Tensor) -> Key:
         climb, look = self.climb(network), network.looks[0]
@@ -217,7 +194,7 @@ class Atlases:
             "wider": climb.wider,
             **preprocessing.colour_key,
             "precision": "fp32",
-            "at_once": self.at_once,
+            "at_once": self.ascents.at_once,
         }
         return self.recorder.store.key("tile", **parts)
 
@@ -277,9 +254,7 @@ class Atlases:
                 maps = sight.maps(images)
                 return maps[:, :, maps.shape[2] // 2, maps.shape[3] // 2]
 
-            for first in range(0, len(wanted), self.at_once):
-                batch = list(wanted[first : first + self.at_once])
-                padded = batch + [batch[-1]] * (self.at_once - len(batch))
+            for batch, padded in self.ascents.batches(wanted):
                 to, of = directions[padded].to(device), means[padded].to(device)
 
                 def score(images: Tensor, to: Tensor = to, of: Tensor = of) -> Tensor:

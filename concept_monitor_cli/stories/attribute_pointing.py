@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -87,24 +88,15 @@ def pointing(
     by_chance = torch.tensor([float(near[number].double().mean()) for number in masks], dtype=torch.float64)
     centre = torch.tensor([float(method.at(0.5, 0.5, near[number])) for number in masks], dtype=torch.float64)
     covered = torch.tensor([float(mask.double().mean()) for mask in masks.values()], dtype=torch.float64)
+    others = ~np.eye(len(masks), dtype=bool)
     rows = []
     for name in layers:
         for epoch, record in enumerate(records):
-            own = {number: torch.from_numpy(maps[name, epoch, number].values) for number in masks}
-
-            def mean_of_others(
-                judge: Any, places: Mapping[int, Tensor], own: Mapping[int, Tensor] = own
-            ) -> float:
-                judged = [
-                    judge(values, places[number])
-                    for number in masks
-                    for other, values in own.items()
-                    if other != number
-                ]
-                return float(np.nanmean(judged)) if np.isfinite(judged).any() else float("nan")
-
-            hit = torch.tensor([float(method.hits(own[n], near[n])) for n in masks], dtype=torch.float64)
-            inside = [method.share_inside(own[n], masks[n]) for n in masks]
+            own = [torch.from_numpy(maps[name, epoch, number].values) for number in masks]
+            # Of each map at each thing; its own is on the diagonal.
+            hits = np.array([[float(method.hits(each, places)) for places in near.values()] for each in own])
+            inside = np.array([method.shares_inside(each, list(masks.values())) for each in own])
+            hit = torch.from_numpy(hits.diagonal().copy())
             better, low, high = gain(hit - by_chance, generator(seed, "pointing"))
             rows.append(
                 {
@@ -116,13 +108,17 @@ def pointing(
                     "hits": float(hit.mean()),
                     "chance": float(by_chance.mean()),
                     "centre": float(centre.mean()),
-                    "others": mean_of_others(method.hits, near),
+                    "others": _mean(hits[others]),
                     "gain": better,
                     "gain_low": low,
                     "gain_high": high,
-                    "inside": float(np.nanmean(inside)) if np.isfinite(inside).any() else None,
+                    "inside": _mean(inside.diagonal()),
                     "inside_chance": float(covered.mean()),
-                    "inside_others": mean_of_others(method.share_inside, masks),
+                    "inside_others": _mean(inside[others]),
                 }
             )
     return rows
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    return float(np.nanmean(values)) if np.isfinite(values).any() else None

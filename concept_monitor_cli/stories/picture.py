@@ -104,14 +104,14 @@ def picture(options: PictureOptions, progress: Progress = SILENT) -> PictureResu
     maker = Maker(recorder, options, progress)
     records = _records(opened)
     tasks = list(_tasks(opened, recorder, records, options))
-    result = PictureResult(options.out, steps=maker.steps, at_once=maker.at_once)
+    result = PictureResult(options.out, steps=maker.steps, at_once=maker.ascents.at_once)
     missing = [maker.missing(task.network, task.look, task.wishes, task.seed, task.scale) for task in tasks]
     result.size = max(maker.climb(task.network, task.look.tapped.channels, 0).side for task in tasks)
     result.wanted = sum(len(task.wishes) for task in tasks)
     made = sum(map(len, missing))
     result.found = result.wanted - made
     # A batch that is not full costs as much as a full one.
-    rows = sum(-(-len(wishes) // maker.at_once) * maker.at_once for wishes in missing)
+    rows = sum(-(-len(wishes) // maker.ascents.at_once) * maker.ascents.at_once for wishes in missing)
     result.passes = rows * maker.steps * PASSES_PER_STEP
     if options.dry_run:
         return result

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -99,6 +100,74 @@ class Scale:
         )
 
 
+Wanted = TypeVar("Wanted")
+
+
+class PictureSizes(Protocol):
+    """What a user says of the size of pictures, and of how many are made at once."""
+
+    @property
+    def size(self) -> int | None:
+        """`--size`."""
+
+    @property
+    def at_once(self) -> int | None:
+        """`--at-once`."""
+
+
+@dataclass
+class Ascents:
+    """How large pictures are on this machine, and how many are made at once.
+
+    Args:
+        recorder: the run's networks.
+        sizes: what the user said.
+        progress: told what happens.
+        largest: the largest side where none is asked for, without a GPU and on one (`None`: its own).
+    """
+
+    recorder: Recorder
+    sizes: PictureSizes
+    progress: Progress
+    largest: tuple[int | None, int | None]
+    _sides: dict[int, int] = field(default_factory=dict)
+
+    @cached_property
+    def on_gpu(self) -> bool:
+        """Whether there is one."""
+        return self.recorder.device.type != "cpu"
+
+    @property
+    def at_once(self) -> int:
+        """Pictures in a batch. The same for every batch, since another number rounds otherwise."""
+        return self.sizes.at_once or (AT_ONCE_GPU if self.on_gpu else AT_ONCE)
+
+    def batches(self, wanted: Sequence[Wanted]) -> Iterator[tuple[list[Wanted], list[Wanted]]]:
+        """What is wanted, batch by batch, and each batch filled up with copies of its last."""
+        for first in range(0, len(wanted), self.at_once):
+            batch = list(wanted[first : first + self.at_once])
+            yield batch, batch + [batch[-1]] * (self.at_once - len(batch))
+
+    def side(self, network: Network) -> int:
+        """The side of pictures, tried once for each architecture."""
+        place = id(network.architecture)
+        if place not in self._sides:
+            own = network.architecture.preprocessing.geometry.size
+            wanted = self.sizes.size or min(own, self.largest[self.on_gpu] or own)
+            if wanted == own:
+                self._sides[place] = own
+            else:
+                channels = network.architecture.layers[0].channels
+                tries = [wanted] if self.sizes.size else [wanted, own]
+                side = usable_side(network.make(), channels, tries, self.recorder.device)
+                if side != wanted:
+                    self.progress.notice(
+                        f"pictures of {side} pixels: the network takes no images of {wanted}"
+                    )
+                self._sides[place] = side
+        return self._sides[place]
+
+
 @dataclass
 class Maker:
     """Makes the pictures of a run.
@@ -112,55 +181,30 @@ class Maker:
     recorder: Recorder
     options: PictureOptions
     progress: Progress
-    _sides: dict[int, int] = field(default_factory=dict)
     _spectra: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
     @cached_property
-    def on_gpu(self) -> bool:
-        """Whether there is one."""
-        return self.recorder.device.type != "cpu"
+    def ascents(self) -> Ascents:
+        """How large pictures are, and how many are made at once."""
+        return Ascents(self.recorder, self.options, self.progress, (LARGEST, None))
 
     @property
     def steps(self) -> int:
         """Of the ascent."""
-        return self.options.steps or (STEPS_GPU if self.on_gpu else STEPS)
-
-    @property
-    def at_once(self) -> int:
-        """Pictures in a batch. The same for every batch, since another number rounds otherwise."""
-        return self.options.at_once or (AT_ONCE_GPU if self.on_gpu else AT_ONCE)
+        return self.options.steps or (STEPS_GPU if self.ascents.on_gpu else STEPS)
 
     def climb(self, network: Network, layer_channels: int, seed: int) -> Climb:
         """How the pictures of a network are made."""
         options = self.options
         return Climb(
             kind=options.parameters,
-            side=self._side(network),
+            side=self.ascents.side(network),
             channels=layer_channels,
             steps=self.steps,
             seed=seed,
             warped=options.warps,
             smooth=options.tv,
         )
-
-    def _side(self, network: Network) -> int:
-        """The side of pictures, tried once for each architecture."""
-        place = id(network.architecture)
-        if place not in self._sides:
-            own = network.architecture.preprocessing.geometry.size
-            wanted = self.options.size or (own if self.on_gpu else min(own, LARGEST))
-            if wanted == own:
-                self._sides[place] = own
-            else:
-                channels = network.architecture.layers[0].channels
-                tries = [wanted] if self.options.size else [wanted, own]
-                side = usable_side(network.make(), channels, tries, self.recorder.device)
-                if side != wanted:
-                    self.progress.notice(
-                        f"pictures of {side} pixels: the network takes no images of {wanted}"
-                    )
-                self._sides[place] = side
-        return self._sides[place]
 
     # -- the store -----------------------------------------------------------------------------
 
@@ -182,7 +226,7 @@ class Maker:
             **network.architecture.preprocessing.colour_key,
             "pooling": network.pooling,
             "precision": "fp32",
-            "at_once": self.at_once,
+            "at_once": self.ascents.at_once,
             "draws": ROBUST_DRAWS,
         }
         if look.key is not None:
@@ -260,9 +304,7 @@ class Maker:
             pooling=network.pooling,
             device=device,
         ) as sight:
-            for first in range(0, len(wishes), self.at_once):
-                batch = list(wishes[first : first + self.at_once])
-                padded = batch + [batch[-1]] * (self.at_once - len(batch))
+            for batch, padded in self.ascents.batches(wishes):
 
                 def stepped(count: int = len(batch)) -> None:
                     advance(count)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from concept_monitor_cli.functional.pointing import TOLERANCE, hits, share_inside, surroundings
+from concept_monitor_cli.functional.pointing import TOLERANCE, hits, shares_inside, surroundings
 
 
 @pytest.mark.parametrize("tolerance", [0.0, TOLERANCE, 0.21])
@@ -50,15 +50,17 @@ def test_random_places_hit_as_often_as_the_share_says() -> None:
     assert found == pytest.approx(float(near.double().mean()), abs=0.04)
 
 
-def test_share_inside_is_that_of_plain_loops() -> None:
+def test_shares_inside_are_those_of_plain_loops() -> None:
     rng = np.random.default_rng(1)
     values, mask = rng.normal(size=(6, 6)), rng.random((6, 6)) < 0.4
     positive = [max(values[y, x], 0.0) for y in range(6) for x in range(6)]
     inside = [max(values[y, x], 0.0) for y in range(6) for x in range(6) if mask[y, x]]
-    found = share_inside(torch.from_numpy(values), torch.from_numpy(mask))
+    both = [torch.from_numpy(mask), torch.from_numpy(~mask)]
+    found, rest = shares_inside(torch.from_numpy(values), both)
+    assert found + rest == pytest.approx(1)
     assert found == pytest.approx(math.fsum(inside) / math.fsum(positive), abs=1e-12)
-    assert math.isnan(share_inside(torch.from_numpy(-abs(values)), torch.from_numpy(mask)))
+    assert math.isnan(shares_inside(torch.from_numpy(-abs(values)), both)[0])
     # Enlarged: a map of one place that is not 0 spreads over its quarter and half of the next.
     half = torch.zeros(8, 8, dtype=torch.bool)
     half[:, 4:] = True
-    assert share_inside(torch.tensor([[0.0, 1.0], [0.0, 1.0]]), half) == pytest.approx(0.875)
+    assert shares_inside(torch.tensor([[0.0, 1.0], [0.0, 1.0]]), [half])[0] == pytest.approx(0.875)
