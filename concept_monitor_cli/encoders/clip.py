@@ -23,6 +23,7 @@ import torch
 
 from concept_monitor_cli.encoders import transformers_model
 from concept_monitor_cli.encoders.base import Precision
+from concept_monitor_cli.encoders.causal_text import encode_text
 from concept_monitor_cli.encoders.digests import file_digest
 from concept_monitor_cli.encoders.hf_clip import JSONObject
 from concept_monitor_cli.encoders.weights import converted_weights, without_warning
@@ -131,7 +132,7 @@ class ClipEncoder:
     def text(self, texts: Sequence[str]) -> torch.Tensor:
         """`M` texts -> fp32 `(M, D)`, rows normalised, on the encoder's device.
 
-        Every text is padded to the context length, so its row does not depend on its neighbours.
+        No text is padded to the length of its neighbours (`causal_text`), so its row does not depend on them.
 
         Raises:
             CmonError: an embedding that is not finite, or zero.
@@ -142,7 +143,7 @@ class ClipEncoder:
         self._say_if_cut(tokenizer, texts)
         tokens = tokenizer(list(texts)).to(self.device)
         with torch.no_grad(), self._autocast():
-            return self._unit(network.encode_text(tokens), "texts")
+            return self._unit(encode_text(network, tokens), "texts")
 
     @property
     def logit_scale(self) -> float:
