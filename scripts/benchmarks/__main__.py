@@ -3,6 +3,7 @@
 python -m scripts.benchmarks                      # everything: a quarter of an hour on two cores
 python -m scripts.benchmarks --quick              # tiny sizes: does it run?
 python -m scripts.benchmarks similarity masks     # some of it
+python -m scripts.benchmarks literature           # beside a chain as the literature has it: half an hour
 python -m scripts.benchmarks --write              # the table in RESULTS.md, and RESULTS.json
 python -m scripts.benchmarks --device cuda
 """
@@ -17,12 +18,14 @@ from pathlib import Path
 
 import torch
 
-from scripts.benchmarks import dissection, end_to_end, epochs, scaling, similarity, startup
+from scripts.benchmarks import dissection, end_to_end, epochs, literature, scaling, similarity, startup
 from scripts.benchmarks.measure import Row, machine
 from scripts.benchmarks.table import as_line, markdown, replace_table
 
 HERE = Path(__file__).parent
 NAMES = ("startup", "end_to_end", "masks", "similarity", "scaling", "epochs")
+#: Not done unless asked for: half an hour, and two hours.
+LONG = ("literature", "literature_long")
 
 
 def main() -> None:
@@ -30,15 +33,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="bench"
     )
-    parser.add_argument("names", nargs="*", help=f"some of {', '.join(NAMES)}")
+    parser.add_argument("names", nargs="*", help=f"some of {', '.join((*NAMES, *LONG))}")
     parser.add_argument("--quick", action="store_true", help="tiny sizes")
+    parser.add_argument("--rounds", type=int, default=3, help="of the comparison with the literature")
     parser.add_argument("--device", default="cpu", help="where networks and similarities run")
     parser.add_argument("--json", type=Path, help="write all numbers there")
     parser.add_argument("--write", action="store_true", help="renew RESULTS.md and RESULTS.json")
     given = parser.parse_args()
-    unknown = [name for name in given.names if name not in NAMES]
+    unknown = [name for name in given.names if name not in (*NAMES, *LONG)]
     if unknown:
-        parser.error(f"no benchmark {unknown[0]!r}: choose from {', '.join(NAMES)}")
+        parser.error(f"no benchmark {unknown[0]!r}: choose from {', '.join((*NAMES, *LONG))}")
     device = torch.device(given.device)
     about, begin = machine(device), time.perf_counter()
     rows: list[Row] = []
@@ -60,6 +64,9 @@ def main() -> None:
                 similarity.bench(report, device, quick=given.quick)
             elif name == "epochs":
                 epochs.bench(report, place, quick=given.quick)
+            elif name in LONG:
+                lengths = literature.CHECKPOINTS if name == "literature" else literature.LONG
+                literature.bench(report, place, quick=given.quick, lengths=lengths, rounds=given.rounds)
             else:
                 scaling.bench(report, place, device, quick=given.quick)
     about["minutes"] = round((time.perf_counter() - begin) / 60, 1)

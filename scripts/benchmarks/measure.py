@@ -9,6 +9,7 @@ import platform
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -122,12 +123,62 @@ def _status(entry: str, file: Path = Path("/proc/self/status")) -> int:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process of its own took."""
+    """What a process of its own took.
+
+    Attributes:
+        wall: seconds on the clock.
+        cpu: seconds of the processor, of its child processes too.
+        peak_bytes: the largest memory of the process itself.
+        output: what it printed.
+        tree_bytes: the largest memory of the process and all below it, as far as it was seen.
+    """
 
     wall: float
     cpu: float
     peak_bytes: int
     output: str
+    tree_bytes: int
+
+
+class _TreeMemory:
+    """Looks five times a second at the memory of a process and all below it (Linux; else finds nothing).
+
+    Attributes:
+        most: the largest sum seen, in bytes. What processes share is counted once (PSS).
+    """
+
+    def __init__(self, root: int) -> None:
+        self.root, self.most = root, 0
+        self._ended = threading.Event()
+        self._watch = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> _TreeMemory:
+        self._watch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._watch.join()
+
+    def _look(self) -> None:
+        while not self._ended.wait(0.2):
+            self.most = max(self.most, sum(_shared_out(process) for process in _tree(self.root)))
+
+
+def _tree(process: int) -> list[int]:
+    """A process and all below it."""
+    try:
+        found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except OSError:  # it has ended
+        return []
+    return [process, *(below for child in found for below in _tree(int(child)))]
+
+
+def _shared_out(process: int) -> int:
+    try:
+        return _status("Pss:", Path(f"/proc/{process}/smaps_rollup"))
+    except (OSError, StopIteration):
+        return 0
 
 
 # Changes to a folder, runs a module as `python -m` does, and at the end leaves its own /proc/self/status: the
@@ -155,7 +206,8 @@ def run(arguments: Sequence[str], cwd: Path, **environment: str) -> Usage:
         command = [sys.executable, "-c", _START, str(places["status"]), str(cwd), *arguments]
         begin = time.perf_counter()
         process = os.posix_spawn(sys.executable, command, own, file_actions=files)
-        _, status, used = os.wait4(process, 0)
+        with _TreeMemory(process) as tree:
+            _, status, used = os.wait4(process, 0)
         wall = time.perf_counter() - begin
         code = os.waitstatus_to_exitcode(status)
         if code:
@@ -164,7 +216,8 @@ def run(arguments: Sequence[str], cwd: Path, **environment: str) -> Usage:
         peak = used.ru_maxrss * 1024
         if places["status"].exists():
             peak = _status("VmHWM", places["status"])
-        return Usage(wall, used.ru_utime + used.ru_stime, peak, places["out"].read_text())
+        cpu = used.ru_utime + used.ru_stime
+        return Usage(wall, cpu, peak, places["out"].read_text(), max(peak, tree.most))
 
 
 def cmon(arguments: Sequence[object], cwd: Path, **environment: str) -> Usage:

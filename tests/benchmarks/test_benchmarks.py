@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scripts.benchmarks import dissection, scaling, similarity
+from scripts.benchmarks import dissection, literature, scaling, similarity
 from scripts.benchmarks.measure import Row, alternate, cmon, machine, peak_bytes, run
 from scripts.benchmarks.table import BEGIN, END, as_line, markdown, replace_table
 
@@ -53,6 +53,29 @@ def test_a_process_of_its_own_reports_its_output_and_its_peak(tmp_path: Path) ->
     assert used.wall > 0
     with pytest.raises(RuntimeError, match="ended with 2"):
         cmon(["dissect", "--no-such-option"], tmp_path)
+
+
+@linux
+def test_the_memory_of_a_tree_counts_its_children(tmp_path: Path) -> None:
+    child = "import time; x = bytearray(200 << 20); time.sleep(0.6)"
+    (tmp_path / "parent.py").write_text(
+        f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {child!r}])"
+    )
+    used = run(["parent"], tmp_path)
+    assert used.peak_bytes < 100e6
+    assert 200e6 < used.tree_bytes < 300e6
+
+
+@linux
+def test_the_chain_of_the_literature_gives_the_same_scores(tmp_path: Path) -> None:
+    rows: list[Row] = []
+    literature.bench(rows.append, tmp_path, quick=True, lengths=(1,))
+    states = [row.case for row in rows if "processor time" in row.case]
+    assert states == [
+        f"1 checkpoint, {state}: processor time" for state in ("cold", "features known", "all known")
+    ]
+    assert next(row.value for row in rows if "best scores" in row.case) == 1.0
+    assert rows[0].details["chain"]["said"].keys() == {"forward", "images", "words"}
 
 
 def test_alternation_gives_every_call_the_same_number_of_turns() -> None:

@@ -1,0 +1,274 @@
+"""A training dissected by `cmon`, and by a chain as the literature has it (`chain.py`), from the same files.
+
+ResNet-18 at 224 pixels, three layers with 896 units, 1,000 photos made up here, 20,000 phrases. The encoder
+is an EfficientNet-Lite2 beside a text tower of three layers, with random weights: with CLIP's own tower of
+twelve layers and 77 tokens the words alone take the chain half an hour. Its weights change no time.
+
+Three states of what is kept: nothing; embeddings and activations, where scores and tables are made anew;
+everything, which for the chain is the same as before, as it keeps no scores. `cmon` also does what the chain
+does not: chance levels, p-values, changes over epochs with their confidence, sentences.
+
+Both sides run in turn, each a process of its own (the chain one for each checkpoint). Processor time is that
+of all threads and child processes; memory the largest sum over the tree of processes.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice, product
+from pathlib import Path
+from typing import Any
+
+import concept_monitor_cli._torchvision  # noqa: F401  isort: skip
+import open_clip
+import torch
+
+from concept_monitor_cli import open_run
+from concept_monitor_cli.concepts import load_concepts
+from concept_monitor_cli.encoders import load_encoder
+from concept_monitor_cli.encoders.embed import TEXT_BLOCK
+from scripts.benchmarks.end_to_end import write_checkpoints, write_photos
+from scripts.benchmarks.measure import Report, Row, Usage, cmon, run
+
+LAYERS = ("layer2", "layer3", "layer4")
+CHECKPOINTS = (1, 3)
+#: Only when asked for by name: an hour on two cores.
+LONG = (30,)
+IMAGES, WORDS, SIDE = 1000, 20_000, 224
+#: Images that go through `cmon`'s encoder at once.
+BATCH = 64
+#: Times less processor time than the chain: with nothing known, and with all that each of them keeps.
+COLD, WARM = 2.5, 10.0
+SHARE, DISK = 0.88, 300e6
+
+ENCODER: dict[str, Any] = {
+    "embed_dim": 512,
+    "vision_cfg": {
+        "timm_model_name": "tf_efficientnet_lite2",
+        "timm_model_pretrained": False,
+        "timm_pool": "avg",
+        "timm_proj": "mlp",
+        "image_size": 224,
+    },
+    "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 256, "heads": 4, "layers": 3},
+}
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What one state of one side took, over all its processes.
+
+    Attributes:
+        wall: seconds.
+        cpu: seconds of the processor.
+        tree_bytes: the largest sum of memory over the tree of processes.
+        said: what it printed, read.
+    """
+
+    wall: float
+    cpu: float
+    tree_bytes: int
+    said: dict[str, Any]
+
+    @staticmethod
+    def over(used: Sequence[Usage], said: dict[str, Any]) -> Spent:
+        """Processes one after the other."""
+        return Spent(
+            sum(each.wall for each in used),
+            sum(each.cpu for each in used),
+            max(each.tree_bytes for each in used),
+            said,
+        )
+
+    @staticmethod
+    def median(rounds: Sequence[Spent]) -> Spent:
+        """Of several rounds, each number by itself; what was printed in the last one."""
+        wall, cpu = (statistics.median(getattr(each, name) for each in rounds) for name in ("wall", "cpu"))
+        peak = int(statistics.median(each.tree_bytes for each in rounds))
+        return replace(rounds[-1], wall=wall, cpu=cpu, tree_bytes=peak)
+
+
+def phrases(count: int) -> list[str]:
+    """Names of things, and pairs of them."""
+    names = [name for name in load_concepts("builtin").concepts if name.isalpha()]
+    return list(islice((*names, *(" ".join(pair) for pair in product(names, names))), count))
+
+
+class Study:
+    """The files, and both sides."""
+
+    def __init__(self, folder: Path, checkpoints: int, *, quick: bool) -> None:
+        self.folder, self.checkpoints = folder, checkpoints
+        self.images, words, self.side = (250, 40, 32) if quick else (IMAGES, WORDS, SIDE)
+        write_photos(folder / "photos", self.images, 48 if quick else 256)
+        write_checkpoints(folder / "ckpts", range(checkpoints))
+        (folder / "words.txt").write_text("\n".join(phrases(words)))
+        (folder / "encoder.json").write_text(json.dumps(ENCODER))
+        open_clip.add_model_config(folder / "encoder.json")
+        torch.manual_seed(0)
+        torch.save(open_clip.create_model("encoder", load_weights=False).state_dict(), folder / "encoder.pt")
+
+    def cmon(self, out: str) -> Spent:
+        """All checkpoints, in one process."""
+        used = cmon(
+            [
+                "dissect", "ckpts", "--layer", ",".join(LAYERS), "--probe", "photos", "--concepts",
+                "words.txt", "--encoder", "encoder", "--encoder-weights", "encoder.pt", "--encoder-config",
+                "encoder.json", "--input-size", self.side, "--crop", 1, "--top-k", 100,
+                "--model", "torchvision/resnet18", "--cache-dir", "cache", "--out", out, "--json", "--quiet",
+            ],
+            self.folder,
+        )  # fmt: skip
+        return Spent.over([used], json.loads(used.output))
+
+    def chain(self) -> Spent:
+        """All checkpoints, a process for each."""
+        used = [
+            run(
+                [
+                    "scripts.benchmarks.chain", "--checkpoint", f"ckpts/epoch_{epoch}.pth",
+                    "--layers", ",".join(LAYERS), "--photos", "photos", "--words", "words.txt",
+                    "--encoder", "encoder", "--saved", "saved", "--out", f"chain-{epoch}.csv",
+                    "--side", str(self.side),
+                ],
+                self.folder,
+            )
+            for epoch in range(self.checkpoints)
+        ]  # fmt: skip
+        parts = [ast.literal_eval(each.output) for each in used]
+        return Spent.over(
+            used,
+            {name: sum(part.get(name, 0.0) for part in parts) for name in ("forward", "images", "words")},
+        )
+
+    def encoder_seconds(self) -> float:
+        """Of `cmon`'s encoder, for all images and words, with nothing around it."""
+        encoder = load_encoder(
+            "encoder", weights=self.folder / "encoder.pt", config=self.folder / "encoder.json"
+        )
+        pixels = torch.zeros(BATCH, 224, 224, 3, dtype=torch.uint8)
+        words = (self.folder / "words.txt").read_text().split("\n")
+        encoder.text(words[:1])  # builds it
+        begin = time.perf_counter()
+        for start in range(0, self.images, BATCH):
+            encoder.image(pixels[: self.images - start])
+        for start in range(0, len(words), TEXT_BLOCK):
+            encoder.text(words[start : start + TEXT_BLOCK])
+        return time.perf_counter() - begin
+
+    def forget(self, *kinds: str) -> None:
+        """Of what `cmon` keeps: some kinds, or all of it."""
+        for kind in kinds or [""]:
+            shutil.rmtree(self.folder / "cache" / kind, ignore_errors=True)
+
+    def kept_bytes(self, name: str) -> int:
+        """On the disk below a folder."""
+        return sum(path.stat().st_size for path in (self.folder / name).rglob("*") if path.is_file())
+
+    def same_scores(self, out: str) -> float:
+        """Share of the first layer's units whose best score is the same on both sides, at the last checkpoint.
+
+        To a thousandth: labels hang on the rounding of sums where random embeddings tie. In deeper layers of
+        a random network units are silent on so many images that their top images are a matter of order.
+        """
+        last = self.checkpoints - 1
+        with (self.folder / f"chain-{last}.csv").open() as file:
+            theirs = {
+                (row["layer"], int(row["unit"])): float(row["similarity"]) for row in csv.DictReader(file)
+            }
+        table = open_run(self.folder / out).concepts(epoch=last, rank=1)
+        live = table[(table["state"] == "live") & (table["layer"] == LAYERS[0])]
+        ours = zip(live["layer"], live["unit"], live["score"], strict=True)
+        return sum(abs(score - theirs[layer, unit]) < 1e-3 for layer, unit, score in ours) / len(live)
+
+
+#: Kinds of `cmon`'s cache that follow from embeddings and activations.
+_SCORES = ("findings", "null", "resampling")
+
+
+def rounds_of(study: Study, rounds: int) -> dict[str, tuple[Spent, Spent]]:
+    """(chain, `cmon`) with nothing known, with features known, with everything known: medians."""
+    found: dict[str, list[tuple[Spent, Spent]]] = {"cold": [], "features known": [], "all known": []}
+    for number in range(rounds):
+        shutil.rmtree(study.folder / "saved", ignore_errors=True)
+        study.forget()
+        out = f"run-{number}"
+        found["cold"].append((study.chain(), study.cmon(out)))
+        study.forget(*_SCORES)
+        warm = study.chain()
+        found["features known"].append((warm, study.cmon(f"{out}-features")))
+        found["all known"].append((warm, study.cmon(f"{out}-features")))
+    return {
+        state: (Spent.median([theirs for theirs, _ in pairs]), Spent.median([ours for _, ours in pairs]))
+        for state, pairs in found.items()
+    }
+
+
+def bench(
+    report: Report,
+    folder: Path,
+    *,
+    quick: bool,
+    lengths: Sequence[int] = CHECKPOINTS,
+    rounds: int = 3,
+) -> None:
+    """Both sides, at several lengths of the training."""
+    for count in lengths:
+        place = folder / str(count)
+        place.mkdir()
+        study = Study(place, count, quick=quick)
+        _report(report, study, rounds_of(study, 1 if quick else rounds), quick=quick)
+
+
+def _report(report: Report, study: Study, found: dict[str, tuple[Spent, Spent]], *, quick: bool) -> None:
+    title = f"{study.checkpoints} checkpoint{'s' if study.checkpoints > 1 else ''}"
+    asked = {} if quick or study.checkpoints != 3 else {"cold": COLD, "all known": WARM}
+    cold_chain, cold = found["cold"]
+    for state, (theirs, ours) in found.items():
+        report(
+            Row(
+                "beside the literature",
+                f"{title}, {state}: processor time",
+                theirs.cpu / ours.cpu,
+                "x less than the chain",
+                asked.get(state),
+                limit=theirs.cpu / _bare(study, cold_chain, theirs) if state == "cold" else None,
+                limit_is="the chain's own seconds inside networks" if state == "cold" else "",
+                details={"chain": vars(theirs), "cmon": vars(ours)},
+                remark=f"{ours.cpu:.0f} s instead of {theirs.cpu:.0f}, by the clock {ours.wall:.0f} instead "
+                f"of {theirs.wall:.0f}, GB of memory {ours.tree_bytes / 1e9:.1f} instead of "
+                f"{theirs.tree_bytes / 1e9:.1f}",
+            )
+        )
+    inside = cold.said["forward_seconds"] + study.encoder_seconds()
+    further = (
+        ("cold, share inside networks", inside / cold.wall, "of the wall time", SHARE, True,
+         f"{inside:.0f} of {cold.wall:.0f} s"),
+        ("kept on the disk", study.kept_bytes("cache") / 1e6, "MB", DISK / 1e6, False,
+         f"the chain keeps {study.kept_bytes('saved') / 1e6:.0f} MB"),
+        (f"best scores of {LAYERS[0]}", study.same_scores("run-0"), "the same", None, True, ""),
+    )  # fmt: skip
+    for case, value, unit, bound, at_least, remark in further:
+        report(
+            Row(
+                "beside the literature",
+                f"{title}: {case}",
+                value,
+                unit,
+                bound if asked else None,
+                at_least=at_least,
+                remark=remark,
+            )
+        )
+
+
+def _bare(study: Study, cold: Spent, theirs: Spent) -> float:
+    """Processor seconds that the chain spends inside networks: its share of the clock, of all its time."""
+    return theirs.cpu * sum(cold.said.values()) / cold.wall
