@@ -1,8 +1,8 @@
 """A training dissected by `cmon`, and by a chain as the literature has it (`chain.py`), from the same files.
 
-ResNet-18 at 224 pixels, three layers with 896 units, 1,000 photos made up here, 20,000 phrases. The encoder
-is an EfficientNet-Lite2 beside a text tower of three layers, with random weights: with CLIP's own tower of
-twelve layers and 77 tokens the words alone take the chain half an hour. Its weights change no time.
+ResNet-18 at 224 pixels, three layers with 896 units, 1,000 photos made up here, 20,000 phrases. Of two
+encoders, both with random weights, which change no time: CLIP's ViT-B/32, where the words take the chain most
+of its time, and a small one, an EfficientNet-Lite2 beside a text tower of three layers.
 
 Three states of what is kept: nothing; embeddings and activations, where scores and tables are made anew;
 everything, which for the chain is the same as before, as it keeps no scores. `cmon` also does what the chain
@@ -38,9 +38,9 @@ from scripts.benchmarks.end_to_end import write_checkpoints, write_photos
 from scripts.benchmarks.measure import Report, Row, Usage, cmon, run
 
 LAYERS = ("layer2", "layer3", "layer4")
-CHECKPOINTS = (1, 3)
-#: Only when asked for by name: an hour on two cores.
-LONG = (30,)
+#: Encoder and checkpoints; the long one only when asked for by name: two hours on two cores.
+CASES = (("a small encoder", 1), ("a small encoder", 3), ("CLIP ViT-B/32", 3))
+LONG = (("a small encoder", 30),)
 IMAGES, WORDS, SIDE = 1000, 20_000, 224
 #: Images that go through `cmon`'s encoder at once.
 BATCH = 64
@@ -48,7 +48,7 @@ BATCH = 64
 COLD, WARM = 2.5, 10.0
 SHARE, DISK = 0.88, 300e6
 
-ENCODER: dict[str, Any] = {
+SMALL: dict[str, Any] = {
     "embed_dim": 512,
     "vision_cfg": {
         "timm_model_name": "tf_efficientnet_lite2",
@@ -58,6 +58,11 @@ ENCODER: dict[str, Any] = {
         "image_size": 224,
     },
     "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 256, "heads": 4, "layers": 3},
+}
+
+ENCODERS: dict[str, dict[str, Any]] = {
+    "a small encoder": SMALL,
+    "CLIP ViT-B/32": open_clip.get_model_config("ViT-B-32"),
 }
 
 
@@ -104,13 +109,13 @@ def phrases(count: int) -> list[str]:
 class Study:
     """The files, and both sides."""
 
-    def __init__(self, folder: Path, checkpoints: int, *, quick: bool) -> None:
-        self.folder, self.checkpoints = folder, checkpoints
+    def __init__(self, folder: Path, checkpoints: int, encoder: str, *, quick: bool) -> None:
+        self.folder, self.checkpoints, self.encoder = folder, checkpoints, encoder
         self.images, words, self.side = (250, 40, 32) if quick else (IMAGES, WORDS, SIDE)
         write_photos(folder / "photos", self.images, 48 if quick else 256)
         write_checkpoints(folder / "ckpts", range(checkpoints))
         (folder / "words.txt").write_text("\n".join(phrases(words)))
-        (folder / "encoder.json").write_text(json.dumps(ENCODER))
+        (folder / "encoder.json").write_text(json.dumps(ENCODERS[encoder]))
         open_clip.add_model_config(folder / "encoder.json")
         torch.manual_seed(0)
         torch.save(open_clip.create_model("encoder", load_weights=False).state_dict(), folder / "encoder.pt")
@@ -173,7 +178,7 @@ class Study:
         return sum(path.stat().st_size for path in (self.folder / name).rglob("*") if path.is_file())
 
     def same_scores(self, out: str) -> float:
-        """Share of the first layer's units whose best score is the same on both sides, at the last checkpoint.
+        """Share of the first layer's units whose best score is the same on both sides, at the last epoch.
 
         To a thousandth: labels hang on the rounding of sums where random embeddings tie. In deeper layers of
         a random network units are silent on so many images that their top images are a matter of order.
@@ -216,19 +221,19 @@ def bench(
     folder: Path,
     *,
     quick: bool,
-    lengths: Sequence[int] = CHECKPOINTS,
+    cases: Sequence[tuple[str, int]] = CASES,
     rounds: int = 3,
 ) -> None:
-    """Both sides, at several lengths of the training."""
-    for count in lengths:
-        place = folder / str(count)
+    """Both sides, for each (encoder, number of checkpoints)."""
+    for number, (encoder, count) in enumerate(cases):
+        place = folder / str(number)
         place.mkdir()
-        study = Study(place, count, quick=quick)
+        study = Study(place, count, encoder, quick=quick)
         _report(report, study, rounds_of(study, 1 if quick else rounds), quick=quick)
 
 
 def _report(report: Report, study: Study, found: dict[str, tuple[Spent, Spent]], *, quick: bool) -> None:
-    title = f"{study.checkpoints} checkpoint{'s' if study.checkpoints > 1 else ''}"
+    title = f"{study.checkpoints} checkpoint{'s' if study.checkpoints > 1 else ''}, {study.encoder}"
     asked = {} if quick or study.checkpoints != 3 else {"cold": COLD, "all known": WARM}
     cold_chain, cold = found["cold"]
     for state, (theirs, ours) in found.items():

@@ -60,6 +60,11 @@ class Row:
         """As JSON values."""
         return {**asdict(self), "met": self.met}
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Row:
+        """What `to_json` made."""
+        return cls(**{name: value for name, value in values.items() if name != "met"})
+
 
 Report = Callable[[Row], None]
 

@@ -69,6 +69,16 @@ def markdown(about: Mapping[str, Any], rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def with_earlier(found: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """Results with the rows of earlier ones whose benchmark was not done again, in the earlier order."""
+    again = {row["benchmark"] for row in found["rows"]}
+    before = list(dict.fromkeys(row["benchmark"] for row in earlier["rows"]))
+    rows = [row for row in earlier["rows"] if row["benchmark"] not in again]
+    order = {name: place for place, name in enumerate(dict.fromkeys((*before, *again)))}
+    rows = sorted([*rows, *found["rows"]], key=lambda row: order[row["benchmark"]])
+    return {**found, "rows": rows}
+
+
 def replace_table(text: str, table: str) -> str:
     """RESULTS.md with this table between its marks.
 

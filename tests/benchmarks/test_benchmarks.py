@@ -11,7 +11,7 @@ import torch
 
 from scripts.benchmarks import dissection, literature, scaling, similarity
 from scripts.benchmarks.measure import Row, alternate, cmon, machine, peak_bytes, run
-from scripts.benchmarks.table import BEGIN, END, as_line, markdown, replace_table
+from scripts.benchmarks.table import BEGIN, END, as_line, markdown, replace_table, with_earlier
 
 CPU = torch.device("cpu")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -67,12 +67,14 @@ def test_the_memory_of_a_tree_counts_its_children(tmp_path: Path) -> None:
 
 
 @linux
+@pytest.mark.slow
 def test_the_chain_of_the_literature_gives_the_same_scores(tmp_path: Path) -> None:
     rows: list[Row] = []
-    literature.bench(rows.append, tmp_path, quick=True, lengths=(1,))
+    literature.bench(rows.append, tmp_path, quick=True, cases=[("a small encoder", 1)])
     states = [row.case for row in rows if "processor time" in row.case]
     assert states == [
-        f"1 checkpoint, {state}: processor time" for state in ("cold", "features known", "all known")
+        f"1 checkpoint, a small encoder, {state}: processor time"
+        for state in ("cold", "features known", "all known")
     ]
     assert next(row.value for row in rows if "best scores" in row.case) == 1.0
     assert rows[0].details["chain"]["said"].keys() == {"forward", "images", "words"}
@@ -114,3 +116,10 @@ def test_the_table_says_what_was_asked_for_and_how_far_the_limit_is() -> None:
 def test_the_results_have_their_place() -> None:
     text = (Path(__file__).parents[2] / "scripts/benchmarks/RESULTS.md").read_text()
     assert BEGIN in replace_table(text, "x")
+
+
+def test_what_is_not_measured_again_stays_in_the_table() -> None:
+    old = [Row("a", "x", 1.0, "s"), Row("b", "y", 2.0, "s", 3.0), Row("a", "z", 4.0, "s")]
+    new = [Row("a", "x", 5.0, "s")]
+    as_json = [{"machine": {}, "rows": [row.to_json() for row in rows]} for rows in (new, old)]
+    assert [Row.from_json(row) for row in with_earlier(*as_json)["rows"]] == [new[0], old[1]]
