@@ -99,7 +99,7 @@ def _lines(plan: Plan) -> Iterator[str]:
     for step in plan.checkpoints:
         if step.forward_passes:
             passes = _passes(step.forward_passes)
-            what = f"{passes} over {counted(plan.images, 'images')} for {', '.join(step.layers)}"
+            what = f"{passes} over {counted(plan.own_images, 'images')} for {', '.join(step.layers)}"
             what += f"; {readable_size(step.bytes)} to keep"
         else:
             what = f"no forward pass; {step.known_tables} of {step.tables} tables known"

@@ -52,8 +52,11 @@ def dissect(console: Console, options: SubmitOptions) -> int:
     shares = submit.shares_of(options, console)
     if options.dry_run:
         script = submit.sbatch_script(options, len(shares))
-        task = written(DissectOptions, replace(options, dry_run=False))
-        command = shlex.join([*task, "--shard", f"I/{len(shares)}"])
+        task = written(DissectOptions, replace(options, dry_run=False, shard_images=None))
+        together = submit.images_over(options)
+        command = shlex.join([*task, "--shard", f"I/{len(shares) // together}"])
+        if together > 1:
+            command += f" --shard-images J/{together}"
         console.result(
             {
                 "dry_run": True,
@@ -64,7 +67,9 @@ def dissect(console: Console, options: SubmitOptions) -> int:
         )
         if not console.json:
             console.print(script)
-            console.print(f"Each task I of {len(shares)} does what this would:\n{command}")
+            shared = f"of {len(shares)} tasks (share I of the checkpoints, part J of their images)"
+            one = shared if together > 1 else f"task I of {len(shares)}"
+            console.print(f"Each {one} does what this would:\n{command}")
         return DONE
     submission = submit.submit(options, shares, console, say=Console)
     console.result({"dry_run": False, **asdict(submission)})

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from concept_monitor_cli.errors import CmonError, InputError
-from concept_monitor_cli.options import Shard, SubmitOptions
+from concept_monitor_cli.options import ImageShard, Shard, SubmitOptions
 from concept_monitor_cli.progress import SILENT, Progress, Silent
 from concept_monitor_cli.run import RunFolder
 from concept_monitor_cli.store import write_text_atomic
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
 MOST_TASKS = 8
-"""An array has one task per checkpoint, but by default no more than this."""
+"""An array has one task per checkpoint (and part of its images), but by default no more than this."""
 
 WARNING_SECONDS = 90
 """So long before its time is up SLURM warns a task, which then ends tidily and is queued again."""
 
 _FOLDER = "slurm"
 
-TaskState = Literal["done", "part done", "running", "waiting", "failed"]
+TaskState = Literal["done", "part done", "ended", "running", "waiting", "failed"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ class TaskStatus:
     Attributes:
         task: its number in the array.
         state: `waiting` and `running` say the scheduler; `done`, `part done` (some of its checkpoints cannot
-            be read) and `failed` (it ended before its checkpoints were done) say the run's own files.
+            be read), `ended` (its checkpoints wait for tasks that record other parts of their images) and
+            `failed` (it ended before its checkpoints were done) say the run's own files.
         done, failed, all: numbers of checkpoints; done or failed since the array was submitted.
         log: what it printed.
     """
@@ -103,19 +104,54 @@ class Task:
 
 
 def shares_of(options: SubmitOptions, progress: Progress = SILENT) -> tuple[tuple[str, ...], ...]:
-    """The checkpoints of each task.
+    """The checkpoints of each task; neighbours that share the images of the same ones have the same.
 
     Raises:
-        InputError: there are no checkpoints.
+        InputError: there are no checkpoints, or the tasks cannot be grouped.
     """
     from concept_monitor_cli.study import Study
 
-    study = Study(replace(options, shard=Shard(1, 1), overwrite=False), progress)
+    together = images_over(options)
+    if (options.tasks or together) % together:
+        raise InputError(
+            f"{options.tasks} tasks cannot share images in groups of {together}",
+            where=f"--tasks {options.tasks}",
+            hint=f"take a multiple of {together}, as --shard-images says",
+        )
+    alone = replace(options, shard=Shard(1, 1), shard_images=None, overwrite=False)
+    study = Study(alone, progress)
     files = study.files
     for broken in study.unreadable:
         progress.warning(f"{broken.name} is left out: {broken.error.what}")
-    tasks = min(options.tasks or MOST_TASKS, len(files))
-    return tuple(tuple(file.name for file in files[first::tasks]) for first in range(tasks))
+    groups = min(max(1, (options.tasks or MOST_TASKS) // together), len(files))
+    shares = (tuple(file.name for file in files[first::groups]) for first in range(groups))
+    return tuple(share for share in shares for _ in range(together))
+
+
+def images_over(options: SubmitOptions) -> int:
+    """How many tasks share the images of a checkpoint.
+
+    Raises:
+        InputError: one of the parts was named; each task gets its own.
+    """
+    wanted = options.shard_images
+    if wanted is None:
+        return 1
+    if wanted.index is not None:
+        raise InputError(
+            "the tasks of an array get a part of the images each",
+            where=f"--shard-images {wanted}",
+            hint=f"--shard-images {wanted.count}",
+        )
+    return wanted.count
+
+
+def own_options(options: SubmitOptions, task: int, tasks: int) -> SubmitOptions:
+    """The options of one task, from 0: its share of the checkpoints and its part of their images."""
+    together = images_over(options)
+    shard = Shard(task // together + 1, tasks // together)
+    part = None if together == 1 else ImageShard(together, task % together + 1)
+    return replace(options, shard=shard, shard_images=part)
 
 
 def sbatch_script(options: SubmitOptions, tasks: int) -> str:
@@ -169,8 +205,7 @@ def submit(
     try:
         with executor.batch():
             jobs = [
-                executor.submit(Task(replace(base, shard=Shard(index + 1, tasks)), anew, say))
-                for index in range(tasks)
+                executor.submit(Task(own_options(base, index, tasks), anew, say)) for index in range(tasks)
             ]
     except FailedJobError as error:
         for path in set(folder.glob("*.pkl")) - before:
@@ -261,6 +296,8 @@ def status(out: Path, progress: Progress = SILENT) -> list[TaskStatus]:
             state = "done"
         elif done + failed == len(names):
             state = "part done"
+        elif any(other in queue for other, same in enumerate(submission.shares) if same == names):
+            state = "ended"
         else:
             state = "failed"
         job = submission.job if number is None else f"{submission.job}_{number}"

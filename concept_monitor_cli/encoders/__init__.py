@@ -12,6 +12,7 @@ from concept_monitor_cli.encoders.clip import ClipEncoder, ClipFiles
 from concept_monitor_cli.encoders.embed import (
     PixelBlocks,
     check_templates,
+    embed_image_blocks,
     embed_images,
     embed_texts,
     images_to_embed,
@@ -30,6 +31,7 @@ __all__ = [
     "Precision",
     "PrecomputedEncoder",
     "check_templates",
+    "embed_image_blocks",
     "embed_images",
     "embed_texts",
     "images_to_embed",

@@ -86,17 +86,45 @@ def embed_images(
     if batch_size < 1:
         raise ValueError(f"batch_size must be positive, not {batch_size}")
     result = np.empty((len(pixels), encoder.dim), dtype=np.float32)
+    blocks = list(pixels.blocks())
+    embed_image_blocks(store, encoder, pixels, blocks, batch_size=batch_size, progress=progress, into=result)
+    return result
+
+
+def embed_image_blocks(
+    store: Store,
+    encoder: Encoder,
+    pixels: PixelBlocks,
+    blocks: Sequence[tuple[int, int, str]],
+    *,
+    batch_size: int = 64,
+    progress: Progress = SILENT,
+    into: Matrix | None = None,
+) -> None:
+    """Put the embeddings of some blocks of images into the store, those that are not there yet.
+
+    Args:
+        store, encoder, pixels, batch_size, progress: as for `embed_images`.
+        blocks: some of `pixels.blocks()`.
+        into: `(N, D)`, gets the embeddings of these images.
+
+    Raises:
+        CmonError: an embedding that is not finite.
+    """
+    assert encoder.preprocessing is not None
+    size = encoder.preprocessing.geometry.size
     missing = []
-    for start, stop, digest in pixels.blocks():
+    for start, stop, digest in blocks:
         key = _image_key(store, encoder, digest)
         entry = store.get(key)
         if entry is None:
             missing.append((start, stop, key))
             continue
         with entry:
-            result[start:stop] = entry.read(_NAME)
+            if into is not None:
+                into[start:stop] = entry.read(_NAME)
     if not missing:
-        return result
+        return
     total = sum(stop - start for start, stop, _ in missing)
     with progress.task(f"embedding images ({encoder.name})", total) as advance:
         for start, stop, key in missing:
@@ -113,9 +141,9 @@ def embed_images(
                         advance(len(batch))
 
             with store.get_or_make(key, make) as entry:
-                result[start:stop] = entry.read(_NAME)
+                if into is not None:
+                    into[start:stop] = entry.read(_NAME)
             advance(stop - start - fresh)  # another process made it meanwhile
-    return result
 
 
 def images_to_embed(store: Store, encoder: Encoder, pixels: PixelBlocks) -> int:

@@ -81,7 +81,7 @@ class Settings(TypedDict, total=False):
 NOT_FOR_MODELS = frozenset(
     {
         *("checkpoints", "layers", "out", "probe", "concepts", "encoder", "overwrite", "model"),
-        *("epochs", "shard", "order", "series", "trust_pickle", "prefix", "weights_key"),
+        *("epochs", "shard", "shard_images", "order", "series", "trust_pickle", "prefix", "weights_key"),
         *("dry_run", "sources", "plot_formats", "style", "evidence"),
     }
 )

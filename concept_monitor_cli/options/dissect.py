@@ -35,6 +35,7 @@ from concept_monitor_cli.options.kinds import (
     ChannelOrder,
     EpochFilter,
     FormulaSearch,
+    ImageShard,
     Interpolation,
     IouNormaliser,
     Kept,
@@ -115,6 +116,14 @@ class DissectOptions(PlotOptions, CommonOptions, InputSizeOptions, LoadingOption
         metavar="I/N",
         read=of_text(Shard.parse),
         shown="what SLURM says, else all",
+    )
+    shard_images: ImageShard | None = option(
+        None,
+        "So many tasks share the images of each checkpoint: 2; or 1/2 and 2/2.",
+        panel=WHAT,
+        metavar="[I/]N",
+        read=of_text(ImageShard.parse),
+        shown="each task sees all images",
     )
 
     crop: float | None = option(
@@ -369,7 +378,7 @@ class RunOptions(DissectOptions):
 class WatchOptions(DissectOptions):
     """The options of `cmon watch`: those of `dissect`, when to look and to stop, and what to warn of."""
 
-    without: ClassVar[tuple[str, ...]] = ("shard", "dry_run")
+    without: ClassVar[tuple[str, ...]] = ("shard", "shard_images", "dry_run")
 
     interval: float = option(
         10.0,

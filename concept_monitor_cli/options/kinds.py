@@ -112,6 +112,40 @@ class Shard:
         return f"{self.index}/{self.count}"
 
 
+@dataclass(frozen=True)
+class ImageShard:
+    """How the images of each checkpoint are shared: `2`, over two tasks, or `1/2`, and this is the first.
+
+    Attributes:
+        count: number of parts.
+        index: from 1 to `count`; `None` where SLURM says it.
+    """
+
+    count: int
+    index: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> ImageShard:
+        """Read `2` or `1/2`.
+
+        Raises:
+            InputError: not of that form, or outside 1..count.
+        """
+        if text.strip().isdecimal() and int(text):
+            return cls(int(text))
+        try:
+            shard = Shard.parse(text)
+        except InputError as error:
+            hint = error.hint if "/" in text else "write 2 for two tasks, or 1/2 for the first of them"
+            raise InputError(
+                f"{text!r} is no part of the images", where="--shard-images", hint=hint
+            ) from error
+        return cls(shard.count, shard.index)
+
+    def __str__(self) -> str:
+        return str(self.count) if self.index is None else f"{self.index}/{self.count}"
+
+
 class PlotFormats(tuple[PlotFormat, ...]):
     """The file types that plots are written as, and how these look.
 

@@ -7,7 +7,7 @@ needs and no more: memory does not grow with the number of images.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from torch import Tensor
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.topk import activation_range, without_range
 from concept_monitor_cli.models.layers import LayerInfo
+
+if TYPE_CHECKING:
+    from concept_monitor_cli.record.parts import Put, SeenPart
 
 # Rows kept back until it pays to handle them: one merge, one write, one wait for the GPU for this many.
 BLOCK_ROWS = 1024
@@ -121,9 +124,23 @@ class PooledWriter:
         """Writes what is left."""
         self._write(self._buffer.take())
 
+    def save(self, put: Put) -> None:
+        """See `parts.Joinable`: there are rows only."""
+
+    def join(self, part: SeenPart) -> None:
+        """See `parts.Joinable`."""
+        copy_rows(part, self._writer, self._dataset)
+
     def _write(self, block: tuple[int, Tensor] | None) -> None:
         if block is not None:
             self._writer.write(self._dataset, block[0], block[1].cpu().numpy())
+
+
+def copy_rows(part: SeenPart, writer: RowWriter, *names: str) -> None:
+    """Write the rows of a part to their places among those of all images."""
+    for name in names:
+        for start, rows in part.rows(name):
+            writer.write(name, start, rows)
 
 
 class MapSpool:
@@ -139,6 +156,7 @@ class MapSpool:
 
     def __init__(self, layer: str, writer: RowWriter, dataset: str = "maps") -> None:
         self.layers = (layer,)
+        self.datasets: tuple[str, ...] = (dataset,)
         self._writer = writer
         self._dataset = dataset
         self._buffer = RowBuffer(1)
@@ -166,6 +184,13 @@ class MapSpool:
     def finish(self) -> None:
         """Writes what is left."""
         self._write(self._buffer.take())
+
+    def save(self, put: Put) -> None:
+        """See `parts.Joinable`: there are rows only."""
+
+    def join(self, part: SeenPart) -> None:
+        """See `parts.Joinable`."""
+        copy_rows(part, self._writer, *self.datasets)
 
     def _declare(self, shape: tuple[int, int, int, int]) -> None:
         self._writer.create(self._dataset, shape, np.float32)
@@ -238,3 +263,15 @@ class UnitRange:
         self.minimum = torch.minimum(self.minimum, other.minimum)
         self.maximum = torch.maximum(self.maximum, other.maximum)
         self.non_numbers = self.non_numbers + other.non_numbers
+
+    def save(self, put: Put) -> None:
+        """See `parts.Joinable`."""
+        for name in ("minimum", "maximum", "non_numbers"):
+            put(name, getattr(self, name).numpy())
+
+    def join(self, part: SeenPart) -> None:
+        """See `parts.Joinable`."""
+        other = UnitRange(self.layers[0])
+        for name in ("minimum", "maximum", "non_numbers"):
+            setattr(other, name, part.read(name))
+        self.merge(other)

@@ -14,11 +14,12 @@ from concept_monitor_cli.models.geometry import Geometry
 from concept_monitor_cli.models.layers import LayerInfo
 from concept_monitor_cli.record.consumers import Consumer, PooledWriter, UnitRange
 from concept_monitor_cli.record.forward import RecordInfo
+from concept_monitor_cli.record.parts import Place, Put, SeenPart
 from concept_monitor_cli.record.quantile import UnitQuantile
 from concept_monitor_cli.record.requests import Activations, Cost, Pass
 from concept_monitor_cli.record.top_images import read_keys, sort_keys
 from concept_monitor_cli.record.whole_maps import WholeMaps
-from concept_monitor_cli.store import Entry, Key, Store
+from concept_monitor_cli.store import Entry, Key
 
 #: Top images that are kept of a unit: copies and frames of one video are found among them later.
 KEPT = 60
@@ -61,7 +62,7 @@ class Exemplars:
         height, width = _cells(layer, self.cells)
         return Cost(1, layer.units * (4 * n_images + (12 + height * width) * self.top_k + 9))
 
-    def begin(self, stack: ExitStack, store: Store, key: Key, layer: LayerInfo, n_images: int) -> Pass:
+    def begin(self, stack: ExitStack, store: Place, key: Key, layer: LayerInfo, n_images: int) -> Pass:
         """See `Recording`."""
         writer = stack.enter_context(store.writer(key))
         peaks, extent = _Peaks(layer, self.top_k, self.cells), UnitRange(layer.name)
@@ -147,12 +148,27 @@ class _Peaks:
         keys = sort_keys(peaks, images)
         # After the first images few units have a new one among their highest.
         rows = torch.nonzero(keys.amax(1) > self._keys[:, -1])[:, 0]
-        self._keys[rows], places = torch.cat([self._keys[rows], keys[rows]], 1).topk(self._k, dim=1)
-        own = places[:, :, None, None].expand(-1, -1, *self._cells)
-        self.maps[rows] = torch.cat([self.maps[rows], cells[rows]], 1).gather(1, own)
+        self._take(rows, keys[rows], cells[rows])
 
     def finish(self) -> None:
         """Nothing is left to do."""
+
+    def save(self, put: Put) -> None:
+        """See `parts.Joinable`."""
+        put("keys", self._keys.numpy())
+        put("lowest", self.lowest.numpy())
+        put("maps", self.maps.numpy())
+
+    def join(self, part: SeenPart) -> None:
+        """See `parts.Joinable`."""
+        self.lowest = torch.minimum(self.lowest, part.read("lowest"))
+        self._take(torch.arange(len(self._keys)), part.read("keys"), part.read("maps"))
+
+    def _take(self, rows: Tensor, keys: Tensor, maps: Tensor) -> None:
+        """Takes in other images of some units, `(n, b)` keys with their maps."""
+        self._keys[rows], places = torch.cat([self._keys[rows], keys], 1).topk(self._k, dim=1)
+        own = places[:, :, None, None].expand(-1, -1, *self._cells)
+        self.maps[rows] = torch.cat([self.maps[rows], maps], 1).gather(1, own)
 
     def found(self) -> tuple[Tensor, Tensor]:
         """`(C, K)` images, -1 where there were fewer, and their peaks, -inf there."""

@@ -129,6 +129,7 @@ def record(
     precision: Precision = "fp32",
     batch_size: int = 32,
     compile: bool = False,
+    images: slice | None = None,
     progress: Progress = SILENT,
 ) -> RecordInfo:
     """Runs a network once over all images and hands the outputs of its layers to the consumers.
@@ -153,6 +154,7 @@ def record(
             case.
         batch_size: images per step; results do not depend on it beyond rounding.
         compile: run the network through `torch.compile`; not where gradients are asked for.
+        images: only these, `start` and `stop`, out of all; they keep their numbers. `None`: all.
         progress: told how many images are done.
 
     Raises:
@@ -180,6 +182,8 @@ def record(
 
     poolings, assumptions = _assumptions(infos, pooling, device, precision)
     total = len(pixels)
+    shown = slice(0, total) if images is None else images
+    n_shown = shown.stop - shown.start
     for name, info in infos.items():
         for consumer in by_layer[name]:
             consumer.start(info, total)
@@ -223,14 +227,14 @@ def record(
                     run=torch.compile(model) if compile else None,
                 )
             ) as taps,
-            contextlib.closing(batches(pixels, batch_size, size, device, slice(0, total))) as read,
-            progress.task("forward pass", total) as advance,
+            contextlib.closing(batches(pixels, batch_size, size, device, shown)) as read,
+            progress.task("forward pass", n_shown) as advance,
         ):
             for start, batch in _timed(read, reading):
                 with preparing():
-                    images = normalise(batch.to(device, non_blocking=True))
+                    shown_batch = normalise(batch.to(device, non_blocking=True))
                 with forward():
-                    outputs = taps(images)
+                    outputs = taps(shown_batch)
                 with consuming(), torch.no_grad():
                     for name, (pooled, maps) in outputs.items():
                         bad[name] += (~pooled.isfinite()).sum()
@@ -256,7 +260,7 @@ def record(
         raise
     overhead = capturing.seconds()
     return RecordInfo(
-        images=total,
+        images=n_shown,
         seconds_forward=forward.seconds() - overhead,
         seconds_reading=reading.seconds() + preparing.seconds(),
         seconds_consuming=consuming.seconds() + overhead,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,6 +11,9 @@ from torch import Tensor
 from concept_monitor_cli.functional.dissection.thresholds import comparable, positions_above
 from concept_monitor_cli.models.layers import LayerInfo
 from concept_monitor_cli.record.consumers import map_size
+
+if TYPE_CHECKING:
+    from concept_monitor_cli.record.parts import Put, SeenPart
 
 # Values handled at a time: the scratch memory stays in the cache and off the page-fault path.
 _CHUNK = 1 << 21
@@ -172,9 +177,24 @@ class UnitQuantile:
             raise ValueError("quantiles of another fraction, set of images or layer do not add up")
         self._settle()
         other._settle()
-        filled = torch.arange(other._rows.shape[1]) < other._filled[:, None]
-        self._add(other._rows[filled], filled.nonzero()[:, 0])
-        self._seen += other._seen
+        self._take(other._rows, other._filled, other._seen)
+
+    def save(self, put: Put) -> None:
+        """See `parts.Joinable`."""
+        self._cut(torch.arange(len(self._rows)))
+        put("largest", self._rows[:, : self._keep].numpy())
+        put("filled", self._filled.numpy())
+        put("seen", np.array(self._seen))
+
+    def join(self, part: SeenPart) -> None:
+        """See `parts.Joinable`."""
+        self._take(part.read("largest"), part.read("filled"), int(part.read("seen")))
+
+    def _take(self, rows: Tensor, filled: Tensor, seen: int) -> None:
+        """Takes in the first `filled` values of each row, of so many positions that were seen."""
+        taken = torch.arange(rows.shape[1]) < filled[:, None]
+        self._add(rows[taken], taken.nonzero()[:, 0])
+        self._seen += seen
 
     def threshold(self, fraction: float | None = None) -> Tensor:
         """T per unit.

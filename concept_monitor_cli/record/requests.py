@@ -31,8 +31,10 @@ from concept_monitor_cli.record import (
     UnitQuantile,
     UnitRange,
 )
+from concept_monitor_cli.record.consumers import RowWriter
+from concept_monitor_cli.record.parts import EntryWriter, PartRows, Place, Put, SeenPart
 from concept_monitor_cli.record.scores import GradientWriter, ScoreConsumer, ScoreWriter, Target
-from concept_monitor_cli.store import Entry, Key, Store, Writer
+from concept_monitor_cli.store import Entry, Key
 
 # Maps of a layer up to this size are kept on the disk between threshold and masks; of a larger layer they
 # are made a second time. Maps of ResNet-18's layer4 for the 63,000 images of Broden take 6 GB.
@@ -88,12 +90,12 @@ class Recording(Protocol):
     def cost(self, layer: LayerInfo, n_images: int) -> Cost:
         """What it will take for a layer, known beforehand."""
 
-    def begin(self, stack: ExitStack, store: Store, key: Key, layer: LayerInfo, n_images: int) -> Pass:
+    def begin(self, stack: ExitStack, store: Place, key: Key, layer: LayerInfo, n_images: int) -> Pass:
         """Open the entry for writing.
 
         Args:
             stack: closes the entry: whole when all went well, not at all otherwise.
-            store: where it goes.
+            store: where it goes; of a part of the images, a `PartStore`.
             key: its address.
             layer: the layer.
             n_images: how many images will come.
@@ -123,7 +125,7 @@ class Activations:
         """See `Recording`."""
         return Cost(passes=1, bytes=layer.units * (4 * n_images + 12 * self.top_k + 1))
 
-    def begin(self, stack: ExitStack, store: Store, key: Key, layer: LayerInfo, n_images: int) -> Pass:
+    def begin(self, stack: ExitStack, store: Place, key: Key, layer: LayerInfo, n_images: int) -> Pass:
         """See `Recording`."""
         writer = stack.enter_context(store.writer(key))
         top, extent = TopImages(layer.name, self.top_k), UnitRange(layer.name)
@@ -151,7 +153,7 @@ class Maps:
         """See `Recording`."""
         return Cost(passes=1, bytes=MapSpool.nbytes(layer, n_images))
 
-    def begin(self, stack: ExitStack, store: Store, key: Key, layer: LayerInfo, n_images: int) -> Pass:
+    def begin(self, stack: ExitStack, store: Place, key: Key, layer: LayerInfo, n_images: int) -> Pass:
         """See `Recording`."""
         writer = stack.enter_context(store.writer(key))
 
@@ -178,7 +180,7 @@ class Logits:
         """See `Recording`."""
         return Cost(passes=1, bytes=4 * n_images * layer.units)
 
-    def begin(self, stack: ExitStack, store: Store, key: Key, layer: LayerInfo, n_images: int) -> Pass:
+    def begin(self, stack: ExitStack, store: Place, key: Key, layer: LayerInfo, n_images: int) -> Pass:
         """See `Recording`."""
         writer = stack.enter_context(store.writer(key))
         writer.meta["notes"] = []
@@ -216,7 +218,7 @@ class Gradients:
         """See `Recording`."""
         return Cost(passes=1, bytes=n_images * (4 * layer.units + 8))
 
-    def begin(self, stack: ExitStack, store: Store, key: Key, layer: LayerInfo, n_images: int) -> Pass:
+    def begin(self, stack: ExitStack, store: Place, key: Key, layer: LayerInfo, n_images: int) -> Pass:
         """See `Recording`."""
         writer = stack.enter_context(store.writer(key))
         classes = None if self.classes is None else torch.tensor(self.classes)
@@ -286,14 +288,16 @@ class Masks:
         spool = MapSpool.nbytes(layer, n_images)
         return Cost(1, entry, spool) if spool <= self.spool_bytes else Cost(2, entry)
 
-    def begin(self, stack: ExitStack, store: Store, key: Key, layer: LayerInfo, n_images: int) -> Pass:
+    def begin(self, stack: ExitStack, store: Place, key: Key, layer: LayerInfo, n_images: int) -> Pass:
         """See `Recording`."""
         writer = stack.enter_context(store.writer(key))
         quantile, extent = UnitQuantile(layer.name, self.fraction), UnitRange(layer.name)
         peaks = PeakImages(layer.name, self.top_k)
         listeners: list[Consumer] = [quantile, extent, peaks]
         fits = MapSpool.nbytes(layer, n_images) <= self.spool_bytes
-        spool = _SpoolFile(stack, store) if fits else None
+        # A part of the images keeps its maps with all else until the other parts are there.
+        kept_with_part = isinstance(writer, PartRows)
+        spool = _SpoolFile(stack, store) if fits and not kept_with_part else None
 
         def thresholds(info: RecordInfo) -> Tensor:
             writer.meta["notes"] = info.notes(layer.name)
@@ -313,12 +317,13 @@ class Masks:
             maker = _MaskMaker(layer.name, thresholds(info), self.size)
             return Pass([maker], lambda _: _put(writer, UnitMasks.join(maker.parts)))
 
-        if spool is None:
+        if not fits:
             return Pass(listeners, second_pass)
-        return Pass([*listeners, MapSpool(layer.name, spool)], masks_from_spool)
+        rows: RowWriter = writer if spool is None else spool
+        return Pass([*listeners, MapSpool(layer.name, rows)], masks_from_spool)
 
 
-def _put(writer: Writer, masks: UnitMasks) -> None:
+def _put(writer: EntryWriter, masks: UnitMasks) -> None:
     for name in ("image", "unit", "offsets", "edges"):
         writer.put(name, getattr(masks, name))
     writer.meta.update(n_images=masks.n_images, n_units=masks.n_units, size=list(masks.size))
@@ -360,6 +365,14 @@ class PeakImages:
         """Nothing more comes."""
         self.top.finish()
 
+    def save(self, put: Put) -> None:
+        """See `parts.Joinable`."""
+        self.top.save(put)
+
+    def join(self, part: SeenPart) -> None:
+        """See `parts.Joinable`."""
+        self.top.join(part)
+
 
 class _MaskMaker:
     """Makes unit masks of maps as they come, with thresholds that are known."""
@@ -389,7 +402,7 @@ class _SpoolFile:
     Read and written, not mapped: mapped pages would count as the process's memory.
     """
 
-    def __init__(self, stack: ExitStack, store: Store) -> None:
+    def __init__(self, stack: ExitStack, store: Place) -> None:
         store.root.mkdir(parents=True, exist_ok=True)
         self._file: IO[bytes] = tempfile.TemporaryFile(dir=store.root)  # noqa: SIM115 - the stack closes it
         stack.callback(self._file.close)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from concept_monitor_cli.models.layers import LayerInfo
 from concept_monitor_cli.record.consumers import BLOCK_ROWS, RowBuffer
+
+if TYPE_CHECKING:
+    from concept_monitor_cli.record.parts import Put, SeenPart
 
 _EMPTY = torch.iinfo(torch.int64).min
 _LOW = 0xFFFFFFFF
@@ -99,6 +104,17 @@ class TopImages:
         """Takes in the result for other images of the same set (their indices must not overlap)."""
         self._merge_keys(other._keys.to(self._keys.device))
         self._nan = self._nan + other._nan.to(self._nan.device)
+
+    def save(self, put: Put) -> None:
+        """See `parts.Joinable`."""
+        put("keys", self._keys.numpy())
+        put("nan", self._nan.numpy())
+
+    def join(self, part: SeenPart) -> None:
+        """See `parts.Joinable`."""
+        other = TopImages(self.layers[0], self.k)
+        other._keys, other._nan = part.read("keys"), part.read("nan")
+        self.merge(other)
 
     @property
     def non_numbers(self) -> int:

@@ -22,11 +22,13 @@ from concept_monitor_cli.record.consumers import (
     Consumer,
     MapSpool,
     PooledWriter,
+    RowWriter,
     UnitRange,
 )
 from concept_monitor_cli.record.forward import RecordInfo
+from concept_monitor_cli.record.parts import Place
 from concept_monitor_cli.record.requests import Cost, Pass, PeakImages
-from concept_monitor_cli.store import Key, Store
+from concept_monitor_cli.store import Key
 
 if TYPE_CHECKING:
     from concept_monitor_cli.store import Entry
@@ -92,6 +94,10 @@ class PackedMaps:
 class _MapPacker(MapSpool):
     """Streams packed maps into a store entry."""
 
+    def __init__(self, layer: str, writer: RowWriter) -> None:
+        super().__init__(layer, writer)
+        self.datasets = ("codes", "lowest", "step")
+
     def _declare(self, shape: tuple[int, int, int, int]) -> None:
         self._writer.create("codes", shape, np.uint16)
         self._writer.create("lowest", shape[:2], np.float32)
@@ -128,7 +134,7 @@ class WholeMaps:
         own = n_images * (2 * height * width + 12) + 12 * self.top_k + 1
         return Cost(passes=1, bytes=layer.units * own)
 
-    def begin(self, stack: ExitStack, store: Store, key: Key, layer: LayerInfo, n_images: int) -> Pass:
+    def begin(self, stack: ExitStack, store: Place, key: Key, layer: LayerInfo, n_images: int) -> Pass:
         """See `Recording`."""
         writer = stack.enter_context(store.writer(key))
         extent, peaks = UnitRange(layer.name), PeakImages(layer.name, self.top_k)

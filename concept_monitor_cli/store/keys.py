@@ -26,6 +26,7 @@ KINDS: dict[str, int] = {
     "exemplars": 1,
     "phrase_model": 1,
     "maps": 1,
+    "part": 1,
     "whole_maps": 2,
     "logits": 1,
     "gradients": 1,

@@ -48,14 +48,17 @@ from concept_monitor_cli.study import (
     UnusableCheckpointError,
     describe,
 )
+from concept_monitor_cli.study.passes import Seen
 from concept_monitor_cli.study.seen import (
     load_usable,
     record_missing,
     restored,
 )
+from concept_monitor_cli.study.shared import NotJoinableError, PartsMissingError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import nn
 
 
 # An entry of the cache may be removed, or found damaged, after it was seen there: then it is made again.
@@ -75,6 +78,7 @@ class DissectResult:
         forward_seconds: time inside the networks.
         images: number of probing images.
         layers: of the tables that were written.
+        waiting: name -> the parts of its images that other tasks have not recorded yet (`--shard-images`).
         whole: whether no other share of the checkpoints is left to be done.
         findings: what the run says, in sentences; none where it is not whole.
         statistics: what `statistics.csv` has, not rounded; `None` where it was not counted.
@@ -83,6 +87,7 @@ class DissectResult:
     out: Path
     done: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    waiting: dict[str, tuple[str, ...]] = field(default_factory=dict)
     forward_passes: int = 0
     floor_passes: int = 0
     forward_seconds: float = 0.0
@@ -164,6 +169,9 @@ def dissect_study(
                     result.failed[file.name] = error.what
                     errors.append(error)
                     unusable.append((file, error))
+                except PartsMissingError as error:
+                    _say_waiting(study, file, error)
+                    result.waiting[file.name] = error.parts
                 if begin is None:
                     write_failed(run, unusable)
                 advance(1)
@@ -180,6 +188,8 @@ def dissect_study(
     if architecture is not None:
         result.images = len(study.context.probe)
         study.warn_of_few_images()
+    elif result.waiting:
+        study.progress.detail(f"{len(result.waiting)} checkpoints wait for parts of their images")
     elif errors and study.shard_count == 1:
         raise errors[0]
     elif not errors and study.shard_count > 1:
@@ -201,11 +211,21 @@ def dissect_study(
 
 def _is_whole(study: Study, run: RunFolder) -> bool:
     """Whether no other share of the checkpoints is left to be done, and some of them are."""
-    if study.shard_count == 1:
+    if study.shard_count == 1 and study.image_shard is None:
         return True
     ended = {record.folder: record.status for record in run.checkpoints()}
     return "done" in ended.values() and all(
         ended.get(file.folder) in ("done", "failed") for file in study.all_files
+    )
+
+
+def _say_waiting(study: Study, file: StudyFile, error: PartsMissingError) -> None:
+    """Say which parts of a checkpoint's images are not there yet."""
+    own, missing = study.image_shard, ", ".join(error.parts)
+    study.progress.notice(
+        f"{file.name}: part {own} of the images is recorded; missing: {missing}. "
+        "The task that records the last part writes the tables; if none is at it, start it with "
+        f"--shard-images {error.parts[0]}"
     )
 
 
@@ -305,7 +325,10 @@ def dissect_network(
     )
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            _record_pieces(study, architecture, checkpoint, pieces, result)
+            try:
+                _record_pieces(study, architecture, checkpoint, pieces, result)
+            except NotJoinableError as error:
+                raise _of_detectors(error, pieces) from error
             if rewritten:
                 _forget(study, run, file, pieces)
                 rewritten = False
@@ -322,6 +345,13 @@ def dissect_network(
             if attempt == ATTEMPTS:
                 raise
     run.write_checkpoint(record)
+
+
+def _of_detectors(error: NotJoinableError, pieces: Sequence[Piece]) -> InputError:
+    """What cannot be put together from parts of the images, with the detectors that want it."""
+    wanted = [piece.detector.name for piece in pieces if piece.seen.key.digest == error.recording]
+    names = ", ".join(dict.fromkeys(wanted)) or "a null distribution"
+    return InputError(f"{names}: {error.what}", where=error.where, hint=error.hint)
 
 
 def require_numbers(
@@ -382,26 +412,43 @@ def _record_pieces(
     pieces: Sequence[Piece],
     result: DissectResult,
 ) -> None:
-    """Record what is not there yet: of the checkpoint, and of networks with random weights, once for all."""
+    """Record what is not there yet: of the checkpoint, and of networks with random weights, once for all.
+
+    Raises:
+        PartsMissingError: images are shared, and parts of other tasks are not there yet.
+    """
 
     def visited(info: RecordInfo) -> None:
         result.forward_passes += 1
         result.forward_seconds += info.seconds_forward
 
+    lacking: list[str] = []
+
+    def record(
+        wanted: Sequence[Seen], make: Callable[[], nn.Module], visited: Callable[[RecordInfo], None]
+    ) -> None:
+        try:
+            record_missing(study, architecture, wanted, make, visited)
+        except PartsMissingError as error:  # the own parts of all networks first
+            lacking.extend(error.parts)
+
     unknown = unknown_pieces(study, pieces)
+    if unknown and study.image_shard is not None:
+        study.context.embed_part(study.image_shard)
     make = partial(restored, study, architecture, checkpoint)
-    record_missing(study, architecture, [piece.seen for piece in unknown], make, visited)
+    record([piece.seen for piece in unknown], make, visited)
     for seed, wanted in untrained_by_seed(study, unknown).items():
         make = partial(architecture.source.build, study.device, seed=seed)
-        record_missing(study, architecture, wanted, make, visited)
+        record(wanted, make, visited)
 
     def visited_for_floors(info: RecordInfo) -> None:
         result.floor_passes += 1
         result.forward_seconds += info.seconds_forward
 
     make = partial(architecture.source.build, study.device, seed=first_seed(study))
-    wanted = [piece.seen for piece in random_pieces(study, pieces)]
-    record_missing(study, architecture, wanted, make, visited_for_floors)
+    record([piece.seen for piece in random_pieces(study, pieces)], make, visited_for_floors)
+    if lacking:
+        raise PartsMissingError(lacking)
 
 
 def check_place(run: RunFolder, file: StudyFile, checkpoint: Checkpoint) -> bool:

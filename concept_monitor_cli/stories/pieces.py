@@ -19,8 +19,8 @@ from concept_monitor_cli.study import (
     Architecture,
     Study,
 )
+from concept_monitor_cli.study.passes import Seen
 from concept_monitor_cli.study.seen import (
-    Seen,
     looks_of,
     seen,
     untrained_weights,

@@ -11,6 +11,7 @@ from concept_monitor_cli.encoders.hub import without_downloads
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import DissectOptions
 from concept_monitor_cli.progress import SILENT, Progress
+from concept_monitor_cli.record.parts import parts_of
 from concept_monitor_cli.record.requests import Cost
 from concept_monitor_cli.run import RunFolder
 from concept_monitor_cli.stories.dissect import check_place, require_numbers
@@ -22,7 +23,9 @@ from concept_monitor_cli.stories.pieces import (
     untrained_by_seed,
 )
 from concept_monitor_cli.study import Architecture, Study, StudyFile, UnusableCheckpointError, describe
-from concept_monitor_cli.study.seen import Seen, load_usable, restored
+from concept_monitor_cli.study.passes import Seen
+from concept_monitor_cli.study.seen import load_usable, restored
+from concept_monitor_cli.study.shared import own_costs
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Plan:
     Attributes:
         out: the run folder.
         images: number of probing images.
+        own_images: of those, how many this task shows to networks (`--shard-images`).
         checkpoints: what would be done for each.
         failed: name -> why, of checkpoints that cannot be dissected.
         untrained_passes: forward passes of networks with random weights, which all checkpoints share.
@@ -72,6 +76,7 @@ class Plan:
 
     out: Path
     images: int = 0
+    own_images: int = 0
     checkpoints: list[Step] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     untrained_passes: int = 0
@@ -119,7 +124,10 @@ def plan(options: DissectOptions, progress: Progress = SILENT) -> Plan:
     if last is None and errors and study.shard_count == 1:
         raise errors[0]
     if last is not None:
-        found.images = len(study.context.probe)
+        found.images = found.own_images = len(study.context.probe)
+        if (own := study.image_shard) is not None:
+            parts = parts_of(found.images, options.batch_size, own.count)
+            found.own_images = sum(len(part) for part in parts if part.index == own.index)
         study.warn_of_few_images()
         found.decode, found.decode_bytes = study.to_decode.images, study.to_decode.bytes
     steps = found.checkpoints
@@ -186,7 +194,7 @@ def _not_recorded(study: Study, wanted: Iterable[Seen], recorded: set[str]) -> l
 
 def _together(study: Study, architecture: Architecture, missing: Iterable[Seen]) -> Cost:
     """Everything that is missing of a network is recorded in the same forward passes."""
-    costs = [each.request.cost(each.layer, len(architecture.pixels)) for each in missing]
+    costs = own_costs(study, architecture, missing)
     return Cost(
         passes=max((cost.passes for cost in costs), default=0),
         bytes=sum(cost.bytes for cost in costs),

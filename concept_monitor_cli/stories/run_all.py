@@ -89,12 +89,17 @@ def run_all(options: RunOptions, progress: Progress = SILENT) -> RunResult:
     """
     made = dissect(_for(DissectOptions, options, dry_run=False), progress)
     result = RunResult(
-        options.out, made.layers, made.done, made.failed, made.forward_passes, findings=made.findings
+        options.out,
+        made.layers,
+        made.done,
+        made.failed,
+        made.forward_passes,
+        made.whole,
+        findings=made.findings,
     )
     if not made.done:
         return result
     if not made.whole:
-        result.whole = False
         progress.notice("the other shares of the checkpoints are not done yet: the last one makes the page")
         return result
     common = (item.name for item in fields(ReadingOptions) if _is_common(item.name))

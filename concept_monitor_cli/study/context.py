@@ -10,12 +10,19 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.concepts import ConceptSet
-from concept_monitor_cli.encoders import Encoder, PrecomputedEncoder, embed_images, embed_texts
+from concept_monitor_cli.encoders import (
+    Encoder,
+    PrecomputedEncoder,
+    embed_image_blocks,
+    embed_images,
+    embed_texts,
+)
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.evaluation.simulation import ACTIVE_SHARE
 from concept_monitor_cli.functional.groups import ImageGroups, halves
 from concept_monitor_cli.functional.resampling import RESAMPLES, image_counts
 from concept_monitor_cli.functional.similarity.activations import ConceptActivations
+from concept_monitor_cli.options import Shard
 from concept_monitor_cli.probe import LabelledImages, Pixels, ProbeSet
 from concept_monitor_cli.probe.groups import NamedGroups, copies, named_groups
 from concept_monitor_cli.probe.presence import LabelTable, Presence, label_table, presence_of
@@ -132,6 +139,22 @@ class Context:
             progress=self.progress,
         )
         return torch.from_numpy(images).to(self.device)
+
+    def embed_part(self, part: Shard) -> None:
+        """Send some of the images through the encoder, where there is one to look at them with.
+
+        Args:
+            part: which of several tasks this is; the others take the other images.
+        """
+        if self.pixels is not None:
+            embed_image_blocks(
+                self.store,
+                self.required_encoder,
+                self.pixels,
+                list(self.pixels.blocks())[part.index - 1 :: part.count],
+                batch_size=self.batch_size,
+                progress=self.progress,
+            )
 
     @cached_property
     def text_embeddings(self) -> Tensor:

@@ -87,8 +87,12 @@ def look_at(
     key = store.key("basis", spec=spec.text, recording=pooled_key(layer).digest)
 
     def make() -> Basis:
+        # Before the lock: where tasks share the images, all of them must get to their part.
+        known = None if store.has(key) else pooled(layer)
+
         def write(writer: Writer) -> None:
-            basis = fit_basis(spec, layer.units, torch.from_numpy(pooled(layer)), where=layer.name)
+            rows = pooled(layer) if known is None else known
+            basis = fit_basis(spec, layer.units, torch.from_numpy(rows), where=layer.name)
             for array, values in basis.to_arrays().items():
                 if array != "encoding":
                     writer.put(array, values)

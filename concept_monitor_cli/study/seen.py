@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from threading import Event
 
 import numpy as np
@@ -22,34 +21,23 @@ from concept_monitor_cli.checkpoints import Checkpoint, load_checkpoint
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.models.layers import LayerInfo
 from concept_monitor_cli.options import BasisSpec, basis_name, split_name
-from concept_monitor_cli.record import Consumer, RecordInfo, record
-from concept_monitor_cli.record.in_basis import InBasis, layer_in_basis
+from concept_monitor_cli.record import RecordInfo
+from concept_monitor_cli.record.in_basis import layer_in_basis
 from concept_monitor_cli.record.requests import OUTPUT, Activations, Logits, Recording, needs_whole_network
 from concept_monitor_cli.store import Key
 from concept_monitor_cli.study.looks import Look, look_at, parse_bases
 from concept_monitor_cli.study.networks import Architecture
+from concept_monitor_cli.study.passes import (
+    Seen,
+    further_passes,
+    not_recorded,
+    open_entries,
+    run_pass,
+    tell_of_size,
+)
+from concept_monitor_cli.study.shared import record_shared
 from concept_monitor_cli.study.study import Study
 from concept_monitor_cli.study.training import StudyFile, UnusableCheckpointError
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A recording of one layer of one network.
-
-    Attributes:
-        look: the layer and its basis.
-        request: what is recorded.
-        key: where the store has it, or will have it.
-    """
-
-    look: Look
-    request: Recording
-    key: Key
-
-    @property
-    def layer(self) -> LayerInfo:
-        """The layer, with the basis's members as its units."""
-        return self.look.layer
 
 
 def seen(study: Study, architecture: Architecture, look: Look, request: Recording, *, weights: str) -> Seen:
@@ -83,33 +71,30 @@ def untrained_weights(seed: int) -> str:
     return f"untrained:{seed}:torch-{torch.__version__}"
 
 
-#: Bytes on the disk that a user is told of before they are written.
-MUCH = 10**9
-
-
-def not_recorded(study: Study, wanted: Sequence[Seen]) -> list[Seen]:
-    """Those that are not in the store, or damaged there; each once."""
-    different = {each.key.digest: each for each in wanted}
-    return [each for each in different.values() if not study.store.proved(each.key)]
-
-
 def record_missing(
     study: Study,
     architecture: Architecture,
     wanted: Sequence[Seen],
     make: Callable[[], nn.Module],
     visited: Callable[[RecordInfo], None] = lambda _: None,
+    *,
+    first: bool = False,
 ) -> None:
     """Visit a network for everything wanted that is missing; it is not even built where nothing is.
 
     Processes that work on one checkpoint at the same time visit it once: the others wait, and find it done.
+    Where they share its images, each visits its part.
 
     Args:
         study: the inputs.
         architecture: the network and its images.
         wanted: what should be in the store.
         make: builds the network, with its weights.
-        visited: called after each forward pass over all images.
+        visited: called after each forward pass.
+        first: the work cannot go on without it, even where other tasks are to visit parts of the images.
+
+    Raises:
+        PartsMissingError: images are shared, and parts of other tasks are not there yet.
     """
     missing = not_recorded(study, wanted)
     for each in missing:
@@ -118,26 +103,17 @@ def record_missing(
     missing = not_recorded(study, missing)
     if not missing:
         return
+    if study.image_shard is not None:
+        record_shared(study, architecture, missing, make, visited, all_parts=first)
+        return
     with ExitStack() as locks:
         # In one order for all processes, so that none waits for another that waits for it.
         for each in sorted(missing, key=lambda each: each.key.digest):
             locks.enter_context(study.store.lock(each.key))
         missing = not_recorded(study, missing)
         if missing:
-            _tell_of_size(study, missing, len(architecture.pixels))
+            tell_of_size(study, missing, len(architecture.pixels))
             _visit(study, architecture, missing, make(), visited)
-
-
-def _tell_of_size(study: Study, missing: Sequence[Seen], images: int) -> None:
-    """Say what is about to be kept on the disk, where it is much."""
-    costs = [each.request.cost(each.layer, images) for each in missing]
-    kept, spool = sum(cost.bytes for cost in costs), sum(cost.spool for cost in costs)
-    if kept + spool > MUCH:
-        while_made = f", and {spool / 1e9:.1f} GB more while it is made" if spool else ""
-        study.notice(
-            f"what is seen of {', '.join(dict.fromkeys(each.layer.name for each in missing))} takes about "
-            f"{kept / 1e9:.1f} GB of the cache for each checkpoint{while_made}; cmon cache prune frees it"
-        )
 
 
 def _visit(
@@ -148,45 +124,10 @@ def _visit(
     visited: Callable[[RecordInfo], None],
 ) -> None:
     with ExitStack() as stack:
-        passes = [
-            (
-                each.look,
-                each.look.basis(),
-                each.request.begin(stack, study.store, each.key, each.layer, len(architecture.pixels)),
-            )
-            for each in missing
-        ]
-        while passes:
-            info = record(
-                model,
-                architecture.pixels,
-                architecture.preprocessing,
-                [
-                    _in_basis(study, look, basis, consumer)
-                    for look, basis, each in passes
-                    for consumer in each.consumers
-                ],
-                scores=[consumer for _, _, each in passes for consumer in each.scores],
-                known={layer.name: layer for layer in architecture.layers},
-                pooling=study.options.pooling,
-                device=study.device,
-                precision=study.options.precision,
-                batch_size=study.options.batch_size,
-                compile=study.options.compile,
-                progress=study.progress,
-            )
-            visited(info)
-            passes = [
-                (look, basis, further)
-                for look, basis, each in passes
-                if (further := each.complete(info)) is not None
-            ]
-
-
-def _in_basis(study: Study, look: Look, basis: Basis | None, consumer: Consumer) -> Consumer:
-    if basis is None:
-        return consumer
-    return InBasis(consumer, look.tapped, look.layer, basis, study.options.pooling)
+        opened = open_entries(stack, architecture, missing, study.store)
+        info = run_pass(study, architecture, model, opened)
+        visited(info)
+        further_passes(study, architecture, lambda: model, [(each, info) for each in opened], visited)
 
 
 def looks_of(study: Study, architecture: Architecture) -> list[Look]:
@@ -250,7 +191,11 @@ def _reference(study: Study, architecture: Architecture, layer: LayerInfo) -> Se
 def _reference_pooled(study: Study, architecture: Architecture, layer: LayerInfo) -> NDArray[np.float32]:
     wanted = _reference(study, architecture, layer)
     record_missing(
-        study, architecture, [wanted], lambda: restored(study, architecture, study.last_checkpoint)
+        study,
+        architecture,
+        [wanted],
+        lambda: restored(study, architecture, study.last_checkpoint),
+        first=True,
     )
     with study.recorded(wanted.key) as entry:
         return entry.read("pooled")

@@ -1,4 +1,4 @@
-"""Which share of the checkpoints is this process's, as SLURM tells it in the environment."""
+"""Which checkpoints, and which of their images, are this process's: as asked for, else as SLURM tells it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.options import Shard
+from concept_monitor_cli.options import DissectOptions, Shard
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,74 @@ class SlurmShare:
 
     shard: Shard
     source: str
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What is this process's.
+
+    Attributes:
+        checkpoints: the share of them; `None`: all.
+        images: the part of the images of each; `None`: all.
+        notes: for the user, where SLURM said it.
+    """
+
+    checkpoints: Shard | None
+    images: Shard | None
+    notes: tuple[str, ...] = ()
+
+
+def shares_of(options: DissectOptions, environment: Mapping[str, str]) -> Shares:
+    """This process's share of the checkpoints, and its part of the images of each.
+
+    Of the tasks that SLURM started, `N` neighbours share the images of one checkpoint (`--shard-images N`),
+    and such groups share the checkpoints. What is named (`--shard I/N`, `--shard-images I/N`) is taken.
+
+    Args:
+        options: what was asked for.
+        environment: the environment variables, as `os.environ`.
+
+    Raises:
+        InputError: it cannot be known; or a share of a run that is to be started anew, which would remove
+            what the others made.
+    """
+    wanted, checkpoints = options.shard_images, options.shard
+    images = None if wanted is None or wanted.index is None else Shard(wanted.index, wanted.count)
+    notes: tuple[str, ...] = ()
+    share = None
+    if images is None and (checkpoints is None or wanted is not None):
+        share = slurm_share(environment)
+    if images is None and wanted is not None and wanted.count > 1:
+        images = _part_of_images(wanted.count, share)
+        notes = (f"part {images} of the images: this is {share.source}",) if share is not None else ()
+    if share is not None and checkpoints is None:
+        together = 1 if images is None else images.count
+        checkpoints = Shard((share.shard.index - 1) // together + 1, share.shard.count // together)
+        if checkpoints.count > 1:
+            notes = (*notes, f"share {checkpoints} of the checkpoints: this is {share.source}")
+    if options.overwrite and any(each is not None and each.count > 1 for each in (checkpoints, images)):
+        raise InputError(
+            "one of several shares cannot start the run anew: it would remove what the others made",
+            where="--overwrite",
+            hint=f"remove {options.out} before, or choose another folder with --out",
+        )
+    return Shares(checkpoints, None if images is None or images.count == 1 else images, notes)
+
+
+def _part_of_images(count: int, share: SlurmShare | None) -> Shard:
+    """The part of one of several tasks that SLURM started.
+
+    Raises:
+        InputError: SLURM started none, or a number of them that cannot be grouped.
+    """
+    if share is None or share.shard.count % count:
+        started = "SLURM started one" if share is None else f"SLURM started {share.shard.count}"
+        raise InputError(
+            f"the images are to be shared over groups of {count} tasks, and {started}",
+            where=f"--shard-images {count}",
+            hint=f"start {count} tasks, or a multiple of that; or name the part: --shard-images I/{count}",
+        )
+    return Shard((share.shard.index - 1) % count + 1, count)
 
 
 def slurm_share(environment: Mapping[str, str]) -> SlurmShare | None:

@@ -44,7 +44,7 @@ from concept_monitor_cli.study.lens import Lens
 from concept_monitor_cli.study.looks import Look
 from concept_monitor_cli.study.networks import Architecture, last_stages, traced
 from concept_monitor_cli.study.presented import presented
-from concept_monitor_cli.study.share import slurm_share
+from concept_monitor_cli.study.share import Shares, shares_of
 from concept_monitor_cli.study.training import (
     StudyFile,
     Unreadable,
@@ -201,26 +201,22 @@ class Study:
         """How many processes share the checkpoints."""
         return 1 if self.shard is None else self.shard.count
 
-    @cached_property
+    @property
     def shard(self) -> Shard | None:
-        """This process's share of the checkpoints: what was asked for, else what SLURM says, else all.
+        """This process's share of the checkpoints; `None`: all. See `shares_of`."""
+        return self._shares.checkpoints
 
-        Raises:
-            InputError: a share of a run that is to be started anew: it would remove what the others made.
-        """
-        shard = self.options.shard
-        if shard is None:
-            share = slurm_share(os.environ)
-            if share is not None:
-                shard = share.shard
-                self.notice(f"share {shard} of the checkpoints: this is {share.source}")
-        if shard is not None and shard.count > 1 and self.options.overwrite:
-            raise InputError(
-                "one of several shares cannot start the run anew: it would remove what the others made",
-                where="--overwrite",
-                hint=f"remove {self.options.out} before, or choose another folder with --out",
-            )
-        return shard
+    @property
+    def image_shard(self) -> Shard | None:
+        """This process's part of the images of each checkpoint; `None`: all. See `shares_of`."""
+        return self._shares.images
+
+    @cached_property
+    def _shares(self) -> Shares:
+        shares = shares_of(self.options, os.environ)
+        for note in shares.notes:
+            self.notice(note)
+        return shares
 
     @cached_property
     def store(self) -> Store:
@@ -230,7 +226,10 @@ class Study:
     @cached_property
     def device(self) -> torch.device:
         """Where networks run."""
-        return resolve_device(self.options.device)
+        device = resolve_device(self.options.device)
+        if device.index is not None and ":" not in self.options.device:
+            self.notice(f"{device}: the GPU of this task of a SLURM step")
+        return device
 
     @cached_property
     def listed_probe(self) -> ProbeSet:

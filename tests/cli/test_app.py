@@ -274,7 +274,7 @@ def test_help_lists_panels_and_options(capsys: pytest.CaptureFixture[str]) -> No
     main(["dissect", "--help"])
     text = capsys.readouterr().out
     for words in (
-        "--layer     -l      NAME",
+        "--layer         -l      NAME",
         "--fdr",
         "[default: soft-wpmi]",
         "CMON_TOP_CONCEPTS",

@@ -8,6 +8,9 @@ import time
 import pytest
 from stories.conftest import Bench, cmon, make_bench  # noqa: F401
 
+from concept_monitor_cli.cluster import submit
+from concept_monitor_cli.options import ImageShard, SubmitOptions
+
 from .conftest import Slurm
 
 
@@ -61,26 +64,60 @@ def test_what_cannot_be_submitted_is_said(four: Bench, cmon, monkeypatch) -> Non
     assert "nothing was submitted" in answer.err
 
 
+def test_tasks_of_an_array_share_the_images(four: Bench, cmon) -> None:  # noqa: F811
+    answer = cmon("submit", *four.dissect("--dry-run", "--json", "--shard-images", "2", "--tasks", "4"))
+    assert answer.code == 0, answer.err
+    halves = [[f"epoch_{epoch}.pth" for epoch in epochs] for epochs in ((0, 2), (1, 3))]
+    assert answer.json()["tasks"] == [halves[0], halves[0], halves[1], halves[1]]
+    assert str(answer.json()["command"]).endswith(" --shard I/2 --shard-images J/2")
+    assert "--array=0-3%4" in str(answer.json()["script"])
+    options = SubmitOptions(checkpoints=("c",), shard_images=ImageShard(2))
+    given = [submit.own_options(options, task, 4) for task in range(4)]
+    assert [f"{each.shard} {each.shard_images}" for each in given] == [
+        "1/2 1/2",
+        "1/2 2/2",
+        "2/2 1/2",
+        "2/2 2/2",
+    ]
+    for slip in (("--tasks", "3"), ("--shard-images", "1/2")):
+        answer = cmon("submit", *four.dissect("--dry-run", "--shard-images", "2", *slip))
+        assert answer.code == 2
+        assert slip[1] in answer.err
+
+
+def test_a_task_whose_part_is_done_waits_for_the_others(four: Bench, cmon, monkeypatch) -> None:  # noqa: F811
+    (four.root / "out/slurm").mkdir(parents=True)
+    names = [f"epoch_{epoch}.pth" for epoch in range(4)]
+    record = {"job": "7", "shares": [names, names]}
+    (four.root / "out/slurm/submitted.json").write_text(json.dumps(record))
+    for queue, states in (({1: "RUNNING"}, ["ended", "running"]), ({}, ["failed", "failed"])):
+        monkeypatch.setattr(submit, "_queue", lambda job, progress, queue=queue: queue)
+        found = cmon("submit", "--status", "--json", "--out", four.root / "out").json()["tasks"]
+        assert [task["state"] for task in found] == states
+
+
 @pytest.mark.slurm
 def test_submitted_tasks_make_the_run_of_one_process(slurm: Slurm, four: Bench, cmon, monkeypatch) -> None:  # noqa: F811
     for name in ("PATH", "SLURM_CONF"):
         monkeypatch.setenv(name, slurm.env[name])
-    answer = cmon("submit", *four.dissect("--tasks", "2", "--cpus", "1", "--json"))
+    less = ("--epochs", "0,1", "--batch-size", "16")
+    shared = ("--tasks", "4", "--shard-images", "2")
+    answer = cmon("submit", *four.dissect(*less, *shared, "--cpus", "1", "--json"))
     assert answer.code == 0, answer.err
-    assert cmon(*four.dissect("-q", "--cache-dir", four.root / "alone_cache", out="alone")).code == 0
+    assert cmon(*four.dissect(*less, "-q", "--cache-dir", four.root / "alone_cache", out="alone")).code == 0
     end = time.monotonic() + 240
     while True:
         answer = cmon("submit", "--status", "--json", "--out", four.root / "out")
         states = [task["state"] for task in json.loads(answer.out)["tasks"]]
-        if not {"waiting", "running"} & set(states):
+        if not {"waiting", "running", "ended"} & set(states):
             break
         assert time.monotonic() < end, states
         time.sleep(1)
     logs = [path.read_text() for path in (four.root / "out/slurm").rglob("*.out")]
-    assert states == ["done", "done"], logs
+    assert states == ["done"] * 4, logs
     assert answer.code == 0
     assert four.tables() == four.tables("alone")
-    assert len(logs) == 2
+    assert len(logs) == 4
 
 
 def test_a_refused_submission_leaves_the_run_that_is_there(four: Bench, cmon, monkeypatch) -> None:  # noqa: F811

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,9 +14,12 @@ from torch import Tensor
 from concept_monitor_cli.functional.dissection import unit_masks
 from concept_monitor_cli.models.layers import LayerInfo
 from concept_monitor_cli.models.pooling import Layout
+from concept_monitor_cli.record.consumers import UnitRange
 from concept_monitor_cli.record.exemplars import _Peaks
+from concept_monitor_cli.record.parts import Part, SeenPart
 from concept_monitor_cli.record.quantile import UnitQuantile
 from concept_monitor_cli.record.top_images import TopImages
+from concept_monitor_cli.store import Store
 from tests.simulated import DEVICE, simulated_device, waits
 
 UNITS, BATCHES, SIZE, SIDE = 24, 12, 16, 7
@@ -40,11 +45,11 @@ def batches(kind: str = "plain") -> list[Tensor]:
     return made
 
 
-def passed(consumer: Any, given: list[Tensor], *, there: bool) -> tuple[int, Any]:
+def passed(consumer: Any, given: list[Tensor], *, there: bool, first: int = 0) -> tuple[int, Any]:
     """How often the host waited while the batches went by, and where."""
     consumer.start(LAYER, BATCHES * SIZE)
     with simulated_device() as counts:
-        for number, maps in enumerate(given):
+        for number, maps in enumerate(given, first):
             maps = maps.to(DEVICE) if there else maps
             consumer.update(LAYER.name, number * SIZE, maps.mean((2, 3)), maps)
         waited, places = waits(counts), counts.most_common(9)
@@ -81,6 +86,31 @@ def test_shards_of_two_devices_add_up() -> None:
     passed(shards[1], batches()[5:], there=False)
     shards[1].merge(shards[0])
     assert torch.equal(shards[1].threshold(), whole.threshold())
+
+
+@pytest.mark.parametrize("kind", ["plain", "ties", "dead", "not numbers"])
+@pytest.mark.parametrize("name", [*CONSUMERS, "range"])
+def test_what_two_tasks_keep_is_joined_to_the_state_of_one(name: str, kind: str, tmp_path: Path) -> None:
+    """One of them on a device, the other on the host; of 12 batches one sees 5 and the other 7."""
+    make: Callable[[], Any] = CONSUMERS[name][0] if name in CONSUMERS else lambda: UnitRange(LAYER.name)
+    store, whole, joined = Store(tmp_path), make(), make()
+    passed(whole, batches(kind), there=False)
+    joined.start(LAYER, BATCHES * SIZE)
+    for number, (first, stop) in enumerate([(0, 5), (5, BATCHES)]):
+        part, kept = make(), {}
+        passed(part, batches(kind)[first:stop], there=number == 0, first=first)
+        part.save(kept.__setitem__)
+        entry = store.put(store.key("part", part=number), {f"0:{key}": kept[key] for key in kept})
+        joined.join(SeenPart(entry, 0, Part(number + 1, 2, first * SIZE, stop * SIZE)))
+    joined.finish()
+    states: list[dict[str, Any]] = [{}, {}]
+    for consumer, state in zip((whole, joined), states, strict=True):
+        consumer.save(state.__setitem__)
+        if "largest" in state:  # of each unit the same values, in any order
+            state["largest"] = np.sort(state["largest"], axis=1)
+    for key in states[0]:
+        np.testing.assert_array_equal(*(state[key] for state in states))
+    assert len(states[0]) >= 2
 
 
 def test_masks_are_the_same_with_few_waits() -> None:

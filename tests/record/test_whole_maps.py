@@ -12,7 +12,7 @@ import torch
 from concept_monitor_cli.models.layers import LayerInfo, Layout
 from concept_monitor_cli.record.whole_maps import PackedMaps, WholeMaps
 from concept_monitor_cli.store import Store
-from concept_monitor_cli.study import seen
+from concept_monitor_cli.study import passes
 
 
 def test_values_are_kept_to_half_a_step() -> None:
@@ -96,8 +96,8 @@ def test_much_is_said_before_it_is_written() -> None:
     layer = LayerInfo("stage4", "Conv2d", (2048, 7, 7), Layout("channels-first", grid=(7, 7)), 2048, 0)
     wanted = SimpleNamespace(request=WholeMaps(), layer=layer)
     study = SimpleNamespace(notice=said.append)
-    seen._tell_of_size(study, [wanted], 1_000)  # type: ignore[arg-type, list-item]
+    passes.tell_of_size(study, [wanted], 1_000)  # type: ignore[arg-type, list-item]
     assert said == []
-    seen._tell_of_size(study, [wanted], 10_000)  # type: ignore[arg-type, list-item]
+    passes.tell_of_size(study, [wanted], 10_000)  # type: ignore[arg-type, list-item]
     (note,) = said
     assert note.startswith("what is seen of stage4 takes about 2.3 GB of the cache for each checkpoint")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import signal
 from dataclasses import replace
 
 import pytest
 import torch
 from stories.conftest import Bench, make_network
 
-from .conftest import Stress
+from .conftest import Disturbance, Stress
 
 
 def together(stress: Stress, rounds: int) -> None:
@@ -42,10 +43,30 @@ def test_shares_at_once_make_the_whole(stress: Stress) -> None:
     stress.check_all_is_well()
 
 
+def test_tasks_that_share_the_images_make_the_run_of_one(stress: Stress) -> None:
+    """Killed while it sees its part, killed while it joins the parts, then both at once for what is left."""
+    less = ("--epochs", "0,5", "--batch-size", "16", "--no-stability", "--no-floors")
+    alone = stress.root / "alone"
+    one = stress.start(*less, "--out", alone, "--cache-dir", stress.root / "alone_cache")
+    seeing = Disturbance(signal.SIGKILL, call="study/passes.py:run_pass", nth=2)
+    first = stress.start(*less, "--shard-images", "1/2", disturbance=seeing)
+    last = stress.start(*less, "--shard-images", "2/2")
+    assert [process.wait() for process in (one, first, last)] == [0, -signal.SIGKILL, 0]
+    assert last.err.count("missing: 1/2") >= 1
+    joining = Disturbance(signal.SIGKILL, call="study/shared.py:_join", nth=1)
+    assert stress.start(*less, "--shard-images", "1/2", disturbance=joining).wait() == -signal.SIGKILL
+    running = [stress.start(*less, "--shard-images", part) for part in ("1/2", "2/2")]
+    assert [process.wait() for process in running] == [0, 0], [process.err for process in running]
+    assert any(process.json()["whole"] for process in running)
+    replace(stress, reference=stress.tables(alone)).check_all_is_well()
+    assert not list((stress.cache / "part").rglob("*.h5"))
+
+
 def test_a_share_cannot_start_the_run_anew(stress: Stress) -> None:
-    refused = stress.start("--shard", "1/2", "--overwrite")
-    assert refused.wait() == 2
-    assert "--overwrite" in refused.err
+    for share in ("--shard", "--shard-images"):
+        refused = stress.start(share, "1/2", "--overwrite")
+        assert refused.wait() == 2
+        assert "--overwrite" in refused.err
 
 
 def with_broken(stress: Stress, broken: dict[str, bytes]) -> Stress:
