@@ -44,7 +44,7 @@ _CHILDREN: tuple[tuple[str, ...], ...] = tuple(
         "conv1 - conv2 conv3 - inception3a inception3b - inception4a inception4b inception4c inception4d "
         "inception4e - inception5a inception5b - - fc",  # GoogLeNet
         "Conv2d_1a_3x3 Conv2d_2a_3x3 Conv2d_2b_3x3 - Conv2d_3b_1x1 Conv2d_4a_3x3 - Mixed_5b Mixed_5c "
-        "Mixed_5d Mixed_6a Mixed_6b Mixed_6c Mixed_6d Mixed_6e Mixed_7a Mixed_7b Mixed_7c - - fc",  # Inception
+        "Mixed_5d Mixed_6a Mixed_6b Mixed_6c Mixed_6d Mixed_6e Mixed_7a Mixed_7b Mixed_7c - - fc",
         # timm's
         "features - - classifier",  # DenseNet
         "features pre_logits head",  # VGG
