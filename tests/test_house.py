@@ -52,7 +52,6 @@ OTHER_MEANINGS = {
     "linear": (
         "bases/base.py",
         "bases/make.py",
-        "checkpoints/locate.py",
         "models/cifar.py",
         "models/constructors.py",
         "record/in_basis.py",

@@ -46,6 +46,8 @@ _EPOCH_NAMES = ("epoch", "current_epoch", "cur_epoch", "epochs_run", "epoch_num"
 _STEP_NAMES = ("global_step", "global_steps", "step", "iteration", "iter", "num_updates", "train_steps")
 _META_NAMES = ("meta", "metadata", "state", "trainer_state", "train_state", "app")
 
+# Weights and biases of a layer that torch.ao.quantization has converted.
+_PACKED = re.compile(r"(\._packed_params)?\._packed_params$")
 _DECIMAL = re.compile(r"\d{1,15}(\.\d{1,15})?")
 _DEEPEST = 3
 _LONGEST_TEXT = 200
@@ -62,6 +64,7 @@ class Weights:
         averaged: whether the names say that it is a running average.
         lacking: names of entries that stand for objects of classes that are not imported, and are no tensors.
         from_module: whether a whole network was pickled, and these are its parameters and buffers.
+        quantised: names of layers whose weights are kept in the packed form of torch's quantised ones.
     """
 
     where: str
@@ -69,6 +72,7 @@ class Weights:
     averaged: bool
     lacking: tuple[str, ...] = ()
     from_module: bool = False
+    quantised: tuple[str, ...] = ()
 
 
 Size = Callable[[Mapping[str, Tensor]], int]
@@ -81,7 +85,8 @@ def find_weights(
 
     The network's own weights come before a running average, names that trainers use before others; of a
     student and a teacher the student, which is the one that is trained. Under unknown names weights are taken
-    where they are the only ones, or the only ones of a known network.
+    where they are the only ones, or the only ones of a known network. Where there are no tensors at all,
+    numpy's arrays under the names of parameters are taken for them.
 
     Args:
         content: what was loaded: mappings, tensors, a module.
@@ -91,7 +96,7 @@ def find_weights(
     Returns:
         The weights (None where there are none, or where several under unknown names compete) and the others.
     """
-    found = sorted(_walk(content, (), 0, [_MOST_VISITED]), key=lambda item: item[0])
+    found = _ranked(content) or _ranked(_arrays_as_tensors(content))
     others = [weights for _, weights in found]
     if key is not None:
         chosen = next((weights for weights in others if _is_called(weights, key)), None)
@@ -108,6 +113,39 @@ def find_weights(
         if best == _UNKNOWN and len(ties) > 1:
             return None, tuple(others)
     return others[0], tuple(others[1:])
+
+
+def _ranked(content: object) -> list[_Ranked]:
+    return sorted(_walk(content, (), 0, [_MOST_VISITED]), key=lambda item: item[0])
+
+
+def _arrays_as_tensors(content: object, done: dict[int, object] | None = None, depth: int = 0) -> object:
+    """The same with tensors for arrays, where a mapping has several under dotted names (detectron2's `.pkl`).
+
+    Args:
+        content: what was loaded.
+        done: by identity what was looked at already: one mapping may be there under any number of names.
+        depth: below the whole.
+    """
+    done = {} if done is None else done
+    if not isinstance(content, Mapping) or depth > _DEEPEST:
+        return content
+    if id(content) in done:
+        return done[id(content)]
+    arrays = {
+        key: value
+        for key, value in content.items()
+        if isinstance(key, str) and isinstance(value, np.ndarray) and value.dtype.kind in "fi"
+    }
+    if sum("." in key for key in arrays) < _FEWEST_ARRAYS:
+        made = {key: _arrays_as_tensors(value, done, depth + 1) for key, value in content.items()}
+    else:
+        native = {
+            key: value.astype(value.dtype.newbyteorder("="), order="C") for key, value in arrays.items()
+        }
+        made = {**content, **{key: torch.from_numpy(value) for key, value in native.items()}}
+    done[id(content)] = made
+    return made
 
 
 def hidden_weights(content: object) -> tuple[str, ...]:
@@ -131,6 +169,8 @@ def _is_called(weights: Weights, key: str) -> bool:
 
 _OWN, _TRAINED, _AVERAGE, _UNKNOWN = range(4)
 _Ranked = tuple[tuple[int, int, int], Weights]
+# With fewer it is no network.
+_FEWEST_ARRAYS = 6
 _MOST_NAMES = 200_000
 # Entries looked at: a small pickle can hold the same dict under any number of names, at every depth.
 _MOST_VISITED = 1_000_000
@@ -205,7 +245,10 @@ def _walk(value: object, path: tuple[str, ...], depth: int, left: list[int]) -> 
             key for key, item in entries.items() if isinstance(key, str) and _stands_for_weights(key, item)
         )
         averaged = _rank(path, depth)[0] == _AVERAGE or any(map(is_averaged, path))
-        yield _rank(path, depth), Weights(".".join(path), direct, averaged, lacking, whole)
+        packed = tuple(
+            _PACKED.sub("", key) for key in entries if isinstance(key, str) and _PACKED.search(key)
+        )
+        yield _rank(path, depth), Weights(".".join(path), direct, averaged, lacking, whole, packed)
     else:
         yield from _of_weight_averaging(entries, inner) if depth == 0 else inner
 

@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from concept_monitor_cli.checkpoints.kinds import (
     is_checkpoint_name,
     is_dcp,
     is_other_state,
+    is_plain_pickle,
     may_be_checkpoint,
     role,
     stem,
@@ -158,7 +159,8 @@ def _in_folder(folder: Path, found: _Found) -> list[Path]:
     kept = sorted(_sift(there, found), key=natural_key)
     if kept:
         return kept
-    raise _nothing(folder, "in this folder", found, any(path.suffix == ".distcp" for path in there))
+    pickles = sorted(path.name for path in there if is_plain_pickle(path))
+    raise _nothing(folder, "in this folder", found, any(path.suffix == ".distcp" for path in there), pickles)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -196,7 +198,9 @@ def _in_glob(pattern: str, found: _Found) -> list[Path]:
     raise _nothing(Path(pattern), "match this pattern", found, unfinished=False)
 
 
-def _nothing(where: Path, how: str, found: _Found, unfinished: bool) -> InputError:
+def _nothing(
+    where: Path, how: str, found: _Found, unfinished: bool, pickles: Sequence[str] = ()
+) -> InputError:
     if unfinished:
         return InputError(
             "a torch.distributed.checkpoint folder without .metadata",
@@ -206,7 +210,10 @@ def _nothing(where: Path, how: str, found: _Found, unfinished: bool) -> InputErr
     others = [f"{paths[0].name}, {what}" for what, paths in found.foreign.items()]
     only = [*(path.name for path in found.left_out[:3]), *others][:3]
     shown = f" (only {', '.join(only)})" if only else ""
-    return InputError(f"no checkpoints {how}{shown}", where=where, hint=f"they end in {' '.join(EXTENSIONS)}")
+    hint = f"they end in {' '.join(EXTENSIONS)}"
+    if pickles:
+        hint = f"a pickle with weights is read where it is given by its name: {pickles[0]}"
+    return InputError(f"no checkpoints {how}{shown}", where=where, hint=hint)
 
 
 def _sift(paths: Iterable[Path], found: _Found) -> Iterator[Path]:

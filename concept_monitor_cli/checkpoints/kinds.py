@@ -90,7 +90,8 @@ _INITIAL = re.compile(
 # Somewhere within an epoch, because something went wrong or time was up.
 _HALF_WAY = re.compile(
     r"(?<![a-z])(?:recovery|recover|crash(?:ed|_?dump)?|interrupt(?:ed)?|exception|emergency|preempt(?:ed|ion)?|"
-    r"autosave|auto_save|keyboard_?interrupt|sigterm|sigusr\d?|hpc_ckpt|oom|abort(?:ed)?)(?![a-z])",
+    r"autosave|auto_save|keyboard_?interrupt|sigterm|sigusr\d?|hpc_ckpt|oom|abort(?:ed)?)(?![a-z])"
+    r"|(?<![a-z])te?mp$",
     re.IGNORECASE,
 )
 # A network beside the one that is trained.
@@ -127,6 +128,18 @@ def may_be_checkpoint(path: Path) -> bool:
         return head.startswith(_MAGIC) and path.stat().st_size >= _SMALLEST
     except OSError:
         return False
+
+
+def is_plain_pickle(path: Path) -> bool:
+    """Whether a file is called a pickle and begins like one of `pickle.dump`: anything may be in it."""
+    if path.suffix.lower() not in (".pkl", ".pickle") or is_other_state(path):
+        return False
+    try:
+        with path.open("rb") as file:
+            head = file.read(2)
+    except OSError:
+        return False
+    return head[:1] == b"\x80" and b"\x02" <= head[1:] <= b"\x05"
 
 
 def foreign(path: Path) -> str | None:

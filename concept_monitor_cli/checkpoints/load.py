@@ -288,15 +288,20 @@ def _complete(path: Path, read: Read, key: str | None) -> tuple[Read, Weights, t
     weights, others = find_weights(read.value, key=key, known=lambda tensors: known_size(_shapes(tensors)))
     if weights is None and key is not None:
         there = ", ".join(repr(other.where) for other in others[:6] if other.where) or "one, at the top level"
-        raise InputError(
-            f"no state dict is called {key!r}", where=path, hint=f"--weights-key: there is {there}"
-        )
+        hint = f"--weights-key: there is {there}"
+        if any(name.startswith(f"{key.strip('.')}.") for other in others for name in other.tensors):
+            hint = f"names of weights begin so: --prefix {key.strip('.')}"
+        raise InputError(f"no state dict is called {key!r}", where=path, hint=hint)
     if weights is None:
         raise _no_weights(path, read.value, others, read.unknown)
     if not any(tensor.is_floating_point() or tensor.is_complex() for tensor in weights.tensors.values()):
         raise NoWeightsError("no weights in it: its tensors hold whole numbers only", where=path)
     if weights.lacking:
         raise _not_imported(path, weights.lacking)
+    if weights.quantised and not known_size(_shapes(weights.tensors)):
+        raise InputError(
+            f"{weights.quantised[0]} is quantised or sparse", where=path, hint=_BEFORE_QUANTISING
+        )
     if _SIDE.fullmatch(stem(path)) and not known_size(_shapes(weights.tensors)):
         raise NoWeightsError("state of the training, without weights of a known network", where=path)
     if _is_partition(read.value, weights.tensors):
@@ -328,8 +333,11 @@ def _is_partition(content: object, tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _which_weights(taken: Weights, others: tuple[Weights, ...]) -> tuple[str, ...]:
-    """A sentence where the file holds several networks."""
+    """Sentences where the file holds several networks, or layers that cannot be read."""
     rivals = [other.where for other in others if other.where]
+    if taken.quantised:
+        packed = ", ".join(taken.quantised[:4]) + (" ..." if len(taken.quantised) > 4 else "")
+        return (f"quantised layers left out: {packed}; {_BEFORE_QUANTISING}",)
     if not rivals or not taken.where:
         return ()
     shown = ", ".join(map(repr, rivals[:4])) + (" ..." if len(rivals) > 4 else "")
@@ -356,6 +364,8 @@ def _json_beside(path: Path, name: str) -> dict[str, Any] | None:
 
 _MOST_JSON = 1_000_000
 
+
+_BEFORE_QUANTISING = "give the checkpoint of the network before quantising"
 
 # A tensor may repeat what is on disk (an expanded buffer), but not without end.
 _SLACK = 64 * 2**20
@@ -389,7 +399,7 @@ def _usable(path: Path, name: str, tensor: Tensor, limit: int, lazy: bool) -> Te
     if isinstance(tensor, PendingTensor):
         return tensor if lazy else tensor.fetch()
     if isinstance(tensor, UnreadableTensor):
-        hint = "give the checkpoint of the network before quantising"
+        hint = _BEFORE_QUANTISING
         if "sharded" in tensor.reason:
             hint = "save with torch.distributed.checkpoint, or gather the full state dict first"
         elif "quantised" not in tensor.reason:
@@ -399,7 +409,7 @@ def _usable(path: Path, name: str, tensor: Tensor, limit: int, lazy: bool) -> Te
         raise InputError(
             f"{name} is quantised or sparse",
             where=path,
-            hint="give the checkpoint of the network before quantising",
+            hint=_BEFORE_QUANTISING,
         )
     if type(tensor).__name__ in ("DTensor", "ShardedTensor"):
         raise InputError(

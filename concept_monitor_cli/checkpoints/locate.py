@@ -28,27 +28,38 @@ _MOST_LEFT_OUT = 3
 
 # Children of networks whose forward pass is that of their children, one after the other: the numbers that
 # `nn.Sequential(*network.children())` gives them, and their own names. "" has no weights.
-_CHILDREN: tuple[tuple[str, ...], ...] = (
-    (
-        "conv1",
-        "bn1",
-        "",
-        "",
-        "layer1",
-        "layer2",
-        "layer3",
-        "layer4",
-        "",
-        "fc",
-    ),  # torchvision's, timm's ResNets
-    ("conv1", "bn1", "", "layer1", "layer2", "layer3", "layer4", "", "fc"),  # with a small stem
-    ("conv1", "bn1", "", "layer1", "layer2", "layer3", "", "fc"),  # of CIFAR
-    ("conv1", "layer1", "layer2", "layer3", "layer4", "", "linear"),  # with pre-activation
-    ("features", "classifier"),
-    ("features", "", "classifier"),
-    ("conv1", "", "stage2", "stage3", "stage4", "conv5", "fc"),  # ShuffleNet
-    ("stem", "trunk_output", "", "fc"),  # RegNet
-    ("layers", "classifier"),  # MNASNet
+_CHILDREN: tuple[tuple[str, ...], ...] = tuple(
+    tuple("" if child == "-" else child for child in children.split())
+    for children in (
+        "conv1 bn1 - - layer1 layer2 layer3 layer4 - fc",  # torchvision's, timm's ResNets
+        "conv1 bn1 - layer1 layer2 layer3 layer4 - fc",  # with a small stem
+        "conv1 bn1 - layer1 layer2 layer3 - fc",  # of CIFAR
+        "conv1 layer1 layer2 layer3 layer4 - linear",  # with pre-activation
+        "features classifier",
+        "features - classifier",
+        "conv1 - stage2 stage3 stage4 conv5 fc",  # ShuffleNet
+        "stem trunk_output - fc",  # RegNet
+        "layers classifier",  # MNASNet
+        "features norm - - - head",  # Swin
+        "conv1 - conv2 conv3 - inception3a inception3b - inception4a inception4b inception4c inception4d "
+        "inception4e - inception5a inception5b - - fc",  # GoogLeNet
+        "Conv2d_1a_3x3 Conv2d_2a_3x3 Conv2d_2b_3x3 - Conv2d_3b_1x1 Conv2d_4a_3x3 - Mixed_5b Mixed_5c "
+        "Mixed_5d Mixed_6a Mixed_6b Mixed_6c Mixed_6d Mixed_6e Mixed_7a Mixed_7b Mixed_7c - - fc",
+        # timm's
+        "features - - classifier",  # DenseNet
+        "features pre_logits head",  # VGG
+        "conv_stem bn1 blocks conv_head bn2 - classifier",  # EfficientNet
+        "conv_stem bn1 blocks - conv_head - - - classifier",  # MobileNetV3
+        "conv_stem bn1 blocks - conv_head norm_head - - classifier",  # MobileNetV4
+        "conv_stem bn1 - blocks - conv_head - - classifier",  # GhostNet
+        "stem stages - head",  # ConvNeXt, RepVGG
+        "stem stages head",  # Darknet, VoVNet, PoolFormer
+        "stem stages norm head",  # ResNetV2
+        "stem stages final_conv - head",  # NFNet
+        "stem s1 s2 s3 s4 - head",  # RegNet
+        "stem blocks - - head",  # ConvMixer
+        "base_layer level0 level1 level2 level3 level4 level5 - - fc",  # DLA
+    )
 )
 # Networks saved by their `features` alone.
 _PARTS = ("features.",)
@@ -85,7 +96,8 @@ def locate(shapes: Shapes) -> Located | None:
     """The largest known network within a state dict.
 
     Of several that are as large, one whose prefix calls it a running average comes last, and the one with the
-    shortest prefix first.
+    shortest prefix first. A network whose prefix does not comes before an average of it, even a larger one:
+    `encoder_q` with a head of its own before `encoder_k`.
 
     Args:
         shapes: name -> shape of every tensor, as the file has them or with some prefixes taken off.
@@ -113,11 +125,19 @@ def _located(items: tuple[tuple[str, Shape], ...]) -> Located | None:
             found.sort(key=lambda located: -located.size)
     if not found:
         return None
+    trained = [located for located in found if not is_average(located.prefix)]
+    if is_average(found[0].prefix) and trained and _is_same(trained[0], found[0]):
+        found = [trained[0], *(located for located in found if located is not trained[0])]
     best = [located for located in found if located.size == found[0].size]
     best.sort(key=lambda located: (is_average(located.prefix), located.prefix.count("."), located.prefix))
     rivals = tuple(located.prefix for located in best[1:])
     first = best[0]
     return Located(first.names, first.prefix, first.size, first.sequential, first.recognition, rivals)
+
+
+def _is_same(one: Located, other: Located) -> bool:
+    """Whether both are the same network, apart from their classifiers."""
+    return one.recognition.architecture == other.recognition.architecture
 
 
 def is_average(prefix: str) -> bool:

@@ -111,6 +111,11 @@ def encoded(machine: Machine, text: Any, encoding: Any = "utf-8", *_: Any) -> by
     return text.encode(encoding)
 
 
+def plain_bytes(machine: Machine, *args: Any) -> Any:
+    """`bytes()`: how protocol 2 writes no bytes at all."""
+    return machine.opaque("builtins.bytes", args) if args else b""
+
+
 def reconstructed(machine: Machine, target: Any, base: Any = None, *_: Any) -> Any:
     """`copyreg._reconstructor(class, base, state)`."""
     if isinstance(target, Reference) and isinstance(base, Maker):
@@ -142,12 +147,13 @@ def array_to_be(machine: Machine, *_: Any) -> PendingArray:
 
 def scalar(machine: Machine, dtype: Any, data: Any = None, *_: Any) -> Any:
     """`numpy.core.multiarray.scalar(dtype, bytes)`."""
-    return array_of(dtype, data, ()).reshape(())[()]
+    made = array_of(dtype, data, ())
+    return made if isinstance(made, Opaque) else made.reshape(())[()]
 
 
 def from_buffer(
     machine: Machine, data: Any, dtype: Any, shape: Any, order: Any = "C", *_: Any
-) -> NDArray[Any]:
+) -> NDArray[Any] | Opaque:
     """`numpy._core.numeric._frombuffer`."""
     return array_of(dtype, data, shape, order)
 
@@ -250,6 +256,7 @@ _NAMES: Mapping[Callable[..., Any], tuple[str, ...]] = {
     unordered: ("builtins.set", "__builtin__.set", "builtins.frozenset", "__builtin__.frozenset"),
     namespace: ("argparse.Namespace", "types.SimpleNamespace"),
     encoded: ("_codecs.encode", "codecs.encode"),
+    plain_bytes: ("builtins.bytes", "__builtin__.bytes"),
     reconstructed: ("copyreg._reconstructor", "copy_reg._reconstructor"),
     newobj: ("copyreg.__newobj__", "copy_reg.__newobj__"),
     dtype_of: ("numpy.dtype",),

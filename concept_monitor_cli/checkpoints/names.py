@@ -74,6 +74,8 @@ _HASH = re.compile(
 )
 # A learning rate: 1e-3.
 _SMALL = re.compile(r"(?<![a-z\d.])\d+(?:\.\d+)?e-\d+", re.IGNORECASE)
+# `iter_1e4`: ten thousand.
+_POWER = re.compile(r"(steps?|iter(?:ation)?s?|updates?)[_\-=]?(\d(?:\.\d+)?e\d)(?![a-z0-9])", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[km](?![a-z0-9]))?", re.IGNORECASE)
 _WORD_BEFORE = re.compile(r"([A-Za-z]+)([=_\-. :()\[\]]*)$")
 _WORD_AFTER = re.compile(r"(?:st|nd|rd|th)?[_\- ]?([A-Za-z]+)(?![A-Za-z])")
@@ -199,6 +201,10 @@ def _found(name: str, folder: bool) -> Iterator[tuple[int, int, Number]]:
                 value = int(match[0], 16) if pattern is _HASH else _sortable(match[0])
                 kind: Kind = "hash" if pattern is _HASH else "time"
                 yield *match.span(), Number(Fraction(value), kind, folder, match[0])
+    for match in _POWER.finditer(name):
+        if not _overlaps(taken, *match.span(2)):
+            taken.append(match.span(2))
+            yield *match.span(2), Number(Fraction(match[2]), "step", folder, match[2], match[1].lower())
     for match in _NUMBER.finditer(name):
         if _overlaps(taken, *match.span()):
             continue

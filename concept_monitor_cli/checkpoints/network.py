@@ -13,6 +13,7 @@ from torch import Tensor
 
 from concept_monitor_cli.checkpoints.architectures import Shape
 from concept_monitor_cli.checkpoints.locate import Located, locate
+from concept_monitor_cli.checkpoints.origin_names import Renamed, under_timms_names
 from concept_monitor_cli.checkpoints.prefixes import Stripped, strip_prefixes
 from concept_monitor_cli.checkpoints.pruning import fold_masks
 from concept_monitor_cli.checkpoints.recognition import shipped_index
@@ -113,6 +114,9 @@ def _narrowed(
     translated = translate(state, config, lazy=lazy)
     if translated is not None:
         return _translated(plain, notes, translated)
+    renamed = under_timms_names(state, lazy=lazy)
+    if renamed is not None and shipped_index().fitting(_shapes(renamed.tensors)) is not None:
+        return _renamed(plain, notes, renamed)
     found = locate(shapes)
     if found is None:
         return Network(state, plain.prefixes, plain.ignored, plain.copies, notes)
@@ -137,6 +141,16 @@ def _translated(plain: Network, notes: tuple[str, ...], found: Translated) -> Ne
         plain.copies,
         (*notes, said, *_aside(found.left_out)),
         found.family,
+    )
+
+
+def _renamed(plain: Network, notes: tuple[str, ...], found: Renamed) -> Network:
+    return Network(
+        found.tensors,
+        (*plain.prefixes, *([found.prefix] if found.prefix else [])),
+        (*plain.ignored, *found.left_out),
+        plain.copies,
+        (*notes, f"names of {found.whose} read as timm's", *_aside(found.left_out)),
     )
 
 

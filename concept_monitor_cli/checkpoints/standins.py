@@ -101,6 +101,9 @@ class Storage:
     dtype: torch.dtype | None
 
 
+_PLAIN_DTYPE = re.compile(r"[<>|=]?([biufc?]\d{0,2}|[SU]\d{0,6}|[mM]8?)")
+
+
 @dataclass(eq=False)
 class PendingDtype:
     """numpy's dtype while it is being read: code first, byte order later."""
@@ -108,10 +111,10 @@ class PendingDtype:
     code: str
     order: str = "="
 
-    def made(self) -> np.dtype[Any]:
-        """The dtype, of plain numbers or text only."""
-        if not re.fullmatch(r"[<>|=]?([biufc?]\d{0,2}|[SU]\d{0,6}|[mM]8?)", self.code):
-            raise InertError(f"an array of {self.code!r}")
+    def made(self) -> np.dtype[Any] | None:
+        """The dtype of plain numbers or text; None for any other, such as one of records."""
+        if not _PLAIN_DTYPE.fullmatch(self.code):
+            return None
         dtype = np.dtype(self.code)
         return dtype.newbyteorder(self.order) if self.order in "<>" else dtype  # type: ignore[arg-type]
 
@@ -133,11 +136,11 @@ def array_of_state(state: Any) -> NDArray[Any] | Opaque:
     return array_of(dtype, data, shape, "F" if fortran else "C")
 
 
-def array_of(dtype: Any, data: Any, shape: Any, order: Any = "C") -> NDArray[Any]:
-    """An array from its bytes.
+def array_of(dtype: Any, data: Any, shape: Any, order: Any = "C") -> NDArray[Any] | Opaque:
+    """An array from its bytes; a stand-in where its elements are neither plain numbers nor text.
 
     Raises:
-        InertError: the dtype is none of plain numbers or text, or the bytes are missing.
+        InertError: the dtype or the bytes are missing.
     """
     if not isinstance(dtype, PendingDtype):
         raise InertError("an array without a dtype")
@@ -146,6 +149,8 @@ def array_of(dtype: Any, data: Any, shape: Any, order: Any = "C") -> NDArray[Any
     if not isinstance(data, (bytes, bytearray)):
         raise InertError("an array without bytes")
     made = dtype.made()
+    if made is None:
+        return Opaque(f"numpy.ndarray of {dtype.code}", (shape,))
     if made.itemsize == 0:
         return np.zeros(0)
     values = np.frombuffer(data, made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -157,6 +158,10 @@ def _torchvision(name: str) -> Constructor | None:
     )
 
 
+# Fine-tuned from masked autoencoders, these read the mean of their patches and have `fc_norm` for `norm`.
+_PLAIN_VIT = re.compile(r"vit_[a-z]+_patch\d+_224")
+
+
 def _timm(name: str) -> Constructor | None:
     import concept_monitor_cli._torchvision  # noqa: F401  isort: skip
     import timm
@@ -176,6 +181,7 @@ def _timm(name: str) -> Constructor | None:
         factory,
         arguments=frozenset({"num_classes", "in_chans", "bare"}),
         image_size=("img_size", size[1]) if size and size[1] == size[2] else None,
+        variants=({}, {"global_pool": "avg"}) if _PLAIN_VIT.fullmatch(name) else ({},),
         code=version("timm"),
     )
 

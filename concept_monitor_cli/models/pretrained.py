@@ -5,6 +5,7 @@ They are taken from where the libraries themselves keep what they have downloade
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,7 +51,7 @@ def _of_torchvision(name: str) -> Path:
     from torchvision import models
 
     if name not in models.list_models(module=models):
-        raise _unknown(f"torchvision/{name}")
+        raise _unknown(f"torchvision/{name}", models.list_models(module=models))
     weights = list(models.get_model_weights(name))
     default = models.get_model_weights(name).DEFAULT
     for entry in [default, *(other for other in weights if other is not default)]:
@@ -68,7 +69,7 @@ def _of_timm(name: str) -> Path:
     import timm
 
     if not timm.is_model(name):
-        raise _unknown(f"timm/{name}")
+        raise _unknown(f"timm/{name}", timm.list_models())
     config = timm.get_pretrained_cfg(name)
     if config is None or not (config.hf_hub_id or config.url or config.file):
         raise InputError(f"timm has no weights of {name}", where=f"timm/{name}", hint="give a checkpoint")
@@ -92,12 +93,14 @@ def _hub_file(url: str) -> Path:
     return Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(url).path).name)
 
 
-def _unknown(spec: str) -> InputError:
-    library = spec.partition("/")[0]
+def _unknown(spec: str, names: Sequence[str]) -> InputError:
+    library, _, name = spec.partition("/")
+    near = difflib.get_close_matches(name.lower(), names, n=3)
+    meant = " or ".join(f"{library}/{other}" for other in near)
     return InputError(
         f"no such file or folder, and {library} has no network of that name",
         where=spec,
-        hint="cmon checkpoints DIR",
+        hint=f"did you mean {meant}?" if meant else "give a folder of checkpoints, a file or a glob",
     )
 
 

@@ -139,12 +139,24 @@ def build_convnext(*, eps: float, act: str, **kwargs: Any) -> nn.Module:
     return made
 
 
+class _StagesResNet(ResNet):  # type: ignore[misc]
+    """A ResNet with any number of stages; timm's own has four."""
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, in_chans, H, W) -> (B, C, h, w)."""
+        x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
+        for name, stage in self.named_children():
+            if re.fullmatch(r"layer\d+", name):
+                x = stage(x)
+        return x
+
+
 def build_resnet(
     *, bottleneck: bool, act: str, stem_width: int, channels: list[int], layers: list[int], **kwargs: Any
 ) -> nn.Module:
     """ResNet (the stride is in the 3x3 convolution); timm's stem has 64 channels, here it has any number."""
     block, made = Bottleneck if bottleneck else BasicBlock, _activation(act)
-    model: Any = ResNet(block, layers, channels=channels, act_layer=made, **kwargs)
+    model: Any = _StagesResNet(block, layers, channels=channels, act_layer=made, **kwargs)
     if stem_width != model.bn1.num_features:
         model.conv1 = nn.Conv2d(kwargs["in_chans"], stem_width, 7, stride=2, padding=3, bias=False)
         model.bn1 = nn.BatchNorm2d(stem_width)

@@ -657,6 +657,28 @@ MENDED: dict[str, tuple[Layout, Expected]] = {
         {"epoch_-1.pt": w(9), "epoch_1.pt": w(1), "epoch_2.pt": w(2)},
         [("epoch_-1.pt", 0), ("epoch_1.pt", 1), ("epoch_2.pt", 2)],
     ),
+    "powers of ten": (
+        {f"iter_{n}.pth": w(e) for e, n in enumerate(("1e3", "5e3", "1e4"))},
+        [("iter_1e3.pth", 1000), ("iter_5e3.pth", 5000), ("iter_1e4.pth", 10_000)],
+    ),
+    "a score alone": ({"model_acc_93.pth": w(1)}, [("model_acc_93.pth", 0)]),
+    "a long number alone": ({"net_123456789012.pt": w(1)}, [("net_123456789012.pt", 0)]),
+    "a temporary file": (
+        {**{f"ckpt_{e}.pt": w(e, epoch=e) for e in (1, 2)}, "ckpt_tmp.pt": w(3, epoch=3)},
+        [("ckpt_1.pt", 1), ("ckpt_2.pt", 2)],
+    ),
+    "two runs, one a little longer": (
+        {f"{r}/epoch_{e}.pt": w(20 * last + e) for r, last in (("a", 3), ("b", 4)) for e in range(last)},
+        [(f"epoch_{e}.pt", e) for e in range(3)],
+    ),
+    "one between under another name": (
+        {"epoch_1.pth": w(1), "model_epoch_2.pth": w(2), "epoch_3.pth": w(3)},
+        [("epoch_1.pth", 1), ("model_epoch_2.pth", 2), ("epoch_3.pth", 3)],
+    ),
+    "parts of a training, nine and ten": (
+        {f"part{n}x.pt": w(n) for n in (9, 10)},
+        [("part9x.pt", 0), ("part10x.pt", 1)],
+    ),
     "a mask behind its epoch": (
         {
             **{f"epoch_{e}.pt": w(e) for e in (1, 2)},

@@ -21,6 +21,8 @@ from concept_monitor_cli.checkpoints.names import epoch_in_name
         ("ckpt_ep7_acc93.4", 7, "epoch"),
         ("step_400", 400, "step"),
         ("iter_80000", 80000, "step"),
+        ("iter_1e4", 10_000, "step"),
+        ("net_steps=2.5e5", 250_000, "step"),
         ("global_step1000", 1000, "step"),
         ("ckpt-0012", 12, "number"),
         ("checkpoint12", 12, "number"),

@@ -91,6 +91,8 @@ OBJECTS: dict[str, Any] = {
     "namespace": argparse.Namespace(lr=0.1, config=Config()),
     "simple namespace": types.SimpleNamespace(lr=0.1),
     "numbers of numpy": [np.float32(1.5), np.int64(3), np.bool_(True), np.str_("a")],
+    "records": [np.zeros(2, dtype=[("a", "i4"), ("b", "f4")]), np.array([(1, 2.0)], dtype="i4,f4")[0]],
+    "nothing in bytes": [b"", np.zeros((0, 3)), bytearray()],
     "arrays": [np.arange(6).reshape(2, 3), np.array(["a", "b"]), np.array([{"a": 1}], dtype=object)],
     "generator": np.random.default_rng(0),
     "random state": np.random.RandomState(0).get_state(),

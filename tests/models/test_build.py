@@ -49,6 +49,7 @@ def meta(library: str, name: str, **kwargs: object) -> dict[str, Tensor]:
         ("torchvision", "mobilenet_v3_small", {"num_classes": 3}, 64),
         ("torchvision", "vit_b_32", {"num_classes": 3, "image_size": 64}, 64),
         ("timm", "test_vit", {"num_classes": 4}, 160),
+        ("timm", "vit_tiny_patch16_224", {"num_classes": 4, "global_pool": "avg", "img_size": 32}, 32),
         ("timm", "test_convnext", {"num_classes": 4, "in_chans": 1}, 64),
         ("timm", "swin_tiny_patch4_window7_224", {"num_classes": 2}, 224),
         ("cmon", "preact_resnet18", {"num_classes": 6}, 32),

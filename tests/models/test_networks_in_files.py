@@ -316,6 +316,9 @@ def test_lora_is_merged_where_its_scale_is_known(tmp_path: Path, prefix: str) ->
         ("torchvision/mobilenet_v2", -1, "features"),
         ("torchvision/vgg11", -2, "features"),
         ("torchvision/shufflenet_v2_x0_5", -1, "conv5"),
+        ("timm/test_efficientnet", -1, "global_pool"),
+        ("timm/test_convnext", -1, "norm_pre"),
+        ("timm/lcnet_035", -1, "act2"),
     ],
 )
 @pytest.mark.parametrize("prefix", ["", "backbone.", "0."])

@@ -77,6 +77,9 @@ def test_a_name_that_no_library_knows() -> None:
     for library in ("timm", "torchvision"):
         with pytest.raises(InputError, match=f"{library} has no network of that name"):
             pretrained_files([f"{library}/resnet19"], None)
+    with pytest.raises(InputError) as error:
+        pretrained_files(["torchvision/ResNet50"], None)
+    assert "torchvision/resnet50" in str(error.value.hint)
 
 
 def test_a_folder_of_that_name_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

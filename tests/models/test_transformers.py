@@ -60,6 +60,11 @@ CASES = {
             "layer_type": "bottleneck",
         },
     ),
+    "ResNet of two stages": (
+        "ResNet",
+        "ForImageClassification",
+        {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
+    ),
     "ResNet-18": (
         "ResNet",
         "ForImageClassification",
