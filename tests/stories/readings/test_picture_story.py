@@ -27,8 +27,9 @@ from concept_monitor_cli.run import TABLES, RunFolder
 from concept_monitor_cli.stories.dissect import dissect
 from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.picture import PictureResult, picture
-from concept_monitor_cli.stories.picture_making import Maker, Picture, Scale, Wish
+from concept_monitor_cli.stories.picture_making import Maker
 from concept_monitor_cli.stories.picture_tables import Shown, strengths
+from concept_monitor_cli.stories.picture_wishes import Picture, Scale, Task, Wish
 from concept_monitor_cli.stories.recorder import Recorder
 
 STEPS = 20
@@ -390,22 +391,31 @@ def test_keys_tell_pictures_apart(world_of: tuple[Path, Path]) -> None:
     asked = options(world_of)
     opened = OpenRun(world_of[0], asked, SILENT)
     recorder = Recorder(opened, asked, look_only=True)
-    network = recorder.network(opened.run.checkpoints()[0])
-    look = network.looks[0]
+    record = opened.run.checkpoints()[0]
+    network = recorder.network(record)
 
-    def key(seed: int = 0, unit: int = 1, **more: object) -> str:
-        return (
-            Maker(recorder, replace(asked, **more), SILENT).key(network, look, Wish(unit), seed, None).digest
-        )
+    def key(seed: int = 0, wish: Wish | int = 1, film: bool = False, **more: object) -> str:
+        own = wish if isinstance(wish, Wish) else Wish(wish)
+        task = Task(record, network, network.looks[0], (own,), seed, film=film)
+        return Maker(recorder, replace(asked, **more), SILENT).key(task, own).digest
 
     different = [
         key(),
         key(seed=1),
-        key(unit=2),
+        key(wish=2),
+        key(wish=Wish(1, other=2)),
+        key(wish=Wish(1, other=2, share=0.5)),
+        key(wish=Wish(1, member=0), diverse=2),
+        key(wish=Wish(1, member=1), diverse=2),
+        key(wish=Wish(1, member=0), diverse=3),
+        key(wish=Wish(1, member=0), diverse=2, diversity=2.0),
+        key(film=True),
         key(steps=21),
         key(parameters="maco"),
         key(objective="neuron"),
         key(warps=False),
+        key(crops=2),
+        key(objective="layer", units=()),
         key(tv=0.5),
         key(at_once=8),
     ]
