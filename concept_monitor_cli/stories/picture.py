@@ -12,8 +12,8 @@ from torch import Tensor
 
 from concept_monitor_cli.options import PictureOptions
 from concept_monitor_cli.progress import SILENT, Progress
-from concept_monitor_cli.report.picture_diverse_figures import PHOTOS, Several, diverse_sheet
-from concept_monitor_cli.report.picture_figures import contact_sheet, over_epochs, ratios
+from concept_monitor_cli.report.picture_figures import Cell, contact_sheet, over_epochs, ratios
+from concept_monitor_cli.report.picture_rows_figures import Row, picture_rows
 from concept_monitor_cli.report.style import save
 from concept_monitor_cli.run import TABLES
 from concept_monitor_cli.run.folder import file_name
@@ -36,6 +36,9 @@ from concept_monitor_cli.stories.stats import plain_rows
 from concept_monitor_cli.wording import counted
 
 Place = tuple[str, int]
+
+# Photos beside several pictures of a unit.
+_BESIDE = 4
 
 
 @dataclass
@@ -207,24 +210,50 @@ def _draw(
     written: Mapping[Place, Sequence[Mapping[str, Any]]],
     result: PictureResult,
 ) -> None:
-    """A sheet for each layer and epoch; over the epochs a row for each unit."""
+    """A sheet for each layer and epoch; over the epochs a row for each unit or image."""
     opened, options = rows.opened, rows.options
     formats, caption = options.plot_formats, opened.caption
-    by_layer: dict[str, dict[int, list[Any]]] = {}
+    by_layer: dict[str, dict[int, list[Cell]]] = {}
     for (layer, epoch), each in shown.items():
-        stem = opened.run.plots / f"pictures.{file_name(layer)}.epoch_{epoch:04d}"
         lines = [_numbers(row) for row in written[layer, epoch]]
+        cells = [rows.cell(each, number, line) for number, line in enumerate(lines)]
+        by_layer.setdefault(layer, {})[epoch] = cells
         if options.diverse > 1:
-            figure = diverse_sheet(_several(rows, each, lines), layer=layer, epoch=epoch)
+            title = f"{layer}, epoch {epoch}: pictures of each unit, strength below (best photo 1); photos"
+            figure = picture_rows(_several(rows, each, cells, lines), title=title)
+        elif options.caricature:
+            title = f"{layer}, epoch {epoch}: what it keeps of images (likeness to them, to others)"
+            figure = picture_rows(_of_images({epoch: cells}), title=title)
         else:
-            cells = [rows.cell(each, number, line) for number, line in enumerate(lines)]
-            by_layer.setdefault(layer, {})[epoch] = cells
             figure = contact_sheet(cells, layer=layer, epoch=epoch)
+        stem = opened.run.plots / f"pictures.{file_name(layer)}.epoch_{epoch:04d}"
         result.plots += save(figure, stem, formats, caption=caption)
     for layer, epochs in by_layer.items():
-        if len(epochs) > 1 and not (options.pair or options.caricature):
-            stem = opened.run.plots / f"pictures.{file_name(layer)}"
-            result.plots += save(over_epochs(epochs, layer=layer), stem, formats, caption=caption)
+        if len(epochs) < 2 or options.pair or options.diverse > 1:
+            continue
+        if options.caricature:
+            title = f"{layer}: what it keeps of images (likeness to them, to others)"
+            figure = picture_rows(_of_images(epochs), title=title)
+        else:
+            figure = over_epochs(epochs, layer=layer)
+        stem = opened.run.plots / f"pictures.{file_name(layer)}"
+        result.plots += save(figure, stem, formats, caption=caption)
+
+
+def _of_images(epochs: Mapping[int, Sequence[Cell]]) -> list[Row]:
+    """The caricatures of each image over the epochs, beside it."""
+    last = list(epochs.values())[-1]
+    return [
+        Row(
+            cell.title,
+            "",
+            [cells[number].picture for cells in epochs.values()],
+            [f"epoch {epoch}: {cells[number].strength}" for epoch, cells in epochs.items()],
+            [cell.photo],
+            ["the image"],
+        )
+        for number, cell in enumerate(last)
+    ]
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,27 +263,27 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _several(rows: Rows, each: Shown, lines: Sequence[Mapping[str, Any]]) -> list[Several]:
+def _several(rows: Rows, each: Shown, cells: Sequence[Cell], lines: Sequence[Mapping[str, Any]]) -> list[Row]:
     """The pictures of each unit beside photos of its groups, else beside its best ones."""
     groups = image_groups(rows.opened, each.layer, each.epoch)
     found = []
     for places in members(each):
-        first = rows.cell(each, places[0], dict(lines[places[0]]))
+        first = cells[places[0]]
         own = groups.get(first.unit, [])
         if own:
-            share = max(1, PHOTOS // len(own))
-            taken = [(image, group) for group in own for image in group.images[:share]][:PHOTOS]
+            share = max(1, _BESIDE // len(own))
+            taken = [(image, group) for group in own for image in group.images[:share]][:_BESIDE]
             photos = [image for image, _ in taken]
             notes = [f"group {group.number}: {group.concept}" for _, group in taken]
         else:
             assert each.scale is not None
-            photos = each.scale.best[first.unit][:PHOTOS].tolist()
+            photos = each.scale.best[first.unit][:_BESIDE].tolist()
             notes = [f"photo {number + 1}" for number in range(len(photos))]
         found.append(
-            Several(
+            Row(
                 first.title,
                 _said(lines[places[0]]),
-                [each.pixels[place] for place in places],
+                [cells[place].picture for place in places],
                 [_note(lines[place]) for place in places],
                 [np.asarray(rows.opened.probe.image(int(image))) for image in photos],
                 notes,

@@ -120,7 +120,7 @@ class Ascents:
 
 def shaped(pixels: NDArray[np.uint8], climb: Climb) -> Tensor:
     """Images as pictures are, `(b, channels, s, s)` in [0, 1], of `(b, h, w, 3)`."""
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    images = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 255
     if climb.channels == 1:
         images = grey_images(images)
     side = (climb.side, climb.side)
@@ -191,7 +191,7 @@ class Maker:
         return max(1, self.ascents.at_once // group) * group
 
     def passes(self, task: Task, pictures: int) -> int:
-        """About how many forward passes so many pictures cost; a batch that is not full costs as much as one."""
+        """About how many forward passes so many pictures cost; a batch that is not full counts as full."""
         rows = -(-pictures // self.rows(task)) * self.rows(task)
         return rows * self.steps_of(task) * PASSES_PER_STEP * max(1, self.options.crops)
 
@@ -349,7 +349,7 @@ class Maker:
         climb = self.climb(task)
         magnitude = self._magnitude(task.network, climb)
         device = self.recorder.device
-        scale = self.scale(task) if wishes[0].other >= 0 or wishes[0].member >= 0 else None
+        scale = self._scale_of(task, wishes)
         with self._looking(task) as sight:
             for batch, padded in self.ascents.batches(wishes, self.rows(task), self.group(task)):
                 of_images = self._of_caricatures(climb, padded)
@@ -382,6 +382,25 @@ class Maker:
                 if padded[0].image:
                     arrays["chance"] = self._alike_by_chance(score, ascent.images, padded, climb)[:, None]
                 self._put(task, batch, arrays)
+
+    def _scale_of(self, task: Task, wishes: Sequence[Wish]) -> Scale | None:
+        """The measure of what is climbed; `None` where activations are climbed as they are.
+
+        Raises:
+            InputError: the way from or to a dead unit.
+        """
+        if wishes[0].other < 0 and wishes[0].member < 0:
+            return None
+        scale = self.scale(task)
+        for unit in {wishes[0].unit, wishes[0].other} - {-1}:
+            if wishes[0].other >= 0 and not scale.maximum[unit] > scale.mean[unit]:
+                raise InputError(
+                    f"unit {unit} of {task.layer} is dead at epoch {task.record.epoch}: it says the same of "
+                    "all images, so that no way leads from or to it",
+                    where="--pair",
+                    hint="take another unit, or other epochs",
+                )
+        return scale
 
     def _put(self, task: Task, batch: Sequence[Wish], arrays: Mapping[str, Tensor]) -> None:
         kept = {name: values.detach().cpu().numpy() for name, values in arrays.items()}
@@ -444,4 +463,4 @@ class Maker:
         """The probing images as the network sees them, `(b, channels, s, s)` in [0, 1]."""
         pixels = network.architecture.pixels
         for first in range(0, len(pixels), _SPECTRUM_ROWS):
-            yield shaped(np.array(pixels.rows(first, min(first + _SPECTRUM_ROWS, len(pixels)))), climb)
+            yield shaped(pixels.rows(first, min(first + _SPECTRUM_ROWS, len(pixels))), climb)

@@ -193,8 +193,8 @@ class Rows:
         note = f"{wish.share:g} of the way to {wish.other}" if wish.other >= 0 else ""
         shown = (each.pixels[number], self.photo(each, number), row["ratio"], row["ratio_chance"], note)
         if wish.image:
-            said = f"like it {row['layer_cos']:.2f}, like others {row['layer_cos_chance']:.2f}"
-            return Named(wish.unit, "", *shown, heading=wish.image.rpartition("/")[2], said=said)
+            said = f"{row['layer_cos']:.2f} ({row['layer_cos_chance']:.2f})"
+            return Named(number, "", *shown, heading=wish.image.rpartition("/")[2], said=said)
         if self.options.objective == "layer":
             said = f"strength {row['ratio']:.1f}, the start {row['ratio_chance']:.1f}"
             return Named(wish.unit, "", *shown, heading="the whole layer", said=said)

@@ -1,4 +1,4 @@
-"""Several pictures of a unit beside each other, and beside the groups into which its top photos fall."""
+"""Pictures beside each other, a row for each thing that is pictured, and photos beside them."""
 
 from __future__ import annotations
 
@@ -18,24 +18,22 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 
-#: Photos beside the pictures of a unit.
-PHOTOS = 4
 _SIDE = 128
 # More cannot be told apart.
-_MOST_UNITS = 24
+_MOST_ROWS = 24
 
 
 @dataclass(frozen=True)
-class Several:
-    """The pictures of one unit.
+class Row:
+    """Pictures of one thing: several of a unit, or one for each epoch.
 
     Attributes:
-        title: whose.
-        said: how unlike they are.
+        title: of what.
+        said: more about it.
         pictures: `(s, s, 3)` each.
         notes: a few letters below each.
-        photos: `(h, w, 3)` each, at most `PHOTOS`.
-        photo_notes: below each; of a unit with groups, which group.
+        photos: `(h, w, 3)` each, beside the pictures.
+        photo_notes: below each.
     """
 
     title: str
@@ -46,25 +44,26 @@ class Several:
     photo_notes: Sequence[str]
 
 
-def diverse_sheet(rows: Sequence[Several], *, layer: str, epoch: int) -> Figure:
-    """A row for each unit: its pictures, then photos of each group, or its best ones.
+def picture_rows(rows: Sequence[Row], *, title: str) -> Figure:
+    """A row for each thing: its pictures, then photos.
 
     Args:
-        rows: the units.
-        layer: for the title.
-        epoch: for the title.
+        rows: the things.
+        title: of the figure.
     """
     from matplotlib.figure import Figure
 
-    rows = list(rows)[:_MOST_UNITS]
-    count = max(len(row.pictures) for row in rows)
+    rows = list(rows)[:_MOST_ROWS]
+    count, photos = max(len(row.pictures) for row in rows), max(len(row.photos) for row in rows)
     with figure_style():
-        figure = Figure(figsize=(1.2 * (count + PHOTOS) + 0.3, 1.55 * len(rows) + 0.4), layout="constrained")
+        width = max(1.2 * (count + photos) + 0.3, 0.062 * len(title))
+        figure = Figure(figsize=(width, 1.55 * len(rows) + 0.5), layout="constrained")
         grid = figure.subplots(
             len(rows),
-            count + 1 + PHOTOS,
+            count + 1 + photos,
             squeeze=False,
-            width_ratios=[1] * count + [0.12] + [1] * PHOTOS,
+            width_ratios=[1] * count + [0.12] + [1] * photos,
+            gridspec_kw={"hspace": 0.12},
         )
         for axes in grid.flat:
             axes.set_axis_off()
@@ -73,11 +72,18 @@ def diverse_sheet(rows: Sequence[Several], *, layer: str, epoch: int) -> Figure:
                 _shown(axes, pixels, note)
             for axes, pixels, note in zip(line[count + 1 :], row.photos, row.photo_notes, strict=False):
                 _shown(axes, pixels, note)
-            line[0].set_title(f"{row.title}   {row.said}", fontsize=7.5, color=INK, loc="left")
-        figure.suptitle(
-            f"{layer}, epoch {epoch}: {count} pictures of each unit, strength below (best photo 1); photos",
-            fontsize=9,
-        )
+            # As a title it would push the first column aside.
+            line[0].text(
+                0,
+                1.04,
+                f"{row.title}   {row.said}",
+                transform=line[0].transAxes,
+                fontsize=7.5,
+                color=INK,
+                va="bottom",
+                in_layout=False,
+            )
+        figure.suptitle(title, fontsize=9)
     return figure
 
 
