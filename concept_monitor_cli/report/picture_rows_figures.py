@@ -89,7 +89,7 @@ def picture_rows(rows: Sequence[Row], *, title: str) -> Figure:
 
 def _shown(axes: Axes, pixels: Pixels, note: str) -> None:
     axes.imshow(thumbnail(pixels, side=_SIDE), interpolation="lanczos")
-    said = note if len(note) <= 20 else note[:19].rstrip() + "…"
+    said = note if len(note) <= 24 else note[:23].rstrip() + "…"
     axes.text(
         0.5,
         -0.03,
