@@ -282,7 +282,7 @@ def _several(rows: Rows, each: Shown, cells: Sequence[Cell], lines: Sequence[Map
         found.append(
             Row(
                 first.title,
-                _said(lines[places[0]]),
+                _said([lines[place] for place in places]),
                 [cells[place].picture for place in places],
                 [_note(lines[place]) for place in places],
                 [np.asarray(rows.opened.probe.image(int(image))) for image in photos],
@@ -292,12 +292,14 @@ def _several(rows: Rows, each: Shown, cells: Sequence[Cell], lines: Sequence[Map
     return found
 
 
-def _said(line: Mapping[str, Any]) -> str:
+def _said(lines: Sequence[Mapping[str, Any]]) -> str:
     """How unlike the pictures of a unit are."""
-    if line["diversity"] is None:
+    values = [line["diversity"] for line in lines]
+    if None in values:
         return ""
-    floor = "" if line["diversity_floor"] is None else f", other seeds alone {line['diversity_floor']:.2f}"
-    return f"unlike each other {line['diversity']:.2f}{floor}"
+    alone = lines[0]["diversity_floor"]
+    floor = "" if alone is None else f", other seeds alone {alone:.2f}"
+    return f"unlike each other {np.mean(values):.2f}{floor}"
 
 
 def _note(line: Mapping[str, Any]) -> str:
