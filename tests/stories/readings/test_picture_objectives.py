@@ -273,6 +273,10 @@ def test_a_film_goes_on_from_epoch_to_epoch(world_of: World, tmp_path: Path) -> 
     # Unit 0 looks elsewhere from epoch 3 on, and what it had found before stays to be seen.
     was, now = (np.abs(picture_of(each, 5, 0) - picture_of(each, 2, 0)).mean() for each in (rows, cold))
     assert was < now
+    # Half the steps are enough, since they do not begin at the start.
+    short = table(picture(options(world_of, units=(4,), steps=STEPS // 2, epochs=LAST), SILENT))
+    film = rows[(rows["epoch"] == 5) & (rows["unit"] == 4)]
+    assert film["ratio"].item() > 1.2 * short["ratio"].item()
     before = contents(world_of[0])
     with pytest.raises(KeyboardInterrupt):
         picture(replace(given, cache_dir=again(world_of, tmp_path)[1]), Counting(stop=2 * STEPS + 1))
