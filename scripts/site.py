@@ -24,6 +24,7 @@ _HELD = (
         "docs/*.md",
         "docs/site.yml",
         "docs/*.png",
+        "docs/*.jpg",
         "docs/examples/*",
         "sample_configs/**/*",
     ),

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -48,6 +49,11 @@ _SHIFT, _SHIFT_SIDE = 6.0, 128
 _SCALE = (0.9, 1.1)
 _STRAIGHT = 5 / 26
 _ANGLE = 10.0
+# xplique's crops: where they lie, how their side shrinks over the steps, how much it varies, the noise.
+_CROP_CENTRE = (0.5, 0.15)
+_CROP_FIRST, _CROP_LAST = 0.5, 0.05
+_CROP_VARIES, _CROP_LEAST = 0.05, 0.05
+_CROP_NOISE = 0.08
 
 
 def generator(seed: int, purpose: str) -> torch.Generator:
@@ -238,6 +244,28 @@ def warp(images: Tensor, matrix: Tensor) -> Tensor:
     return F.grid_sample(images - OUTSIDE, grid, align_corners=False, padding_mode="zeros") + OUTSIDE
 
 
+def draw_crop(side: int, share: float, numbers: torch.Generator) -> Tensor:
+    """A random square of the picture, enlarged to its size, as a matrix for `warp` (xplique `maco.py`).
+
+    Args:
+        side: of the picture, pixels.
+        share: how much of the side the square takes on average.
+        numbers: random numbers.
+
+    Returns:
+        `(2, 3)` float64. The centre is normal about the middle with a standard deviation of .15 of the side,
+        the side normal with .05, within .05 and 1.
+    """
+    x, y, varied = torch.randn(3, generator=numbers, dtype=torch.float64).tolist()
+    middle, spread = _CROP_CENTRE
+    taken = min(max(share + _CROP_VARIES * varied, _CROP_LEAST), 1.0)
+    reach = side * spread
+    begin = side * (middle - 0.5)
+    return torch.tensor(
+        [[taken, 0.0, begin + reach * x], [0.0, taken, begin + reach * y]], dtype=torch.float64
+    )
+
+
 # -- objectives ----------------------------------------------------------------------------------------------
 
 
@@ -281,6 +309,8 @@ class Climb:
         smooth: weight of total variation, which is taken off the objective; 0 for none.
         rate: step size; `None` for that of the parameterisation.
         wider: how much further than lucid's the warps shift and turn.
+        crops: squares of the picture, enlarged and with noise, that each step sees in place of a warp; 0:
+            none. Their side shrinks from .5 to .05 of the picture's over the steps (xplique's for `maco`).
     """
 
     kind: Parameterisation = "fourier"
@@ -292,6 +322,20 @@ class Climb:
     smooth: float = 0.0
     rate: float | None = None
     wider: float = 1.0
+    crops: int = 0
+
+    def cropped(self) -> Iterator[list[tuple[Tensor, Tensor]]]:
+        """The crops of each step, with the noise `(channels, s, s)` of each."""
+        numbers = generator(self.seed, "crops")
+        shape = (self.channels, self.side, self.side)
+        for share in torch.linspace(_CROP_FIRST, _CROP_LAST, self.steps).tolist():
+            yield [
+                (
+                    draw_crop(self.side, share, numbers),
+                    torch.randn(shape, generator=numbers) * _CROP_NOISE,
+                )
+                for _ in range(self.crops)
+            ]
 
     def warps(self, purpose: str, count: int) -> list[Tensor]:
         """Some warps, the same for the same purpose and seed."""
@@ -347,7 +391,6 @@ def ascend(
     rate = RATES[climb.kind] if climb.rate is None else climb.rate
     maker = torch.optim.NAdam if climb.kind == "maco" else torch.optim.Adam
     optimiser = maker([theta], lr=rate, maximize=True)
-    warps = climb.warps("warps", climb.steps)
 
     def slope(matrix: Tensor) -> Tensor:
         images = image_of(climb.kind, theta, magnitude)
@@ -357,11 +400,31 @@ def ascend(
         found: Tensor = torch.autograd.grad(value.sum(), theta)[0]
         return found
 
+    def slope_of_crops(crops: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """The mean over crops; one after another, so that memory holds what the network keeps of one."""
+        images = image_of(climb.kind, theta, magnitude)
+        leaf = images.detach().requires_grad_()
+        pull = torch.zeros_like(leaf)
+        for matrix, noise in crops:
+            value = score(warp(leaf, matrix) + noise.to(leaf))
+            pull += torch.autograd.grad(value.sum(), leaf)[0] / len(crops)
+        if climb.smooth:
+            pull -= climb.smooth * torch.autograd.grad(total_variation(leaf).sum(), leaf)[0]
+        found: Tensor = torch.autograd.grad(images, theta, pull)[0]
+        return found
+
+    slopes: Iterator[Callable[[], Tensor]]
+    if climb.crops:
+        slopes = (partial(slope_of_crops, crops) for crops in climb.cropped())
+    else:
+        slopes = (partial(slope, matrix) for matrix in climb.warps("warps", climb.steps))
     with torch.inference_mode(mode=False), torch.enable_grad():
-        silent = (slope(warps[0]) == 0).flatten(1).all(1) if warps else torch.zeros(count, dtype=torch.bool)
-        for step, matrix in enumerate(warps):
+        silent = torch.zeros(count, dtype=torch.bool)
+        for step, of_step in enumerate(slopes):
+            if step == 0:
+                silent = (of_step() == 0).flatten(1).all(1)
             with redirect() if step < REDIRECTED_STEPS else nullcontext():
-                theta.grad = slope(matrix)
+                theta.grad = of_step()
             optimiser.step()
             step_done()
         with torch.no_grad():

@@ -53,7 +53,7 @@ Quality = Literal[
 FactorMode = Literal["shared", "anchored", "free"]
 FactorSolver = Literal["hals", "published"]
 FactorRows = Literal["pooled", "positions"]
-PictureObjective = Literal["unit", "unit-", "neuron"]
+PictureObjective = Literal["unit", "unit-", "neuron", "layer"]
 PictureParameters = Literal["fourier", "maco", "pixel"]
 AttributionMethod = Literal[
     "grad-cam",

@@ -23,6 +23,9 @@ from concept_monitor_cli.options.kinds import (
 )
 from concept_monitor_cli.options.values import count, from_zero, number, spec, unit_list
 
+#: How much being unlike each other counts in `--diverse`, beside exciting the unit.
+DIVERSITY = 1.0
+
 
 def _at_once_option() -> Any:
     """`--at-once`, of the commands that make pictures."""
@@ -66,9 +69,44 @@ class PictureOptions(NetworksAgainOptions, OneRunOptions):
         read=unit_list,
         shown="none",
     )
+    target: tuple[str, ...] = option(
+        (),
+        "Classes in place of units: names or numbers, a comma list.",
+        panel=PART,
+        metavar="CLASS",
+        shown="none",
+    )
+    class_names: str | None = class_names_option()
+    caricature: tuple[str, ...] = option(
+        (),
+        "What the layer keeps of images: probing images by their name or the end of it, or files.",
+        panel=PART,
+        metavar="IMAGE",
+        shown="none",
+    )
+    diverse: int = option(
+        1,
+        "So many pictures of each unit, kept unlike each other: does it look for several things?",
+        panel=METHOD,
+        metavar="N",
+        read=count,
+    )
+    diversity: float = option(
+        DIVERSITY,
+        "With --diverse: how much being unlike each other counts beside exciting the unit.",
+        panel=METHOD,
+        metavar="X",
+        read=number(float, least=0),
+    )
+    warm: bool = option(
+        False,
+        "A film: each epoch goes on with the picture of the epoch before, in half the steps.",
+        panel=METHOD,
+    )
     objective: PictureObjective = option(
         "unit",
-        "What is climbed: unit (as pooled in the run), unit- (down) or neuron (the middle of its map).",
+        "What is climbed: unit (as pooled in the run), unit- (down), neuron (the middle of its map) or layer "
+        "(all units at all places).",
         panel=METHOD,
         metavar="TYPE",
     )
@@ -90,6 +128,13 @@ class PictureOptions(NetworksAgainOptions, OneRunOptions):
         shown="the network's own, without a GPU at most 128",
     )
     warps: bool = option(True, "Shift, scale and turn the picture at every step.", panel=METHOD)
+    crops: int = option(
+        0,
+        "In place of warps, the mean over so many enlarged squares of it, with noise; 32 go with maco.",
+        panel=METHOD,
+        metavar="N",
+        read=from_zero,
+    )
     tv: float = option(
         0.0,
         "Weight of total variation, which makes pictures smoother.",
@@ -105,18 +150,43 @@ class PictureOptions(NetworksAgainOptions, OneRunOptions):
     at_once: int | None = _at_once_option()
 
     def __post_init__(self) -> None:
-        """A pair is two units, and says which units are meant."""
+        """What is asked for is one thing, and fits together."""
         super().__post_init__()
+        named = {
+            "--pair": self.pair,
+            "--target": self.target,
+            "--caricature": self.caricature,
+            "--units": self.units,
+        }
+        given = [flag for flag, value in named.items() if value]
+        if len(given) > 1:
+            raise InputError(
+                f"{given[0]} says itself what is pictured", where=given[1], hint="leave one of them out"
+            )
         if self.pair and (len(self.pair) != 2 or self.pair[0] == self.pair[1]):
             raise InputError("a pair is two different units", where="--pair", hint="write --pair 3,7")
-        if self.pair and self.units:
-            raise InputError("--pair names units itself", where="--units", hint="leave one of them out")
-        if self.pair and self.objective != "unit":
+        if given and given[0] != "--units" and self.objective != "unit":
             raise InputError(
-                "the way from unit to unit is of their pooled activations",
+                f"{given[0]} has an objective of its own",
                 where=f"--objective {self.objective}",
                 hint="leave it out",
             )
+        if self.objective == "layer" and self.units:
+            raise InputError("a whole layer has no units to choose", where="--units", hint="leave it out")
+        if self.diverse > 1 and (self.pair or self.caricature or self.objective != "unit"):
+            raise InputError(
+                "several pictures kept unlike each other are of units, directions or classes",
+                where="--diverse",
+                hint="leave out --pair, --caricature and --objective",
+            )
+        if self.crops and self.caricature:
+            raise InputError(
+                "a caricature is compared with the whole image, not with squares of it",
+                where="--crops",
+                hint="leave it out",
+            )
+        if self.crops and not self.warps:
+            raise InputError("crops stand in place of warps", where="--no-warps", hint="leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,7 +67,9 @@ class Sight:
         Returns:
             `(B, R)`, in the graph.
         """
-        output = self._output(images)
+        return self._pooled(self._output(images))
+
+    def _pooled(self, output: Tensor) -> Tensor:
         if self._maximum:
             return self._linear(self._maps(output), 1).amax((2, 3))
         return self._linear(pool(output, self._layer.layout, self._pooling), 1)
@@ -78,7 +80,20 @@ class Sight:
         Raises:
             InputError: the layer has none.
         """
-        return self._linear(self._maps(self._output(images)), 1)
+        return self._linear(self.channels(images), 1)
+
+    def channels(self, images: Tensor) -> Tensor:
+        """The activation map of each channel, whatever counts as a unit, `(B, C, h, w)`, in the graph.
+
+        Raises:
+            InputError: the layer has none.
+        """
+        return self._maps(self._output(images))
+
+    def pooled_and_channels(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """`pooled` and `channels` of one forward pass."""
+        output = self._output(images)
+        return self._pooled(output), self._maps(output)
 
     def _maps(self, output: Tensor) -> Tensor:
         if self._layer.layout.kind == "channels-first":  # at any size of the picture

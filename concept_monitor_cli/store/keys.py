@@ -42,6 +42,7 @@ KINDS: dict[str, int] = {
     "picture": 1,
     "samples": 1,
     "tile": 1,
+    "layer-energy": 1,
     "tuning": 1,
     "attribution": 1,
     "evolutions": 1,

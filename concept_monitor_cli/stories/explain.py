@@ -33,9 +33,8 @@ from concept_monitor_cli.stories.explain_tables import (
     place_rows,
 )
 from concept_monitor_cli.stories.opened import OpenRun
-from concept_monitor_cli.stories.picture import history_of
-from concept_monitor_cli.stories.picture_making import Scale
-from concept_monitor_cli.stories.picture_tables import PHOTOS, concepts_at
+from concept_monitor_cli.stories.picture_tables import concepts_at, history_of
+from concept_monitor_cli.stories.picture_wishes import PHOTOS, Scale
 from concept_monitor_cli.stories.recorder import Network, Recorder
 from concept_monitor_cli.stories.stats import plain_rows
 from concept_monitor_cli.wording import counted

@@ -15,7 +15,7 @@ from concept_monitor_cli.options import ExplainOptions
 from concept_monitor_cli.stories.attribute_making import Photo
 from concept_monitor_cli.stories.explain_making import Parts, Split, Taken
 from concept_monitor_cli.stories.opened import OpenRun
-from concept_monitor_cli.stories.picture_making import Scale
+from concept_monitor_cli.stories.picture_wishes import Scale
 from concept_monitor_cli.study import Context
 
 #: Units of a class that get a row of their own, the largest attributions first; the others are one row.

@@ -2,47 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.functional import pictures as method
-from concept_monitor_cli.monitor.history import History
-from concept_monitor_cli.options import CHANNELS, PictureOptions, split_name
+from concept_monitor_cli.options import PictureOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.report.picture_figures import Cell, contact_sheet, over_epochs, ratios
+from concept_monitor_cli.report.picture_rows_figures import Row, picture_rows
 from concept_monitor_cli.report.style import save
-from concept_monitor_cli.run import TABLES, CheckpointRecord
+from concept_monitor_cli.run import TABLES
 from concept_monitor_cli.run.folder import file_name
-from concept_monitor_cli.store import atomic_write
 from concept_monitor_cli.stories.opened import OpenRun
-from concept_monitor_cli.stories.picture_making import BLENDS, PASSES_PER_STEP, Maker, Scale, Wish
+from concept_monitor_cli.stories.picture_films import write_film
+from concept_monitor_cli.stories.picture_groups import image_groups
+from concept_monitor_cli.stories.picture_making import Maker
+from concept_monitor_cli.stories.picture_rows import Chance, Rows, alone, members
 from concept_monitor_cli.stories.picture_tables import (
-    PHOTOS,
     Eyes,
     Shown,
     concepts_at,
     cosine_distances,
+    history_of,
     pixels_of,
-    strengths,
 )
-from concept_monitor_cli.stories.recorder import Network, Recorder
+from concept_monitor_cli.stories.picture_tasks import Plan, plan
+from concept_monitor_cli.stories.picture_wishes import Task
 from concept_monitor_cli.stories.stats import plain_rows
-from concept_monitor_cli.study.looks import Look
 from concept_monitor_cli.wording import counted
 
-if TYPE_CHECKING:
-    import pandas as pd
+Place = tuple[str, int]
 
-# The second seed, which shows what another start alone makes of a picture.
-_SECOND = 1
+# Photos beside several pictures of a unit.
+_BESIDE = 4
 
 
 @dataclass
@@ -56,7 +52,7 @@ class PictureResult:
         found: how many of these the cache had.
         passes: about how many forward passes of one image the others cost.
         steps, size, at_once: how they are made; size is the side in pixels.
-        plots, tables: what was written.
+        plots, tables, films: what was written.
     """
 
     out: Path
@@ -69,18 +65,7 @@ class PictureResult:
     at_once: int = 0
     plots: list[Path] = field(default_factory=list)
     tables: list[Path] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Task:
-    """The pictures of a layer at one epoch from one seed."""
-
-    record: CheckpointRecord
-    network: Network
-    look: Look
-    wishes: tuple[Wish, ...]
-    seed: int
-    scale: Scale | None
+    films: list[Path] = field(default_factory=list)
 
 
 def picture(options: PictureOptions, progress: Progress = SILENT) -> PictureResult:
@@ -94,25 +79,22 @@ def picture(options: PictureOptions, progress: Progress = SILENT) -> PictureResu
         What was made; with `--dry-run` what would be.
 
     Raises:
-        InputError: no run; no such layer, unit or epoch; checkpoints, images or code that are gone; a size
-            that the network does not take.
+        InputError: no run; no such layer, unit, class, image or epoch; checkpoints, images or code that are
+            gone; a size that the network does not take; a pair of which a unit is dead.
     """
     # A layer that was not dissected can be looked at as well, so the run is opened with all of its own.
     opened = OpenRun(options.out, replace(options, layers=()), progress)
-    layers = options.layers or tuple(dict.fromkeys(history.layer for history in opened.histories))
-    recorder = Recorder(opened, options, layers=layers, look_only=options.dry_run)
-    maker = Maker(recorder, options, progress)
-    records = _records(opened)
-    tasks = list(_tasks(opened, recorder, records, options))
-    result = PictureResult(options.out, steps=maker.steps, at_once=maker.ascents.at_once)
-    missing = [maker.missing(task.network, task.look, task.wishes, task.seed, task.scale) for task in tasks]
-    result.size = max(maker.climb(task.network, task.look.tapped.channels, 0).side for task in tasks)
+    planned = plan(opened, options, progress)
+    maker, tasks = planned.maker, planned.tasks
+    result = PictureResult(options.out, steps=maker.steps, at_once=maker.rows(tasks[0]))
+    missing = [maker.missing(task) for task in tasks]
+    result.size = max(maker.climb(task).side for task in tasks)
     result.wanted = sum(len(task.wishes) for task in tasks)
     made = sum(map(len, missing))
     result.found = result.wanted - made
-    # A batch that is not full costs as much as a full one.
-    rows = sum(-(-len(wishes) // maker.ascents.at_once) * maker.ascents.at_once for wishes in missing)
-    result.passes = rows * maker.steps * PASSES_PER_STEP
+    result.passes = sum(
+        maker.passes(task, len(wishes)) for task, wishes in zip(tasks, missing, strict=True)
+    ) + sum({task.record.epoch: maker.photo_passes(task) for task in tasks}.values())
     if options.dry_run:
         return result
     if made:
@@ -120,269 +102,206 @@ def picture(options: PictureOptions, progress: Progress = SILENT) -> PictureResu
             f"{counted(made, 'pictures')} of {result.size} pixels, {maker.steps} steps each: about "
             f"{result.passes:,} forward passes"
         )
-        with progress.task("making pictures", made * maker.steps, "steps") as advance:
+        steps = sum(maker.steps_of(task) * len(wishes) for task, wishes in zip(tasks, missing, strict=True))
+        with progress.task("making pictures", steps, "steps") as advance:
             for task, wishes in zip(tasks, missing, strict=True):
                 if wishes:
-                    maker.make(task.network, task.look, wishes, task.seed, task.scale, advance)
-    _show(opened, recorder, maker, tasks, options, result, progress)
+                    maker.make(task, wishes, advance)
+    _show(opened, planned, options, result, progress)
     return result
-
-
-# -- what is wanted ------------------------------------------------------------------------------------------
-
-
-def _records(opened: OpenRun) -> list[CheckpointRecord]:
-    """The checkpoints of the epochs asked for."""
-    wanted = set(opened.table["epoch"].tolist())
-    return [record for record in opened.run.checkpoints() if record.epoch in wanted]
-
-
-def history_of(opened: OpenRun, layer: str) -> History | None:
-    """The labels of a layer: those of the first detector whose labels are concepts."""
-    own = [history for history in opened.histories if history.layer == layer]
-    words = [history for history in own if opened.traits[history.detector].in_word_space]
-    return next(iter([*words, *own]), None)
-
-
-def _tasks(
-    opened: OpenRun, recorder: Recorder, records: Sequence[CheckpointRecord], options: PictureOptions
-) -> list[_Task]:
-    """Every layer at every epoch; the last epoch once more from a second seed."""
-    found: list[_Task] = []
-    chosen: dict[str, tuple[Wish, ...]] = {}
-    for record in records:
-        network = recorder.network(record)
-        for look in network.looks:
-            name = look.layer.name
-            if name not in chosen:
-                chosen[name] = _wishes(history_of(opened, name), look, options)
-            scale = None
-            if options.pair and not options.dry_run:
-                scale = Scale.of(recorder.pooled(record, name), PHOTOS)
-            found.append(_Task(record, network, look, chosen[name], options.seed, scale))
-    if options.floor and len(records) > 1:
-        last = [task for task in found if task.record is records[-1]]
-        found += [replace(task, seed=options.seed + _SECOND) for task in last]
-    if options.pair and options.dry_run:
-        # What a pair's pictures depend on is only known once the photos were looked at.
-        raise InputError(
-            "--pair has no dry run", where="--dry-run", hint="it is five pictures for each epoch"
-        )
-    return found
-
-
-def _wishes(history: History | None, look: Look, options: PictureOptions) -> tuple[Wish, ...]:
-    """Whose pictures are wanted.
-
-    Raises:
-        InputError: a unit that the layer does not have, or no units named of a layer without labels.
-    """
-    name, count = look.layer.name, look.layer.units
-    units = options.pair or options.units
-    if not units:
-        if history is None:
-            raise InputError(
-                f"the run did not dissect {name}, so nothing says which of its units to take",
-                where=f"--layer {name}",
-                hint="name them: --units 3,7",
-            )
-        units = tuple(surest(history, options.top))
-    beyond = [unit for unit in units if unit >= count]
-    if beyond:
-        raise InputError(
-            f"{name} has no unit {beyond[0]}", where="--units", hint=f"units count from 0 to {count - 1}"
-        )
-    if options.pair:
-        first, second = options.pair
-        return tuple(Wish(first, second, share) for share in BLENDS)
-    return tuple(Wish(unit) for unit in dict.fromkeys(units))
-
-
-def surest(history: History, count: int) -> list[int]:
-    """The live units surest of their concept at the last epoch, interpretable ones first, ties by number."""
-    last = len(history.epochs) - 1
-    rows = np.flatnonzero(history.live[:, last])
-    if not len(rows):
-        rows = np.arange(len(history.units))
-    certainty = np.nan_to_num(history.certainty(last)[rows], nan=-np.inf)
-    order = np.lexsort((history.units[rows], -certainty, ~history.interpretable[rows, last]))
-    return [int(unit) for unit in history.units[rows[order[:count]]]]
 
 
 # -- what is shown -------------------------------------------------------------------------------------------
 
 
 def _show(
-    opened: OpenRun,
-    recorder: Recorder,
-    maker: Maker,
-    tasks: Sequence[_Task],
-    options: PictureOptions,
-    result: PictureResult,
-    progress: Progress,
+    opened: OpenRun, planned: Plan, options: PictureOptions, result: PictureResult, progress: Progress
 ) -> None:
     """Write pictures, table and plots."""
     import pandas as pd
 
-    scales = {id(task): _scale(recorder, task) for task in tasks if task.seed == options.seed}
-    eyes = Eyes.of(recorder.context)
+    maker, tasks = planned.maker, planned.tasks
+    of_epochs = {(task.layer, task.record.epoch): task for task in tasks if task.role == "shown"}
+    # Before the encoder, which is known once something was recorded.
+    scales = {place: None if options.caricature else maker.scale(task) for place, task in of_epochs.items()}
+    if options.caricature or options.objective == "layer":
+        planned.recorder.pooled(tasks[0].record, tasks[0].layer)
+    eyes = Eyes.of(planned.recorder.context)
     if eyes is None:
         progress.notice(
             "the run has no encoder that can look at new pictures: what it would see in them, and drift, are "
             "left out"
         )
-    shown: dict[tuple[str, int], Shown] = {}
-    floors: dict[str, list[float]] = {}
-    for task in tasks:
-        found = maker.load(task.network, task.look, task.wishes, task.seed, task.scale)
-        pixels = [pixels_of(each, options.parameters) for each in found]
+    shown: dict[Place, Shown] = {}
+    for (layer, epoch), task in of_epochs.items():
+        found = maker.load(task)
+        pixels = [pixels_of(each, options) for each in found]
         embeddings = None if eyes is None else eyes.look_at(pixels)
-        layer, epoch = task.look.layer.name, task.record.epoch
-        if task.seed != options.seed:
-            first = shown[layer, epoch].embeddings
-            if first is not None and embeddings is not None:
-                floors[layer] = cosine_distances(first, embeddings)
-            continue
-        concepts, others = concepts_at(history_of(opened, layer), epoch, [wish.unit for wish in task.wishes])
+        of_units = not options.caricature and options.objective != "layer"
+        history = history_of(opened, layer) if of_units else None
+        concepts, others = concepts_at(history, epoch, [wish.unit for wish in task.wishes])
         shown[layer, epoch] = Shown(
-            epoch, task.record.name, layer, found, scales[id(task)], pixels, embeddings, concepts, others
+            epoch, task.record.name, layer, found, scales[layer, epoch], pixels, embeddings, concepts, others
         )
-    rows: list[dict[str, Any]] = []
+    chances = _chances(maker, tasks, shown, eyes, options)
+    rows = Rows(opened, maker, options, planned.names, eyes)
+    written: dict[Place, list[dict[str, Any]]] = {}
     before: dict[str, Tensor | None] = {}
-    for each in shown.values():
-        rows += _rows(opened, each, before.get(each.layer), floors.get(each.layer), eyes, maker, options)
+    for place, each in shown.items():
+        chance = chances.get(each.layer, Chance())
+        written[place] = rows.of(each, of_epochs[place], before.get(each.layer), chance)
         before[each.layer] = each.embeddings
-    table = TABLES["pictures"].frame(pd.DataFrame(rows))
+    table = TABLES["pictures"].frame(pd.DataFrame([row for own in written.values() for row in own]))
     result.tables.append(opened.run.write_csv("pictures", table))
     result.pictures = plain_rows(table)
+    if options.warm:
+        result.films = _films(rows, shown)
     if options.plot_formats:
-        _draw(opened, shown, table, options, result)
+        _draw(rows, shown, written, result)
+        if len({epoch for _, epoch in shown}) > 1 and not (options.pair or options.caricature):
+            stem = opened.run.plots / "picture_ratios"
+            result.plots += save(ratios(table), stem, options.plot_formats, caption=opened.caption)
 
 
-def _scale(recorder: Recorder, task: _Task) -> Scale:
-    return task.scale or Scale.of(recorder.pooled(task.record, task.look.layer.name), PHOTOS)
-
-
-def _file(each: Shown, wish: Wish, options: PictureOptions) -> str:
-    """Where a picture is written, below the run."""
-    more = [] if options.objective == "unit" else [options.objective.replace("unit-", "down")]
-    more += [] if options.parameters == "fourier" else [options.parameters]
-    name = f"unit_{wish.unit:04d}"
-    if wish.other >= 0:
-        name += f"_to_{wish.other:04d}_{wish.share:.2f}"
-    return f"pictures/epoch_{each.epoch:04d}/{file_name(each.layer)}/{'.'.join([name, *more])}.png"
-
-
-def _rows(
-    opened: OpenRun,
-    each: Shown,
-    before: Tensor | None,
-    floors: list[float] | None,
-    eyes: Eyes | None,
+def _chances(
     maker: Maker,
+    tasks: Sequence[Task],
+    shown: Mapping[Place, Shown],
+    eyes: Eyes | None,
     options: PictureOptions,
-) -> list[dict[str, Any]]:
-    """The rows of a layer at one epoch; its pictures are written."""
-    from PIL import Image
-
-    drift = None
-    if before is not None and each.embeddings is not None:
-        drift = cosine_distances(before, each.embeddings)
-    above = strengths(each.pictures, each.scale)
-    seen = each.cosines(eyes)
-    power = method.high_frequency(
-        torch.stack([torch.from_numpy(picture.image) for picture in each.pictures])
-    ).tolist()
-    rows = []
-    for number, made in enumerate(each.pictures):
-        file = _file(each, made.wish, options)
-        with atomic_write(opened.run.root / file) as temporary:
-            Image.fromarray(each.pixels[number]).save(temporary, format="PNG")
-        best = int(each.scale.best[made.wish.unit][0])
-        rows.append(
-            {
-                "epoch": each.epoch,
-                "checkpoint": each.checkpoint,
-                "layer": each.layer,
-                "unit": made.wish.unit,
-                "other_unit": made.wish.other if made.wish.other >= 0 else None,
-                "share": made.wish.share if made.wish.other >= 0 else None,
-                "objective": _objective(each.layer, options),
-                "parameterisation": options.parameters,
-                "seed": options.seed,
-                "steps": maker.steps,
-                **above[number],
-                "silent_start": made.silent,
-                "high_frequency": power[number],
-                "photo_high_frequency": _photo_power(opened, best, made.image.shape[-1]),
-                "concept": each.concepts[number],
-                **seen[number],
-                "drift": None if drift is None else drift[number],
-                "drift_floor": None if floors is None else floors[number],
-                "file": file,
-            }
-        )
-    return rows
+) -> dict[str, Chance]:
+    """Layer -> what chance makes of its pictures at the last epoch."""
+    found: dict[str, Chance] = {}
+    of_seeds: dict[str, list[Any]] = {}
+    for task in tasks:
+        if task.role == "shown":
+            continue
+        chance = found.setdefault(task.layer, Chance())
+        made, each = maker.load(task), shown[task.layer, task.record.epoch]
+        if task.role == "alone":
+            of_seeds.setdefault(task.layer, []).append(made)
+            if len(of_seeds[task.layer]) == options.diverse and each.scale is not None:
+                chance.alone = alone(of_seeds[task.layer], each.scale)
+        elif eyes is not None and each.embeddings is not None:
+            embeddings = eyes.look_at([pixels_of(picture, options) for picture in made])
+            distances = cosine_distances(each.embeddings, embeddings)
+            if task.role == "seed":
+                chance.seed = distances
+            else:
+                chance.still = distances
+    return found
 
 
-def _objective(layer: str, options: PictureOptions) -> str:
-    """What was climbed, by its name in the table."""
-    if options.pair:
-        return "pair"
-    in_basis = split_name(layer)[1] != CHANNELS
-    return "direction" if in_basis and options.objective == "unit" else options.objective
-
-
-def _square(photo: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    return np.asarray(Image.fromarray(photo).resize((side, side), Image.Resampling.BICUBIC))
-
-
-def _photo_power(opened: OpenRun, image: int, side: int) -> float:
-    """The share of high frequencies in a unit's best photo at the size of the picture: what is natural."""
-    pixels = torch.from_numpy(_square(np.asarray(opened.probe.image(image)), side).copy())
-    return float(method.high_frequency(pixels.permute(2, 0, 1)[None].float() / 255)[0])
+def _films(rows: Rows, shown: Mapping[Place, Shown]) -> list[Path]:
+    """A film of each picture over the epochs."""
+    written = []
+    for layer in dict.fromkeys(layer for layer, _ in shown):
+        own = [each for (name, _), each in shown.items() if name == layer]
+        folder = rows.opened.run.root / "pictures" / "films" / file_name(layer)
+        for number, picture in enumerate(own[0].pictures):
+            stem = folder / rows.stem(picture.wish)
+            written += write_film([each.pixels[number] for each in own], [each.epoch for each in own], stem)
+    return written
 
 
 def _draw(
-    opened: OpenRun,
-    shown: dict[tuple[str, int], Shown],
-    table: pd.DataFrame,
-    options: PictureOptions,
+    rows: Rows,
+    shown: Mapping[Place, Shown],
+    written: Mapping[Place, Sequence[Mapping[str, Any]]],
     result: PictureResult,
 ) -> None:
-    """A contact sheet for each layer and epoch; over the epochs a row for each unit, and the ratios."""
-    plots, formats = opened.run.plots, options.plot_formats
+    """A sheet for each layer and epoch; over the epochs a row for each unit or image."""
+    opened, options = rows.opened, rows.options
+    formats, caption = options.plot_formats, opened.caption
     by_layer: dict[str, dict[int, list[Cell]]] = {}
     for (layer, epoch), each in shown.items():
-        own = table[(table["layer"] == layer) & (table["epoch"] == epoch)]
-        lines = {
-            (row["unit"], row["share"] if row["share"] is not None else 0.0): row for row in plain_rows(own)
-        }
-        cells = [
-            Cell(
-                unit=made.wish.unit,
-                concept=each.concepts[number],
-                picture=each.pixels[number],
-                photo=np.asarray(opened.probe.image(int(each.scale.best[made.wish.unit][0]))),
-                ratio=lines[made.wish.unit, made.wish.share]["ratio"],
-                chance=lines[made.wish.unit, made.wish.share]["ratio_chance"],
-                note=f"{made.wish.share:g} of the way to {made.wish.other}" if made.wish.other >= 0 else "",
-            )
-            for number, made in enumerate(each.pictures)
-        ]
+        lines = [_numbers(row) for row in written[layer, epoch]]
+        cells = [rows.cell(each, number, line) for number, line in enumerate(lines)]
         by_layer.setdefault(layer, {})[epoch] = cells
-        figure = contact_sheet(cells, layer=layer, epoch=epoch)
-        stem = plots / f"pictures.{file_name(layer)}.epoch_{epoch:04d}"
-        result.plots += save(figure, stem, formats, caption=opened.caption)
+        if options.diverse > 1:
+            title = f"{layer}, epoch {epoch}: pictures of each unit, strength below (best photo 1); photos"
+            figure = picture_rows(_several(rows, each, cells, lines), title=title)
+        elif options.caricature:
+            title = f"{layer}, epoch {epoch}: what it keeps of images (likeness to them, to others)"
+            figure = picture_rows(_of_images({epoch: cells}), title=title)
+        else:
+            figure = contact_sheet(cells, layer=layer, epoch=epoch)
+        stem = opened.run.plots / f"pictures.{file_name(layer)}.epoch_{epoch:04d}"
+        result.plots += save(figure, stem, formats, caption=caption)
     for layer, epochs in by_layer.items():
-        if len(epochs) > 1 and not options.pair:
-            result.plots += save(
-                over_epochs(epochs, layer=layer),
-                plots / f"pictures.{file_name(layer)}",
-                formats,
-                caption=opened.caption,
+        if len(epochs) < 2 or options.pair or options.diverse > 1:
+            continue
+        if options.caricature:
+            title = f"{layer}: what it keeps of images (likeness to them, to others)"
+            figure = picture_rows(_of_images(epochs), title=title)
+        else:
+            figure = over_epochs(epochs, layer=layer)
+        stem = opened.run.plots / f"pictures.{file_name(layer)}"
+        result.plots += save(figure, stem, formats, caption=caption)
+
+
+def _of_images(epochs: Mapping[int, Sequence[Cell]]) -> list[Row]:
+    """The caricatures of each image over the epochs, beside it."""
+    last = list(epochs.values())[-1]
+    return [
+        Row(
+            cell.title,
+            "",
+            [cells[number].picture for cells in epochs.values()],
+            [f"epoch {epoch}: {cells[number].strength}" for epoch, cells in epochs.items()],
+            [cell.photo],
+            ["the image"],
+        )
+        for number, cell in enumerate(last)
+    ]
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row in which no number is NaN."""
+    return {
+        name: None if isinstance(value, float) and np.isnan(value) else value for name, value in row.items()
+    }
+
+
+def _several(rows: Rows, each: Shown, cells: Sequence[Cell], lines: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """The pictures of each unit beside photos of its groups, else beside its best ones."""
+    groups = image_groups(rows.opened, each.layer, each.epoch)
+    found = []
+    for places in members(each):
+        first = cells[places[0]]
+        own = groups.get(first.unit, [])
+        if own:
+            share = max(1, _BESIDE // len(own))
+            taken = [(image, group) for group in own for image in group.images[:share]][:_BESIDE]
+            photos = [image for image, _ in taken]
+            notes = [f"group {group.number}: {group.concept}" for _, group in taken]
+        else:
+            assert each.scale is not None
+            photos = each.scale.best[first.unit][:_BESIDE].tolist()
+            notes = [f"photo {number + 1}" for number in range(len(photos))]
+        found.append(
+            Row(
+                first.title,
+                _said([lines[place] for place in places]),
+                [cells[place].picture for place in places],
+                [_note(lines[place]) for place in places],
+                [np.asarray(rows.opened.probe.image(int(image))) for image in photos],
+                notes,
             )
-    if len({epoch for _, epoch in shown}) > 1 and not options.pair:
-        result.plots += save(ratios(table), plots / "picture_ratios", formats, caption=opened.caption)
+        )
+    return found
+
+
+def _said(lines: Sequence[Mapping[str, Any]]) -> str:
+    """How unlike the pictures of a unit are."""
+    values = [line["diversity"] for line in lines]
+    if None in values:
+        return ""
+    alone = lines[0]["diversity_floor"]
+    floor = "" if alone is None else f", other seeds alone {alone:.2f}"
+    return f"unlike each other {np.mean(values):.2f}{floor}"
+
+
+def _note(line: Mapping[str, Any]) -> str:
+    strength = "dead" if line["ratio"] is None else f"{line['ratio']:.1f}"
+    return strength if line["group"] is None else f"{strength}, like group {line['group']}"

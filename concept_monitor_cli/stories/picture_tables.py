@@ -14,19 +14,20 @@ from torch import Tensor
 from concept_monitor_cli.encoders import Encoder, PrecomputedEncoder
 from concept_monitor_cli.functional import pictures as method
 from concept_monitor_cli.monitor.history import History
-from concept_monitor_cli.options import PictureParameters
-from concept_monitor_cli.stories.picture_making import Picture, Scale
+from concept_monitor_cli.options import PictureOptions
+from concept_monitor_cli.stories.attribute_making import Photo
+from concept_monitor_cli.stories.opened import OpenRun
+from concept_monitor_cli.stories.picture_wishes import PHOTOS, Picture, Scale
 from concept_monitor_cli.study import Context
 
 Pixels = NDArray[np.uint8]
 
-#: Photos of a unit that a picture is compared with.
-PHOTOS = 5
 
-
-def pixels_of(picture: Picture, kind: PictureParameters) -> Pixels:
-    """A picture as it is looked at and written, `(s, s, 3)`."""
-    image = method.shown(torch.from_numpy(picture.image)[None], kind)[0]
+def pixels_of(picture: Picture, options: PictureOptions) -> Pixels:
+    """A picture as it is looked at and written, `(s, s, 3)`. Crops leave no frame that is to be cut off."""
+    image = torch.from_numpy(picture.image)
+    if not options.crops:
+        image = method.shown(image[None], options.parameters)[0]
     if len(image) == 1:
         image = image.expand(3, -1, -1)
     found: Pixels = (image.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
@@ -83,7 +84,7 @@ class Shown:
     Attributes:
         epoch, checkpoint, layer: which.
         pictures: one for each unit, or the way of a pair.
-        scale: what the probing images say of the layer.
+        scale: what the probing images say of the layer; `None` of caricatures.
         pixels: the pictures as they are written.
         embeddings: `(B, D)`, or `None` without an encoder that can look.
         concepts: of each picture's unit at this epoch; empty for none.
@@ -94,7 +95,7 @@ class Shown:
     checkpoint: str
     layer: str
     pictures: Sequence[Picture]
-    scale: Scale
+    scale: Scale | None
     pixels: Sequence[Pixels]
     embeddings: Tensor | None
     concepts: Sequence[str]
@@ -109,7 +110,7 @@ class Shown:
             "photo_cos": None,
             "other_cos": None,
         }
-        if eyes is None or self.embeddings is None:
+        if eyes is None or self.embeddings is None or self.scale is None:
             return [dict(nothing) for _ in self.pictures]
         found = []
         tops = [eyes.photos[self.scale.best[picture.wish.unit][:PHOTOS]] for picture in self.pictures]
@@ -132,10 +133,42 @@ class Shown:
         return found
 
 
+#: What a caricature, which is of no unit, has in the columns of `strengths`.
+NO_STRENGTHS: dict[str, float] = dict.fromkeys(
+    ("activation", "probe_mean", "probe_max", "ratio", "ratio_chance", "robust_ratio"), float("nan")
+)
+
+
+def beside_images(
+    embeddings: Tensor, own: Sequence[Photo], compared: Sequence[Photo], eyes: Eyes
+) -> list[dict[str, float]]:
+    """How like its image each caricature is to the encoder, and how like other images.
+
+    Args:
+        embeddings: `(B, D)`, of the caricatures.
+        own: the image of each.
+        compared: other images; the own one among them does not count.
+        eyes: the encoder.
+    """
+    of_own = eyes.look_at([photo.pixels for photo in own])
+    of_others = eyes.look_at([photo.pixels for photo in compared])
+    found = []
+    for vector, image, photo in zip(embeddings, of_own, own, strict=True):
+        foreign = [number for number, other in enumerate(compared) if other.digest != photo.digest]
+        found.append(
+            {
+                "photo_cos": float(image @ vector),
+                "other_cos": float((of_others[foreign] @ vector).mean()),
+            }
+        )
+    return found
+
+
 def strengths(pictures: Sequence[Picture], scale: Scale) -> list[dict[str, float]]:
     """How far above its photos each picture excites its unit, and what other units' pictures do to it.
 
-    `ratio_chance` is the mean of the unit's `u` over the pictures of the other units.
+    `ratio_chance` is the mean of the unit's `u` over the pictures of the other units; of a whole layer `u` of
+    the start.
     """
     units = torch.tensor([picture.wish.unit for picture in pictures])
     mean, maximum = scale.mean[units], scale.maximum[units]
@@ -147,6 +180,8 @@ def strengths(pictures: Sequence[Picture], scale: Scale) -> list[dict[str, float
     found = []
     for row in range(len(pictures)):
         away = u[row][foreign[row]]
+        if not np.isnan(pictures[row].chance):
+            away = method.above_mean(torch.tensor([pictures[row].chance]), mean[row], maximum[row])
         found.append(
             {
                 "activation": float(table[row, row]),
@@ -158,6 +193,13 @@ def strengths(pictures: Sequence[Picture], scale: Scale) -> list[dict[str, float
             }
         )
     return found
+
+
+def history_of(opened: OpenRun, layer: str) -> History | None:
+    """The labels of a layer: those of the first detector whose labels are concepts."""
+    own = [history for history in opened.histories if history.layer == layer]
+    words = [history for history in own if opened.traits[history.detector].in_word_space]
+    return next(iter([*words, *own]), None)
 
 
 def concepts_at(history: History | None, epoch: int, units: Sequence[int]) -> tuple[list[str], list[str]]:

@@ -25,9 +25,8 @@ from concept_monitor_cli.run import TABLES, CheckpointRecord
 from concept_monitor_cli.run.folder import file_name
 from concept_monitor_cli.store import Key
 from concept_monitor_cli.stories.opened import OpenRun
-from concept_monitor_cli.stories.picture import history_of
-from concept_monitor_cli.stories.picture_making import Scale
-from concept_monitor_cli.stories.picture_tables import PHOTOS, concepts_at
+from concept_monitor_cli.stories.picture_tables import concepts_at, history_of
+from concept_monitor_cli.stories.picture_wishes import PHOTOS, Scale
 from concept_monitor_cli.stories.recorder import Network, Recorder
 from concept_monitor_cli.stories.stats import plain_rows
 from concept_monitor_cli.study.looks import Look

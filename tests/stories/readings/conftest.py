@@ -6,6 +6,7 @@ shows.
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -116,3 +117,11 @@ def training(dissected: Dissected) -> Path:
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dissected training of a classifier whose units are known; see `planted_classifier`."""
     return dissected_classifier(tmp_path_factory.mktemp("classifier"))
+
+
+@pytest.fixture
+def world_of(training: Path, cache: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """The planted run and its cache, to be changed."""
+    shutil.copytree(training, tmp_path / "run")
+    shutil.copytree(cache, tmp_path / "cache")
+    return tmp_path / "run", tmp_path / "cache"

@@ -7,60 +7,29 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
+from picture_help import STEPS, Counting, contents, options, table
 from PIL import Image
 from planted_training import DEAD, SIDE, UNITS, patch
 
 from concept_monitor_cli.cli.app import run
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.options import DissectOptions, EpochFilter, PictureOptions
-from concept_monitor_cli.progress import SILENT, Silent
-from concept_monitor_cli.run import TABLES, RunFolder
+from concept_monitor_cli.options import DissectOptions, EpochFilter
+from concept_monitor_cli.progress import SILENT
 from concept_monitor_cli.stories.dissect import dissect
 from concept_monitor_cli.stories.opened import OpenRun
-from concept_monitor_cli.stories.picture import PictureResult, picture
-from concept_monitor_cli.stories.picture_making import Maker, Picture, Scale, Wish
+from concept_monitor_cli.stories.picture import picture
+from concept_monitor_cli.stories.picture_making import Maker
 from concept_monitor_cli.stories.picture_tables import Shown, strengths
+from concept_monitor_cli.stories.picture_wishes import Picture, Scale, Task, Wish
 from concept_monitor_cli.stories.recorder import Recorder
 
-STEPS = 20
-
-
-@pytest.fixture
-def world_of(training: Path, cache: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """The planted run and its cache, to be changed."""
-    shutil.copytree(training, tmp_path / "run")
-    shutil.copytree(cache, tmp_path / "cache")
-    return tmp_path / "run", tmp_path / "cache"
-
-
-def options(world_of: tuple[Path, Path], **more: object) -> PictureOptions:
-    run, cache = world_of
-    model = RunFolder.open(run).info()["options"]["model"]
-    given: dict[str, object] = {
-        "out": run,
-        "cache_dir": cache,
-        "device": "cpu",
-        "model": model,
-        "steps": STEPS,
-        "units": (1, 4, 5),
-        "at_once": 4,
-        "epochs": EpochFilter.parse("0,5"),
-        "plot_formats": (),
-    }
-    return PictureOptions(**{**given, **more})  # type: ignore[arg-type]
-
-
-def table(result: PictureResult) -> pd.DataFrame:
-    return TABLES["pictures"].read_csv(result.tables[0])
+World = tuple[Path, Path]
 
 
 def test_a_picture_is_bright_where_its_unit_looks(world_of: tuple[Path, Path]) -> None:
@@ -100,25 +69,6 @@ def test_the_numbers_are_those_of_the_network_itself(world_of: tuple[Path, Path]
         )
 
 
-class Counting(Silent):
-    """Counts the steps that are made."""
-
-    def __init__(self, stop: int | None = None) -> None:
-        self.steps, self._stop = 0, stop
-
-    @contextmanager
-    def counting(self) -> Iterator[Callable[[int], None]]:
-        def advance(count: int) -> None:
-            self.steps += count
-            if self._stop is not None and self.steps >= self._stop:
-                raise KeyboardInterrupt
-
-        yield advance
-
-    def task(self, description: str, total: int | None, unit: str = "images"):  # type: ignore[no-untyped-def]
-        return self.counting() if description == "making pictures" else super().task(description, total)
-
-
 def test_a_stopped_run_goes_on_where_it_was_and_ends_with_the_same_bytes(
     world_of: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -140,34 +90,30 @@ def test_a_stopped_run_goes_on_where_it_was_and_ends_with_the_same_bytes(
     assert contents(world_of[0]) == resumed
 
 
-def contents(run: Path) -> dict[str, bytes]:
-    files = [*sorted((run / "pictures").rglob("*.png")), run / "tables" / "pictures.csv"]
-    return {str(path.relative_to(run)): path.read_bytes() for path in files}
-
-
-def test_other_companions_and_another_process_give_the_same_bytes(
-    world_of: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_other_companions_and_another_process_give_the_same_bytes(world_of: World, tmp_path: Path) -> None:
     picture(options(world_of, units=(5, 1)), SILENT)
+    picture(options(world_of, units=(5,), diverse=2), SILENT)
     first = contents(world_of[0])
     shutil.rmtree(world_of[0] / "pictures")
     other = tmp_path / "other-cache"
     shutil.copytree(world_of[1], other, ignore=shutil.ignore_patterns("picture"))
-    asked = options((world_of[0], other))
+    given = options((world_of[0], other))
     script = (
-        "import sys; from pathlib import Path\n"
+        "from pathlib import Path\n"
         "from concept_monitor_cli.options import EpochFilter, PictureOptions\n"
         "from concept_monitor_cli.stories.picture import picture\n"
-        f"picture(PictureOptions(out=Path({str(asked.out)!r}), cache_dir=Path({str(other)!r}),\n"
-        f"    device='cpu', model={asked.model!r}, steps={STEPS}, units=(7, 4, 1, 0, 5), at_once=4,\n"
-        "    epochs=EpochFilter.parse('0,5'), plot_formats=()))\n"
+        "for units, count in ((7, 4, 1, 0, 5), 1), ((1, 4, 5), 2):\n"
+        f"    picture(PictureOptions(out=Path({str(given.out)!r}), cache_dir=Path({str(other)!r}),\n"
+        f"        device='cpu', model={given.model!r}, steps={STEPS}, units=units, diverse=count,\n"
+        "        at_once=4, epochs=EpochFilter.parse('0,5'), plot_formats=()))\n"
     )
     # On as many threads: sums in another order are rounded otherwise.
     env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     subprocess.run([sys.executable, "-c", script], check=True, env=env)
     second = contents(world_of[0])
     shared = [name for name in first if name.endswith(".png")]
-    assert len(shared) == 4
+    # Of two units at two epochs, and two more of one of them.
+    assert len(shared) == 8
     assert all(first[name] == second[name] for name in shared)
 
 
@@ -390,22 +336,31 @@ def test_keys_tell_pictures_apart(world_of: tuple[Path, Path]) -> None:
     asked = options(world_of)
     opened = OpenRun(world_of[0], asked, SILENT)
     recorder = Recorder(opened, asked, look_only=True)
-    network = recorder.network(opened.run.checkpoints()[0])
-    look = network.looks[0]
+    record = opened.run.checkpoints()[0]
+    network = recorder.network(record)
 
-    def key(seed: int = 0, unit: int = 1, **more: object) -> str:
-        return (
-            Maker(recorder, replace(asked, **more), SILENT).key(network, look, Wish(unit), seed, None).digest
-        )
+    def key(seed: int = 0, wish: Wish | int = 1, film: bool = False, **more: object) -> str:
+        own = wish if isinstance(wish, Wish) else Wish(wish)
+        task = Task(record, network, network.looks[0], (own,), seed, film=film)
+        return Maker(recorder, replace(asked, **more), SILENT).key(task, own).digest
 
     different = [
         key(),
         key(seed=1),
-        key(unit=2),
+        key(wish=2),
+        key(wish=Wish(1, other=2)),
+        key(wish=Wish(1, other=2, share=0.5)),
+        key(wish=Wish(1, member=0), diverse=2),
+        key(wish=Wish(1, member=1), diverse=2),
+        key(wish=Wish(1, member=0), diverse=3),
+        key(wish=Wish(1, member=0), diverse=2, diversity=2.0),
+        key(film=True),
         key(steps=21),
         key(parameters="maco"),
         key(objective="neuron"),
         key(warps=False),
+        key(crops=2),
+        key(objective="layer", units=()),
         key(tv=0.5),
         key(at_once=8),
     ]
