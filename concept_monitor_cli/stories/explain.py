@@ -17,6 +17,7 @@ from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.report.explanation import explanation_page
 from concept_monitor_cli.run import TABLES, CheckpointRecord
 from concept_monitor_cli.run.folder import file_name
+from concept_monitor_cli.run.made import made_pictures
 from concept_monitor_cli.store import atomic_write
 from concept_monitor_cli.stories.asked_images import class_label, class_number, photos_of, recorder_of
 from concept_monitor_cli.stories.attribute_making import Attributions, Photo, Target
@@ -29,7 +30,6 @@ from concept_monitor_cli.stories.explain_tables import (
     UnitsOfRun,
     class_rows,
     group_concepts,
-    made_pictures,
     place_rows,
 )
 from concept_monitor_cli.stories.opened import OpenRun
@@ -243,7 +243,7 @@ def _show(
 
     units = [_units(opened, recorder, record, result.layer) for record in records]
     last = recorder.pooled(records[-1], result.layer).double()
-    pictures = made_pictures(opened, result.layer)
+    pictures = made_pictures(opened.run).get(result.layer, {})
     thumbnails = Thumbnails(opened.probe, opened.run.root)
     rows: list[dict[str, Any]] = []
     places: list[dict[str, Any]] = []

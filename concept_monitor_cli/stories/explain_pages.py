@@ -15,6 +15,7 @@ from concept_monitor_cli.functional.building_blocks import spans
 from concept_monitor_cli.options import ExplainOptions
 from concept_monitor_cli.probe import ProbeSet
 from concept_monitor_cli.report.images import data_uri, thumbnail
+from concept_monitor_cli.run.made import MadePicture
 from concept_monitor_cli.stories.explain_making import Parts
 from concept_monitor_cli.stories.explain_tables import (
     TOP_UNITS,
@@ -74,7 +75,7 @@ class _Pictures:
 def contents(
     explained: Explained,
     units: Sequence[UnitsOfRun],
-    pictures: Mapping[tuple[int, int], str],
+    pictures: Mapping[tuple[int, int], MadePicture],
     thumbnails: Thumbnails,
     options: ExplainOptions,
     caption: str,
@@ -84,7 +85,7 @@ def contents(
     Args:
         explained: the image.
         units: what the run says of the layer's units, at each epoch.
-        pictures: (epoch, unit) -> a file of `cmon picture`.
+        pictures: (epoch, unit) -> what `cmon picture` made.
         thumbnails: small pictures.
         options: what was asked for.
         caption: what the run's names are worth.
@@ -152,7 +153,7 @@ def _epoch(
     moment: Moment,
     units: UnitsOfRun,
     groups: Sequence[Mapping[str, Any]],
-    pictures: Mapping[tuple[int, int], str],
+    pictures: Mapping[tuple[int, int], MadePicture],
     on_page: _Pictures,
     options: ExplainOptions,
 ) -> dict[str, Any]:
@@ -210,7 +211,7 @@ def _epoch(
             str(unit): [
                 units.concepts[unit],
                 on_page.number(int(units.scale.best[unit][0])),
-                on_page.number(pictures[moment.epoch, unit]) if (moment.epoch, unit) in pictures else -1,
+                on_page.number(pictures[moment.epoch, unit].file) if (moment.epoch, unit) in pictures else -1,
             ]
             for unit in sorted(named)
         },

@@ -381,7 +381,7 @@ def test_sheets_hold_many_images_and_leave_a_grey_place_for_a_broken_one(tmp_pat
     folder = make_images(tmp_path / "photos", PER_SHEET + 20)
     probe = load_probe(str(folder))
     (folder / "image_0003.png").write_bytes(b"not an image")
-    sheets = make_sheets(probe, [5, 3, 5, -1, *range(PER_SHEET + 20)], max_bytes=10_000_000)
+    sheets = make_sheets(probe.image, [5, 3, 5, -1, *range(PER_SHEET + 20)], max_bytes=10_000_000)
     assert sheets.numbers[:3] == [5, 3, 0]
     assert len(sheets.numbers) == PER_SHEET + 20
     assert (len(sheets.uris), sheets.unreadable, sheets.left_out) == (2, 1, 0)
