@@ -491,7 +491,7 @@ def page_content(
         },
     }
 
-    if made is None or not made.units:
+    if made is None or not any(made.units):
         return content
     return {
         **content,
