@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -92,6 +93,24 @@ def unit_square(points: Tensor) -> Tensor:
 def grid_side(samples: int, most: int = MOST_CELLS) -> int:
     """Rows and columns of cells for so many samples: `min(most, round(sqrt(N / 20)))`, at least 1."""
     return max(1, min(most, round(math.sqrt(samples / PER_CELL))))
+
+
+def joint_side(places: Sequence[Tensor]) -> int:
+    """Rows and columns of cells for one layout of several epochs.
+
+    Epochs that lie on islands of their own fill a part of the map each, so that cells for the samples of one
+    epoch would be coarse: the most rows, up to those for all samples together, at which the cells of every
+    epoch that have enough samples have 20 on average; never fewer than for the samples of one epoch.
+
+    Args:
+        places: of each epoch, `(n, 2)` in [0, 1].
+    """
+    fewest = grid_side(max(map(len, places)))
+    for side in range(grid_side(sum(map(len, places))), fewest, -1):
+        counts = [filled(cells_of(own, side))[1] for own in places]
+        if all(len(own) and float(own.double().mean()) >= PER_CELL for own in counts):
+            return side
+    return fewest
 
 
 def cells_of(places: Tensor, side: int) -> Tensor:

@@ -325,7 +325,7 @@ class ExplainOptions(NetworksAgainOptions, ReadingOptions):
     )
     path: int = option(
         32,
-        "Midpoints of the way from 0 to the layer's output over which gradients are averaged, so that parts "
+        "Points of the way from 0 to the layer's output over which gradients are averaged, so that parts "
         "add up to what the layer does to the logit. 0: the gradient at the output only, quicker.",
         panel=METHOD,
         metavar="N",

@@ -56,7 +56,23 @@ def _short(text: str) -> str:
     return text if len(text) <= _LETTERS else text[: _LETTERS - 1].rstrip() + "…"
 
 
-def _icons(axes: Axes, regions: Sequence[Region], side: int, images: Sequence[Pixels]) -> None:
+def _window(regions: Sequence[Region], side: int) -> tuple[int, int, int]:
+    """The smallest square of cells that holds all of them: its first column and row, and its side."""
+    if not regions:
+        return 0, 0, side
+    left, right = min(each.x for each in regions), max(each.x for each in regions)
+    low, high = min(each.y for each in regions), max(each.y for each in regions)
+    span = max(right - left, high - low) + 1
+
+    def first(start: int, end: int) -> int:
+        return max(0, min(start - (span - (end - start + 1)) // 2, side - span))
+
+    return first(left, right), first(low, high), span
+
+
+def _icons(
+    axes: Axes, regions: Sequence[Region], window: tuple[int, int, int], images: Sequence[Pixels]
+) -> None:
     for region, share, pixels in zip(
         regions, icon_sides([each.count for each in regions]), images, strict=True
     ):
@@ -68,11 +84,14 @@ def _icons(axes: Axes, regions: Sequence[Region], side: int, images: Sequence[Pi
             interpolation="lanczos",
             aspect="auto",
         )
-    axes.set_xlim(0, side)
-    axes.set_ylim(0, side)
+    left, low, span = window
+    axes.set_xlim(left, left + span)
+    axes.set_ylim(low, low + span)
     axes.set_aspect("equal")
-    axes.set_xticks([])
-    axes.set_yticks([])
+    # A part of the map at each epoch: which, the numbers of its cells say, as the table has them.
+    axes.set_xticks([cell + 0.5 for cell in range(left, left + span)], range(left, left + span))
+    axes.set_yticks([cell + 0.5 for cell in range(low, low + span)], range(low, low + span))
+    axes.tick_params(length=0, labelsize=6, labelcolor=CAPTION_COLOUR)
     axes.grid(visible=False)
 
 
@@ -95,6 +114,8 @@ def _words(axes: Axes, regions: Sequence[Region], side: int) -> None:
 def atlas_map(regions: Sequence[Region], side: int, *, title: str, x_axis: str = "") -> Figure:
     """The cells at their places: pictures, and beside them the patch of a photo nearest to each cell's mean.
 
+    Of a map whose outer parts are empty the rest is drawn, with the numbers of cells at its edges.
+
     Args:
         regions: the cells that have enough samples.
         side: rows and columns of cells.
@@ -105,19 +126,20 @@ def atlas_map(regions: Sequence[Region], side: int, *, title: str, x_axis: str =
 
     made = [each.tile for each in regions if each.tile is not None]
     pictured = bool(regions) and len(made) == len(regions)
-    width = max(4.0, min(11.0, 0.9 * side))
+    window = _window(regions, side)
+    width = max(4.0, min(11.0, 0.9 * window[2]))
     with figure_style():
         figure = Figure(figsize=(width * (2 if pictured else 1) + 0.3, width + 0.6), layout="constrained")
         panels = figure.subplots(1, 2 if pictured else 1, squeeze=False)[0]
         if pictured:
-            _icons(panels[0], regions, side, made)
+            _icons(panels[0], regions, window, made)
             panels[0].set_title("made: what each cell's mean looks for", color=INK)
         if regions:
-            _icons(panels[-1], regions, side, [each.photo for each in regions])
+            _icons(panels[-1], regions, window, [each.photo for each in regions])
         panels[-1].set_title("photos: the patch nearest to each cell's mean", color=INK)
         for axes in panels:
-            if side <= _MOST_WORDS:
-                _words(axes, regions, side)
+            if window[2] <= _MOST_WORDS:
+                _words(axes, regions, window[2])
             axes.set_xlabel(x_axis or "near places: alike", color=CAPTION_COLOUR)
         figure.suptitle(title, fontsize=10.5, color=INK)
     return figure
