@@ -273,7 +273,7 @@ class AttributeOptions(NetworksAgainOptions, OneRunOptions):
 class ExplainOptions(NetworksAgainOptions, ReadingOptions):
     """The options of `cmon explain`."""
 
-    without: ClassVar[tuple[str, ...]] = ("precision", "batch_size", "plot_formats")
+    without: ClassVar[tuple[str, ...]] = ("precision", "batch_size")
 
     images: tuple[str, ...] = argument(
         (),
@@ -322,6 +322,11 @@ class ExplainOptions(NetworksAgainOptions, ReadingOptions):
         "What groups are fitted to: activation, or attribution to the target.",
         panel=METHOD,
         metavar="TYPE",
+    )
+    grid: bool = option(
+        False,
+        "A picture of what the layer says at each place, and of each group; most of the time goes there.",
+        panel=METHOD,
     )
     path: int = option(
         32,

@@ -89,8 +89,12 @@ def _icons(
     axes.set_ylim(low, low + span)
     axes.set_aspect("equal")
     # A part of the map at each epoch: which, the numbers of its cells say, as the table has them.
-    axes.set_xticks([cell + 0.5 for cell in range(left, left + span)], range(left, left + span))
-    axes.set_yticks([cell + 0.5 for cell in range(low, low + span)], range(low, low + span))
+    axes.set_xticks(
+        [cell + 0.5 for cell in range(left, left + span)], [str(cell) for cell in range(left, left + span)]
+    )
+    axes.set_yticks(
+        [cell + 0.5 for cell in range(low, low + span)], [str(cell) for cell in range(low, low + span)]
+    )
     axes.tick_params(length=0, labelsize=6, labelcolor=CAPTION_COLOUR)
     axes.grid(visible=False)
 

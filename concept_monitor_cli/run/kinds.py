@@ -90,6 +90,7 @@ SHOWN: dict[str, Shown] = {
     "vector-clusters": Shown("pictures", "vector_figures.part_examples", "", _OF_FILES),
     "pictures": Shown("pictures", "picture_figures.contact_sheet", "pictures"),
     "atlas": Shown("pictures", "atlas_figures.atlas_map", "atlas"),
+    "explanation-grid": Shown("pictures", "explanation_figures.activation_grid", "", _OWN_PAGE),
     "atlas-samples": Shown("pictures", "", "", BEHIND),
     "atlas-epochs": Shown("judgements", "", "atlas", READ),
     "attributions": Shown("pictures", "attribution_figures.strips", "", _OF_FILES),

@@ -16,6 +16,7 @@ from concept_monitor_cli.options import ExplainOptions
 from concept_monitor_cli.probe import ProbeSet
 from concept_monitor_cli.report.images import data_uri, thumbnail
 from concept_monitor_cli.run.made import MadePicture
+from concept_monitor_cli.stories.explain_grid import Grid, grid_json
 from concept_monitor_cli.stories.explain_making import Parts
 from concept_monitor_cli.stories.explain_tables import (
     TOP_UNITS,
@@ -79,6 +80,7 @@ def contents(
     thumbnails: Thumbnails,
     options: ExplainOptions,
     caption: str,
+    grids: Sequence[Grid] = (),
 ) -> dict[str, Any]:
     """The data of a page, plain values for JSON.
 
@@ -89,6 +91,7 @@ def contents(
         thumbnails: small pictures.
         options: what was asked for.
         caption: what the run's names are worth.
+        grids: pictures of its places and groups, at each epoch; empty where none were asked for.
     """
     on_page = _Pictures(thumbnails)
     height, width = explained.moments[0].split.A.shape[1:]
@@ -113,6 +116,8 @@ def contents(
         _epoch(moment, known, groups, pictures, on_page, options)
         for moment, known in zip(explained.moments, units, strict=True)
     ]
+    for each, grid in zip(epochs, grids, strict=False):
+        each["grid"] = grid_json(grid, on_page.number)
     return {
         "image": explained.photo.name,
         "photo": _photo(explained.photo.pixels),

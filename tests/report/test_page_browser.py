@@ -847,7 +847,7 @@ def test_a_picture_that_was_made_stands_beside_the_photos(
     assert figures.count() == 4
     made = "picture made of unit 0 at epoch 9"
     assert figures.first.locator("canvas").get_attribute("aria-label") == made
-    assert texts(figures.first) == ["made, no photo"]
+    assert texts(figures.first) == ["made"]
     assert is_near(middle_of(page, f'[aria-label="{made}"]'), (250, 140, 0))
     assert (
         "3.3 times as far above its mean as its best photo (pictures of other units 0.1)"

@@ -79,8 +79,8 @@ function pointAt(cell, move = false) {
   const place = DATA.images.names.indexOf(cell.photo);
   fill($("atlas-here"), el("h3", { text: atlasTitle(cell) }),
     el("div", { class: "big-thumbs" },
-      cell.tile ? el("figure", {}, el("img", { class: "thumb", src: cell.tile, alt: `picture made of this cell: ${atlasTitle(cell)}` }), el("figcaption", { class: "muted", text: "made, no photo" })) : null,
-      place < 0 ? null : el("figure", {}, thumbnail(place, 84), el("figcaption", { class: "muted", text: "photo near its mean" }))),
+      cell.tile ? el("figure", {}, el("img", { class: "thumb", src: cell.tile, alt: `picture made of this cell: ${atlasTitle(cell)}` }), el("figcaption", { class: "muted", text: "made" })) : null,
+      place < 0 ? null : el("figure", {}, thumbnail(place, 84), el("figcaption", { class: "muted", text: "photo" }))),
     el("dl", { class: "life-facts" }, ...[
       ["Samples", String(cell.count)],
       ["Concept", cell.concept ? `${plain(cell.concept)}: ${byLuck(cell.correlation, cell.correlationFloor)}` : null],

@@ -141,7 +141,7 @@ function unitImages(series, t, row) {
   const made = madePicture(series, state.epoch, row);
   if (places.length || made) {
     part.append(el("div", { class: "big-thumbs" },
-      made ? el("figure", {}, madeThumbnail(made, series, state.epoch, row, 84), el("figcaption", { class: "muted", text: "made, no photo" })) : null,
+      made ? el("figure", {}, madeThumbnail(made, series, state.epoch, row, 84), el("figcaption", { class: "muted", text: "made" })) : null,
       ...places.map((place) =>
       el("figure", {}, thumbnail(place, 84), el("figcaption", { class: "muted", title: plain(DATA.images.names[place]) }, el("bdi", { text: plain(DATA.images.names[place]) }))))));
   }
