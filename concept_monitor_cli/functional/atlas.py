@@ -31,7 +31,7 @@ DRAWS = 20
 _EDGES = (1.0, 99.0)
 _WIDER = 0.1
 _RIDGE = 0.01
-# The least a cosine counts, and its power, in what a cell's picture climbs (lucid `dot_cossim`).
+# The cosine from which on it is weighed with its power in what a cell's picture climbs (lucid `dot_cossim`).
 _LEAST, _POWER = 0.1, 4
 
 
@@ -247,7 +247,11 @@ def loosened(samples: Tensor, numbers: torch.Generator) -> Tensor:
 
 
 def towards(activations: Tensor, directions: Tensor, means: Tensor) -> Tensor:
-    """What the picture of a cell climbs: `(a . S m) max(.1, cos(a, m))^4`.
+    """What the picture of a cell climbs: `(a . S m) cos(a, m)^4`, and, from far away, the cosine alone.
+
+    With `max(.1, cos)` (lucid) nothing leads back to `m` once the cosine is below .1, and where `a . S m` is
+    below 0 a smaller cosine is the better one: some pictures stay there. So the cosine alone is climbed while
+    it is below .1 or `a . S m` below 0. The gradient is what counts; values of both kinds are not compared.
 
     Args:
         activations: `a`, `(B, C)`, of the middle of each picture's map.
@@ -258,7 +262,8 @@ def towards(activations: Tensor, directions: Tensor, means: Tensor) -> Tensor:
         `(B,)`.
     """
     alike = F.cosine_similarity(activations, means, dim=1)
-    return (activations * directions).sum(1) * alike.clamp_min(_LEAST) ** _POWER
+    along = (activations * directions).sum(1)
+    return torch.where((alike > _LEAST) & (along > 0), along * alike**_POWER, alike)
 
 
 def own_and_other(activations: Tensor, means: Tensor, which: Tensor) -> tuple[Tensor, Tensor, Tensor]:

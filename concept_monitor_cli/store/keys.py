@@ -40,7 +40,7 @@ KINDS: dict[str, int] = {
     "halves": 4,
     "picture": 1,
     "samples": 1,
-    "tile": 1,
+    "tile": 2,
     "tuning": 1,
     "attribution": 1,
     "evolutions": 1,

@@ -184,12 +184,17 @@ def test_a_map_of_islands_is_cut_finer_and_one_of_epochs_that_overlap_is_not() -
 
 def test_what_a_tile_climbs() -> None:
     a, to, of = drawn(5, 3), drawn(5, 3, seed=1), drawn(5, 3, seed=2)
-    a[0], of[0] = -of[0], of[0].clone()  # the opposite: the least cosine counts
-    found = atlas.towards(a, to, of)
+    a[0], of[0] = -of[0], of[0].clone()  # the opposite: back to it first
+    a[1], to[1] = of[1].clone(), -of[1]  # alike, and `a . S m` below 0
+    a[2], to[2] = of[2] + 0.1, of[2].clone()
+    found, kinds = atlas.towards(a, to, of), set()
     for row in range(5):
         dot = math.fsum((a[row] * to[row]).tolist())
         cosine = float(a[row] @ of[row] / a[row].norm() / of[row].norm())
-        assert float(found[row]) == pytest.approx(dot * max(0.1, cosine) ** 4)
+        near = cosine > 0.1 and dot > 0
+        assert float(found[row]) == pytest.approx(dot * cosine**4 if near else cosine)
+        kinds.add(near)
+    assert kinds == {True, False}
 
 
 def test_which_mean_is_nearest() -> None:
