@@ -27,6 +27,7 @@ app = cmon_app()
         ("cmon explain dog.jpg cat.jpg --target beagle --layer layer4", "one class, one layer"),
         ("cmon explain dog.jpg --path 0", "quickly: one gradient, and parts may not add up"),
         ("cmon explain dog.jpg --by attribution --on attribution", "what counts for the class"),
+        ("cmon explain dog.jpg --grid", "a picture of what the layer says at each place"),
         ("cmon explain --count 20 --dry-run", "what it would cost"),
     ],
 )
@@ -50,10 +51,15 @@ def explain(console: Console, options: ExplainOptions) -> None:
             f"{counted(result.wanted, 'explanations')} of {result.layer} (images at epochs, and in untrained "
             f"networks), {result.found:,} of them in the cache; the others cost at most {result.passes:,} "
             "forward passes"
+            + (
+                f"; at most {counted(result.pictures, 'pictures')}: {result.picture_passes:,} more"
+                if result.pictures
+                else ""
+            )
         )
         return
     console.print(_table(result))
-    for page in result.pages:
+    for page in [*result.pages, *result.plots]:
         console.print(str(page))
 
 

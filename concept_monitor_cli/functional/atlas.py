@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ DRAWS = 20
 _EDGES = (1.0, 99.0)
 _WIDER = 0.1
 _RIDGE = 0.01
-# The least a cosine counts, and its power, in what a cell's picture climbs (lucid `dot_cossim`).
+# The cosine from which on it is weighed with its power in what a cell's picture climbs (lucid `dot_cossim`).
 _LEAST, _POWER = 0.1, 4
 
 
@@ -92,6 +93,24 @@ def unit_square(points: Tensor) -> Tensor:
 def grid_side(samples: int, most: int = MOST_CELLS) -> int:
     """Rows and columns of cells for so many samples: `min(most, round(sqrt(N / 20)))`, at least 1."""
     return max(1, min(most, round(math.sqrt(samples / PER_CELL))))
+
+
+def joint_side(places: Sequence[Tensor]) -> int:
+    """Rows and columns of cells for one layout of several epochs.
+
+    Epochs that lie on islands of their own fill a part of the map each, so that cells for the samples of one
+    epoch would be coarse: the most rows, up to those for all samples together, at which the cells of every
+    epoch that have enough samples have 20 on average; never fewer than for the samples of one epoch.
+
+    Args:
+        places: of each epoch, `(n, 2)` in [0, 1].
+    """
+    fewest = grid_side(max(map(len, places)))
+    for side in range(grid_side(sum(map(len, places))), fewest, -1):
+        counts = [filled(cells_of(own, side))[1] for own in places]
+        if all(len(own) and float(own.double().mean()) >= PER_CELL for own in counts):
+            return side
+    return fewest
 
 
 def cells_of(places: Tensor, side: int) -> Tensor:
@@ -228,7 +247,11 @@ def loosened(samples: Tensor, numbers: torch.Generator) -> Tensor:
 
 
 def towards(activations: Tensor, directions: Tensor, means: Tensor) -> Tensor:
-    """What the picture of a cell climbs: `(a . S m) max(.1, cos(a, m))^4`.
+    """What the picture of a cell climbs: `(a . S m) cos(a, m)^4`, and, from far away, the cosine alone.
+
+    With `max(.1, cos)` (lucid) nothing leads back to `m` once the cosine is below .1, and where `a . S m` is
+    below 0 a smaller cosine is the better one: some pictures stay there. So the cosine alone is climbed while
+    it is below .1 or `a . S m` below 0. The gradient is what counts; values of both kinds are not compared.
 
     Args:
         activations: `a`, `(B, C)`, of the middle of each picture's map.
@@ -239,7 +262,8 @@ def towards(activations: Tensor, directions: Tensor, means: Tensor) -> Tensor:
         `(B,)`.
     """
     alike = F.cosine_similarity(activations, means, dim=1)
-    return (activations * directions).sum(1) * alike.clamp_min(_LEAST) ** _POWER
+    along = (activations * directions).sum(1)
+    return torch.where((alike > _LEAST) & (along > 0), along * alike**_POWER, alike)
 
 
 def own_and_other(activations: Tensor, means: Tensor, which: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -206,6 +206,20 @@ def gradients(of: Tensor, outputs: Mapping[str, Tensor], *, keep_graph: bool = F
     return slopes
 
 
+# In the names of modules that scale what they read of an image by its own spread.
+_OF_IMAGES = ("layernorm", "rmsnorm", "groupnorm", "instancenorm")
+
+
+def normalises_images(model: nn.Module) -> bool:
+    """Whether a network normalises single images, as transformers and ConvNeXt do: layer, group or RMS norm.
+
+    What follows such a norm hardly knows how large its input is: `y(t A)` is nearly the same for all `t` that
+    are not very small.
+    """
+    kinds = {cls.__name__.lower() for module in model.modules() for cls in type(module).__mro__}
+    return any(part in kind for kind in kinds for part in _OF_IMAGES)
+
+
 @contextmanager
 def scaled(model: nn.Module, layer: LayerInfo, shares: Sequence[float]) -> Iterator[None]:
     """Multiplies what a layer puts out, for the length of a `with` block: `t A` instead of `A`.

@@ -343,7 +343,7 @@ class AttributeOptions(NetworksAgainOptions, OneRunOptions):
 class ExplainOptions(NetworksAgainOptions, ReadingOptions):
     """The options of `cmon explain`."""
 
-    without: ClassVar[tuple[str, ...]] = ("precision", "batch_size", "plot_formats")
+    without: ClassVar[tuple[str, ...]] = ("precision", "batch_size")
 
     images: tuple[str, ...] = argument(
         (),
@@ -393,9 +393,14 @@ class ExplainOptions(NetworksAgainOptions, ReadingOptions):
         panel=METHOD,
         metavar="TYPE",
     )
+    grid: bool = option(
+        False,
+        "A picture of what the layer says at each place, and of each group; most of the time goes there.",
+        panel=METHOD,
+    )
     path: int = option(
         32,
-        "Midpoints of the way from 0 to the layer's output over which gradients are averaged, so that parts "
+        "Points of the way from 0 to the layer's output over which gradients are averaged, so that parts "
         "add up to what the layer does to the logit. 0: the gradient at the output only, quicker.",
         panel=METHOD,
         metavar="N",

@@ -20,8 +20,8 @@ Pixels = NDArray[np.uint8]
 
 # The smallest icon, as a share of the side of a cell; the largest fills it.
 _SMALLEST = 0.45
-# Words for more cells than these a row cannot be read.
-_MOST_WORDS = 10
+# Words for more cells than these a row or column cannot be read.
+_MOST_WORDS, _POINTS = 12, 5.5
 _LETTERS = 13
 
 
@@ -56,7 +56,18 @@ def _short(text: str) -> str:
     return text if len(text) <= _LETTERS else text[: _LETTERS - 1].rstrip() + "…"
 
 
-def _icons(axes: Axes, regions: Sequence[Region], side: int, images: Sequence[Pixels]) -> None:
+def _window(regions: Sequence[Region], side: int) -> tuple[int, int, int, int]:
+    """The columns and rows that hold all cells: the first ones, and how many of each."""
+    if not regions:
+        return 0, 0, side, side
+    left, right = min(each.x for each in regions), max(each.x for each in regions)
+    low, high = min(each.y for each in regions), max(each.y for each in regions)
+    return left, low, right - left + 1, high - low + 1
+
+
+def _icons(
+    axes: Axes, regions: Sequence[Region], window: tuple[int, int, int, int], images: Sequence[Pixels]
+) -> None:
     for region, share, pixels in zip(
         regions, icon_sides([each.count for each in regions]), images, strict=True
     ):
@@ -68,16 +79,18 @@ def _icons(axes: Axes, regions: Sequence[Region], side: int, images: Sequence[Pi
             interpolation="lanczos",
             aspect="auto",
         )
-    axes.set_xlim(0, side)
-    axes.set_ylim(0, side)
+    left, low, columns, rows = window
+    axes.set_xlim(left, left + columns)
+    axes.set_ylim(low, low + rows)
     axes.set_aspect("equal")
-    axes.set_xticks([])
-    axes.set_yticks([])
+    # A part of the map at each epoch: which, the numbers of its cells say, as the table has them.
+    axes.set_xticks([left + n + 0.5 for n in range(columns)], [str(left + n) for n in range(columns)])
+    axes.set_yticks([low + n + 0.5 for n in range(rows)], [str(low + n) for n in range(rows)])
+    axes.tick_params(length=0, labelsize=6, labelcolor=CAPTION_COLOUR)
     axes.grid(visible=False)
 
 
-def _words(axes: Axes, regions: Sequence[Region], side: int) -> None:
-    points = min(7.0, 46.0 / side)
+def _words(axes: Axes, regions: Sequence[Region]) -> None:
     for region in regions:
         lines = [_short(text) for text in (region.concept, region.label) if text]
         axes.text(
@@ -86,7 +99,7 @@ def _words(axes: Axes, regions: Sequence[Region], side: int) -> None:
             "\n".join(lines),
             ha="center",
             va="bottom",
-            fontsize=points,
+            fontsize=_POINTS,
             color=INK,
             bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.6},
         )
@@ -94,6 +107,8 @@ def _words(axes: Axes, regions: Sequence[Region], side: int) -> None:
 
 def atlas_map(regions: Sequence[Region], side: int, *, title: str, x_axis: str = "") -> Figure:
     """The cells at their places: pictures, and beside them the patch of a photo nearest to each cell's mean.
+
+    Of a map whose outer parts are empty the rest is drawn, with the numbers of cells at its edges.
 
     Args:
         regions: the cells that have enough samples.
@@ -105,19 +120,22 @@ def atlas_map(regions: Sequence[Region], side: int, *, title: str, x_axis: str =
 
     made = [each.tile for each in regions if each.tile is not None]
     pictured = bool(regions) and len(made) == len(regions)
-    width = max(4.0, min(11.0, 0.9 * side))
+    window = _window(regions, side)
+    _, _, columns, rows = window
+    cell = min(0.9, 11 / max(columns, rows))
+    width, height = max(3.5, cell * columns), max(3.0, cell * rows)
     with figure_style():
-        figure = Figure(figsize=(width * (2 if pictured else 1) + 0.3, width + 0.6), layout="constrained")
+        figure = Figure(figsize=(width * (2 if pictured else 1) + 0.3, height + 0.6), layout="constrained")
         panels = figure.subplots(1, 2 if pictured else 1, squeeze=False)[0]
         if pictured:
-            _icons(panels[0], regions, side, made)
+            _icons(panels[0], regions, window, made)
             panels[0].set_title("made: what each cell's mean looks for", color=INK)
         if regions:
-            _icons(panels[-1], regions, side, [each.photo for each in regions])
+            _icons(panels[-1], regions, window, [each.photo for each in regions])
         panels[-1].set_title("photos: the patch nearest to each cell's mean", color=INK)
         for axes in panels:
-            if side <= _MOST_WORDS:
-                _words(axes, regions, side)
+            if max(columns, rows) <= _MOST_WORDS:
+                _words(axes, regions)
             axes.set_xlabel(x_axis or "near places: alike", color=CAPTION_COLOUR)
         figure.suptitle(title, fontsize=10.5, color=INK)
     return figure

@@ -1,16 +1,15 @@
-"""Small pictures of probing images, many to a sheet."""
+"""Small pictures, many to a sheet."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from PIL import Image, ImageOps, features
 
 from concept_monitor_cli.errors import CmonError
-from concept_monitor_cli.probe import ProbeSet
 from concept_monitor_cli.progress import SILENT, Progress
 
 # Pixels a side: sharp at 40 CSS pixels on a phone's screen, and about 2 kB each.
@@ -48,7 +47,7 @@ class Sheets:
     """Small pictures for a page.
 
     Attributes:
-        numbers: the images' numbers in the probing set, in the order of their places.
+        numbers: the images' numbers in the order of their places.
         uris: `data:` addresses of sheets of `PER_SHEET` images each.
         unreadable: how many images could not be read any more; their places are grey.
         left_out: how many images were asked for and did not fit.
@@ -61,18 +60,22 @@ class Sheets:
 
     @property
     def places(self) -> dict[int, int]:
-        """Number in the probing set -> place."""
+        """Number of an image -> place."""
         return {number: place for place, number in enumerate(self.numbers)}
 
 
 def make_sheets(
-    probe: ProbeSet, wanted: Iterable[int], *, max_bytes: int, progress: Progress = SILENT
+    image_of: Callable[[int], Image.Image],
+    wanted: Iterable[int],
+    *,
+    max_bytes: int,
+    progress: Progress = SILENT,
 ) -> Sheets:
     """Draw thumbnails until they fill `max_bytes` of page.
 
     Args:
-        probe: the images.
-        wanted: their numbers, the most important first; repetitions are drawn once.
+        image_of: an image by its number; raises `CmonError` where it cannot be read.
+        wanted: numbers of images, the most important first; repetitions are drawn once.
         max_bytes: most bytes of all addresses together. A sheet that would go beyond is left out.
         progress: told of the drawing.
     """
@@ -83,7 +86,7 @@ def make_sheets(
             pictures, unreadable = [], 0
             for number in numbers:
                 try:
-                    pictures.append(thumbnail(probe.image(number)))
+                    pictures.append(thumbnail(image_of(number)))
                 except CmonError:
                     unreadable += 1
                     pictures.append(Image.new("RGB", (THUMBNAIL, THUMBNAIL), (128, 128, 128)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,9 @@ _GAP = 6
 # Seen on any photo and by any eyes: a light line with a dark edge.
 _OUTLINE = (255, 230, 0)
 _MUTED = "#6B7178"
+# Around a picture that was made, which is no photo.
+_MADE, _FRAME = (0, 114, 178), 4
+_MADE_NOTE = "framed in blue: made, no photo"
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Look:
         interpretable: whether the best is more than chance.
         images: `(h, w, 3)` uint8 each, the most exciting first.
         masks: for each image where the unit fires, `(h', w')` bool over the whole image, or None.
+        picture: `(s, s, 3)` uint8, what `cmon picture` made of the unit at this epoch; None for none.
     """
 
     epoch: int
@@ -51,6 +55,7 @@ class Look:
     interpretable: bool
     images: Sequence[Pixels]
     masks: Sequence[NDArray[np.bool_] | None] = field(default=())
+    picture: Pixels | None = None
 
 
 def thumbnail(image: Pixels, mask: NDArray[np.bool_] | None = None, side: int = _SIDE) -> Pixels:
@@ -85,15 +90,29 @@ def _border(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return border
 
 
-def strip(look: Look, length: int) -> Pixels:
-    """The images of a unit in a row of `length` places."""
+def strip(look: Look, length: int, *, pictured: bool = False) -> Pixels:
+    """The images of a unit in a row of `length` places.
+
+    Args:
+        look: the unit.
+        length: places.
+        pictured: the first place is that of the picture made of it, framed; blank where there is none.
+    """
     row = _blank(length)
     masks = look.masks or [None] * len(look.images)
-    for place, (image, mask) in enumerate(zip(look.images, masks, strict=True)):
+    if pictured and look.picture is not None:
+        row[:, :_SIDE] = _MADE
+        inner = _SIDE - 2 * _FRAME
+        row[_FRAME:-_FRAME, _FRAME : _FRAME + inner] = thumbnail(look.picture, side=inner)
+    for place, (image, mask) in enumerate(zip(look.images, masks, strict=True), start=int(pictured)):
         if place < length:
             start = place * (_SIDE + _GAP)
             row[:, start : start + _SIDE] = thumbnail(image, mask)
     return row
+
+
+def _any_picture(looks: Iterable[Look]) -> bool:
+    return any(look.picture is not None for look in looks)
 
 
 def _blank(length: int) -> Pixels:
@@ -124,7 +143,8 @@ def unit_over_epochs(looks: Sequence[Look], *, layer: str, unit: int) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    length = max(1, *(len(look.images) for look in looks))
+    pictured = _any_picture(looks)
+    length = max(1, *(len(look.images) for look in looks)) + pictured
     text = 2.1
     width, height = text + 0.95 * length, 1.0 * len(looks) + 0.45
     with figure_style():
@@ -134,7 +154,7 @@ def unit_over_epochs(looks: Sequence[Look], *, layer: str, unit: int) -> Figure:
         for number, look in enumerate(looks):
             bottom = top - (number + 1) * step
             axes = figure.add_axes((text / width, bottom + 0.03 * step, 1 - text / width, 0.94 * step))
-            _show(axes, strip(look, length))
+            _show(axes, strip(look, length, pictured=pictured))
             middle = bottom + step / 2
             lines = _caption(look)
             for place, (text_of_line, style) in enumerate(lines):
@@ -144,6 +164,8 @@ def unit_over_epochs(looks: Sequence[Look], *, layer: str, unit: int) -> Figure:
                     figure.text(0.01, y, SQUARE, fontsize=8, color=mark, va="center")
                 figure.text(0.01 + bool(mark) * 0.15 / width, y, text_of_line, va="center", **style)
         figure.suptitle(f"Unit {unit} of {layer}", y=1 - 0.2 / height, va="center", fontsize=11, color=INK)
+        if pictured:
+            figure.text(0.01, 1 - 0.2 / height, _MADE_NOTE, va="center", fontsize=7.5, color=_MUTED)
     return figure
 
 
@@ -182,7 +204,8 @@ def top_units_over_epochs(
 
     columns = len(epochs)
     rows = max(1, *(len(looks) for looks in epochs.values()))
-    length = max([1, *(len(look.images) for looks in epochs.values() for look in looks)])
+    pictured = _any_picture(look for looks in epochs.values() for look in looks)
+    length = max([1, *(len(look.images) for looks in epochs.values() for look in looks)]) + pictured
     wide = max(2.2, 0.62 * length)
     with figure_style():
         figure = Figure(figsize=(columns * wide + 0.2, rows * 0.95 + 0.9), layout="constrained")
@@ -192,7 +215,7 @@ def top_units_over_epochs(
                 axes = grid[row, column]
                 if row < len(looks):
                     look = looks[row]
-                    _show(axes, strip(look, length))
+                    _show(axes, strip(look, length, pictured=pictured))
                     score = f"  {look.score:.3g}"
                     title = _short(f"{look.unit}: {look.concepts[0]}", _letters(length) - len(score)) + score
                     axes.set_title(title, fontsize=8, color=INK, loc="left", pad=3, x=0.17 / wide)
@@ -221,7 +244,7 @@ def top_units_over_epochs(
                         )
         _epoch_heads(figure, grid, list(epochs))
         _categories(figure, [look.category for looks in epochs.values() for look in looks])
-        titled(figure, f"{which} of {layer}")
+        titled(figure, f"{which} of {layer}" + (f" ({_MADE_NOTE})" if pictured else ""))
     return figure
 
 

@@ -17,7 +17,9 @@ Kind = Literal["names", "texts", "effects", "pictures", "relations", "judgements
 KINDS: tuple[Kind, ...] = ("names", "texts", "effects", "pictures", "relations", "judgements")
 
 #: The parts of the page, as its data are called in `report/page/contents.py`.
-Part = Literal["findings", "series", "anchors", "dynamics", "factors", "uses", "circuits", "ranges", "atlas"]
+Part = Literal[
+    "findings", "series", "anchors", "dynamics", "factors", "uses", "circuits", "ranges", "atlas", "pictures"
+]
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,11 @@ SHOWN: dict[str, Shown] = {
     "explanation-places": Shown("effects", "", "", _OWN_PAGE),
     "factor-images": Shown("pictures", "factor_figures.cards", "factors"),
     "vector-clusters": Shown("pictures", "vector_figures.part_examples", "", _OF_FILES),
-    "pictures": Shown("pictures", "picture_figures.contact_sheet", "", _OF_FILES),
+    "pictures": Shown("pictures", "picture_figures.contact_sheet", "pictures"),
     "atlas": Shown("pictures", "atlas_figures.atlas_map", "atlas"),
+    "explanation-grid": Shown("pictures", "explanation_figures.activation_grid", "", _OWN_PAGE),
     "atlas-samples": Shown("pictures", "", "", BEHIND),
-    "atlas-epochs": Shown("judgements", "", "", READ),
+    "atlas-epochs": Shown("judgements", "", "atlas", READ),
     "attributions": Shown("pictures", "attribution_figures.strips", "", _OF_FILES),
     "similarity": Shown("relations", "dynamics_figures.matrix", "dynamics"),
     "self_similarity": Shown("relations", "", "", BEHIND),

@@ -41,7 +41,7 @@ KINDS: dict[str, int] = {
     "halves": 4,
     "picture": 1,
     "samples": 1,
-    "tile": 1,
+    "tile": 2,
     "layer-energy": 1,
     "tuning": 1,
     "attribution": 1,

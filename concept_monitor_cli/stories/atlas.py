@@ -179,6 +179,8 @@ def _cells(
     chosen = _chosen(samples, classes, options)
     places = _places(samples, chosen, classes, options, progress)
     side = _side(max(map(len, chosen)), options)
+    if options.cells is None and options.target is None and options.layout == "joint":
+        side = method.joint_side(places)
     fewest = method.FEWEST if options.target is None else method.CLASS_FEWEST
     found = []
     for own, where in zip(chosen, places, strict=True):

@@ -19,7 +19,7 @@ from concept_monitor_cli.options import AtlasOptions
 from concept_monitor_cli.progress import Progress
 from concept_monitor_cli.report.atlas_figures import Region, atlas_map
 from concept_monitor_cli.report.style import save
-from concept_monitor_cli.run import TABLES, CheckpointRecord
+from concept_monitor_cli.run import TABLES, CheckpointRecord, RunFolder
 from concept_monitor_cli.run.folder import file_name
 from concept_monitor_cli.store import atomic_write
 from concept_monitor_cli.stories.asked_images import class_label
@@ -391,13 +391,24 @@ def _stem(moment: At, layer: str) -> str:
 
 
 def _write(opened: OpenRun, moment: At, tile: Tile, layer: str, x: int, y: int) -> str:
-    from PIL import Image
-
     folder = f"pictures/epoch_{moment.record.epoch:04d}/{_stem(moment, layer)}"
     file = f"{folder}/cell_{x:02d}_{y:02d}.png"
-    with atomic_write(opened.run.root / file) as temporary:
-        Image.fromarray(tile_pixels(tile)).save(temporary, format="PNG")
+    write_tile(opened.run, file, tile)
     return file
+
+
+def write_tile(run: RunFolder, file: str, tile: Tile) -> None:
+    """Write a picture into a run.
+
+    Args:
+        run: whose.
+        file: below it.
+        tile: the picture.
+    """
+    from PIL import Image
+
+    with atomic_write(run.root / file) as temporary:
+        Image.fromarray(tile_pixels(tile)).save(temporary, format="PNG")
 
 
 def patch(pixels: Pixels, row: int, column: int, height: int, width: int) -> Pixels:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional import attribution as method
-from concept_monitor_cli.functional.building_blocks import midpoints
+from concept_monitor_cli.functional.building_blocks import way
 from concept_monitor_cli.functional.pictures import generator
 from concept_monitor_cli.functional.rectifiers import guided
 from concept_monitor_cli.models.geometry import Preprocessing
-from concept_monitor_cli.models.gradients import gradient_tap, gradients, scaled
+from concept_monitor_cli.models.gradients import gradient_tap, gradients, normalises_images, scaled
 from concept_monitor_cli.models.layers import LayerInfo, evaluation
 from concept_monitor_cli.models.normalise import ImageNormaliser, grey_images
 from concept_monitor_cli.models.pooling import spatial_maps
@@ -31,6 +31,10 @@ Pixels = NDArray[np.uint8]
 
 # Images that run through the network together on the way from 0 to a layer's output.
 _TOGETHER = 32
+# How dense the way from 0 to a layer's output is at its beginning (`building_blocks.way`), where the network
+# normalises single images. Random ViT, Swin and ConvNeXt, 32 points: with 1 sums are off by .9 to 15 times
+# the change, with 4 by .001 to .36; of EfficientNet-Lite1, with batch norm, 1 is nearer (.02; 4: .045).
+_DENSE = 4
 
 
 @dataclass(frozen=True)
@@ -196,7 +200,7 @@ class Explainer:
         Args:
             photo: the image.
             targets: what is explained.
-            path: midpoints of the straight way from 0 to `A` over which gradients are averaged; 0: at `A`.
+            path: points of the straight way from 0 to `A` over which gradients are averaged; 0: at `A`.
 
         Raises:
             InputError: the places of the layer do not reach the output.
@@ -233,24 +237,26 @@ class Explainer:
         )
 
     def _on_the_way(self, image: Tensor, targets: Sequence[Target], path: int) -> list[Tensor]:
-        """Of each target the mean gradient at the midpoints of the way from 0 to what the layer puts out."""
+        """Of each target the mean gradient on the way from 0 to what the layer puts out."""
         layer = self._layer
-        share = midpoints(path)
+        points = way(path, _DENSE if normalises_images(self._model) else 1)
         total: list[Tensor] = []
         for first in range(0, path, _TOGETHER):
-            some = share[first : first + _TOGETHER]
+            some, weights = zip(*points[first : first + _TOGETHER], strict=True)
             # Its hook comes first, so the tap sees what is scaled.
             with scaled(self._model, layer, some), gradient_tap(self._model, [layer.name]) as run:
                 seen = run(image.expand(len(some), -1, -1, -1))
                 logits = self._logits(seen.result)
-                sums = [
-                    gradients(target.of(logits), seen.outputs, keep_graph=True)[layer.name].sum(
-                        1 if layer.layout.batch_second else 0, keepdim=True
-                    )
+                batch = 1 if layer.layout.batch_second else 0
+                shape = [-1 if axis == batch else 1 for axis in range(seen.outputs[layer.name].ndim)]
+                weight = seen.outputs[layer.name].new_tensor(weights).reshape(shape)
+                slopes = [
+                    gradients(target.of(logits), seen.outputs, keep_graph=True)[layer.name]
                     for target in targets
                 ]
+                sums = [(slope * weight).sum(batch, keepdim=True) for slope in slopes]
             total = [a + b for a, b in zip(total, sums, strict=True)] if total else sums
-        return [each / path for each in total]
+        return total
 
     def _reaches(self, slope: Tensor) -> None:
         if not bool((slope != 0).any()):

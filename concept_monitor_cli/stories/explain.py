@@ -17,10 +17,12 @@ from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.report.explanation import explanation_page
 from concept_monitor_cli.run import TABLES, CheckpointRecord
 from concept_monitor_cli.run.folder import file_name
+from concept_monitor_cli.run.made import made_pictures
 from concept_monitor_cli.store import atomic_write
 from concept_monitor_cli.stories.asked_images import class_label, class_number, photos_of, recorder_of
 from concept_monitor_cli.stories.attribute_making import Attributions, Photo, Target
 from concept_monitor_cli.stories.classes import output_names
+from concept_monitor_cli.stories.explain_grid import Grids, draw_grids, grid_rows
 from concept_monitor_cli.stories.explain_making import UNTRAINED_DRAWS, Layers, Split, untrained_floors
 from concept_monitor_cli.stories.explain_pages import Thumbnails, contents
 from concept_monitor_cli.stories.explain_tables import (
@@ -29,7 +31,6 @@ from concept_monitor_cli.stories.explain_tables import (
     UnitsOfRun,
     class_rows,
     group_concepts,
-    made_pictures,
     place_rows,
 )
 from concept_monitor_cli.stories.opened import OpenRun
@@ -57,8 +58,10 @@ class ExplainResult:
         wanted: images times epochs, and times networks with random weights.
         found: how many of these the cache has.
         passes: how many forward passes the others cost at most.
+        pictures: with `--grid`, how many pictures of places and groups are wanted at most.
+        picture_passes: how many forward passes these cost at most, as long as the cache has none.
         pages: a page for each image.
-        tables: what else was written.
+        tables, plots: what else was written.
     """
 
     out: Path
@@ -68,8 +71,11 @@ class ExplainResult:
     wanted: int = 0
     found: int = 0
     passes: int = 0
+    pictures: int = 0
+    picture_passes: int = 0
     pages: list[Path] = field(default_factory=list)
     tables: list[Path] = field(default_factory=list)
+    plots: list[Path] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,9 @@ def explain(options: ExplainOptions, progress: Progress = SILENT) -> ExplainResu
     photos = photos_of(opened, networks[-1], options.images, options.count, where="IMAGE")
     photos = list({photo.digest: photo for photo in photos}.values())
     result = ExplainResult(options.out, layer=look.layer.name)
+    grids = Grids(opened, recorder, options, progress) if options.grid else None
+    if grids is not None:
+        result.pictures, result.picture_passes = grids.cost(networks, len(photos))
     if options.dry_run:
         _foresee(layers, networks, photos, opened, options, result, progress)
         return result
@@ -127,7 +136,12 @@ def explain(options: ExplainOptions, progress: Progress = SILENT) -> ExplainResu
             f"{result.passes:,} forward passes"
         )
         _make(layers, networks, asked, result.wanted - result.found, progress)
-    _show(opened, recorder, layers, networks, records, asked, names, options, result, progress)
+    if grids is not None:
+        progress.notice(
+            f"at most {counted(result.pictures, 'pictures')} of places and groups: about "
+            f"{result.picture_passes:,} forward passes where the cache has none"
+        )
+    _show(opened, recorder, layers, grids, networks, records, asked, names, options, result, progress)
     return result
 
 
@@ -229,6 +243,7 @@ def _show(
     opened: OpenRun,
     recorder: Recorder,
     layers: Layers,
+    grids: Grids | None,
     networks: Sequence[Network],
     records: Sequence[CheckpointRecord],
     asked: Sequence[_Asked],
@@ -242,24 +257,33 @@ def _show(
 
     units = [_units(opened, recorder, record, result.layer) for record in records]
     last = recorder.pooled(records[-1], result.layer).double()
-    pictures = made_pictures(opened, result.layer)
+    pictures = made_pictures(opened.run).get(result.layer, {})
     thumbnails = Thumbnails(opened.probe, opened.run.root)
     rows: list[dict[str, Any]] = []
     places: list[dict[str, Any]] = []
+    pictured: list[dict[str, Any]] = []
     for each in asked:
         explained = _explained(layers, networks, records, each, names, options, last, recorder)
         result.targets[each.photo.name] = explained.targets[0]
         for moment, known in zip(explained.moments, units, strict=True):
             rows += class_rows(explained, moment, known)
             places += place_rows(explained, moment, known, options)
-        page = explanation_page(contents(explained, units, pictures, thumbnails, options, opened.caption))
+        made = [] if grids is None else grids.of(explained, networks, _stem(each.photo))
+        for moment, grid in zip(explained.moments, made, strict=False):
+            pictured += grid_rows(explained, moment, grid)
+        if options.plot_formats:
+            result.plots += draw_grids(opened, explained, made, _stem(each.photo), options)
+        page = explanation_page(
+            contents(explained, units, pictures, thumbnails, options, opened.caption, made)
+        )
         path = opened.run.root / "explanations" / f"{_stem(each.photo)}.html"
         with atomic_write(path) as temporary:
             temporary.write_text(page, encoding="utf-8")
         result.pages.append(path)
         progress.detail(f"wrote {path}")
     _say_how_far_off(rows, result.targets, options, progress)
-    for name, found in (("explanations", rows), ("explanation-places", places)):
+    tables = [("explanations", rows), ("explanation-places", places)]
+    for name, found in [*tables, *([] if grids is None else [("explanation-grid", pictured)])]:
         table = TABLES[name].frame(pd.DataFrame(found))
         result.tables.append(opened.run.write_csv(name, table))
         if name == "explanations":

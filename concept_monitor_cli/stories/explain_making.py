@@ -35,7 +35,7 @@ class Layers:
 
     Args:
         making: the networks and their store.
-        path: midpoints of the way from 0 to the layer's output; 0 for the gradient at it.
+        path: points of the way from 0 to the layer's output; 0 for the gradient at it.
     """
 
     making: Attributions
@@ -46,7 +46,7 @@ class Layers:
         return self.making.key(
             network,
             photo,
-            method="in-layer",
+            method="in-layer-way",
             layer=network.looks[0].tapped.name,
             targets=[target.wanted for target in targets],
             path=self.path,

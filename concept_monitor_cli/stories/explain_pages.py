@@ -15,6 +15,8 @@ from concept_monitor_cli.functional.building_blocks import spans
 from concept_monitor_cli.options import ExplainOptions
 from concept_monitor_cli.probe import ProbeSet
 from concept_monitor_cli.report.images import data_uri, thumbnail
+from concept_monitor_cli.run.made import MadePicture
+from concept_monitor_cli.stories.explain_grid import Grid, grid_json
 from concept_monitor_cli.stories.explain_making import Parts
 from concept_monitor_cli.stories.explain_tables import (
     TOP_UNITS,
@@ -74,20 +76,22 @@ class _Pictures:
 def contents(
     explained: Explained,
     units: Sequence[UnitsOfRun],
-    pictures: Mapping[tuple[int, int], str],
+    pictures: Mapping[tuple[int, int], MadePicture],
     thumbnails: Thumbnails,
     options: ExplainOptions,
     caption: str,
+    grids: Sequence[Grid] = (),
 ) -> dict[str, Any]:
     """The data of a page, plain values for JSON.
 
     Args:
         explained: the image.
         units: what the run says of the layer's units, at each epoch.
-        pictures: (epoch, unit) -> a file of `cmon picture`.
+        pictures: (epoch, unit) -> what `cmon picture` made.
         thumbnails: small pictures.
         options: what was asked for.
         caption: what the run's names are worth.
+        grids: pictures of its places and groups, at each epoch; empty where none were asked for.
     """
     on_page = _Pictures(thumbnails)
     height, width = explained.moments[0].split.A.shape[1:]
@@ -112,6 +116,8 @@ def contents(
         _epoch(moment, known, groups, pictures, on_page, options)
         for moment, known in zip(explained.moments, units, strict=True)
     ]
+    for each, grid in zip(epochs, grids, strict=False):
+        each["grid"] = grid_json(grid, on_page.number)
     return {
         "image": explained.photo.name,
         "photo": _photo(explained.photo.pixels),
@@ -152,7 +158,7 @@ def _epoch(
     moment: Moment,
     units: UnitsOfRun,
     groups: Sequence[Mapping[str, Any]],
-    pictures: Mapping[tuple[int, int], str],
+    pictures: Mapping[tuple[int, int], MadePicture],
     on_page: _Pictures,
     options: ExplainOptions,
 ) -> dict[str, Any]:
@@ -210,7 +216,7 @@ def _epoch(
             str(unit): [
                 units.concepts[unit],
                 on_page.number(int(units.scale.best[unit][0])),
-                on_page.number(pictures[moment.epoch, unit]) if (moment.epoch, unit) in pictures else -1,
+                on_page.number(pictures[moment.epoch, unit].file) if (moment.epoch, unit) in pictures else -1,
             ]
             for unit in sorted(named)
         },

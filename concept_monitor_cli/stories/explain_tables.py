@@ -14,7 +14,6 @@ from concept_monitor_cli.functional.pictures import generator
 from concept_monitor_cli.options import ExplainOptions
 from concept_monitor_cli.stories.attribute_making import Photo
 from concept_monitor_cli.stories.explain_making import Parts, Split, Taken
-from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.picture_wishes import Scale
 from concept_monitor_cli.study import Context
 
@@ -129,19 +128,6 @@ def _standard(values: Tensor) -> Tensor:
     centred = values - values.mean(0)
     found: Tensor = centred / centred.norm(dim=0).clamp_min(1e-12)
     return found
-
-
-def made_pictures(opened: OpenRun, layer: str) -> dict[tuple[int, int], str]:
-    """(epoch, unit) -> the picture that `cmon picture` made of it, below the run; those that are there."""
-    table = opened.run.table("pictures")
-    if table is None:
-        return {}
-    own = table[(table["layer"] == layer) & (table["objective"] == "unit")]
-    return {
-        (int(epoch), int(unit)): str(file)
-        for epoch, unit, file in zip(own["epoch"], own["unit"], own["file"], strict=True)
-        if (opened.run.root / str(file)).is_file()
-    }
 
 
 # -- rows ----------------------------------------------------------------------------------------------------

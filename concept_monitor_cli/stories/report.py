@@ -25,9 +25,11 @@ from concept_monitor_cli.report.exports import (
     write_tables,
 )
 from concept_monitor_cli.report.page import (
+    SHARE,
     Beside,
     Pictures,
     Structure,
+    UnitPictures,
     draw_pictures,
     known_images,
     page_content,
@@ -35,6 +37,7 @@ from concept_monitor_cli.report.page import (
     read_tables,
     record_notes,
     render,
+    unit_pictures,
 )
 from concept_monitor_cli.run import RunFolder
 from concept_monitor_cli.store import Key, Store, write_text_atomic
@@ -89,7 +92,8 @@ def report(options: ReportOptions, progress: Progress = SILENT) -> ReportResult:
     if options.tensorboard is not None:
         require_tensorboard()
     structure = _structure(opened)
-    pictures = _pictures(opened, options, structure.factor_images(), progress)
+    made = _made(opened, options, progress)
+    pictures = _pictures(opened, options, structure.images_of_panels(), made.bytes, progress)
     tables = read_tables(opened.run, opened.table)
     content = page_content(
         opened.run,
@@ -100,9 +104,10 @@ def report(options: ReportOptions, progress: Progress = SILENT) -> ReportResult:
         tracked=options.units,
         structure=structure,
         beside=None if options.other is None else _beside(opened, options.other, options, progress),
+        made=made,
         progress=progress,
     )
-    page = render(content, pictures.sheets.uris)
+    page = render(content, [*pictures.sheets.uris, *made.sheets.uris])
     result = ReportResult(opened.run.root / "report.html")
     write_text_atomic(result.page, page)
     result.bytes = len(page.encode("utf-8"))
@@ -157,8 +162,31 @@ def _beside(opened: OpenRun, root: Path, options: ReportOptions, progress: Progr
     )
 
 
-def _pictures(opened: OpenRun, options: ReportOptions, before: Sequence[str], progress: Progress) -> Pictures:
-    """The images of a page; where they cannot be had, the page says why."""
+def _made(opened: OpenRun, options: ReportOptions, progress: Progress) -> UnitPictures:
+    """The pictures that `cmon picture` made of the units of a page."""
+    if not options.images:
+        return UnitPictures()
+    return unit_pictures(
+        opened.run,
+        opened.histories,
+        tracked=options.units,
+        max_bytes=int(SHARE * options.image_megabytes * 1_000_000),
+        progress=progress,
+    )
+
+
+def _pictures(
+    opened: OpenRun, options: ReportOptions, before: Sequence[str], taken: int, progress: Progress
+) -> Pictures:
+    """The images of a page; where they cannot be had, the page says why.
+
+    Args:
+        opened: the run.
+        options: how many, and in how many bytes.
+        before: names of images that come first.
+        taken: bytes that other pictures take of them.
+        progress: told what happens.
+    """
     none = Pictures([None] * len(opened.histories))
     if not options.images or options.image_megabytes <= 0:
         none.missing = "This page was made without images."
@@ -185,7 +213,7 @@ def _pictures(opened: OpenRun, options: ReportOptions, before: Sequence[str], pr
         probe,
         tracked=options.units,
         before=[number[name] for name in before if name in number],
-        max_bytes=int(options.image_megabytes * 1_000_000),
+        max_bytes=int(options.image_megabytes * 1_000_000) - taken,
         progress=progress,
     )
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from concept_monitor_cli.report.regions import regions_of
 from concept_monitor_cli.report.statistics_figures import evenly
 from concept_monitor_cli.report.style import save
 from concept_monitor_cli.report.unit_figures import Look, class_table, top_units_over_epochs, unit_over_epochs
+from concept_monitor_cli.run.made import MadePicture, made_pictures, read_picture
 from concept_monitor_cli.stories.embed import check_units
 from concept_monitor_cli.stories.lives import write_lives
 from concept_monitor_cli.stories.opened import OpenRun
@@ -170,13 +171,18 @@ def _moments(opened: OpenRun, wanted: Sequence[int]) -> list[dict[str, Any]]:
 
 def _draw(opened: OpenRun, options: UnitsOptions) -> list[Path]:
     plots: list[Path] = []
+    made = made_pictures(opened.run)
     for history in opened.histories:
+        pictures = made.get(history.layer, {})
         name = f"{history.layer}.{history.detector}"
         for unit in options.units:
             if unit not in history.units:
                 continue
             columns = _shown(opened, history, _MOST_EPOCHS)
-            looks = [looks_of(opened, history, column, [unit], options.top)[0] for column in columns]
+            looks = [
+                with_pictures(opened, looks_of(opened, history, column, [unit], options.top), pictures)[0]
+                for column in columns
+            ]
             figure = unit_over_epochs(looks, layer=history.layer, unit=unit)
             plots += save(
                 figure, opened.run.plots / f"unit_{unit}.{name}", options.plot_formats, caption=opened.caption
@@ -194,7 +200,13 @@ def _draw(opened: OpenRun, options: UnitsOptions) -> list[Path]:
         if not options.units:
             columns = _shown(opened, history, _MOST_EPOCHS_SIDE_BY_SIDE)
             best = [
-                looks_of(opened, history, column, most_certain(history, column, options.top), options.top)
+                with_pictures(
+                    opened,
+                    looks_of(
+                        opened, history, column, most_certain(history, column, options.top), options.top
+                    ),
+                    pictures,
+                )
                 for column in columns
             ]
             if any(best):
@@ -275,6 +287,25 @@ def looks_of(
             )
         )
     return looks
+
+
+def with_pictures(
+    opened: OpenRun, looks: Sequence[Look], made: Mapping[tuple[int, int], MadePicture]
+) -> list[Look]:
+    """The same with the pictures that `cmon picture` made of the units at these epochs.
+
+    Args:
+        opened: the run.
+        looks: units of a layer.
+        made: (epoch, unit) -> the layer's pictures.
+    """
+    found = []
+    for look in looks:
+        own = made.get((look.epoch, look.unit))
+        if own is not None:
+            look = replace(look, picture=np.asarray(read_picture(opened.run, own.file)))
+        found.append(look)
+    return found
 
 
 def _pixels(probe: ProbeSet, image: int) -> NDArray[np.uint8]:

@@ -160,17 +160,41 @@ def test_the_share_of_a_class_beside_its_twin() -> None:
         assert float(found[cell]) == sum(row.index(max(row)) == best for row in rows) / len(rows)
 
 
+def test_a_map_of_islands_is_cut_finer_and_one_of_epochs_that_overlap_is_not() -> None:
+    numbers = torch.Generator().manual_seed(0)
+    anywhere = [torch.rand(600, 2, generator=numbers, dtype=torch.float64) for _ in range(4)]
+    corners = [torch.tensor(corner) for corner in ((0, 0), (0.5, 0), (0, 0.5), (0.5, 0.5))]
+    islands = [corner + own / 2 for corner, own in zip(corners, anywhere, strict=True)]
+    assert atlas.grid_side(600) == 5
+    # A quarter of a map of 11 x 11 has as many cells as an epoch alone would have.
+    assert atlas.joint_side(islands) == 10
+    assert atlas.joint_side(anywhere) == 5
+    assert atlas.joint_side(anywhere[:1]) == 5
+    for places, side in ((islands, 10), (islands, 11)):
+        means = []
+        for own in places:
+            held = [int(y * side) * side + int(x * side) for x, y in own.tolist()]
+            counts = [held.count(cell) for cell in set(held) if held.count(cell) >= 5]
+            means.append(sum(counts) / len(counts))
+        assert (min(means) >= 20) == (side == 10)
+
+
 # -- pictures ------------------------------------------------------------------------------------------------
 
 
 def test_what_a_tile_climbs() -> None:
     a, to, of = drawn(5, 3), drawn(5, 3, seed=1), drawn(5, 3, seed=2)
-    a[0], of[0] = -of[0], of[0].clone()  # the opposite: the least cosine counts
-    found = atlas.towards(a, to, of)
+    a[0], of[0] = -of[0], of[0].clone()  # the opposite: back to it first
+    a[1], to[1] = of[1].clone(), -of[1]  # alike, and `a . S m` below 0
+    a[2], to[2] = of[2] + 0.1, of[2].clone()
+    found, kinds = atlas.towards(a, to, of), set()
     for row in range(5):
         dot = math.fsum((a[row] * to[row]).tolist())
         cosine = float(a[row] @ of[row] / a[row].norm() / of[row].norm())
-        assert float(found[row]) == pytest.approx(dot * max(0.1, cosine) ** 4)
+        near = cosine > 0.1 and dot > 0
+        assert float(found[row]) == pytest.approx(dot * cosine**4 if near else cosine)
+        kinds.add(near)
+    assert kinds == {True, False}
 
 
 def test_which_mean_is_nearest() -> None:

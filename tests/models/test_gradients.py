@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.models.gradients import gradient_tap, gradients
+from concept_monitor_cli.models.gradients import gradient_tap, gradients, normalises_images
 
 
 class Pair(NamedTuple):
@@ -148,6 +148,16 @@ def test_structured_outputs_stay_what_they_are(kind: str, name: str) -> None:
     assert seen.outputs[name].tolist() == [[6.0, 2.0]]
     assert seen.result.tolist() == [[36.0, 4.0]]
     assert slopes[name].tolist() == [[6.0, 2.0]]
+
+
+def test_which_networks_normalise_single_images() -> None:
+    class MyRMSNorm(nn.Module):
+        """As transformers' own."""
+
+    plain = [nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)]
+    assert not normalises_images(nn.Sequential(*plain))
+    for norm in (nn.LayerNorm(4), nn.GroupNorm(2, 4), MyRMSNorm(), type("Mine", (nn.LayerNorm,), {})(4)):
+        assert normalises_images(nn.Sequential(*plain, nn.Sequential(norm)))
 
 
 def test_a_model_output_of_transformers_stays_one() -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from concept_monitor_cli.lenses.base import Findings
 from concept_monitor_cli.probe import load_probe
-from concept_monitor_cli.run import CheckpointRecord, RunFolder, TableRecord
+from concept_monitor_cli.run import TABLES, CheckpointRecord, RunFolder, TableRecord
 from concept_monitor_cli.store import Store
 
 CONCEPTS = (
@@ -210,3 +210,84 @@ def make_images(folder: Path, count: int, *, seed: int = 0) -> Path:
         colour = tuple(int(v) for v in rng.integers(0, 255, 3))
         Image.new("RGB", (64, 48), colour).save(folder / f"image_{number:04d}.png")
     return folder
+
+
+def write_picture(run: RunFolder, name: str, colour: tuple[int, int, int]) -> str:
+    """A picture of one colour, below the run."""
+    path = run.root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (32, 32), colour).save(path)
+    return name
+
+
+def write_pictures(run: RunFolder, layer: str, made: dict[tuple[int, int], tuple[int, int, int]]) -> None:
+    """What `cmon picture` leaves: for (epoch, unit) a picture of one colour."""
+    rows = [
+        {
+            "epoch": epoch,
+            "checkpoint": f"epoch_{epoch}.pth",
+            "layer": layer,
+            "unit": unit,
+            "objective": "unit",
+            "ratio": 3.25,
+            "ratio_chance": 0.125,
+            "file": write_picture(run, f"pictures/epoch_{epoch:04d}/{layer}/unit_{unit:04d}.png", colour),
+        }
+        for (epoch, unit), colour in made.items()
+    ]
+    run.write_csv("pictures", filled("pictures", rows))
+
+
+def filled(name: str, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Rows of a table of which only some columns are given; the others are empty."""
+    columns = TABLES[name].columns
+    empty = {"str": "", "bool": False, "int": None, "float": None}
+    return pd.DataFrame(
+        [{**{column: empty[kind] for column, kind in columns.items()}, **row} for row in rows]
+    )
+
+
+#: Cells of `write_atlas`: column, row from below, samples, concept.
+CELLS = ((0, 0, 40, "sea"), (2, 0, 9, "sky"), (1, 2, 6, "grass"))
+
+
+def write_atlas(run: RunFolder, layer: str, epochs: Sequence[int], photos: Sequence[str]) -> None:
+    """What `cmon atlas` leaves: three cells of a map of three rows; the last one only at the last epoch."""
+    cells = [
+        {
+            "epoch": epoch,
+            "layer": layer,
+            "layout": "joint",
+            "cell_x": x,
+            "cell_y": y,
+            "count": count,
+            "concept": concept,
+            "correlation": 0.5,
+            "correlation_floor": 0.25,
+            "class": "dog",
+            "class_share": 0.75,
+            "class_share_floor": 0.1,
+            "drift": None if epoch == epochs[0] else 0.06,
+            "photo": photos[number],
+            "file": write_picture(
+                run, f"pictures/epoch_{epoch:04d}/{layer}/cell_{x:02d}_{y:02d}.png", (200, 30 * x, 30 * y)
+            ),
+        }
+        for epoch in epochs
+        for number, (x, y, count, concept) in enumerate(CELLS)
+        if number < 2 or epoch == epochs[-1]
+    ]
+    said = [
+        {
+            "epoch": epoch,
+            "layer": layer,
+            "cells": 2,
+            "coherence": 0.5,
+            "nearest": 1.0,
+            "nearest_floor": 0.75 if epoch == epochs[-1] else None,
+            "drift_floor": 0.45,
+        }
+        for epoch in epochs
+    ]
+    run.write_csv("atlas", filled("atlas", cells))
+    run.write_csv("atlas-epochs", filled("atlas-epochs", said))

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from report_runs import DETECTOR, info, make_images, make_run, write_layer
+from PIL import Image
+from report_runs import DETECTOR, info, make_images, make_run, write_layer, write_pictures
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.monitor.history import histories
@@ -381,7 +382,7 @@ def test_sheets_hold_many_images_and_leave_a_grey_place_for_a_broken_one(tmp_pat
     folder = make_images(tmp_path / "photos", PER_SHEET + 20)
     probe = load_probe(str(folder))
     (folder / "image_0003.png").write_bytes(b"not an image")
-    sheets = make_sheets(probe, [5, 3, 5, -1, *range(PER_SHEET + 20)], max_bytes=10_000_000)
+    sheets = make_sheets(probe.image, [5, 3, 5, -1, *range(PER_SHEET + 20)], max_bytes=10_000_000)
     assert sheets.numbers[:3] == [5, 3, 0]
     assert len(sheets.numbers) == PER_SHEET + 20
     assert (len(sheets.uris), sheets.unreadable, sheets.left_out) == (2, 1, 0)
@@ -417,3 +418,59 @@ def test_changes_beyond_luck_are_shown_only_where_they_are_of_these_labels(tmp_p
     run.write_csv("units", other.assign(label_changes=other["label_changes"] + 1))
     report(ReportOptions(out=run.root, images=0))
     assert content(run.root)["series"][0]["statistics"]["sure"] == [None] * 3
+
+
+def test_pictures_that_were_made_of_units_are_in_the_page(tmp_path: Path) -> None:
+    folder, store = make_images(tmp_path / "photos", 20), Store(tmp_path / "cache")
+    run = make_run(
+        tmp_path / "run",
+        layers={"layer1": 6, "layer2": 6},
+        epochs=[0, 4],
+        embed=False,
+        images=(folder, store),
+    )
+    asked = ReportOptions(out=run.root, cache_dir=store.root)
+    report(asked)
+    before = content(run.root)
+    assert "pictures" not in before
+    made = {(epoch, unit): (40 * unit, 0, 10 * epoch) for epoch in (0, 4) for unit in (1, 3)}
+    write_pictures(run, "layer2", made)
+    (run.root / "pictures/epoch_0000/layer2/unit_0003.png").unlink()
+    result = report(asked)
+    after = content(run.root)
+    # The page is the same but for them; a picture whose file has gone is not there.
+    assert {**after, "made": 0, "pictures": 0} == {**before, "made": 0, "pictures": 0}
+    first = PER_SHEET * before["images"]["sheets"]
+    nothing, own = after["pictures"]
+    assert nothing == {}
+    assert {epoch: set(units) for epoch, units in own.items()} == {"0": {"1"}, "4": {"1", "3"}}
+    places = [numbers for units in own.values() for numbers in units.values()]
+    assert sorted(place for place, *_ in places) == [first, first + 1, first + 2]
+    assert all(numbers == [3.25, 0.12] for _, *numbers in places)
+    sheets = [name for name in parse(result.page.read_text("utf-8")).texts if name.startswith("cmon-sheet-")]
+    assert len(sheets) == before["images"]["sheets"] + 1
+    # One that cannot be read is grey, and that is said; of another run's epochs nothing is taken.
+    (run.root / "pictures/epoch_0004/layer2/unit_0003.png").write_bytes(b"no picture")
+    assert any("1 pictures of units cannot be read" in said for said in report(asked).left_out)
+    report(ReportOptions(out=run.root, cache_dir=store.root, epochs=EpochFilter.parse("0")))
+    assert set(content(run.root)["pictures"][1]) == {"0"}
+    report(ReportOptions(out=run.root, cache_dir=store.root, images=0))
+    assert "pictures" not in content(run.root)
+
+
+def test_pictures_take_a_quarter_of_the_space_and_leave_the_others_out(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", layers={"layer1": 200}, epochs=[0], embed=False)
+    rng = np.random.default_rng(0)
+    made = {(0, unit): (0, 0, 0) for unit in range(200)}
+    write_pictures(run, "layer1", made)
+    for file in (run.root / "pictures").rglob("*.png"):
+        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(file)
+    result = report(
+        ReportOptions(out=run.root, cache_dir=tmp_path / "cache", image_megabytes=0.8, units=(7,))
+    )
+    shown = content(run.root)["pictures"][0]["0"]
+    assert 0 < len(shown) < 200
+    assert shown["7"][0] == 0  # tracked units come first
+    texts = parse(result.page.read_text("utf-8")).texts
+    assert sum(len(text) for name, text in texts.items() if name.startswith("cmon-sheet-")) < 200_100
+    assert f"{200 - len(shown)} pictures made of less certain units are left out" in " ".join(result.left_out)

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
-from report_runs import DETECTOR, info, make_images, make_run, write_layer
+from report_runs import DETECTOR, info, make_images, make_run, write_atlas, write_layer, write_pictures
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import ReportOptions
@@ -154,6 +155,15 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run.write_csv("embedding", pd.DataFrame(places, columns=[*columns, "detector"]))
     run.write_csv("anchors", pd.DataFrame({"anchor": ["dog", "sea"], "x": [5.0, -5.0], "y": [5.0, -5.0]}))
     return report(ReportOptions(out=run.root, cache_dir=store.root, units=(2,))).page
+
+
+@pytest.fixture(scope="module")
+def pictured(known: Path) -> Path:
+    """The same run after `cmon picture` and `cmon atlas`: unit 0 is orange at epoch 9, blue at epoch 1."""
+    run = RunFolder(shutil.copytree(known.parent, known.parent.parent / "pictured"))
+    write_pictures(run, "layer2", {(9, 0): (250, 140, 0), (1, 0): (0, 60, 250)})
+    write_atlas(run, "layer2", (0, 9), [f"image_{number:04d}.png" for number in range(3)])
+    return report(ReportOptions(out=run.root, cache_dir=known.parent.parent / "cache", units=(2,))).page
 
 
 def until(page: Page, condition: str, seconds: float = 10) -> None:
@@ -306,24 +316,34 @@ def test_the_page_begins_with_what_the_run_says(known: Path, visit: Callable[...
     assert said
 
 
+def middle_of(page: Page, canvas: str) -> list[int]:
+    """The colour in the middle of a thumbnail, once it is drawn."""
+    # Read from a copy: browsers warn of canvases that are read again and again.
+    middle = f"""(() => {{ const copy = document.createElement('canvas').getContext('2d');
+        copy.drawImage(document.querySelector('{canvas}'), -40, -40);
+        return Array.from(copy.getImageData(0, 0, 1, 1).data); }})()"""
+    until(page, f"{middle}[3] === 255")
+    found: list[int] = page.evaluate(middle)
+    return found
+
+
+def is_near(colour: Sequence[int], wanted: Sequence[float]) -> bool:
+    return all(abs(a - b) < 12 for a, b in zip(colour[:3], wanted[:3], strict=True))
+
+
 def test_images_are_drawn_and_named(known: Path, visit: Callable[..., Opened]) -> None:
     page = visit().open(known, "#unit-1-0-9")
     page.wait_for_selector("#unit[open]")
-    thumbs = page.locator(".big-thumbs canvas")
+    thumbs = page.locator("#unit .big-thumbs canvas")
     photos = known.parent.parent / "photos"
     names = load_probe(str(photos)).ids[:3]  # the recording has the images in the order of their content
     assert [t.get_attribute("aria-label") for t in thumbs.all()] == list(names)
-    # Read from a copy: browsers warn of canvases that are read again and again.
-    middle = """() => { const copy = document.createElement('canvas').getContext('2d');
-        copy.drawImage(document.querySelector('.big-thumbs canvas'), -40, -40);
-        return Array.from(copy.getImageData(0, 0, 1, 1).data); }"""
-    until(page, f"({middle})()[3] === 255")
-    colour = page.evaluate(middle)
+    colour = middle_of(page, "#unit .big-thumbs canvas")
     from PIL import Image
 
     wanted = Image.open(photos / names[0]).getpixel((32, 24))
     assert isinstance(wanted, tuple)
-    assert all(abs(a - b) < 12 for a, b in zip(colour[:3], wanted, strict=True))
+    assert is_near(colour, wanted)
     # The layer without recordings says so.
     page.keyboard.press("Escape")
     page.select_option("#layer", label="layer1")
@@ -710,7 +730,7 @@ def test_the_address_is_that_of_what_is_shown(known: Path, visit: Callable[..., 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_axe_finds_nothing_serious(
-    known: Path, browser: Browser, scheme: str, viewport: dict[str, int]
+    pictured: Path, browser: Browser, scheme: str, viewport: dict[str, int]
 ) -> None:
     axe = pytest.importorskip(
         "axe_playwright_python.sync_playwright", reason="axe-playwright-python is missing"
@@ -725,7 +745,7 @@ def test_axe_finds_nothing_serious(
     page = context.new_page()
     for fragment in ("", "#unit-1-0-9"):
         page.goto("about:blank")
-        page.goto(known.resolve().as_uri() + fragment)
+        page.goto(pictured.resolve().as_uri() + fragment)
         page.wait_for_selector("html[data-ready]")
         found = axe.Axe().run(page).response["violations"]
         serious = [
@@ -813,3 +833,89 @@ def test_another_run_stands_beside(tmp_path: Path, visit: Callable[..., Opened])
     other.combine(info())
     with pytest.raises(InputError, match="no layer and detector in common"):
         report(ReportOptions(out=roots[0], other=other.root, cache_dir=cache))
+
+
+# -- pictures of units, and the atlas --------------------------------------------------------------
+
+
+def test_a_picture_that_was_made_stands_beside_the_photos(
+    pictured: Path, visit: Callable[..., Opened]
+) -> None:
+    page = visit().open(pictured, "#unit-1-0-9")
+    page.wait_for_selector("#unit[open]")
+    figures = page.locator("#unit .big-thumbs figure")
+    assert figures.count() == 4
+    made = "picture made of unit 0 at epoch 9"
+    assert figures.first.locator("canvas").get_attribute("aria-label") == made
+    assert texts(figures.first) == ["made"]
+    assert is_near(middle_of(page, f'[aria-label="{made}"]'), (250, 140, 0))
+    assert (
+        "3.3 times as far above its mean as its best photo (pictures of other units 0.1)"
+        in page.inner_text("#unit-body")
+    )
+    # In its life each epoch that has one shows its own.
+    frames = page.locator(".life .made")
+    assert [frame.get_attribute("aria-label") for frame in frames.all()] == [made.replace("9", "1"), made]
+    page.click(".life li:first-child button")
+    until(page, "document.querySelector('#epoch-name b').textContent === '0'")
+    assert page.locator("#unit .big-thumbs .made").count() == 0
+    assert "framed picture" not in page.inner_text("#unit-body")
+
+
+def test_the_atlas_is_a_map_to_point_at(pictured: Path, visit: Callable[..., Opened]) -> None:
+    page = visit().open(pictured)
+    tiles = page.locator("#atlas-map button")
+    here = "#atlas-here h3"
+    assert [tile.get_attribute("aria-label") for tile in tiles.all()] == [
+        "sea, 40 samples",
+        "sky, 9 samples",
+        "grass, 6 samples",
+    ]
+    assert texts(page.locator("#atlas-name")) == ["layer2 epoch 9"]
+    assert page.inner_text("#atlas-numbers") == (
+        "3 cells · samples of a cell are alike 0.50 · pictures nearest to their own cell 1.00 (by luck 0.75)"
+    )
+    # The largest cell first; the others lie where the table has them, rows from below.
+    assert page.inner_text(here) == "sea"
+    sea, sky, grass = (tile.bounding_box() for tile in tiles.all())
+    assert sea is not None
+    assert sky is not None
+    assert grass is not None
+    assert grass["y"] + grass["height"] < sea["y"]
+    assert sea["x"] + sea["width"] < grass["x"] < grass["x"] + grass["width"] < sky["x"]
+    assert sky["width"] < sea["width"]
+    assert page.locator("#atlas-map img").evaluate_all("images => images.every((i) => i.naturalWidth > 0)")
+    tiles.nth(2).hover()
+    assert page.inner_text(here) == "grass"
+    said = re.sub(r"\s+", " ", page.inner_text("#atlas-here"))
+    for part in (
+        "Samples 6",
+        "grass: 0.50 (by luck 0.25)",
+        "dog: 0.75 (by luck 0.10) of its samples",
+        "0.06 (to other cells 0.45)",
+    ):
+        assert part in said
+    assert page.locator("#atlas-here canvas").get_attribute("aria-label") == "image_0002.png"
+    # With keys: one stop for Tab, arrows go to the nearest cell that way and leave the epoch alone.
+    assert page.locator("#atlas-map [tabindex='0']").count() == 1
+    page.focus("#atlas-map [tabindex='0']")
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "sea, 40 samples"
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text(here) == "sky"
+    assert page.inner_text("#epoch-name b") == "9"
+    # The slider takes the map along, and the cell stays the same.
+    page.focus("#epoch")
+    page.keyboard.press("Home")
+    until(page, "document.querySelectorAll('#atlas-map button').length === 2")
+    assert texts(page.locator("#atlas-name")) == ["layer2 epoch 0"]
+    assert page.inner_text(here) == "sky"
+    assert "to other cells" not in page.inner_text("#atlas-here")
+
+
+def test_the_map_fits_a_phone(pictured: Path, visit: Callable[..., Opened]) -> None:
+    page = visit(PHONE, has_touch=True, is_mobile=True).open(pictured)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    page.locator("#atlas-map button >> nth=1").tap()
+    assert page.inner_text("#atlas-here h3") == "sky"

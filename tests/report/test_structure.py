@@ -88,7 +88,7 @@ def test_a_card_has_the_classes_images_and_deepest_concept_of_its_factor() -> No
         ]
     )
     structure = Structure(None, factors, classes, images)
-    assert structure.factor_images() == [f"{k}/{place}" for k in (0, 1) for place in range(6)]
+    assert structure.images_of_panels() == [f"{k}/{place}" for k in (0, 1) for place in range(6)]
     found = factors_json(structure, {"0/0": 7, "1/1": 2})
     assert found is not None
     assert (found["layers"], found["epochs"], found["members"]) == (["one", "two"], [1, 3], 2)

@@ -107,3 +107,23 @@ def test_classes(tmp_path: Path) -> None:
     figure = class_examples({"standard": {"car": _look(5)}, "robust": {"car": None}})
     assert next(text.get_text() for text in figure.axes[1].texts) == "no unit for car"
     save(figure, tmp_path / "examples")
+
+
+def test_what_was_made_of_a_unit_stands_first_and_framed(tmp_path: Path) -> None:
+    picture = np.full((16, 16, 3), 200, dtype=np.uint8)
+    row = strip(_look(0, images=2, picture=picture), 3, pictured=True)
+    assert row[60, 1].tolist() == [0, 114, 178]
+    assert (row[20:90, 20:90] == 200).all()
+    # Photos follow in their order; a unit without a picture leaves its place free.
+    assert (row[40:60, 130:200] == 0).all()
+    assert (row[40:60, 250:320] == 10).all()
+    assert (strip(_look(0, images=1), 2, pictured=True)[:, :112] == 255).all()
+    without = unit_over_epochs([_look(0), _look(3)], layer="layer4", unit=7)
+    figure = unit_over_epochs([_look(0, picture=picture), _look(3)], layer="layer4", unit=7)
+    note = "framed in blue: made, no photo"
+    assert note in {text.get_text() for text in figure.texts}
+    assert note not in {text.get_text() for text in without.texts}
+    assert figure.get_figwidth() > without.get_figwidth()
+    figure = top_units_over_epochs({9: [_look(9, picture=picture), _look(9, unit=12)]}, layer="layer4")
+    assert note in " ".join((figure.get_suptitle() or "").split())
+    save(figure, tmp_path / "top")

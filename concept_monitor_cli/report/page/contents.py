@@ -24,7 +24,8 @@ from concept_monitor_cli.monitor.lives import unit_lives
 from concept_monitor_cli.monitor.statistics import ALL, category_statistics
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.report.images import PER_SHEET, SHEET_COLUMNS, THUMBNAIL
-from concept_monitor_cli.report.page.pack import floats, integers
+from concept_monitor_cli.report.page.made import UnitPictures
+from concept_monitor_cli.report.page.pack import floats, integers, short_info
 from concept_monitor_cli.report.page.pictures import Pictures
 from concept_monitor_cli.report.page.structure import (
     Structure,
@@ -47,7 +48,6 @@ PRESENT, LIVE, INTERPRETABLE = 1, 2, 4
 MAX_TABLE_BYTES = 30_000_000
 # What a unit takes at one epoch, in bytes of base64, with its first concept and place; and each more concept.
 _UNIT_BYTES, _RANK_BYTES = 19, 5.4
-_MOST_SKIPPED = 50
 
 
 @dataclass
@@ -421,6 +421,7 @@ def page_content(
     tracked: Sequence[int] = (),
     structure: Structure | None = None,
     beside: Beside | None = None,
+    made: UnitPictures | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Everything that a page shows, as plain JSON values.
@@ -434,9 +435,10 @@ def page_content(
         tracked: units that are followed from the start.
         structure: what `dynamics`, `factors`, `vectors`, `evolutions`, `circuits` and `ablate` found.
         beside: another run.
+        made: the pictures that were made of units.
         progress: told of the packing.
     """
-    concepts, left_out = tables.concepts, list(pictures.left_out)
+    concepts, left_out = tables.concepts, [*pictures.left_out, *(made.left_out if made else ())]
     most, ranks = int(concepts["rank"].max()), affordable_ranks(tables)
     if ranks < most:
         left_out.append(
@@ -451,11 +453,11 @@ def page_content(
         for history, images in zip(histories, pictures.series, strict=True):
             series.append({**series_json(history, tables, vocabulary, ranks, notes), "images": images})
             advance(1)
-    return {
+    content = {
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "cmon": __version__,
         "title": run.root.resolve().name,
-        "run": _shown_info(run.info()),
+        "run": short_info(run.info()),
         "caption": caption(run.info()),
         "findings": [
             {**each.as_dict(), "caution": each.is_caution, "command": each.command} for each in findings
@@ -489,12 +491,9 @@ def page_content(
         },
     }
 
-
-def _shown_info(info: dict[str, Any]) -> dict[str, Any]:
-    """`run.json` with a bound on the list of skipped images, which may be as long as the probing set."""
-    probe = dict(info.get("probe", {}))
-    skipped = probe.get("skipped", [])
-    more = len(skipped) - _MOST_SKIPPED
-    if more > 0:
-        probe["skipped"] = [*skipped[:_MOST_SKIPPED], f"and {more} more, see run.json"]
-    return {**info, "probe": probe}
+    if made is None or not any(made.units):
+        return content
+    return {
+        **content,
+        "pictures": made.to_json(PER_SHEET * len(pictures.sheets.uris)),
+    }

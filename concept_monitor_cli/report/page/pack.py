@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+_MOST_SKIPPED = 50
 # The highest 16-bit value stands for "no value".
 _STEPS = 65534
 _NONE = 65535
@@ -113,3 +114,13 @@ def json_for_html(value: object) -> str:
     """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode("utf-8", "replace").decode("utf-8").translate(_INERT)
+
+
+def short_info(info: dict[str, Any]) -> dict[str, Any]:
+    """`run.json` with a bound on the list of skipped images, which may be as long as the probing set."""
+    probe = dict(info.get("probe", {}))
+    skipped = probe.get("skipped", [])
+    more = len(skipped) - _MOST_SKIPPED
+    if more > 0:
+        probe["skipped"] = [*skipped[:_MOST_SKIPPED], f"and {more} more, see run.json"]
+    return {**info, "probe": probe}

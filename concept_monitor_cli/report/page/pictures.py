@@ -88,7 +88,7 @@ def draw_pictures(
     """
     orders = [by_certainty(history, tracked) for history in histories]
     sheets = make_sheets(
-        probe, chain(before, _in_turn(orders, known)), max_bytes=max_bytes, progress=progress
+        probe.image, chain(before, _in_turn(orders, known)), max_bytes=max_bytes, progress=progress
     )
     result = Pictures([None] * len(histories), sheets, [probe.ids[number] for number in sheets.numbers])
     place_of = np.zeros(len(probe) + 1, dtype=np.int64)

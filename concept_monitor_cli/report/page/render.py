@@ -16,6 +16,7 @@ _SCRIPTS = (
     "keep.js",
     "charts.js",
     "structure.js",
+    "atlas.js",
     "space.js",
     "space_file.js",
     "tables.js",

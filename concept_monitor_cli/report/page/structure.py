@@ -11,7 +11,7 @@ import pandas as pd
 
 from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.monitor.uses import Uses, last_concepts, read_uses
-from concept_monitor_cli.report.page.atlas import atlas_json
+from concept_monitor_cli.report.page.atlas import atlas_json, atlas_photos
 from concept_monitor_cli.report.page.pack import floats
 from concept_monitor_cli.report.style import category_colour
 from concept_monitor_cli.run import RunFolder
@@ -55,8 +55,11 @@ class Structure:
     atlas: Mapping[str, Any] | None = None
     ranges: Mapping[tuple[str, str], pd.DataFrame] = field(default_factory=dict)
 
-    def factor_images(self) -> list[str]:
-        """The names of the images on the cards, factor by factor."""
+    def images_of_panels(self) -> list[str]:
+        """Names of the images that panels show: on cards of factors, then beside cells of the atlas."""
+        return [*self._factor_images(), *atlas_photos(self.atlas)]
+
+    def _factor_images(self) -> list[str]:
         if self.images is None:
             return []
         last = self.images[self.images["epoch"] == self.images["epoch"].max()]

@@ -258,6 +258,26 @@ TABLES: dict[str, TableSchema] = {
         },
         ("epoch", "checkpoint", "image", "layer", "row", "column", "rank"),
     ),
+    "explanation-grid": TableSchema(
+        "explanation-grid",
+        {
+            "epoch": "int",
+            "checkpoint": "str",
+            "layer": "str",
+            "image": "str",
+            "part": "str",
+            "row": "int",
+            "column": "int",
+            "group": "int",
+            "own_cos": "float",
+            "own_cos_floor": "float",
+            "other_cos": "float",
+            "nearest": "bool",
+            "nearest_floor": "float",
+            "file": "str",
+        },
+        ("epoch", "checkpoint", "image", "layer", "part", "row", "column", "group"),
+    ),
     "sanity": TableSchema(
         "sanity",
         {

@@ -455,3 +455,35 @@ def test_axe_finds_nothing_serious(page_file: Path, browser: Browser, scheme: st
     # Nothing sticks out to the right.
     assert opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     context.close()
+
+
+def test_a_grid_has_a_picture_of_each_place_and_group(studied: Studied) -> None:
+    given = {"images": ("red/0.png",), "places": 2, "grid": True, "classes": 1, "plot_formats": ("png",)}
+    counts = studied.ask(**given, dry_run=True)
+    # Two epochs of 2 x 2 places and two groups, and four places by luck; 60 photos are sampled twice.
+    assert counts.pictures == 2 * (4 + 2) + 4
+    assert counts.picture_passes > counts.pictures * 64 * 3
+    result = studied.ask(**given)
+    rows = table(result, "explanation-grid")
+    assert len(rows) == 12
+    assert rows.groupby(["epoch", "part"]).size().tolist() == [2, 4, 2, 4]
+    # A pixel can be of any colour, so that a picture can be what a place is, and all else is nothing seen.
+    places = rows[rows["part"] == "place"]
+    assert (places["own_cos"] > 0.9).all()
+    last = rows[rows["epoch"] == 1]
+    assert (last["own_cos_floor"] < places["own_cos"].min()).all()
+    assert rows[rows["epoch"] == 0]["own_cos_floor"].isna().all()
+    for file in rows["file"]:
+        assert Image.open(studied.root / "network" / file).size == (SIDE, SIDE)
+    assert len(result.plots) == 2
+    data = json.loads(result.pages[0].read_text("utf-8").partition('id="data">')[2].partition("</script>")[0])
+    for epoch, shown in enumerate(data["epochs"]):
+        own = places[places["epoch"] == epoch].sort_values(["row", "column"])
+        assert [place[1] for place in shown["grid"]["places"]] == pytest.approx(own["own_cos"], abs=1e-3)
+        assert all(data["pictures"][which] for which, *_ in shown["grid"]["groups"])
+    without = studied.ask(**{**given, "grid": False})
+    assert without.plots == []
+    assert (
+        '"grid":'
+        not in without.pages[0].read_text("utf-8").partition('id="data">')[2].partition("</script>")[0]
+    )

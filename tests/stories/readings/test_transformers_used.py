@@ -1,4 +1,4 @@
-"""`vectors`, `evolutions`, `circuits` and `ablate` as whole commands on a ViT and a Swin transformer."""
+"""`vectors`, `evolutions`, `circuits`, `ablate`, `explain` and `atlas` on a ViT and a Swin transformer."""
 
 from __future__ import annotations
 
@@ -13,17 +13,23 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import (
     AblateOptions,
+    AtlasOptions,
     CircuitsOptions,
     DissectOptions,
+    EpochFilter,
     EvolutionsOptions,
+    ExplainOptions,
     VectorsOptions,
 )
 from concept_monitor_cli.stories.ablate import ablate
+from concept_monitor_cli.stories.atlas import atlas
 from concept_monitor_cli.stories.circuits import circuits
 from concept_monitor_cli.stories.dissect import dissect
 from concept_monitor_cli.stories.evolutions import evolutions
+from concept_monitor_cli.stories.explain import explain
 from concept_monitor_cli.stories.vectors import vectors
 
 NAMES, EACH, SIDE = ("blue", "green", "red"), 12, 32
@@ -209,3 +215,70 @@ def test_parts_of_images_are_concepts_without_labels(study: Study, monkeypatch: 
     assert (parts.groupby("concept")["image"].nunique() == parts.groupby("concept").size()).all()
     assert (parts["row"] < parts["rows"]).all()
     assert set(pd.DataFrame(result.effects)["target"]) == {"loss"}
+
+
+# Layers of the last block: what works, and what does not since only the class token is read after it.
+LAST = {
+    "vit": {
+        "blocks.2.norm1": "",
+        "blocks.2": "their gradient is zero everywhere",
+        "norm": "their gradient is zero",
+    },
+    "swin": {"layers.1": "", "norm": ""},
+}
+
+
+def explained(study: Study, **more: object) -> pd.DataFrame:
+    given = {"images": ("red/03.png",), "classes": 2, "groups": 3, "epochs": EpochFilter.parse("1"), **more}
+    return pd.DataFrame(explain(study.asked(ExplainOptions, **given)).explanations)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("on", ["activation", "attribution"])
+def test_parts_of_an_answer_add_up(study: Study, on: str) -> None:
+    layer = study.layers[1]
+    rows = explained(study, layers=(layer,), path=32, on=on)
+    model = study.network(1)
+    x = study.photos()[0][2 * EACH + 3][None]
+    for target, own in rows.groupby("target"):
+        part = own.groupby("part")["attribution"].sum()
+        for whole in (("unit", "other units"), ("place",), ("group", "residual")):
+            assert sum(part[name] for name in whole) == pytest.approx(part["total"], abs=1e-5), whole
+        # With what class tokens carry it is what the layer changes.
+        with torch.no_grad():
+            logit = model(x)[0, NAMES.index(target)]
+            handle = model.get_submodule(layer).register_forward_hook(lambda _m, _i, out: out * 0)
+            change = float(logit - model(x)[0, NAMES.index(target)])
+            handle.remove()
+        assert part["total"] + part.get("elsewhere", 0) == pytest.approx(change, rel=0.05)
+        assert (part.get("elsewhere", 0) != 0) == (study.name == "vit")
+
+
+def test_after_the_last_block_a_layer_works_or_says_why_not(study: Study) -> None:
+    for layer, why_not in LAST[study.name].items():
+        if why_not:
+            with pytest.raises(InputError, match=why_not) as raised:
+                explained(study, layers=(layer,), path=0)
+            assert raised.value.where == f"--layer {layer}"
+            assert "choose an earlier layer" in (raised.value.hint or "")
+        else:
+            rows = explained(study, layers=(layer,), path=0)
+            places = rows[rows["part"] == "place"]["attribution"]
+            assert (places != 0).any()
+
+
+def test_an_atlas_of_tokens(study: Study) -> None:
+    found = atlas(
+        study.asked(
+            AtlasOptions,
+            layers=(study.layers[1],),
+            epochs=EpochFilter.parse("1"),
+            method="pca",
+            cells=2,
+            steps=2,
+            at_once=2,
+            class_names="folders",
+        )  # type: ignore[arg-type]
+    )
+    cells = pd.DataFrame(found.cells)
+    assert set(cells["class"]) <= set(NAMES)
+    assert cells["own_cos"].notna().all()

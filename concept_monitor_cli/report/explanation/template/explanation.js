@@ -39,6 +39,8 @@ function picture(which, alt) {
 }
 
 const moment = () => DATA.epochs[epoch];
+// Pictures of places and groups, where `--grid` made some.
+const grid = () => moment().grid;
 const known = (unit) => moment().units[unit];
 const called = (unit) => { const [concept] = known(unit); return concept ? `unit ${unit}, ${concept}` : `unit ${unit}, no concept`; };
 
@@ -62,7 +64,7 @@ const largest = (of) => Math.max(...DATA.epochs.flatMap((each) => of(each).map((
 // -- the image --------------------------------------------------------------------------------
 
 function overlay() {
-  if (layer === "none") return Array(total).fill("transparent");
+  if (layer === "none" || layer === "grid") return Array(total).fill("transparent");
   if (layer === "attribution") {
     const values = moment().classes[chosen].places.map((each) => each[0]);
     const most = largest((each) => each.classes[chosen].places.map((one) => one[0]));
@@ -75,15 +77,17 @@ function overlay() {
 
 function paint() {
   const colours = overlay();
-  $("photo").classList.toggle("grey", layer !== "none");
+  $("photo").classList.toggle("grey", layer !== "none" && layer !== "grid");
   [...$("places").children].forEach((button, number) => {
     button.style.backgroundColor = colours[number];
+    button.style.backgroundImage = layer === "grid" ? `url(${DATA.pictures[grid().places[number][0]]})` : "";
     button.classList.toggle("on", number === place);
     button.classList.toggle("held", number === held);
     button.setAttribute("aria-pressed", String(number === held));
     button.setAttribute("aria-label", summary(number));
   });
-  $("legend").textContent = layer === "none" ? "" : layer === "attribution"
+  $("legend").textContent = layer === "grid" ? "Made, no photos: what excites the layer as each place does."
+    : layer === "none" ? "" : layer === "attribution"
     ? `Red: speaks for ${DATA.classes[chosen]}; blue: against it. One scale for all epochs.`
     : `Purple: how much of group ${layer.slice(6)} is there. One scale for all epochs.`;
 }
@@ -110,6 +114,7 @@ function here() {
     : "The place that says most. Point at another, or move with the arrow keys; click or Enter holds it.";
   const box = $("here");
   box.replaceChildren();
+  if (grid()) box.append(gridHere(spot));
   for (const [unit, value, best, typical, says] of moment().at[spot]) {
     const row = make("div", null, "unit");
     row.append(thumbs(unit));
@@ -152,6 +157,19 @@ function here() {
   });
   table.append(body);
   box.append(table);
+}
+
+function gridHere(spot) {
+  const [which, own, other] = grid().places[spot];
+  const row = make("div", null, "unit");
+  const figures = make("div", null, "thumbs"), figure = make("figure");
+  figure.append(picture(which, `made of all that the layer says at ${named(spot)}`), make("figcaption", "made"));
+  figures.append(figure);
+  const text = make("div"), luck = grid().floor;
+  text.append(make("h3", "All units together"), make("p", `This picture excites the layer as the place does: cosine ${number(own)}`
+    + ` (pictures of other places ${number(other)}${luck === null ? "" : `; of places whose units are dealt out anew ${number(luck)}`}).`, "small"));
+  row.append(figures, text);
+  return row;
 }
 
 function head(names) {
@@ -201,6 +219,7 @@ function groups() {
     if (each.concept) title.append(" · ", make("bdi", each.concept[0]));
     button.append(title);
     const row = make("span", null, "thumbs");
+    if (grid()) row.append(picture(grid().groups[g][0], "picture made of the group"));
     for (const which of each.photos) row.append(picture(which, ""));
     button.append(row);
     const line = make("span");
@@ -302,6 +321,7 @@ function start() {
   $("class").addEventListener("change", (event) => { chosen = Number(event.target.value); show(); });
   $("layer").append(new Option("what it says for the class", "attribution"));
   DATA.groups.forEach((_, g) => $("layer").append(new Option(`group ${g}`, `group:${g}`)));
+  if (grid()) $("layer").append(new Option("what the layer sees there", "grid"));
   $("layer").append(new Option("nothing", "none"));
   $("layer").addEventListener("change", (event) => { layer = event.target.value; show(); });
   const places = $("places");

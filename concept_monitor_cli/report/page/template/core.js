@@ -348,9 +348,8 @@ function sheetImage(number) {
   return sheets[number];
 }
 
-function thumbnail(place, side) {
-  const { size, columns, perSheet, names } = DATA.images;
-  const name = plain(names[place]);
+function thumbnail(place, side, name = plain(DATA.images.names[place])) {
+  const { size, columns, perSheet } = DATA.images;
   const canvas = el("canvas", { class: "thumb", width: size, height: size, role: "img", "aria-label": name, title: name });
   canvas.style.width = canvas.style.height = `${side}px`;
   const sheet = sheetImage(Math.floor(place / perSheet));
@@ -359,6 +358,19 @@ function thumbnail(place, side) {
     sheet.image, (inside % columns) * size, Math.floor(inside / columns) * size, size, size, 0, 0, size, size,
   )).catch(() => canvas.classList.add("broken"));
   return canvas;
+}
+
+// The picture that “cmon picture” made of a unit: its place in the sheets, how strongly it excites the unit (1: as its
+// best photo), and how strongly pictures of other units do; null where none was made.
+function madePicture(series, epoch, row) {
+  const own = DATA.pictures && DATA.pictures[series.number];
+  return (own && own[epoch] && own[epoch][series.units[row]]) || null;
+}
+
+function madeThumbnail(made, series, epoch, row, side) {
+  const picture = thumbnail(made[0], side, `picture made of unit ${series.units[row]} at epoch ${epoch}`);
+  picture.classList.add("made");
+  return picture;
 }
 
 // -- a tip beside the pointer ------------------------------------------------------------------

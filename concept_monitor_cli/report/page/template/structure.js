@@ -3,7 +3,6 @@
 const DYNAMICS = DATA.dynamics;
 const FACTORS = DATA.factors;
 const USES = DATA.uses;
-const ATLAS = DATA.atlas;
 
 function buildUses() {
   if (!USES || !USES.words.length) return;
@@ -165,51 +164,6 @@ function endCurves() {
     name: one.layer, colour: lineColour(i),
     points: one.epochs.map((epoch, t) => [epoch, one.cka.at(t * one.epochs.length + one.epochs.length - 1)]),
   })), 1);
-}
-
-// -- atlas -------------------------------------------------------------------------------------
-
-function buildAtlas() {
-  if (!ATLAS) return;
-  $("atlas").hidden = false;
-  const of = ATLAS.classes.length ? `: ${ATLAS.classes.map(plain).join(" against ")}` : "";
-  const epoch = el("span", {});
-  const figure = el("figure", { class: "chart" },
-    el("figcaption", {}, el("b", { text: plain(ATLAS.layer) + of }), epoch), el("div", { class: "chart-area" }));
-  figure.mark = () => {
-    const nearest = ATLAS.epochs.reduce((best, each) => (Math.abs(each.epoch - state.epoch) < Math.abs(best.epoch - state.epoch) ? each : best));
-    epoch.textContent = `epoch ${nearest.epoch}`;
-    drawAtlas(figure.querySelector(".chart-area"), nearest);
-  };
-  fill($("atlas-grid"), figure);
-  markAtlas();
-}
-
-function markAtlas() {
-  for (const figure of $("atlas-grid").children) if (figure.mark) figure.mark();
-}
-
-function drawAtlas(area, one) {
-  const step = 64, whole = step * ATLAS.side;
-  const most = Math.log1p(Math.max(...one.cells.map((cell) => cell.count)));
-  const picture = svg("svg", { viewBox: `0 0 ${whole} ${whole}`, role: "img",
-    "aria-label": `${plain(ATLAS.layer)}, epoch ${one.epoch}: ${one.cells.length} cells, ${one.cells.slice(0, 12).map((cell) => plain(cell.concept || cell.class)).join(", ")}` });
-  for (const cell of one.cells) {
-    const side = step * 0.94 * Math.max(0.45, Math.sqrt(Math.log1p(cell.count) / most));
-    const x = (cell.x + 0.5) * step - side / 2, y = (ATLAS.side - cell.y - 0.5) * step - side / 2;
-    const shape = cell.tile
-      ? svg("image", { x, y, width: side, height: side, href: cell.tile })
-      : svg("rect", { x, y, width: side, height: side, class: "heat", "fill-opacity": 0.2 });
-    shape.addEventListener("pointermove", (event) => showTip(event, [
-      el("p", { class: "tip-title", text: plain(cell.concept || cell.class || "cell") }),
-      [`${cell.count} samples`,
-        cell.correlation === null ? null : `concept ${number(cell.correlation, 2)} (by luck ${number(cell.correlationFloor, 2)})`,
-        cell.class ? `says most for ${plain(cell.class)}: ${number(cell.share, 2)} of its samples (by luck ${number(cell.shareFloor, 2)})` : null,
-      ].filter(Boolean).join(" · ")]));
-    shape.addEventListener("pointerleave", hideTip);
-    picture.append(shape);
-  }
-  fill(area, picture);
 }
 
 // -- factors -----------------------------------------------------------------------------------

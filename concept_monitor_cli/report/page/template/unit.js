@@ -138,10 +138,18 @@ function unitNames(series, row) {
 function unitImages(series, t, row) {
   const part = el("section", {}, el("h3", { text: "Images that excite it most" }));
   const places = t < 0 ? [] : series.images(t, row);
-  if (places.length) {
-    part.append(el("div", { class: "big-thumbs" }, ...places.map((place) =>
+  const made = madePicture(series, state.epoch, row);
+  if (places.length || made) {
+    part.append(el("div", { class: "big-thumbs" },
+      made ? el("figure", {}, madeThumbnail(made, series, state.epoch, row, 84), el("figcaption", { class: "muted", text: "made" })) : null,
+      ...places.map((place) =>
       el("figure", {}, thumbnail(place, 84), el("figcaption", { class: "muted", title: plain(DATA.images.names[place]) }, el("bdi", { text: plain(DATA.images.names[place]) }))))));
-  } else {
+  }
+  if (made) {
+    part.append(el("p", { class: "hint", text: `The framed picture was made by climbing the unit’s activation: it excites it ${number(made[1], 1)} times as far above its `
+      + `mean as its best photo (pictures of other units ${number(made[2], 1)}). Strong is not meaningful: photos explain better.` }));
+  }
+  if (!places.length) {
     const dead = t >= 0 && series.flag(t, row, PRESENT) && !series.flag(t, row, LIVE);
     part.append(el("p", { class: "hint", text: DATA.images.missing || (dead ? "A dead unit has none."
       : "The images of this unit are left out to keep the page small, or were not recorded at this epoch. “cmon report --units "
@@ -261,7 +269,8 @@ function unitLife(series, row) {
       el("button", { type: "button", class: "link epoch-link", text: String(value), "aria-label": `Epoch ${value}`, "aria-current": value === state.epoch ? "true" : null, onclick: () => update({ epoch: value }) }),
       el("span", { class: "life-what" }, conceptOf(series, t, row), events.length ? el("span", { class: "badge", text: events.join(", ") }) : null),
       el("span", { class: "bar-track", "aria-hidden": "true" }, bar),
-      el("span", { class: "thumbs" }, ...series.images(t, row).slice(0, 3).map((place) => thumbnail(place, 34))));
+      el("span", { class: "thumbs" }, madePicture(series, value, row) ? madeThumbnail(madePicture(series, value, row), series, value, row, 34) : null,
+        ...series.images(t, row).slice(0, 3).map((place) => thumbnail(place, 34))));
   });
   return el("section", {}, el("h3", { text: "Through the epochs" }),
     el("dl", { class: "life-facts" }, ...facts.map(([name, value]) => el("div", {}, el("dt", { text: name }), el("dd", { text: value })))),
