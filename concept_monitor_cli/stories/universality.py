@@ -78,9 +78,7 @@ def _columns(one: History, other: History) -> list[tuple[int, int]]:
     return list(dict.fromkeys([*same, last]))
 
 
-def _some(
-    history: History, columns: Sequence[tuple[int, int]], progress: Progress
-) -> Sequence[tuple[int, int]]:
+def _some(history: History, columns: list[tuple[int, int]], progress: Progress) -> list[tuple[int, int]]:
     """An even choice of epochs; what is left out is said."""
     if len(columns) <= _MOST_EPOCHS:
         return columns
