@@ -33,6 +33,14 @@ LEAST_BLOCK = 4
 SVCCA_VARIANCE = 0.99
 #: Canonical correlations of fewer images for each unit than this say more of chance than of the data.
 IMAGES_PER_UNIT = 10
+# From this many rows and columns on, eigenvalues of the Gram matrix cost a third of singular values.
+_LARGE = 256
+# Eigenvalues below this share of the largest are within the rounding of a Gram matrix.
+_ROUNDING = 1e-12
+# Images whose distances to all others are taken at a time.
+_ROWS = 512
+# Images whose distance is taken again without the rounding of inner products, to find the two nearest.
+_NEAR = 8
 
 
 def _check(*activations: Tensor, least: int = LEAST_BLOCK) -> None:
@@ -253,7 +261,22 @@ def procrustes(X: Tensor, Y: Tensor) -> float:
     _check(X, Y)
     A, B = (values.double() - values.double().mean(0) for values in (X, Y))
     norms = float(A.norm() * B.norm())
-    return float("nan") if norms == 0 else float(torch.linalg.svdvals(A.T @ B).sum() / norms)
+    return float("nan") if norms == 0 else _nuclear_norm(A.T @ B) / norms
+
+
+def _nuclear_norm(M: Tensor) -> float:
+    """Sum of the singular values of a matrix, float64.
+
+    Of a large one the roots of the eigenvalues of its Gram matrix: each is right to 1e-8 of the largest.
+    """
+    if min(M.shape) < _LARGE:
+        return float(torch.linalg.svdvals(M).sum())
+    return float(torch.linalg.eigvalsh(_small_gram(M)).clamp_min(0).sqrt().sum())
+
+
+def _small_gram(M: Tensor) -> Tensor:
+    """`M M'` or `M' M`, whichever is smaller."""
+    return M @ M.T if M.shape[0] <= M.shape[1] else M.T @ M
 
 
 # -- dimension -----------------------------------------------------------------------------------------------
@@ -263,7 +286,14 @@ def procrustes(X: Tensor, Y: Tensor) -> float:
 def singular_values(X: Tensor) -> Tensor:
     """Of the centred activations `(N, p)`, `(min(N, p),)` float64, for the two measures below."""
     _check(X, least=2)
-    found: Tensor = torch.linalg.svdvals(X.double() - X.double().mean(0))
+    centred = X.double() - X.double().mean(0)
+    if min(centred.shape) >= _LARGE:
+        powers = torch.linalg.eigvalsh(_small_gram(centred)).flip(0)
+        # Centring leaves one that is 0. Of more than one the entropy would count the rounding errors.
+        if int((powers < powers[0] * _ROUNDING).sum()) <= 1:
+            roots: Tensor = powers.clamp_min(0).sqrt()
+            return roots
+    found: Tensor = torch.linalg.svdvals(centred)
     return found
 
 
@@ -307,15 +337,21 @@ def two_nearest_neighbours(X: Tensor) -> float:
         The maximum-likelihood estimate; NaN where fewer than 3 images are left, or all distances are equal.
     """
     _check(X, least=2)
-    values = X.double()
-    if len(values) < 3:
+    if len(X) < 3:
         return float("nan")
+    values = X.double() - X.double().mean(0)
+    squares = values.square().sum(1)
     nearest = []
-    for first_row in range(0, len(values), 512):
-        rows = torch.arange(first_row, min(len(values), first_row + 512))
-        distance = torch.cdist(values[rows], values, compute_mode="donot_use_mm_for_euclid_dist")
+    for first_row in range(0, len(values), _ROWS):
+        rows = torch.arange(first_row, min(len(values), first_row + _ROWS))
+        # By inner products, which round; then the distances of the few that may be nearest without them.
+        distance = squares - 2 * values[rows] @ values.T
         distance[torch.arange(len(rows)), rows] = torch.inf
-        nearest.append(distance.topk(2, largest=False).values)
+        near = distance.topk(min(_NEAR, len(values) - 1), largest=False).indices
+        exact = torch.stack(
+            [torch.linalg.vector_norm(values[rows] - values[each], dim=1) for each in near.T], 1
+        )
+        nearest.append(exact.topk(2, largest=False).values)
     first, second = torch.cat(nearest).T
     usable = first > 0
     logs = (second[usable] / first[usable]).log()

@@ -117,19 +117,28 @@ def spread(U: Tensor) -> float:
         >>> spread(torch.eye(3))
         1.0
     """
-    return spread_of_directions(directions(U))
+    return float(group_spreads(directions(U), torch.ones(1, len(U), dtype=torch.bool, device=U.device))[0])
 
 
 @torch.no_grad()
-def spread_of_directions(directions: Tensor) -> float:
-    """`spread` of rows that are divided by their norms already: of several groups of the same units."""
+def group_spreads(directions: Tensor, members: Tensor) -> Tensor:
+    """`spread` of several groups of the same units, each visited once whatever the number of groups.
+
+    Args:
+        directions: `(C, D)`, rows divided by their norms (`directions`); rows of NaN are left out.
+        members: `(G, C)` bool, which units each group has; groups may share units.
+
+    Returns:
+        `(G,)` in the precision of `directions`; NaN for a group of fewer than two units.
+    """
     known = directions.isfinite().all(dim=1)
-    directions = directions if bool(known.all()) else directions[known]
-    n = directions.shape[0]
-    if n < 2:
-        return float("nan")
-    total = float((directions.sum(0) ** 2).sum()) - float((directions**2).sum())
-    return min(2.0, max(0.0, 1.0 - total / (n * (n - 1))))
+    if not bool(known.all()):
+        directions, members = directions[known], members[:, known]
+    shares = members.to(directions.dtype)
+    n = shares.sum(1)
+    total = (shares @ directions).square().sum(1) - shares @ directions.square().sum(1)
+    found = (1.0 - total / (n * (n - 1))).clamp(0.0, 2.0)
+    return torch.where(n < 2, torch.nan, found)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from concept_monitor_cli.functional.embedding import directions, spread_of_directions
+from concept_monitor_cli.functional.embedding import directions, group_spreads
 from concept_monitor_cli.monitor.history import UNCATEGORISED, category_order
 from concept_monitor_cli.run.tables import BESIDE_COUNTS
 
@@ -128,13 +128,18 @@ def spreads(placed: UnitVectors | None) -> pd.DataFrame:
         return pd.DataFrame(columns=[*keys, "spread"]).astype({"spread": float, "epoch": "Int64"})
     units = placed.units
     category = _named(units["category"])
+    names, codes = category.cat.categories.tolist(), category.cat.codes.to_numpy()
     row = pd.Series(np.arange(len(units)), index=units.index)
     found: list[tuple[object, ...]] = []
     for moment, rows in row.groupby([units[name] for name in _WHERE], sort=False, observed=True):
-        places = directions(torch.from_numpy(placed.vectors[rows.to_numpy()]))
-        found.append((*moment, ALL, spread_of_directions(places)))
-        for name, own in rows.groupby(category[rows.index], sort=False, observed=True).indices.items():
-            found.append((*moment, name, spread_of_directions(places[torch.from_numpy(own)])))
+        own = codes[rows]
+        present = np.unique(own)
+        members = np.concatenate([np.ones((1, len(own)), dtype=bool), own == present[:, None]])
+        values = group_spreads(
+            directions(torch.from_numpy(placed.vectors[rows])), torch.from_numpy(members)
+        ).tolist()
+        called = [ALL, *(names[code] for code in present)]
+        found += [(*moment, name, value) for name, value in zip(called, values, strict=True)]
     return pd.DataFrame(found, columns=[*keys, "spread"])
 
 

@@ -23,6 +23,7 @@ from concept_monitor_cli.functional.dynamics import CenteredGrams, cka_matrix
 from concept_monitor_cli.options import DynamicsOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.report.dynamics_figures import curves, matrix
+from concept_monitor_cli.report.statistics_figures import evenly
 from concept_monitor_cli.report.style import save
 from concept_monitor_cli.run import TABLES
 from concept_monitor_cli.stories.activations import RecordedLayer, recorded_layers, usable
@@ -40,6 +41,10 @@ _PAIRED: dict[str, Callable[[Tensor, Tensor], float]] = {
     "procrustes": measures.procrustes,
 }
 _CANONICAL = ("svcca", "pwcca")
+# Of a layer of more than so many units, seen on more than so many images, a decomposition takes long: what
+# needs one is asked of so many epochs, unless epochs were named.
+_LARGE = 500
+_MOST_EPOCHS = 10
 
 
 @dataclass(frozen=True)
@@ -98,8 +103,9 @@ def dynamics(options: DynamicsOptions, progress: Progress = SILENT) -> DynamicsR
         each for run, name in zip(opened, _names(opened), strict=True) for each in recorded_layers(run, name)
     ]
     result = DynamicsResult(opened[0].run.root)
-    similarity, result.images = _similarities(sets, options, progress)
-    dimension = _dimensions(sets, options, progress)
+    decomposed = _decomposed(sets, options, progress)
+    similarity, result.images = _similarities(sets, decomposed, options, progress)
+    dimension = _dimensions(decomposed, options, progress)
     run = opened[0].run
     tables = {"similarity": similarity, "dimension": dimension}
     for name, rows in tables.items():
@@ -137,10 +143,33 @@ def _names(opened: Sequence[OpenRun]) -> list[str]:
     return [str(run.run.root) if names.count(run.name) > 1 else run.name for run in opened]
 
 
-def _similarities(
+def _decomposed(
     sets: Sequence[RecordedLayer], options: DynamicsOptions, progress: Progress
+) -> list[RecordedLayer]:
+    """The sets that are decomposed: all, or of large layers an even choice of epochs, which is said."""
+    by_layer: dict[tuple[str, str], list[RecordedLayer]] = {}
+    for each in sets:
+        by_layer.setdefault((each.run, each.layer), []).append(each)
+    chosen = []
+    for own in by_layer.values():
+        if options.epochs is None and len(own) > _MOST_EPOCHS and min(own[-1].read().shape) > _LARGE:
+            places = evenly(range(len(own)), _MOST_EPOCHS)
+            own = [own[place] for place in places]
+            shown = ", ".join(str(each.epoch) for each in own)
+            progress.notice(
+                f"{own[0].layer}: cka of all epochs, other measures of epochs {shown} (others: --epochs)"
+            )
+        chosen += own
+    return chosen
+
+
+def _similarities(
+    sets: Sequence[RecordedLayer],
+    decomposed: Sequence[RecordedLayer],
+    options: DynamicsOptions,
+    progress: Progress,
 ) -> tuple[pd.DataFrame, int]:
-    """All pairs by CKA, and those along time by the other measures."""
+    """All pairs by CKA, and those along time of the decomposed sets by the other measures."""
     import pandas as pd
 
     n = len(usable(sets[0]))
@@ -163,7 +192,7 @@ def _similarities(
         for i in range(len(sets))
         for j in range(i, len(sets))
     ]
-    rows += _along_time(sets, order, progress)
+    rows += _along_time(decomposed, order, progress)
     return pd.DataFrame(rows), images
 
 
@@ -179,8 +208,8 @@ def _along_time(sets: Sequence[RecordedLayer], order: Tensor, progress: Progress
     ]
     few: dict[str, int] = {}
 
-    # An epoch stands beside the one before, the next and the last one, in turn.
-    @lru_cache(maxsize=3)
+    # An epoch stands beside the one before, the next and the last one, in turn: of a large layer at once.
+    @lru_cache(maxsize=_MOST_EPOCHS)
     def prepared(place: int) -> tuple[Tensor, int]:
         values = usable(sets[place])
         return measures.turned(values), values.shape[1]

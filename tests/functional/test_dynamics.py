@@ -216,3 +216,30 @@ def test_what_cannot_be_compared_is_refused() -> None:
     bad[0, 0] = torch.nan
     with pytest.raises(InputError, match="not a number"):
         svcca(bad, normal(10, 2))
+
+
+@pytest.mark.parametrize("rank", [270, 3])
+def test_large_layers_have_the_values_of_plain_decompositions(rank: int) -> None:
+    X, Y = (normal(300, rank, seed) @ normal(rank, 270, seed + 2) + 5 for seed in (0, 1))
+    A, B = (Z.double().numpy() - Z.double().numpy().mean(0) for Z in (X, Y))
+    S = np.linalg.svd(A, compute_uv=False)
+    assert singular_values(X).numpy() == pytest.approx(S, abs=1e-7 * S[0])
+    shares = S[1e-9 * S[0] < S] / S.sum()
+    # Of data of rank 3 the rounding errors of float32 are directions, too, but hardly count.
+    assert effective_rank(X) == pytest.approx(math.exp(-(shares * np.log(shares)).sum()), rel=1e-6)
+    nuclear = np.linalg.svd(A.T @ B, compute_uv=False).sum()
+    assert procrustes(X, Y) == pytest.approx(nuclear / np.linalg.norm(A) / np.linalg.norm(B), rel=1e-6)
+    assert procrustes(X, X) == pytest.approx(1, abs=1e-6)
+
+
+def test_the_two_nearest_of_many_images_are_those_of_all_distances() -> None:
+    X = normal(600, 4) + 1000  # far from the origin inner products round
+    X[500:520] = X[500]  # more copies than are looked at twice
+    X[7] = X[8] + 1e-3
+    distance = np.linalg.norm(X[:, None].double().numpy() - X[None].double().numpy(), axis=2)
+    np.fill_diagonal(distance, np.inf)
+    first, second = np.sort(distance, axis=1)[:, :2].T
+    known = first > 0
+    assert known.sum() == 580
+    expected = known.sum() / np.log(second[known] / first[known]).sum()
+    assert two_nearest_neighbours(X) == pytest.approx(expected, rel=1e-9)

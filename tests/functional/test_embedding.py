@@ -9,6 +9,8 @@ import torch
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional import embedding
 from concept_monitor_cli.functional.embedding import (
+    directions,
+    group_spreads,
     interpolated,
     nearest_anchor,
     neuron_embedding,
@@ -88,6 +90,19 @@ def test_spread_is_the_mean_over_pairs() -> None:
     assert spread(torch.tensor([[1.0, 0.0], [-3.0, 0.0]])) == pytest.approx(2.0)
     assert math.isnan(spread(U[:1]))
     assert math.isnan(spread(torch.full((4, 3), torch.nan)))
+
+
+def test_spreads_of_groups_are_those_of_each_group_alone() -> None:
+    U = torch.randn(9, 4, generator=torch.Generator().manual_seed(3))
+    U[2] = torch.nan  # a dead unit
+    U[5] = 0
+    members = torch.tensor([[1] * 9, [1, 1, 1, 1, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 1, 1, 1, 1]]).bool()
+    found = group_spreads(directions(U), members)
+    expected = [twins.spread(U[own & U.abs().sum(1).gt(0)].double().numpy()) for own in members]
+    assert found.tolist() == pytest.approx(expected, abs=1e-9)
+    # The dead unit does not make a pair, nor does a group of one.
+    few = torch.tensor([[0, 1, 1, 0, 0, 1, 0, 0, 0], [1] + [0] * 8]).bool()
+    assert group_spreads(directions(U), few).isnan().all()
 
 
 def test_nearest_anchor_agrees_with_its_twin() -> None:

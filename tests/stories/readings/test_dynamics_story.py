@@ -12,7 +12,7 @@ from planted_training import EPOCHS, weights
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.dynamics import cka, effective_rank
-from concept_monitor_cli.options import DynamicsOptions, ReadingOptions
+from concept_monitor_cli.options import DynamicsOptions, EpochFilter, ReadingOptions
 from concept_monitor_cli.stories import dynamics as story
 from concept_monitor_cli.stories.activations import usable
 from concept_monitor_cli.stories.dynamics import Convergence, convergence, dynamics, in_words
@@ -82,6 +82,27 @@ def test_the_same_tables_again_and_a_checkpoint_more_changes_no_pair(training: P
     before = (training / "tables/similarity.csv").read_bytes()
     dynamics(options)
     assert (training / "tables/similarity.csv").read_bytes() == before
+
+
+def test_large_layers_are_decomposed_at_some_epochs_unless_epochs_are_named(
+    training: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decomposed(**named: EpochFilter) -> tuple[int, set[tuple[int, int]], set[int]]:
+        dynamics(DynamicsOptions(out=training, cache_dir=cache, plot_formats=(), **named))
+        similarity, dimension = (
+            pd.read_csv(training / f"tables/{name}.csv") for name in ("similarity", "dimension")
+        )
+        pairs = similarity[similarity["measure"] == "procrustes"]
+        both = set(zip(pairs["epoch"], pairs["other_epoch"], strict=True))
+        return int((similarity["measure"] == "cka").sum()), both, set(dimension["epoch"])
+
+    whole = decomposed()
+    monkeypatch.setattr(story, "_LARGE", 3)
+    monkeypatch.setattr(story, "_MOST_EPOCHS", 2)
+    last = EPOCHS - 1
+    assert decomposed() == (whole[0], {(0, last)}, {0, last})
+    assert decomposed(epochs=EpochFilter.parse(f"0:{last}")) == whole
+    assert whole[2] == set(range(EPOCHS))
 
 
 def test_a_run_beside_itself_is_the_same_and_beside_a_shuffled_one_is_not(

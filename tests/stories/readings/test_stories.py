@@ -23,6 +23,7 @@ from concept_monitor_cli.options import (
 from concept_monitor_cli.progress import Silent
 from concept_monitor_cli.report.universality_figures import universality_figure
 from concept_monitor_cli.run import TABLES
+from concept_monitor_cli.stories import universality as universality_story
 from concept_monitor_cli.stories.compare import compare
 from concept_monitor_cli.stories.embed import embed
 from concept_monitor_cli.stories.retention import retention
@@ -154,6 +155,22 @@ def test_every_unit_of_a_permuted_copy_finds_its_twin(
     assert abs(whole["chance"]) < 0.3
     assert set(universal["category"]) > {"all"}
     assert universal["units"].sum() <= 2 * (UNITS - 1)
+
+
+def test_universal_units_of_large_layers_are_counted_at_some_epochs_unless_epochs_are_named(
+    training: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(universality_story, "_LARGE", 3)
+    monkeypatch.setattr(universality_story, "_MOST_EPOCHS", 2)
+
+    def counted(**named: EpochFilter) -> set[int]:
+        options = CompareOptions(
+            run_a=training, run_b=training, out=tmp_path, cache_dir=cache, plot_formats=(), **named
+        )
+        return {row["epoch"] for row in compare(options).universality}
+
+    assert counted() == {0, EPOCHS - 1}
+    assert counted(epochs=EpochFilter.parse(f"0:{EPOCHS - 1}")) == set(range(EPOCHS))
 
 
 def test_what_one_has_and_the_other_lacks(
