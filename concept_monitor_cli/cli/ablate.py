@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
@@ -45,7 +44,7 @@ def ablate(console: Console, options: AblateOptions) -> None:
     from concept_monitor_cli.stories import ablate as reading
 
     result = reading.ablate(options, console)
-    console.result(asdict(result))
+    console.result(result)
     if not console.json:
         from rich.text import Text
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +42,7 @@ def atlas(console: Console, options: AtlasOptions) -> None:
     from concept_monitor_cli.stories import atlas as making
 
     result = making.atlas(options, console)
-    console.result(asdict(result))
+    console.result(result)
     if console.json:
         return
     if options.dry_run:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
@@ -39,7 +38,7 @@ def attribute(console: Console, options: AttributeOptions) -> None:
     from concept_monitor_cli.stories import attribute as explaining
 
     result = explaining.attribute(options, console)
-    console.result(asdict(result))
+    console.result(result)
     if console.json:
         return
     console.print(_maps(result))

@@ -72,7 +72,7 @@ def verify(console: Console, options: VerifyOptions) -> int:
     Exit code 1 where damage is left in place.
     """
     report = _store(options, console).verify(repair=not options.dry_run, progress=console)
-    console.result(asdict(report))
+    console.result(report)
     for entry in report.damaged:
         console.warning(f"{entry.path}: {entry.reason}{'; removed' if entry.removed else ''}")
     verdict = f"{len(report.damaged)} damaged" if report.damaged else "all whole"
@@ -98,7 +98,7 @@ def prune(console: Console, options: PruneOptions) -> None:
         older_than=options.older_than,
         stale=options.stale,
     )
-    console.result(asdict(report))
+    console.result(report)
     removed, kept = readable_size(report.removed_bytes), readable_size(report.kept_bytes)
     console.print(f"removed: {report.removed} entries ({removed}), {report.leftovers} files of killed runs")
     console.print(f"kept: {report.kept} entries ({kept})")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
@@ -41,7 +40,7 @@ def circuits(console: Console, options: CircuitsOptions) -> None:
     from concept_monitor_cli.stories import circuits as reading
 
     result = reading.circuits(options, console)
-    console.result(asdict(result))
+    console.result(result)
     if not console.json:
         from rich.text import Text
 

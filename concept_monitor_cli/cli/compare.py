@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
@@ -44,7 +43,7 @@ def compare(console: Console, options: CompareOptions) -> None:
     from concept_monitor_cli.stories import compare as reading
 
     result = reading.compare(options, console)
-    console.result(asdict(result))
+    console.result(result)
     if not console.json:
         _show(console, result)
 

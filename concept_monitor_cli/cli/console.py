@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -23,6 +24,7 @@ from concept_monitor_cli.wording import counted
 
 if TYPE_CHECKING:
     import rich.console
+    from _typeshed import DataclassInstance
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
@@ -156,10 +158,13 @@ class Console:
                 with self._unless_closed():
                     self.rich().print(renderable)
 
-    def result(self, value: dict[str, Any]) -> None:
-        """The result for a program: one JSON object. Silent without `--json`; to be called once."""
+    def result(self, value: dict[str, Any] | DataclassInstance) -> None:
+        """The result for a program: one JSON object. Silent without `--json`; to be called once.
+
+        A dataclass is written with its fields; with many rows that takes seconds, so it waits until here.
+        """
         if self.json:
-            self._write(as_json(value) + "\n")
+            self._write(as_json(value if isinstance(value, dict) else asdict(value)) + "\n")
 
     def rich(self, *, stderr: bool = False) -> rich.console.Console:
         """A rich console on standard output (or error) that takes text literally."""

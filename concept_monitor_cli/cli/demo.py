@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.options import DemoOptions
@@ -34,7 +32,7 @@ def demo(console: Console, options: DemoOptions) -> None:
         cache_dir=options.cache_dir,
         progress=console,
     )
-    console.result(asdict(result))
+    console.result(result)
     if result.run is not None:
         print_run(console, result.run)
     console.print("The same by hand:")

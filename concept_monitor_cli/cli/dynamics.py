@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
@@ -40,7 +39,7 @@ def dynamics(console: Console, options: DynamicsOptions) -> None:
     from concept_monitor_cli.stories import dynamics as reading
 
     result = reading.dynamics(options, console)
-    console.result(asdict(result))
+    console.result(result)
     if not console.json:
         from rich.text import Text
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
@@ -38,7 +37,7 @@ def embed(console: Console, options: EmbedOptions) -> None:
     from concept_monitor_cli.stories import embed as embedding
 
     result = embedding.embed(options, console)
-    console.result(asdict(result))
+    console.result(result)
     if not console.json:
         _show(console, result)
 

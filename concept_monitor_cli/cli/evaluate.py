@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -69,7 +68,7 @@ def evaluate(console: Console, options: EvaluateOptions) -> None:
     from concept_monitor_cli.stories import evaluate as reading
 
     result = reading.evaluate(options, console)
-    console.result(asdict(result))
+    console.result(result)
     if not console.json:
         _show(console, result)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -45,7 +44,7 @@ def evolutions(console: Console, options: EvolutionsOptions) -> None:
     from concept_monitor_cli.stories import evolutions as reading
 
     result = reading.evolutions(options, console)
-    console.result(asdict(result))
+    console.result(result)
     if not console.json:
         from rich.text import Text
 

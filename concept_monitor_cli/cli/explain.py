@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
@@ -43,7 +42,7 @@ def explain(console: Console, options: ExplainOptions) -> None:
     from concept_monitor_cli.stories import explain as explaining
 
     result = explaining.explain(options, console)
-    console.result(asdict(result))
+    console.result(result)
     if console.json:
         return
     if options.dry_run:

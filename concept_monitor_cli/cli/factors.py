@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
@@ -39,7 +38,7 @@ def factors(console: Console, options: FactorsOptions) -> None:
     from concept_monitor_cli.stories import factors as reading
 
     result = reading.factors(options, console)
-    console.result(asdict(result))
+    console.result(result)
     if not console.json:
         for table in (_factors(result), _layers(result)):
             console.print(table)

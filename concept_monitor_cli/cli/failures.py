@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
@@ -41,7 +40,7 @@ def failures(console: Console, options: FailuresOptions) -> None:
     from concept_monitor_cli.stories import failures as reading
 
     result = reading.failures(options, console)
-    console.result(asdict(result))
+    console.result(result)
     if not console.json:
         console.print(_layers(result))
         console.print(_units(result, options.top))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
@@ -48,7 +47,7 @@ def picture(console: Console, options: PictureOptions) -> None:
     from concept_monitor_cli.stories import picture as making
 
     result = making.picture(options, console)
-    console.result(asdict(result))
+    console.result(result)
     if console.json:
         return
     if options.dry_run:

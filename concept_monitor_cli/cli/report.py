@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.cli.sizes import readable_size
@@ -37,7 +35,7 @@ def report(console: Console, options: ReportOptions) -> None:
     from concept_monitor_cli.stories import report as reading
 
     result = reading.report(options, console)
-    console.result(asdict(result))
+    console.result(result)
     if console.json:
         return
     console.print(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
@@ -39,7 +38,7 @@ def retention(console: Console, options: RetentionOptions) -> None:
     from concept_monitor_cli.stories import retention as reading
 
     result = reading.retention(options, console)
-    console.result(asdict(result))
+    console.result(result)
     if not console.json:
         _show(console, result)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from concept_monitor_cli.cli.app import DONE, PART_DONE, cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.cli.show_run import print_run
@@ -32,6 +30,6 @@ def run(console: Console, options: RunOptions) -> int:
     from concept_monitor_cli.stories.run_all import run_all
 
     result = run_all(options, console)
-    console.result(asdict(result))
+    console.result(result)
     print_run(console, result)
     return PART_DONE if result.failed else DONE

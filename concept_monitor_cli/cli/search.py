@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +35,7 @@ def search(console: Console, options: SearchOptions) -> None:
     from concept_monitor_cli.stories import search as reading
 
     result = reading.search(options, console)
-    console.result(asdict(result))
+    console.result(result)
     if not console.json:
         for _, rows in groupby(result.rows, key=lambda row: (row["layer"], row["detector"])):
             console.print(_table(options.text, list(rows)))

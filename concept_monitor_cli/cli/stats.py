@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +40,7 @@ def stats(console: Console, options: StatsOptions) -> None:
     from concept_monitor_cli.stories import stats as reading
 
     result = reading.stats(options, console)
-    console.result(asdict(result))
+    console.result(result)
     if not console.json:
         console.print(*finding_lines(result.findings))
         _show(console, result.rows)

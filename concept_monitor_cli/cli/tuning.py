@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
@@ -37,7 +36,7 @@ def tuning(console: Console, options: TuningOptions) -> None:
     from concept_monitor_cli.stories import tuning as asking
 
     result = asking.tuning(options, console)
-    console.result(asdict(result))
+    console.result(result)
     if console.json:
         return
     console.print(_table(result))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
@@ -49,7 +48,7 @@ def units(console: Console, options: UnitsOptions) -> None:
     from concept_monitor_cli.stories import units as reading
 
     result = reading.units(options, console)
-    console.result(asdict(result))
+    console.result(result)
     if not console.json:
         _show(console, result, options.units)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
@@ -43,7 +42,7 @@ def vectors(console: Console, options: VectorsOptions) -> None:
     from concept_monitor_cli.stories import vectors as reading
 
     result = reading.vectors(options, console)
-    console.result(asdict(result))
+    console.result(result)
     if not console.json:
         from rich.text import Text
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from concept_monitor_cli.cli.app import DONE, PART_DONE, cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.cli.show_run import finding_lines
@@ -35,7 +33,7 @@ def watch(console: Console, options: WatchOptions) -> int:
     from concept_monitor_cli.stories.watch import watch as _watch
 
     result = _watch(options, console)
-    console.result(asdict(result))
+    console.result(result)
     if not console.json:
         console.print(*finding_lines(result.findings))
         console.print(
