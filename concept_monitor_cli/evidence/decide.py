@@ -18,9 +18,10 @@ CONFIDENCE = 0.975
 """Share of the resamples of the photos in which a presentation must win."""
 
 FOLLOWED = ("normalisation",)
-"""Parts in which the evidence over all layers is followed; the order of colours has a rule of its own. Size
-and architecture are reported only: on networks whose training was known, size was mistaken now and then, as
-photos of another collection may be sharper, and of several architectures a wrong one was often nearest."""
+"""Parts in which the evidence over all layers is followed. The order of colours has a rule of its own, and so
+has the architecture (`variants`): by this distance a wrong one was often nearest, on networks whose training
+was known. Size is reported only: it was mistaken now and then, as photos of another collection may be
+sharper."""
 
 MARGINS = {"architecture": 1.1, "normalisation": 1.2, "size": 2.0, "channel order": 1.2}
 """By how much, beyond that, a divergence must be smaller, by what differs between the two.
@@ -162,18 +163,32 @@ def with_order(
     return replace(decision, status="taken", chosen=twin)
 
 
-def with_variants(decision: Decision, variants: Collection[str], fixed: Collection[str]) -> Decision:
-    """A decision, with the architecture left open where others fit that compute something else.
-
-    Their statistics are about as near, and on networks whose architecture was known the nearest was not the
-    true one often enough to be believed.
+def with_architecture(
+    decision: Decision,
+    usual: Measured,
+    variants: Collection[str],
+    nearer: Measured | None,
+    fixed: Collection[str],
+    *,
+    told: bool,
+) -> Decision:
+    """A decision on all else, and what is known of the architecture.
 
     Args:
-        decision: on all else.
-        variants: these architectures.
+        decision: on all else, in the architecture that the weights were trained in where that was found.
+        usual: the usual presentation.
+        variants: other architectures that fit and compute something else.
+        nearer: what was chosen, in the architecture that was found, where the user named another.
         fixed: parts that the user has decided.
+        told: whether the architecture was found; without that it is left open where there are variants.
     """
-    if not variants or "architecture" in fixed or "architecture" in decision.open_parts:
+    if nearer is not None and decision.status != "far off":
+        return replace(decision, against=("architecture", *decision.against), better=nearer)
+    if decision.chosen.presentation.source.label != usual.presentation.source.label:
+        if decision.status != "far off":
+            return replace(decision, status="taken")
+        decision, told = replace(decision, chosen=usual), False
+    if told or not variants or "architecture" in fixed or "architecture" in decision.open_parts:
         return decision
     return replace(decision, open_parts=("architecture", *decision.open_parts))
 

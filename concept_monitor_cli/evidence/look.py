@@ -188,16 +188,25 @@ class Eye:
         )
         return by_depth[first]
 
-    def _show(self, presentation: Presentation, begin: int, end: int, first: int | None) -> list[Moments]:
+    def matched(self, presentation: Presentation) -> list[Moments]:
+        """The moments of the layers' inputs over all photos, where each layer hands on what it remembers.
+
+        See `input_moments`: all photos are one batch. Empty where the network takes no images of that size.
+        """
+        return self._show(presentation, 0, len(self.photos), None, matched=True)
+
+    def _show(
+        self, presentation: Presentation, begin: int, end: int, first: int | None, *, matched: bool = False
+    ) -> list[Moments]:
         """The moments over some of the photos."""
         model = self._model(presentation)
         layers = running_layers(model)
         pixels = self.photos.pixels(presentation.preprocessing.geometry, end)
-        batch = min(_BATCH, end - begin)
+        batch = end - begin if matched else min(_BATCH, end - begin)
         normalise = Normaliser(presentation.preprocessing, batch, self._device, torch.float32)
         starts = range(begin, end, batch)
         try:
-            with evaluation(model), input_moments(model, layers, first=first) as read:
+            with evaluation(model), input_moments(model, layers, first=first, matched=matched) as read:
                 pieces = [
                     read(normalise(pixels[start : min(start + batch, end)].to(self._device)))
                     for start in starts

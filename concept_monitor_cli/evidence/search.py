@@ -46,22 +46,23 @@ class Found:
         usual: the usual presentation; by all photos where it and another came near the least.
         finalists: the others that came close to the least or below it, by all photos, least first.
         screened: the rest, by fewer photos, least first.
-        variants: other architectures that the weights fit and that compute something else.
     """
 
     usual: Measured
     finalists: tuple[Measured, ...]
     screened: tuple[Measured, ...]
-    variants: tuple[str, ...] = ()
 
 
-def search(eye: Eye, ways: Ways, sources: Sequence[ModelSource]) -> Found | None:
+def search(
+    eye: Eye, ways: Ways, sources: Sequence[ModelSource], different: Sequence[ModelSource] = ()
+) -> Found | None:
     """Look for the presentation that is nearest to what the network remembers.
 
     Args:
         eye: shows the photos.
         ways: the presentations.
         sources: the architectures that the checkpoint fits, the usual one first.
+        different: those among them that compute something else than it, and may be the true one.
 
     Returns:
         What was found; None where the network does not run on the usual images.
@@ -85,10 +86,9 @@ def search(eye: Eye, ways: Ways, sources: Sequence[ModelSource]) -> Found | None
         if size == ways.usual.size or any(size == each.presentation.size for each in near):
             look(kept)
     best = _least(known.values()).presentation
-    different = _different(eye, ways, sources)
     look(_nearer(eye, ways, best, different, few))
     look(ways.neighbours(_least(known.values()).presentation))
-    return _final(eye, ways, known, photos, tuple(source.label for source in different))
+    return _final(eye, ways, known, photos)
 
 
 def _own(ways: Ways, sources: Sequence[ModelSource]) -> dict[str, Presentation]:
@@ -135,7 +135,7 @@ def _screened(eye: Eye, ways: Ways, owns: dict[str, Presentation], few: int) -> 
     return kept
 
 
-def _different(eye: Eye, ways: Ways, sources: Sequence[ModelSource]) -> list[ModelSource]:
+def different_sources(eye: Eye, ways: Ways, sources: Sequence[ModelSource]) -> list[ModelSource]:
     """The other architectures that the checkpoint fits and that compute something else.
 
     torchvision's and timm's ResNet-50, for one, are the same network: two photos show that, small ones too.
@@ -215,7 +215,6 @@ def _final(
     ways: Ways,
     known: dict[tuple[object, ...], Measured],
     photos: int,
-    variants: tuple[str, ...],
 ) -> Found:
     """Show all photos in the usual way, and in the few others that come near the least.
 
@@ -244,5 +243,4 @@ def _final(
         usual,
         tuple(sorted(finalists, key=lambda each: each.divergence)),
         tuple(sorted(rest, key=lambda each: each.divergence)),
-        variants,
     )
