@@ -7,7 +7,7 @@ all photos in those that are still near then. What was shown is kept, so no phot
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -154,8 +154,7 @@ def different_sources(eye: Eye, ways: Ways, sources: Sequence[ModelSource]) -> l
     for source in sources:
         if source.label == usual.source.label:
             continue
-        other = ways.with_parts(source=source, size=size)
-        print_ = None if other is None else _fingerprint(eye, other)
+        print_ = _fingerprint(eye, replace(shown, source=source))
         if print_ is not None and not any(
             torch.allclose(print_, each, rtol=1e-3, atol=1e-5) for each in seen if len(each) == len(print_)
         ):

@@ -11,7 +11,7 @@ made.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from concept_monitor_cli.evidence.candidates import Ways
 from concept_monitor_cli.evidence.look import Eye
@@ -78,9 +78,12 @@ def compare_variants(eye: Eye, ways: Ways, sources: Sequence[ModelSource]) -> Va
         sources: architectures that compute something else, the usual one first.
     """
     size = min(VARIANT_SIZE, ways.usual.size)
-    shown = [ways.with_parts(source=source, size=size) for source in sources]
-    seen = {each.source.label: eye.matched(each) for each in shown if each is not None}
-    if len(seen) < len(sources) or not all(seen.values()):
+    shown = ways.with_parts(size=size)
+    if shown is None:
+        return Variants(None, ())
+    # All in one geometry: libraries differ in how they cut the same photo.
+    seen = {source.label: eye.matched(replace(shown, source=source)) for source in sources}
+    if not all(seen.values()):
         return Variants(None, ())
     best = sources[0]
     for source in sources[1:]:
