@@ -72,7 +72,8 @@ def beats(one: Measured, other: Measured) -> bool:
     """Whether a presentation is clearly nearer than another to what the network remembers.
 
     All layers count, by their median; for the order of colours alone the first layer, the only one whose
-    weights are for single colours. Deeper ones hardly tell red from blue first.
+    weights are for single colours. Deeper ones hardly tell red from blue first. For a normalisation the first
+    layer must agree: it sees that best, and in networks that were trained shortly the median may be of others.
     """
     differing = differing_parts(one.presentation, other.presentation)
     if differing == ["channel order"]:
@@ -80,6 +81,8 @@ def beats(one: Measured, other: Measured) -> bool:
         return share_of_wins(one.first, other.first, factor=factor) >= CONFIDENCE
     factor = max((MARGINS[part] for part in differing if part != "channel order"), default=1.0)
     wins = share_of_wins(one.resampled, other.resampled, factor=factor) >= CONFIDENCE
+    if wins and "normalisation" in differing:
+        wins = share_of_wins(one.first, other.first) >= CONFIDENCE
     if wins and "architecture" in differing:
         # The last layers of small networks have few positions, and their median is no proof alone.
         return share_of_wins(one.early, other.early) >= CONFIDENCE
