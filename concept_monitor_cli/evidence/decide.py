@@ -73,7 +73,7 @@ def beats(one: Measured, other: Measured) -> bool:
 
     All layers count, by their median; for the order of colours alone the first layer, the only one whose
     weights are for single colours. Deeper ones hardly tell red from blue first. For a normalisation the first
-    layer must agree: it sees that best, and in networks that were trained shortly the median may be of others.
+    layer must agree: it sees that best, and in networks that were trained shortly the median may mislead.
     """
     differing = differing_parts(one.presentation, other.presentation)
     if differing == ["channel order"]:

@@ -143,12 +143,11 @@ def different_sources(eye: Eye, ways: Ways, sources: Sequence[ModelSource]) -> l
     if len(sources) < 2:
         return []
     usual = ways.usual
-    for size in (*(size for size in PRINT_SIZES if size < usual.size), usual.size):
-        shown = ways.with_parts(size=size)
-        mine = None if shown is None else _fingerprint(eye, shown)
-        if mine is not None:
-            break
-    else:
+    sizes = (*(size for size in PRINT_SIZES if size < usual.size), usual.size)
+    tried = (shown for size in sizes if (shown := ways.with_parts(size=size)) is not None)
+    prints = ((shown, print_) for shown in tried if (print_ := _fingerprint(eye, shown)) is not None)
+    shown, mine = next(prints, (usual, None))
+    if mine is None:
         return []
     seen, different = [mine], []
     for source in sources:
