@@ -10,10 +10,17 @@ from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.evidence.candidates import Presentation, Ways
-from concept_monitor_cli.evidence.decide import best_order, decide, shows_order, with_architecture, with_order
-from concept_monitor_cli.evidence.look import Eye, Photos, chosen_rows
+from concept_monitor_cli.evidence.decide import (
+    best_order,
+    decide,
+    nearest_normalisation,
+    shows_order,
+    with_architecture,
+    with_order,
+)
+from concept_monitor_cli.evidence.look import PHOTOS, Eye, Photos, chosen_rows
 from concept_monitor_cli.evidence.result import InputEvidence
-from concept_monitor_cli.evidence.search import different_sources, search
+from concept_monitor_cli.evidence.search import by_first_layer, different_sources, search
 from concept_monitor_cli.evidence.variants import Variants, compare_variants
 from concept_monitor_cli.models.build import ModelSource, resolve_model
 from concept_monitor_cli.models.geometry import Preprocessing
@@ -136,12 +143,22 @@ def find_input(
     different = different_sources(eye, ways, sources)
     variants = compare_variants(eye, ways, [usual.source, *different]) if different else Variants(None, ())
     base = _base(ways, variants, fixed)
+    looked = by_first_layer(eye, Ways(base, prepare))
+    if not looked:
+        return InputEvidence("not looked at", "the network does not run on the usual images")
+    nearest = nearest_normalisation(looked)
+    against = None
+    if nearest is not None and nearest.presentation.normalisation != base.normalisation:
+        if "normalisation" in fixed:
+            against = eye.look(nearest.presentation, min(PHOTOS, len(photos)))
+        else:
+            base = nearest.presentation
     sources = [base.source, *(each for each in sources if each.label != base.source.label)]
     ways = Ways(base, prepare)
     found = search(eye, ways, sources, () if variants.true is not None else different)
     if found is None:
         return InputEvidence("not looked at", "the network does not run on the usual images")
-    decision = decide(found, fixed)
+    decision = decide(found, looked, usual, against)
     compared = [found.usual, *found.finalists]
     swapped = ways.twin(decision.chosen.presentation)
     if swapped is not None and decision.status != "far off":

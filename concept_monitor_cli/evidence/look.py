@@ -82,7 +82,6 @@ class Measured:
         divergence: the median over these of the divergence, for the photos as they are.
         resampled: `(R,)`, the same for resamples of the photos.
         first: `(R,)`, of the first layer of the forward pass alone, likewise.
-        early: `(R,)`, the geometric mean over the first third of the layers, at least three.
     """
 
     presentation: Presentation
@@ -91,7 +90,6 @@ class Measured:
     divergence: float
     resampled: Tensor
     first: Tensor
-    early: Tensor
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -159,7 +157,6 @@ class Eye:
         if not layers:
             return None
         together = network_divergence(layers)
-        early = torch.stack(layers[: max(3, len(layers) // 3)])[:, 1:].clamp_min(1e-12).log().mean(0).exp()
         return Measured(
             presentation,
             photos,
@@ -167,7 +164,6 @@ class Eye:
             float(together[0]),
             together[1:],
             first=layers[0][1:],
-            early=early,
         )
 
     def moments(self, presentation: Presentation, photos: int, *, first: int | None = None) -> list[Moments]:

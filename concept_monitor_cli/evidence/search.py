@@ -91,6 +91,29 @@ def search(
     return _final(eye, ways, known, photos)
 
 
+def by_first_layer(eye: Eye, ways: Ways, size: int | None = None) -> list[Measured]:
+    """The usual presentation in each normalisation, by what the first layer sees; least first.
+
+    Each counts by the order of colours in which it is nearer, whichever is decided afterwards.
+
+    Args:
+        eye: shows the photos.
+        ways: the presentations.
+        size: another one than the usual, in pixels.
+    """
+    pairs = ways.normalisations(ways.usual.preprocessing)
+    shown = [ways.with_parts(normalisation=pair, size=size) for pair in pairs]
+    photos = min(PHOTOS, len(eye.photos))
+    found = []
+    for each in shown:
+        orders = [] if each is None else [each, ways.twin(each)]
+        looked = [eye.look(order, photos, first=1) for order in orders if order is not None]
+        seen = [order for order in looked if order is not None]
+        if each is not None and seen:
+            found.append(replace(_least(seen), presentation=each))
+    return sorted(found, key=lambda each: each.divergence)
+
+
 def _own(ways: Ways, sources: Sequence[ModelSource]) -> dict[str, Presentation]:
     """How the library of each architecture presents its images."""
     found = {}

@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from concept_monitor_cli.evidence.candidates import Presentation, Ways
-from concept_monitor_cli.evidence.look import PHOTOS, Eye
+from concept_monitor_cli.evidence.candidates import Ways
+from concept_monitor_cli.evidence.look import Eye
+from concept_monitor_cli.evidence.search import by_first_layer
 from concept_monitor_cli.functional.input_evidence import (
     Contrast,
     layer_contrast,
@@ -78,9 +79,11 @@ def compare_variants(eye: Eye, ways: Ways, sources: Sequence[ModelSource]) -> Va
         sources: architectures that compute something else, the usual one first.
     """
     size = min(VARIANT_SIZE, ways.usual.size)
-    shown = _normalised(eye, ways, size)
-    if shown is None:
+    # The first layer takes out all of a normalisation but what zeros are beyond the border: black, a colour.
+    normalised = by_first_layer(eye, ways, size)
+    if not normalised:
         return Variants(None, ())
+    shown = normalised[0].presentation
     # All in one geometry: libraries differ in how they cut the same photo.
     seen = {source.label: eye.matched(replace(shown, source=source)) for source in sources}
     if not all(seen.values()):
@@ -95,20 +98,6 @@ def compare_variants(eye: Eye, ways: Ways, sources: Sequence[ModelSource]) -> Va
         return Variants(best, tuple(each for each in rivals if each is not None))
     beside = [_rival(seen, sources[0], other) for other in sources[1:]]
     return Variants(None, tuple(each for each in beside if each is not None))
-
-
-def _normalised(eye: Eye, ways: Ways, size: int) -> Presentation | None:
-    """The usual presentation at this size, in the normalisation that is nearest by the first layer.
-
-    That layer takes out all of a normalisation but what zeros are beyond the border: black, or a mean colour.
-    """
-    looked = []
-    for pair in ways.normalisations(ways.usual.preprocessing):
-        shown = ways.with_parts(normalisation=pair, size=size)
-        seen = None if shown is None else eye.look(shown, min(PHOTOS, len(eye.photos)), first=1)
-        if seen is not None:
-            looked.append(seen)
-    return min(looked, key=lambda each: each.divergence).presentation if looked else None
 
 
 def _beaten(rival: Rival) -> bool:
