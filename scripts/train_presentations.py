@@ -125,7 +125,28 @@ FRESH = [
 ]
 """Others: architectures, seeds, augmented images, small photos enlarged, and images of another kind."""
 
-SETS = {"tuned": TUNED, "fresh": FRESH}
+VARIANTS = [
+    Presented("timm/tf_mobilenetv3_large_075", 64, "half", budget=1_500, seed=31),
+    Presented("timm/mobilenetv3_large_075", 64, "imagenet", budget=1_500, seed=32),
+    Presented("timm/mobilenetv4_conv_blur_medium", 64, "imagenet", budget=1_000, seed=36),
+    Presented("timm/mobilenetv4_conv_aa_medium", 64, "half", budget=1_000, seed=37),
+    Presented("timm/mobilenetv4_conv_medium", 96, "imagenet", budget=1_000, seed=38),
+    Presented("timm/efficientnet_blur_b0", 64, "imagenet", budget=1_500, seed=39),
+    Presented("timm/tf_efficientnet_b0", 64, "imagenet", budget=1_500, seed=40),
+    Presented("timm/efficientnet_b0", 64, "half", budget=1_500, seed=41),
+    Presented("timm/tf_mobilenetv3_small_100", 128, "unit", "rgb", "photos", augmented=True, seed=46),
+    Presented("timm/mobilenetv3_small_100", 64, "imagenet", "rgb", "cifar", seed=47),
+    Presented("timm/tf_mobilenetv3_small_100", 64, "imagenet", "rgb", "x-rays", budget=1_500, seed=48),
+    Presented("timm/tf_mixnet_s", 96, "imagenet", budget=1_500, seed=34),
+    Presented("timm/mixnet_s", 64, "half", budget=1_500, seed=35),
+    Presented("timm/resnetaa34d", 64, "imagenet", budget=1_000, seed=42),
+    Presented("timm/resnet34d", 64, "half", budget=1_000, seed=43),
+    Presented("timm/tf_efficientnet_es", 64, "half", budget=1_000, seed=49),
+    Presented("timm/efficientnet_es", 64, "imagenet", budget=1_000, seed=50),
+]
+"""Each has the names and shapes of others that compute something else: other padding, blurred strides."""
+
+SETS = {"tuned": TUNED, "fresh": FRESH, "variants": VARIANTS}
 
 
 def main() -> None:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.evidence.candidates import Presentation, Ways
-from concept_monitor_cli.evidence.decide import best_order, decide, shows_order, with_order, with_variants
-from concept_monitor_cli.evidence.look import Eye, Photos, chosen_rows
+from concept_monitor_cli.evidence.decide import (
+    best_order,
+    decide,
+    nearest_normalisation,
+    shows_order,
+    with_architecture,
+    with_order,
+)
+from concept_monitor_cli.evidence.look import PHOTOS, Eye, Photos, chosen_rows
 from concept_monitor_cli.evidence.result import InputEvidence
-from concept_monitor_cli.evidence.search import search
+from concept_monitor_cli.evidence.search import by_first_layer, different_sources, search
+from concept_monitor_cli.evidence.variants import Variants, compare_variants
 from concept_monitor_cli.models.build import ModelSource, resolve_model
 from concept_monitor_cli.models.geometry import Preprocessing
 from concept_monitor_cli.probe.probe_set import ProbeSet
@@ -131,10 +140,25 @@ def find_input(
     if not any(layer.trained for layer in layers):
         return InputEvidence("untrained", "the network has not seen images yet: its statistics are new")
     ways = Ways(usual, prepare)
-    found = search(eye, ways, sources)
+    different = different_sources(eye, ways, sources)
+    variants = compare_variants(eye, ways, [usual.source, *different]) if different else Variants(None, ())
+    base = _base(ways, variants, fixed)
+    looked = by_first_layer(eye, Ways(base, prepare))
+    if not looked:
+        return InputEvidence("not looked at", "the network does not run on the usual images")
+    nearest = nearest_normalisation(looked)
+    against = None
+    if nearest is not None and nearest.presentation.normalisation != base.normalisation:
+        if "normalisation" in fixed:
+            against = eye.look(nearest.presentation, min(PHOTOS, len(photos)))
+        else:
+            base = nearest.presentation
+    sources = [base.source, *(each for each in sources if each.label != base.source.label)]
+    ways = Ways(base, prepare)
+    found = search(eye, ways, sources, () if variants.true is not None else different)
     if found is None:
         return InputEvidence("not looked at", "the network does not run on the usual images")
-    decision = decide(found, fixed)
+    decision = decide(found, looked, usual, against)
     compared = [found.usual, *found.finalists]
     swapped = ways.twin(decision.chosen.presentation)
     if swapped is not None and decision.status != "far off":
@@ -146,10 +170,26 @@ def find_input(
         twin = eye.look(swapped, decision.chosen.photos) if order == swapped.channels else None
         decision = with_order(decision, order, twin, fixed)
         compared += [] if twin is None else [twin]
-    decision = with_variants(decision, found.variants, fixed)
+    true = variants.true
+    nearer = None
+    if true is not None and true is not base.source:  # the user says otherwise
+        nearer = eye.look(replace(decision.chosen.presentation, source=true), decision.chosen.photos)
+    as_usual = found.usual if base is usual else eye.look(usual, decision.chosen.photos)
+    if as_usual is None:
+        return InputEvidence("not looked at", "the network does not run on the usual images")
+    labels = tuple(source.label for source in different)
+    decision = with_architecture(decision, as_usual, labels, nearer, fixed, told=true is not None)
+    compared += [] if base is usual else [as_usual]
     progress.detail(f"{eye.passes:.0f} photos were shown to see how the training's looked")
-    others = sorted(compared, key=lambda each: each.divergence)
-    return InputEvidence.of(decision, found.usual, [*others, *found.screened], fixed, found.variants)
+    others = [*sorted(compared, key=lambda each: each.divergence), *found.screened]
+    return InputEvidence.of(decision, as_usual, others, fixed, labels, variants.rivals)
+
+
+def _base(ways: Ways, variants: Variants, fixed: Collection[str]) -> Presentation:
+    """The usual presentation, in the architecture that the weights were trained in where that was found."""
+    if variants.true is None or "architecture" in fixed or variants.true is ways.usual.source:
+        return ways.usual
+    return ways.with_parts(source=variants.true) or ways.usual
 
 
 def _redder(photos: Photos, usual: Presentation) -> float:

@@ -82,7 +82,6 @@ class Measured:
         divergence: the median over these of the divergence, for the photos as they are.
         resampled: `(R,)`, the same for resamples of the photos.
         first: `(R,)`, of the first layer of the forward pass alone, likewise.
-        early: `(R,)`, the geometric mean over the first third of the layers, at least three.
     """
 
     presentation: Presentation
@@ -91,7 +90,6 @@ class Measured:
     divergence: float
     resampled: Tensor
     first: Tensor
-    early: Tensor
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -159,7 +157,6 @@ class Eye:
         if not layers:
             return None
         together = network_divergence(layers)
-        early = torch.stack(layers[: max(3, len(layers) // 3)])[:, 1:].clamp_min(1e-12).log().mean(0).exp()
         return Measured(
             presentation,
             photos,
@@ -167,7 +164,6 @@ class Eye:
             float(together[0]),
             together[1:],
             first=layers[0][1:],
-            early=early,
         )
 
     def moments(self, presentation: Presentation, photos: int, *, first: int | None = None) -> list[Moments]:
@@ -188,16 +184,25 @@ class Eye:
         )
         return by_depth[first]
 
-    def _show(self, presentation: Presentation, begin: int, end: int, first: int | None) -> list[Moments]:
+    def matched(self, presentation: Presentation) -> list[Moments]:
+        """The moments of the layers' inputs over all photos, where each layer hands on what it remembers.
+
+        See `input_moments`: all photos are one batch. Empty where the network takes no images of that size.
+        """
+        return self._show(presentation, 0, len(self.photos), None, matched=True)
+
+    def _show(
+        self, presentation: Presentation, begin: int, end: int, first: int | None, *, matched: bool = False
+    ) -> list[Moments]:
         """The moments over some of the photos."""
         model = self._model(presentation)
         layers = running_layers(model)
         pixels = self.photos.pixels(presentation.preprocessing.geometry, end)
-        batch = min(_BATCH, end - begin)
+        batch = end - begin if matched else min(_BATCH, end - begin)
         normalise = Normaliser(presentation.preprocessing, batch, self._device, torch.float32)
         starts = range(begin, end, batch)
         try:
-            with evaluation(model), input_moments(model, layers, first=first) as read:
+            with evaluation(model), input_moments(model, layers, first=first, matched=matched) as read:
                 pieces = [
                     read(normalise(pixels[start : min(start + batch, end)].to(self._device)))
                     for start in starts

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from concept_monitor_cli.evidence.candidates import Presentation
 from concept_monitor_cli.evidence.decide import Decision
 from concept_monitor_cli.evidence.look import Measured
+from concept_monitor_cli.evidence.variants import Rival
 from concept_monitor_cli.models.geometry import Channels
 from concept_monitor_cli.models.preprocess import Triple
 
@@ -119,6 +120,7 @@ class InputEvidence:
         unfollowed: parts in which the evidence is not followed, though it is against the usual.
         better: what it would take if it were followed in everything.
         variants: other architectures that the weights fit and that compute something else.
+        rivals: these beside the architecture that is used, or beside the one that was found.
         names: digest of the names and shapes of the weights: which network of a run it is.
     """
 
@@ -135,6 +137,7 @@ class InputEvidence:
     unfollowed: tuple[str, ...] = ()
     better: Shown | None = None
     variants: tuple[str, ...] = ()
+    rivals: tuple[Rival, ...] = ()
     names: str = ""
 
     @classmethod
@@ -145,6 +148,7 @@ class InputEvidence:
         others: Sequence[Measured],
         fixed: Collection[str] = (),
         variants: Sequence[str] = (),
+        rivals: Sequence[Rival] = (),
     ) -> InputEvidence:
         """From a decision, where the user fixed some parts and other architectures fit, too."""
         chosen = Shown.of(decision.chosen)
@@ -160,6 +164,7 @@ class InputEvidence:
             unfollowed=tuple(part for part in decision.against if part not in fixed),
             better=None if decision.better is None else Shown.of(decision.better),
             variants=tuple(variants),
+            rivals=tuple(rivals),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -175,6 +180,7 @@ class InputEvidence:
         content["others"] = tuple(Shown.from_json(each) for each in content["others"])
         for name in ("open_parts", "against", "unfollowed", "variants"):
             content[name] = tuple(content[name])
+        content["rivals"] = tuple(Rival(**each) for each in content.get("rivals", ()))
         return cls(**content)
 
     @property
@@ -223,8 +229,21 @@ class InputEvidence:
         )
 
     @property
+    def architecture_told(self) -> bool:
+        """Whether the architecture that is used was found to be the true one of several that fit."""
+        undecided = {"architecture"} & {*self.open_parts, *self.against}
+        return bool(self.rivals) and not undecided and self.status != "far off"
+
+    @property
     def _which(self) -> str:
-        if "architecture" not in self.open_parts or self.chosen is None or not self.variants:
+        if self.chosen is None or not self.variants:
+            return ""
+        if self.architecture_told:
+            return (
+                f"; the weights also fit {', '.join(map(str, self.rivals))}, and their statistics are "
+                f"those of {self.chosen.model}"
+            )
+        if "architecture" not in self.open_parts:
             return ""
         alike = {each.model: each for each in self.others if each.differs_in_model(self.chosen)}
         known = [self.chosen.model]
@@ -259,6 +278,8 @@ class InputEvidence:
                 why = f"as is usual, though {self._better(names.get(part, part))} is nearer"
             elif part in self.open_parts or self.status == "far off":
                 why = "as is usual, and left open"
+            elif part == "architecture" and self.architecture_told:
+                why = "as is usual, and the checkpoint's own statistics agree"
             else:
                 why = "as is usual"
             lines[part] = f"{used} ({why})"
@@ -272,8 +293,12 @@ class InputEvidence:
         """Against what the user gave, or None."""
         if not self.against or self.better is None or self.chosen is None:
             return None
+        said = (
+            f"the checkpoint's own statistics are against the {' and '.join(self.against)} given by options"
+        )
+        if self.against == ("architecture",) and self.rivals:
+            return f"{said}: of those that its weights fit, {self.better.model} agrees with them"
         return (
-            f"the checkpoint's own statistics are against the {' and '.join(self.against)} given by options: "
-            f"their divergence is {self.chosen.figure} as {self.chosen}, and {self.better.figure} as "
+            f"{said}: their divergence is {self.chosen.figure} as {self.chosen}, and {self.better.figure} as "
             f"{self.better}"
         )

@@ -7,7 +7,7 @@ all photos in those that are still near then. What was shown is kept, so no phot
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -46,22 +46,23 @@ class Found:
         usual: the usual presentation; by all photos where it and another came near the least.
         finalists: the others that came close to the least or below it, by all photos, least first.
         screened: the rest, by fewer photos, least first.
-        variants: other architectures that the weights fit and that compute something else.
     """
 
     usual: Measured
     finalists: tuple[Measured, ...]
     screened: tuple[Measured, ...]
-    variants: tuple[str, ...] = ()
 
 
-def search(eye: Eye, ways: Ways, sources: Sequence[ModelSource]) -> Found | None:
+def search(
+    eye: Eye, ways: Ways, sources: Sequence[ModelSource], different: Sequence[ModelSource] = ()
+) -> Found | None:
     """Look for the presentation that is nearest to what the network remembers.
 
     Args:
         eye: shows the photos.
         ways: the presentations.
         sources: the architectures that the checkpoint fits, the usual one first.
+        different: those among them that compute something else than it, and may be the true one.
 
     Returns:
         What was found; None where the network does not run on the usual images.
@@ -85,10 +86,32 @@ def search(eye: Eye, ways: Ways, sources: Sequence[ModelSource]) -> Found | None
         if size == ways.usual.size or any(size == each.presentation.size for each in near):
             look(kept)
     best = _least(known.values()).presentation
-    different = _different(eye, ways, sources)
     look(_nearer(eye, ways, best, different, few))
     look(ways.neighbours(_least(known.values()).presentation))
-    return _final(eye, ways, known, photos, tuple(source.label for source in different))
+    return _final(eye, ways, known, photos)
+
+
+def by_first_layer(eye: Eye, ways: Ways, size: int | None = None) -> list[Measured]:
+    """The usual presentation in each normalisation, by what the first layer sees; least first.
+
+    Each counts by the order of colours in which it is nearer, whichever is decided afterwards.
+
+    Args:
+        eye: shows the photos.
+        ways: the presentations.
+        size: another one than the usual, in pixels.
+    """
+    pairs = ways.normalisations(ways.usual.preprocessing)
+    shown = [ways.with_parts(normalisation=pair, size=size) for pair in pairs]
+    photos = min(PHOTOS, len(eye.photos))
+    found = []
+    for each in shown:
+        orders = [] if each is None else [each, ways.twin(each)]
+        looked = [eye.look(order, photos, first=1) for order in orders if order is not None]
+        seen = [order for order in looked if order is not None]
+        if each is not None and seen:
+            found.append(replace(_least(seen), presentation=each))
+    return sorted(found, key=lambda each: each.divergence)
 
 
 def _own(ways: Ways, sources: Sequence[ModelSource]) -> dict[str, Presentation]:
@@ -135,7 +158,7 @@ def _screened(eye: Eye, ways: Ways, owns: dict[str, Presentation], few: int) -> 
     return kept
 
 
-def _different(eye: Eye, ways: Ways, sources: Sequence[ModelSource]) -> list[ModelSource]:
+def different_sources(eye: Eye, ways: Ways, sources: Sequence[ModelSource]) -> list[ModelSource]:
     """The other architectures that the checkpoint fits and that compute something else.
 
     torchvision's and timm's ResNet-50, for one, are the same network: two photos show that, small ones too.
@@ -143,19 +166,17 @@ def _different(eye: Eye, ways: Ways, sources: Sequence[ModelSource]) -> list[Mod
     if len(sources) < 2:
         return []
     usual = ways.usual
-    for size in (*(size for size in PRINT_SIZES if size < usual.size), usual.size):
-        shown = ways.with_parts(size=size)
-        mine = None if shown is None else _fingerprint(eye, shown)
-        if mine is not None:
-            break
-    else:
+    sizes = (*(size for size in PRINT_SIZES if size < usual.size), usual.size)
+    tried = (shown for size in sizes if (shown := ways.with_parts(size=size)) is not None)
+    prints = ((shown, print_) for shown in tried if (print_ := _fingerprint(eye, shown)) is not None)
+    shown, mine = next(prints, (usual, None))
+    if mine is None:
         return []
     seen, different = [mine], []
     for source in sources:
         if source.label == usual.source.label:
             continue
-        other = ways.with_parts(source=source, size=size)
-        print_ = None if other is None else _fingerprint(eye, other)
+        print_ = _fingerprint(eye, replace(shown, source=source))
         if print_ is not None and not any(
             torch.allclose(print_, each, rtol=1e-3, atol=1e-5) for each in seen if len(each) == len(print_)
         ):
@@ -215,7 +236,6 @@ def _final(
     ways: Ways,
     known: dict[tuple[object, ...], Measured],
     photos: int,
-    variants: tuple[str, ...],
 ) -> Found:
     """Show all photos in the usual way, and in the few others that come near the least.
 
@@ -244,5 +264,4 @@ def _final(
         usual,
         tuple(sorted(finalists, key=lambda each: each.divergence)),
         tuple(sorted(rest, key=lambda each: each.divergence)),
-        variants,
     )

@@ -5,16 +5,21 @@ Shown other images in the same way (normalisation, channel order, size), the net
 about the same mean and variance; shown in another way, they do not. The distance is the Kullback-Leibler
 divergence between two Gaussians, per channel; a layer's is the mean over its channels, a network's the median
 over its layers.
+
+Two networks of the same weights, of which one is the trained one, are told apart by the layers in which they
+differ: `layer_contrast`, `share_nearer`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional.resampling import image_counts
 
 
 def gaussian_divergence(
@@ -132,3 +137,135 @@ def share_of_wins(less: Tensor, more: Tensor, *, factor: float = 1.0) -> float:
     if less.shape != more.shape or less.ndim != 1 or not len(less):
         raise InputError(f"resamples {tuple(less.shape)}, {tuple(more.shape)}: need the same")
     return float((less.double() * factor < more.double()).double().mean())
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """How a layer's running statistics lie between what it sees in two networks of the same weights.
+
+    All three are squared distances, less what the choice of the photos adds to them, and relative to the
+    distance of the nearer network.
+
+    Attributes:
+        excess: by how much the first network is farther from the running statistics than the other, halved.
+        difference: between the two networks.
+        noise: what the choice of the photos added to `difference`; it is taken off there.
+    """
+
+    excess: float
+    difference: float
+    noise: float
+
+    @property
+    def told(self) -> bool:
+        """Whether the two networks differ in this layer by more than the choice of the photos makes them."""
+        return self.difference > self.noise
+
+
+def layer_contrast(
+    one: tuple[Tensor, Tensor],
+    other: tuple[Tensor, Tensor],
+    running_mean: Tensor,
+    running_variance: Tensor,
+    *,
+    eps: float,
+) -> Contrast | None:
+    """Compare what a layer sees of the same photos in two networks with what it remembers.
+
+    Each channel has two coordinates, `(m - rm) / sqrt(rv)` and `ln(v / rv) / sqrt(2)`: half the sum of their
+    squares is the divergence of `gaussian_divergence` to the second order. Per photo they are linearised at
+    the mean over all photos, so that their variance says how much the choice of the photos adds to a squared
+    length. Deep layers have few positions, and without taking that off the noisier network seems farther.
+
+    Args:
+        one: means and mean squares `(N, C)` per photo and channel in the first network.
+        other: likewise in the other one.
+        running_mean: `(C,)`.
+        running_variance: `(C,)`.
+        eps: added to all variances; the same for both networks.
+
+    Returns:
+        The contrast; None where the two see the same.
+
+    Raises:
+        InputError: of other shapes, or of fewer than two photos.
+
+    Example:
+        >>> near = (torch.tensor([[0.9], [1.1]]), torch.tensor([[2.0], [2.0]]))
+        >>> far = (torch.tensor([[2.9], [3.1]]), torch.tensor([[10.0], [10.0]]))
+        >>> found = layer_contrast(far, near, torch.tensor([1.0]), torch.tensor([1.0]), eps=0.0)
+        >>> found.excess > 0
+        True
+    """
+    shapes = {tuple(each.shape) for each in (*one, *other)}
+    if len(shapes) != 1 or one[0].ndim != 2 or len(one[0]) < 2:
+        raise InputError(f"moments {sorted(shapes)}: need (N, C) four times, of two photos at least")
+    if running_mean.shape != one[0].shape[1:] or running_variance.shape != one[0].shape[1:]:
+        raise InputError(f"{running_mean.numel()} running means for {one[0].shape[1]} channels")
+    first, second = (
+        _coordinates(*each, running_mean, running_variance.double() + eps, eps) for each in (one, other)
+    )
+    between = second - first
+    lengths = [float(each.mean(0).square().mean()) for each in (first, second, between)]
+    noises = [float(each.var(0).mean()) / len(each) for each in (first, second, between)]
+    if lengths[2] < 1e-7:
+        return None
+    least = max(min(lengths[:2]), 1e-12)
+    near, far, difference = (length - noise for length, noise in zip(lengths, noises, strict=True))
+    return Contrast((near - far) / 2 / least, difference / least, noises[2] / least)
+
+
+def _coordinates(means: Tensor, squares: Tensor, running_mean: Tensor, known: Tensor, eps: float) -> Tensor:
+    """`(N, 2C)`: per photo, where the channels' means and variances lie from the running ones."""
+    means, squares = means.double(), squares.double()
+    mean = means.mean(0)
+    variance = (squares.mean(0) - mean.square()).clamp_min(0) + eps
+    each = squares - 2 * mean * means + mean.square() + eps
+    spread = (variance / known).log() + each / variance - 1
+    return torch.cat([(means - running_mean.double()) / known.sqrt(), spread / 2**0.5], 1)
+
+
+def share_nearer(contrasts: Sequence[Contrast], *, resamples: int = 1000, seed: int = 0) -> float:
+    """In how many resamples of the layers the running statistics are nearer to the other network.
+
+    Args:
+        contrasts: of the layers that tell the two networks apart.
+        resamples: how many; the layers are drawn with replacement.
+        seed: of the resamples.
+
+    Returns:
+        A share, 0 (always nearer to the first) to 1 (always nearer to the other).
+
+    Raises:
+        InputError: there are no layers.
+
+    Example:
+        >>> share_nearer([Contrast(1.0, 1.0, 0.0), Contrast(2.0, 3.0, 0.0)])
+        1.0
+    """
+    if not contrasts:
+        raise InputError("no layer tells the two networks apart")
+    excess = torch.tensor([each.excess for each in contrasts], dtype=torch.float64)
+    counts = image_counts(len(contrasts), range(resamples), seed=seed).double()
+    return float((counts @ excess > 0).double().mean())
+
+
+def place_between(contrasts: Sequence[Contrast]) -> float:
+    """Where the running statistics lie on the way from the first network (0) to the other one (1).
+
+    Args:
+        contrasts: of the layers that tell the two networks apart.
+
+    Returns:
+        Below 0 or above 1 where they lie beyond one of the two, as the photos are not the training's.
+
+    Raises:
+        InputError: there are no layers.
+
+    Example:
+        >>> place_between([Contrast(0.5, 1.0, 0.0)])
+        1.0
+    """
+    if not contrasts:
+        raise InputError("no layer tells the two networks apart")
+    return 0.5 + sum(each.excess for each in contrasts) / sum(each.difference for each in contrasts)

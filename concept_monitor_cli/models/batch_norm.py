@@ -93,7 +93,11 @@ class _Stop(BaseException):
 
 @contextmanager
 def input_moments(
-    model: nn.Module, layers: Sequence[RunningLayer], *, first: int | None = None
+    model: nn.Module,
+    layers: Sequence[RunningLayer],
+    *,
+    first: int | None = None,
+    matched: bool = False,
 ) -> Iterator[Callable[[Tensor], list[Moments]]]:
     """Reads the inputs of layers for the length of a `with` block; the hooks are gone after it in any case.
 
@@ -104,6 +108,9 @@ def input_moments(
         model: the network, in evaluation mode.
         layers: of `running_layers`.
         first: end the forward pass once so many of the layers were called.
+        matched: once a layer's input is read, its channels get the running mean and variance over the batch.
+            What comes after the layer then sees what it saw in the training, as far as the means and
+            variances of channels go, and what is read next depends less on how other the images are.
 
     Yields:
         A function of the normalised images `(B, 3, S, S)` that runs the network in inference mode and returns
@@ -112,11 +119,13 @@ def input_moments(
     seen: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
     def hook(number: int) -> Callable[[nn.Module, Any], None]:
-        def read(_module: nn.Module, inputs: Any) -> None:
+        def read(_module: nn.Module, inputs: Any) -> Any:
             # Ends before a further layer is read, so that the last one asked for has all of its calls so far.
             if first is not None and number not in seen and len(seen) >= first:
                 raise _Stop
-            seen.setdefault(number, []).append(_moments(inputs[0]))
+            moments = _moments(inputs[0])
+            seen.setdefault(number, []).append(moments)
+            return (_matched(inputs[0], moments, layers[number]), *inputs[1:]) if matched else None
 
         return read
 
@@ -157,3 +166,19 @@ def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
     positions = values[0, 0].numel()
     squares = torch.linalg.vector_norm(values, dim=over).square() / positions
     return values.mean(over).double().cpu(), squares.double().cpu()
+
+
+def _matched(values: Tensor, moments: tuple[Tensor, Tensor], layer: RunningLayer) -> Tensor:
+    """The values `(B, C, ...)` with a layer's running mean and variance in each channel, over the batch.
+
+    Args:
+        values: the layer's input.
+        moments: of `_moments`.
+        layer: the layer.
+    """
+    mean = moments[0].mean(0)
+    variance = (moments[1].mean(0) - mean.square()).clamp_min(0)
+    scale = ((layer.variance + layer.eps) / (variance + layer.eps)).sqrt()
+    shift = layer.mean - mean * scale
+    shape = (1, -1) + (1,) * (values.ndim - 2)
+    return values * scale.to(values).view(shape) + shift.to(values).view(shape)

@@ -48,7 +48,7 @@ KINDS: dict[str, int] = {
     "evolutions": 1,
     "circuit": 2,
     "universality": 1,
-    "input_evidence": 2,
+    "input_evidence": 3,
 }
 """Kind of value -> version of the code that makes it. Raise the version when that code's results change:
 entries of the old version are then not found any more, and `prune` may remove them."""

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 def presented(
     study: Study, checkpoint: Checkpoint | None, source: ModelSource
-) -> tuple[Preprocessing, InputEvidence]:
-    """How images are shown to a network, and the evidence for it.
+) -> tuple[ModelSource, Preprocessing, InputEvidence]:
+    """The network, how images are shown to it, and the evidence for both.
 
     Says what was found; warns where it is against an option.
 
@@ -47,13 +47,16 @@ def presented(
         checkpoint: any of the architecture; None for a network that is in use.
         source: the architecture as recognised or named.
 
+    Returns:
+        First that architecture, or the one of the same names and shapes that the evidence is for.
+
     Raises:
         InputError: an option makes no sense.
     """
     prepare = partial(shown_to, options=study.options, whole_frame=study.listed_probe.has_masks)
     usual = Presentation(source, prepare(source))
     if checkpoint is None:
-        return usual.preprocessing, InputEvidence("not looked at", "the network is in use")
+        return source, usual.preprocessing, InputEvidence("not looked at", "the network is in use")
     evidence = _evidence(study, checkpoint, source, prepare, usual)
     if evidence.compared:
         study.notice(evidence.sentence)
@@ -63,7 +66,9 @@ def presented(
     warn = study.warning if study.options.evidence else study.notice
     if evidence.warning is not None:
         warn(evidence.warning)
-    shown = _followed(evidence, usual, prepare, fixed_parts(study.options, checkpoint, source))
+    source, shown = _followed(
+        evidence, usual, prepare, fixed_parts(study.options, checkpoint, source), checkpoint
+    )
     if evidence.compared and evidence.names != names_digest(checkpoint):
         as_usual = shown.colour_key == usual.preprocessing.colour_key
         warn(
@@ -71,7 +76,7 @@ def presented(
             "statistics were looked at: its own were not, and its images are shown "
             + ("as is usual for it" if as_usual else "as that one's")
         )
-    return shown, evidence
+    return source, shown, evidence
 
 
 def _followed(
@@ -79,20 +84,26 @@ def _followed(
     usual: Presentation,
     prepare: Callable[..., Preprocessing],
     fixed: Collection[str],
-) -> Preprocessing:
-    """The usual preprocessing, with the normalisation and order of colours that the evidence is for."""
+    checkpoint: Checkpoint,
+) -> tuple[ModelSource, Preprocessing]:
+    """What is usual, with the architecture, normalisation and order of colours that the evidence is for."""
     chosen = evidence.chosen
     if evidence.status not in ("taken", "confirmed") or chosen is None:
-        return usual.preprocessing
-    given: dict[str, object] = {}
+        return usual.source, usual.preprocessing
+    source, given = usual.source, dict[str, object]()
+    if "architecture" not in fixed and chosen.model != source.label:
+        fit = fitting(source, checkpoint.state_dict)
+        source = next((each for each in fit if each.label == chosen.model), source)
+    if source is not usual.source:
+        given["input_size"] = usual.preprocessing.geometry.size
     if "normalisation" not in fixed:
         given |= {"mean": chosen.mean, "std": chosen.std}
     if "channel order" not in fixed:
         given["channels"] = chosen.channels
-    taken = prepare(usual.source, **given)
-    if taken.colour_key == usual.preprocessing.colour_key:
-        return usual.preprocessing
-    return replace(taken, source="by the checkpoint's own statistics")
+    taken = prepare(source, **given)
+    if source is usual.source and taken.colour_key == usual.preprocessing.colour_key:
+        return source, usual.preprocessing
+    return source, replace(taken, source="by the checkpoint's own statistics")
 
 
 def input_of(study: Study) -> InputEvidence:
@@ -106,7 +117,7 @@ def input_of(study: Study) -> InputEvidence:
     """
     study.anew = True
     last = study.last_checkpoint
-    return presented(study, last, _source_of(study, last))[1]
+    return presented(study, last, _source_of(study, last))[2]
 
 
 def fixed_parts(options: DissectOptions, checkpoint: Checkpoint, source: ModelSource) -> frozenset[str]:

@@ -368,7 +368,9 @@ class Study:
         # Before the probing images are opened, which may take long: a slip in a name should be told at once.
         named = [split_name(name)[0] for name in options.layers if name != AUTO]
         names = resolve_layers(model, named) if named or AUTO not in options.layers else []
-        wanted, evidence = presented(self, checkpoint, source)
+        true, wanted, evidence = presented(self, checkpoint, source)
+        if true is not source:
+            source, model = true, true.build(device="meta")
         size = wanted.geometry.size
         if AUTO in options.layers:
             last = last_stages(source, model, size)
@@ -390,11 +392,8 @@ class Study:
         for name, needed in weights.items():
             lacking = [key for key in needed if key.rpartition(".")[0] in source.untrained]
             if lacking:
-                raise InputError(
-                    f"the checkpoint has no weights for {lacking[0]}, which {name} depends on",
-                    where=f"--layer {name}",
-                    hint="choose a layer before it",
-                )
+                what = f"the checkpoint has no weights for {lacking[0]}, which {name} depends on"
+                raise InputError(what, where=f"--layer {name}", hint="choose a layer before it")
         return Architecture(
             source=source,
             layers=layers,

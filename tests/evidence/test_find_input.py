@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from concept_monitor_cli.evidence import InputEvidence, Presentation, Shown, find_input
+from concept_monitor_cli.evidence import InputEvidence, Presentation, Shown, find_input, variants
 from concept_monitor_cli.evidence.look import Eye, Photos
 from concept_monitor_cli.models.batch_norm import input_moments, running_layers
 from concept_monitor_cli.models.build import ModelSource, constructor, resolve_model
@@ -77,10 +77,14 @@ class Variant:
 
     def restore(self, *arguments: Any) -> nn.Module:
         """The network."""
-        network = self._source.restore(*arguments)
-        network.conv1.padding_mode = "reflect"
-        network.conv1._reversed_padding_repeated_twice = [1, 1, 1, 1]
-        return network
+        return reflecting(self._source.restore(*arguments))
+
+
+def reflecting(network: nn.Module) -> nn.Module:
+    """The network, whose first layer sees the image mirrored beyond its border."""
+    network.conv1.padding_mode = "reflect"
+    network.conv1._reversed_padding_repeated_twice = [1, 1, 1, 1]
+    return network
 
 
 def find(
@@ -93,6 +97,8 @@ def find(
     shown: ProbeSet | None = None,
     usual_size: int | None = None,
     variant: bool = False,
+    trained_as_variant: bool = False,
+    named_variant: bool = False,
     **more,
 ):
     """What is found of a network whose statistics are of images presented so."""
@@ -105,15 +111,18 @@ def find(
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the statistics are those of what is shown, after one pass
+    if trained_as_variant:
+        reflecting(network)
     if train:
         with torch.no_grad():
             network(images.flip(1) if swapped else images)
     weights = network.state_dict()
-    source = resolve_model(None, weights)
+    plain = resolve_model(None, weights)
+    source, other = (Variant(plain), plain) if named_variant else (plain, Variant(plain))
     prepare = partial(target_preprocessing) if usual_size is None else sized(usual_size)
     usual = Presentation(source, prepare(source))
     device = torch.device("cpu")
-    sources = [source, Variant(source)] if variant else [source]
+    sources = [source, other] if variant else [source]
     found = find_input(weights, usual, sources, prepare, probe=shown or probe, device=device, **more)
     assert InputEvidence.from_json(found.to_json()) == found
     assert found.sentence
@@ -136,14 +145,53 @@ def test_the_planted_normalisation_and_channel_order_are_taken(probe: ProbeSet) 
     assert (found.chosen.normalisation, found.chosen.channels, found.chosen.size) == ("0..1", "bgr", 32)
 
 
-def test_architectures_that_compute_something_else_stay_open(probe: ProbeSet) -> None:
-    found = find(probe, 0.5, 0.5, variant=True)
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("mean", [0.5, 0.0])
+def test_the_architecture_that_was_trained_is_found_whichever_is_usual(
+    probe: ProbeSet, swap: bool, mean: float
+) -> None:
+    names = ["cmon/cifar_resnet20", "cmon/reflecting"]
+    for truth in (0, 1):
+        found = find(probe, mean, 1 - mean, variant=True, named_variant=swap, trained_as_variant=truth == 1)
+        assert found.status == "taken"
+        assert found.usual is not None
+        assert found.chosen is not None
+        assert (found.usual.model, found.chosen.model) == (names[swap], names[truth])
+        assert found.chosen.normalisation == ("mean and std 0.5" if mean else "0..1")
+        (rival,) = found.rivals
+        assert rival.model == names[1 - truth]
+        assert rival.place < 0.5
+        assert f"their statistics are those of {names[truth]}" in found.sentence
+        assert "architecture" not in found.open_parts
+        known = found.parts["architecture"]
+        assert ("statistics agree" in known) == (truth == swap)
+        assert ("instead of" in known) == (truth != swap)
+
+
+def test_an_architecture_that_the_user_named_stays_and_is_warned_of(probe: ProbeSet) -> None:
+    given = {"variant": True, "fixed": ("architecture",)}
+    found = find(probe, 0.5, 0.5, trained_as_variant=True, **given)
+    assert found.chosen is not None
+    assert found.chosen.model == "cmon/cifar_resnet20"
+    assert found.against == ("architecture",)
+    assert "cmon/reflecting agrees with them" in (found.warning or "")
+    agreeing = find(probe, 0.5, 0.5, **given)
+    assert agreeing.warning is None
+    assert "statistics agree" in agreeing.parts["architecture"]
+
+
+def test_an_architecture_is_left_open_where_too_few_layers_tell(
+    probe: ProbeSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(variants, "LEAST_LAYERS", 100)
+    found = find(probe, 0.5, 0.5, variant=True, trained_as_variant=True)
     assert found.status == "taken"
     assert found.chosen is not None
     assert found.chosen.model == "cmon/cifar_resnet20"
     assert found.variants == ("cmon/reflecting",)
     assert "architecture" in found.open_parts
-    assert "cmon/cifar_resnet20, cmon/reflecting, and the statistics do not tell which" in found.sentence
+    assert "the weights fit cmon/cifar_resnet20, cmon/reflecting" in found.sentence
+    assert "the statistics do not tell which" in found.sentence
     assert "left open" in found.parts["architecture"]
     named = find(probe, 0.5, 0.5, variant=True, fixed=("architecture",))
     assert "architecture" not in named.open_parts
@@ -262,6 +310,22 @@ def test_moments_are_those_of_the_layers_input() -> None:
     seen = network[0](images).detach().double()
     assert torch.allclose(moments.means, seen.mean((2, 3)), atol=1e-5)
     assert torch.allclose(moments.squares, seen.square().mean((2, 3)), atol=1e-5)
+
+
+def test_a_matched_layer_hands_on_its_running_mean_and_variance() -> None:
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Identity(), nn.BatchNorm2d(3)).eval()
+    for number, layer in enumerate((network[0], network[2])):
+        layer.running_mean += torch.tensor([1.0, -2.0, 0.5]) * (number + 1)
+        layer.running_var *= torch.tensor([4.0, 0.25, 1.0])
+    images = 7 + 3 * torch.randn(5, 3, 8, 8)
+    with input_moments(network, running_layers(network), matched=True) as read:
+        first, second = read(images)
+    assert torch.allclose(first.means, images.double().mean((2, 3)), atol=1e-5)
+    # The first layer takes off its own mean and variance from what has them.
+    mean = second.means.mean(0)
+    assert torch.allclose(mean, torch.zeros(3).double(), atol=1e-4)
+    assert torch.allclose(second.squares.mean(0) - mean.square(), torch.ones(3).double(), atol=1e-3)
+    assert not network[0]._forward_pre_hooks
 
 
 def test_few_images_say_nothing(probe: ProbeSet) -> None:
