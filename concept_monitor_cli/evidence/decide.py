@@ -33,7 +33,7 @@ REDDER = 0.02
 others, a training on usual photos looks as if their colours had been swapped."""
 
 FAR = 0.3
-"""A least divergence of the first layer above this says that the network was trained on other kinds of images.
+"""A least divergence of the first layer above this says that the training had images of another kind.
 On photos it was 0.002 to 0.11 in the true normalisation, on photos of another collection; on X-rays 0.6."""
 
 
