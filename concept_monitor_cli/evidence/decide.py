@@ -33,8 +33,9 @@ REDDER = 0.02
 others, a training on usual photos looks as if their colours had been swapped."""
 
 FAR = 0.3
-"""A least divergence of the first layer above this says that the training had images of another kind.
-On photos it was 0.002 to 0.11 in the true normalisation, on photos of another collection; on X-rays 0.6."""
+"""A least divergence of the first layer above this says that the training had other kinds of images. Networks
+trained on photos had 0.002 to 0.11 in the true normalisation, by photos of another collection; those trained
+on X-rays had 0.6."""
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,8 @@ class DissectOptions(PlotOptions, CommonOptions, InputSizeOptions, LoadingOption
     evidence: bool = option(
         False,
         "Look in the network's batch normalisation for how the images of its training were normalised, and "
-        "follow it where that is clear. Shows some probing images a few dozen times.",
+        "which of several architectures that fit it is; follow it where that is clear. Shows some probing "
+        "images a few dozen times.",
         panel=NETWORK,
     )
     pooling: Pooling = option(

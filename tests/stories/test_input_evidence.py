@@ -10,9 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from concept_monitor_cli.evidence import InputEvidence
+from concept_monitor_cli.checkpoints import Checkpoint
+from concept_monitor_cli.evidence import InputEvidence, Presentation, Shown
+from concept_monitor_cli.models.build import constructor, resolve_model
 from concept_monitor_cli.models.cifar import create_model
 from concept_monitor_cli.models.normalise import Normaliser
+from concept_monitor_cli.models.preprocess import target_preprocessing
 from concept_monitor_cli.options import VectorsOptions
 from concept_monitor_cli.progress import SILENT
 from concept_monitor_cli.stories.opened import OpenRun
@@ -113,3 +116,31 @@ def test_another_network_of_the_run_is_shown_images_as_the_last_one_is(
     recorder = Recorder(opened, options)
     networks = [recorder.network(record) for record in opened.run.checkpoints()]
     assert [each.architecture.preprocessing.mean for each in networks] == [(0.5, 0.5, 0.5)] * 3
+
+
+@pytest.fixture(scope="module")
+def padded() -> Checkpoint:
+    """A checkpoint whose weights fit two networks of timm, which pad otherwise."""
+    maker = constructor("timm", "mobilenetv3_small_075")
+    assert maker is not None
+    return Checkpoint(Path("made.pth"), maker.factory(num_classes=2).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("status", "fixed", "followed"),
+    [("taken", (), True), ("taken", ("architecture",), False), ("far off", (), False)],
+)
+def test_the_architecture_that_was_found_is_built(
+    padded: Checkpoint, status: str, fixed: tuple[str, ...], followed: bool
+) -> None:
+    source = resolve_model(None, padded.state_dict)
+    assert source.label == "timm/mobilenetv3_small_075"
+    usual = Presentation(source, target_preprocessing(source))
+    known = usual.preprocessing
+    shown = ("ImageNet", known.mean, known.std, "rgb", 224, 0.1, 0.1, 0.1, 32)
+    chosen = Shown(f"timm/tf_{source.name}", *shown)
+    found = InputEvidence(status, usual=Shown(source.label, *shown), chosen=chosen)
+    network, preprocessing = presented._followed(found, usual, target_preprocessing, fixed, padded)
+    assert network.label == (chosen.model if followed else source.label)
+    assert preprocessing.geometry.size == known.geometry.size
+    assert (preprocessing == known) == (not followed)
