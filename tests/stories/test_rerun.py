@@ -18,7 +18,7 @@ def test_the_network_is_neither_run_nor_looked_through_again(
     def never(*_: object, **__: object) -> object:
         raise AssertionError("was known already")
 
-    for name in ("networks.describe_layers", "seen.record"):
+    for name in ("networks.describe_layers", "passes.record"):
         monkeypatch.setattr(f"concept_monitor_cli.study.{name}", never)
     again = cmon(*bench.dissect())
     assert again.code == 0, again.err
