@@ -432,23 +432,27 @@ def _record_pieces(
         except PartsMissingError as error:  # the own parts of all networks first
             lacking.extend(error.parts)
 
-    unknown = unknown_pieces(study, pieces)
-    if unknown and study.image_shard is not None:
-        study.context.embed_part(study.image_shard)
-    make = partial(restored, study, architecture, checkpoint)
-    record([piece.seen for piece in unknown], make, visited)
-    for seed, wanted in untrained_by_seed(study, unknown).items():
-        make = partial(architecture.source.build, study.device, seed=seed)
-        record(wanted, make, visited)
-
     def visited_for_floors(info: RecordInfo) -> None:
         result.floor_passes += 1
         result.forward_seconds += info.seconds_forward
 
-    make = partial(architecture.source.build, study.device, seed=first_seed(study))
-    record([piece.seen for piece in random_pieces(study, pieces)], make, visited_for_floors)
-    if lacking:
-        raise PartsMissingError(lacking)
+    unknown = unknown_pieces(study, pieces)
+    if unknown and study.image_shard is not None:
+        study.context.embed_part(study.image_shard)
+    # Twice where images are shared: two tasks that end together may each have waited for the other in a
+    # different network. Whoever looks for the second time last finds all parts of all networks.
+    for _ in range(1 if study.image_shard is None else 2):
+        lacking.clear()
+        make = partial(restored, study, architecture, checkpoint)
+        record([piece.seen for piece in unknown], make, visited)
+        for seed, wanted in untrained_by_seed(study, unknown).items():
+            make = partial(architecture.source.build, study.device, seed=seed)
+            record(wanted, make, visited)
+        make = partial(architecture.source.build, study.device, seed=first_seed(study))
+        record([piece.seen for piece in random_pieces(study, pieces)], make, visited_for_floors)
+        if not lacking:
+            return
+    raise PartsMissingError(lacking)
 
 
 def check_place(run: RunFolder, file: StudyFile, checkpoint: Checkpoint) -> bool:

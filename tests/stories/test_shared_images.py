@@ -227,6 +227,30 @@ def test_parts_of_other_images_weights_or_batches_never_meet(planted: Planted, t
     assert look(planted, cache, make, "2/2") == []
 
 
+def test_tasks_that_wait_for_each_other_in_different_networks_do_not_both_give_up(
+    planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second task works between the first one's look at the checkpoint and its look at the floors."""
+    two = {"out": "between", "floors": True}
+    waiting: list[dict[str, tuple[str, ...]]] = []
+    networks = 0
+
+    def between(*given: Any, **more: Any) -> None:
+        nonlocal networks
+        networks += 1
+        try:
+            record_missing(*given, **more)
+        finally:
+            if networks == 1:
+                waiting.append(dissect(options(planted, tmp_path, "2/2", **two)).waiting)
+
+    monkeypatch.setattr("concept_monitor_cli.stories.dissect.record_missing", between)
+    first = dissect(options(planted, tmp_path, "1/2", **two))
+    assert waiting == [{"epoch_0.pth": ("1/2",)}]
+    assert first.waiting == {}
+    assert first.done == ["epoch_0.pth"]
+
+
 class Heard(Silent):
     """Keeps what is told."""
 
