@@ -243,3 +243,19 @@ def test_the_two_nearest_of_many_images_are_those_of_all_distances() -> None:
     assert known.sum() == 580
     expected = known.sum() / np.log(second[known] / first[known]).sum()
     assert two_nearest_neighbours(X) == pytest.approx(expected, rel=1e-9)
+
+
+def test_close_neighbours_in_far_groups_are_told_apart_without_the_rounding_of_inner_products() -> None:
+    places = normal(60, 5).double() * 1e6
+    X = places.repeat_interleave(6, dim=0) + 1e-3 * normal(360, 5, seed=1).double()
+    distance = torch.cdist(X, X, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
+    first, second = distance.topk(2, largest=False).values.T
+    expected = len(X) / float((second / first).log().sum())
+    assert two_nearest_neighbours(X) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_large_layer_of_low_rank_has_no_dimensions_of_rounding_errors() -> None:
+    X = normal(400, 20).double() @ normal(20, 300, seed=1).double()
+    found = singular_values(X)
+    assert found[19] > 0.1 * found[0]
+    assert float(found[20:].max()) < 1e-12 * float(found[0])
