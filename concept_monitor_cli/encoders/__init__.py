@@ -16,6 +16,7 @@ from concept_monitor_cli.encoders.embed import (
     embed_images,
     embed_texts,
     images_to_embed,
+    looked_at_once,
 )
 from concept_monitor_cli.encoders.precomputed import PrecomputedEncoder
 
@@ -37,5 +38,6 @@ __all__ = [
     "images_to_embed",
     "list_encoders",
     "load_encoder",
+    "looked_at_once",
     "register_encoder",
 ]

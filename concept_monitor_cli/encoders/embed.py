@@ -16,6 +16,7 @@ from concept_monitor_cli.encoders.precomputed import PrecomputedEncoder
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.models.geometry import Geometry
 from concept_monitor_cli.probe.batches import PixelRows, batches
+from concept_monitor_cli.probe.pixels import Done
 from concept_monitor_cli.probe.probe_set import ProbeSet
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.store import Key, Store, Writer
@@ -39,6 +40,9 @@ class PixelBlocks(PixelRows, Protocol):
 
     def blocks(self) -> Iterator[tuple[int, int, str]]:
         """(start, stop, digest of what the pixels of these images depend on)."""
+
+    def done(self, digest: str) -> None:
+        """Told when a block of that digest is embedded."""
 
 
 def embed_images(
@@ -118,16 +122,16 @@ def embed_image_blocks(
         key = _image_key(store, encoder, digest)
         entry = store.get(key)
         if entry is None:
-            missing.append((start, stop, key))
+            missing.append((start, stop, digest, key))
             continue
         with entry:
             if into is not None:
                 into[start:stop] = entry.read(_NAME)
     if not missing:
         return
-    total = sum(stop - start for start, stop, _ in missing)
+    total = sum(stop - start for start, stop, *_ in missing)
     with progress.task(f"embedding images ({encoder.name})", total) as advance:
-        for start, stop, key in missing:
+        for start, stop, digest, key in missing:
             fresh = 0
 
             def make(writer: Writer, start: int = start, stop: int = stop) -> None:
@@ -143,7 +147,23 @@ def embed_image_blocks(
             with store.get_or_make(key, make) as entry:
                 if into is not None:
                     into[start:stop] = entry.read(_NAME)
+            pixels.done(digest)
             advance(stop - start - fresh)  # another process made it meanwhile
+
+
+def looked_at_once(store: Store, encoder: Encoder | None, *others: Geometry) -> dict[Geometry, Done]:
+    """What `decode_probe` need not keep: the pixels of an encoder, which are embedded and not needed again.
+
+    Args:
+        store: where embeddings are kept.
+        encoder: None for none.
+        others: geometries that somebody else looks at, too.
+    """
+    if encoder is None or encoder.preprocessing is None or encoder.preprocessing.geometry in others:
+        return {}
+    return {
+        encoder.preprocessing.geometry: lambda digest: store.has(_image_key(store, encoder, digest)),
+    }
 
 
 def images_to_embed(store: Store, encoder: Encoder, pixels: PixelBlocks) -> int:

@@ -131,3 +131,69 @@ def multiply_in(
             add, times = rest[place], ratio[place]
             for m in range(width):
                 product[m] *= add + times * s[m]
+
+
+#: Columns of the softmax that are made at a time: those of a thousand images stay in a core's own cache.
+_COLUMNS = 64
+
+
+@numba.njit(nogil=True, fastmath={"contract"}, error_model="numpy")
+def multiply_up(
+    products: Floats,
+    source: Floats,
+    first: int,
+    rows: Integers,
+    shift: Floats,
+    scale: np.float32,
+    ends: Integers,
+    images: Integers,
+    rest: Floats,
+    ratio: Floats,
+) -> None:
+    """The products of `multiply_in`, to the last digit, product by product: for more products than images.
+
+    Each product is written once, where `multiply_in` comes back to it for every factor.
+
+    Args:
+        products: `(n_slots, width)`, changed.
+        source: C-contiguous; columns `first` to `first + width` are read.
+        first: see there.
+        rows: `(n,)`.
+        shift: `(n,)`.
+        scale: see `multiply_in`.
+        ends: `(n_slots,)`, the factors of a product end there, and those of the next one begin.
+        images: of a factor, from 0 to `n`; those of a product in ascending order.
+        rest: of a factor.
+        ratio: of a factor.
+    """
+    width, n = products.shape[1], rows.shape[0]
+    s = np.empty((n, _COLUMNS), np.float32)
+    for start in range(0, width, _COLUMNS):
+        wide = min(_COLUMNS, width - start)
+        for i in range(n):
+            row, plus = source[rows[i], first + start : first + start + wide], shift[i]
+            for m in range(wide):
+                s[i, m] = _exp2(plus + scale * row[m])
+        place = 0
+        for slot in range(products.shape[0]):
+            product = products[slot, start : start + wide]
+            while place < ends[slot]:
+                own, add, times = s[images[place]], rest[place], ratio[place]
+                for m in range(wide):
+                    product[m] *= add + times * own[m]
+                place += 1
+
+
+@numba.njit(nogil=True)
+def in_order(keys: Integers, places: Integers, order: Integers) -> None:
+    """`order[p]`: which entry stands at place `p` when `keys` are put in order, level ones as they come.
+
+    Args:
+        keys: `(n,)`, from 0 to `k`.
+        places: `(k,)`, where the entries of each key begin; moved on past them.
+        order: `(n,)`, written.
+    """
+    for entry in range(keys.shape[0]):
+        key = keys[entry]
+        order[places[key]] = entry
+        places[key] += 1

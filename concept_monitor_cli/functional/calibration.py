@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.functional._blocks import grain, run_blocks, spans
+from concept_monitor_cli.functional._blocks import empty, grain, run_blocks, spans
 from concept_monitor_cli.functional.groups import ImageGroups, Rotations, random_images
 from concept_monitor_cli.functional.similarity.pmi import Evidence, log_sum_of_others
 from concept_monitor_cli.functional.topk import top_rows
@@ -41,6 +41,8 @@ PERMUTATIONS = 20
 FDR = 0.05
 # Numbers of float32 that differ by less, as a share of 1 + their size, differ by rounding errors only.
 _ROUNDING = 1e-5
+# Labels of draws that are held against the other draws at once.
+_LABELS = 1024
 
 
 def random_top_images(
@@ -106,7 +108,30 @@ def label_evidence(layer: Evidence, null: Evidence, *, lam: float) -> tuple[Tens
         found `(C,)` and null `(R,)`, float32, for `p_values`. 0 for a concept that every set of images (for a
         draw: every other one) speaks for alike.
     """
-    values, drawn = layer.values, null.values
+    labels = label_beside_chance(layer, null, lam=lam)
+    return evidence_of(layer, null, top_rows(labels.order, 1)[0][:, 0]), labels.chance
+
+
+@dataclass(frozen=True)
+class OrderBesideChance:
+    """What names a layer's units, and what chance gets in their places.
+
+    Attributes:
+        order: `Evidence.order`, `(C, M)`: a unit's label is where it is highest.
+        chance: the null of `label_evidence`, `(R,)`.
+    """
+
+    order: Tensor
+    chance: Tensor
+
+
+@torch.no_grad()
+def label_beside_chance(layer: Evidence, null: Evidence, *, lam: float) -> OrderBesideChance:
+    """Order of the concepts of a layer's units, and the null of `label_evidence`, in one go.
+
+    Arguments as those of `label_evidence`.
+    """
+    values, drawn = layer.values, null.values.to(layer.values.device)
     if values.shape[1] != drawn.shape[1] or 0 in (values.shape[0], drawn.shape[0]):
         raise InputError(
             f"evidence of shapes {tuple(values.shape)} and {tuple(drawn.shape)}: need the same concepts"
@@ -114,29 +139,32 @@ def label_evidence(layer: Evidence, null: Evidence, *, lam: float) -> tuple[Tens
     units, m = values.shape
     draws, device = drawn.shape[0], values.device
     stand_in = torch.arange(draws, device=device) % units
-    prior = layer.log_prior()
-    parts: list[tuple[int, _Label, _Label]] = []
+    prior = None if lam == 1.0 else layer.log_prior()
+    order = empty(units, m, device=device)
+    parts: list[tuple[int, Tensor, Tensor]] = []
 
     def score(concepts: slice) -> None:
-        own, random = values[:, concepts], drawn[:, concepts].to(device)
+        own, random = values[:, concepts], drawn[:, concepts]
         others = log_sum_of_others(own)
-        order = own - others if lam == 1.0 else own.sub(prior[concepts], alpha=lam)
+        if prior is None:
+            torch.sub(own, others, out=order[:, concepts])
+        else:  # as `Evidence.scores`, which has all concepts at once
+            order[:, concepts] = own - (lam * prior[concepts] - (1.0 - lam) * layer.constant)
         # The prior with a draw in the place of a unit.
         others = others.index_select(0, stand_in)
-        order_of_draws = (
-            random - others if lam == 1.0 else random.sub(torch.logaddexp(others, random), alpha=lam)
-        )
-        parts.append(
-            (
-                concepts.start,
-                _Label.of(order, (own - random.mean(0)) / _spread(random)),
-                _Label.of(order_of_draws, _against_the_others(random)),
-            )
-        )
+        of_draws = random - others if lam == 1.0 else random.sub(torch.logaddexp(others, random), alpha=lam)
+        best = of_draws.max(1)  # the first of several
+        parts.append((concepts.start, best.values, best.indices + concepts.start))
 
     run_blocks(score, spans(m, max(16, grain(device) // max(units, draws))), device)
     parts.sort(key=lambda part: part[0])  # threads end in any order; ties go to the first concept
-    return _Label.best([own for _, own, _ in parts]), _Label.best([random for _, _, random in parts])
+    block = torch.stack([best for _, best, _ in parts]).max(0).indices
+    labels = torch.stack([where for _, _, where in parts]).gather(0, block[None])[0]
+    chance = torch.empty(draws, device=device)
+    for some in spans(draws, _LABELS):
+        beside = _against_the_others(drawn[:, labels[some]])
+        chance[some] = beside[some].diagonal()
+    return OrderBesideChance(order, chance)
 
 
 @torch.no_grad()
@@ -198,25 +226,6 @@ def _against_the_others(random: Tensor) -> Tensor:
     rest_mean = centre - away / (draws - 1)
     spread.masked_fill_(spread <= _ROUNDING * (1 + rest_mean.abs()), torch.inf)
     return away.mul_(draws / (draws - 1)).div_(spread)
-
-
-@dataclass(frozen=True)
-class _Label:
-    """The best of some concepts for every row: by `rank`, with what is compared, `value`."""
-
-    rank: Tensor
-    value: Tensor
-
-    @classmethod
-    def of(cls, rank: Tensor, value: Tensor) -> _Label:
-        where, best = top_rows(rank, 1)
-        return cls(best[:, 0], value.gather(1, where)[:, 0])
-
-    @staticmethod
-    def best(blocks: list[_Label]) -> Tensor:
-        ranks = torch.stack([block.rank for block in blocks], 1)
-        values = torch.stack([block.value for block in blocks], 1)
-        return values.gather(1, top_rows(ranks, 1)[0])[:, 0]
 
 
 def shuffled(Q: Tensor, *, groups: ImageGroups | None = None, seed: int = 0) -> Tensor:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -29,8 +29,13 @@ BLOCK = 1024
 
 _PIXELS = "pixels"
 _UNREADABLE = "unreadable"
+_ONCE = "once"
 _OPEN_BLOCKS = 2
 _BATCH = 16  # images that a thread decodes at a time
+
+
+Done = Callable[[str], bool]
+"""Whether the pixels of a digest were looked at for the last time."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,18 @@ class _Block:
 
     def pixels_key(self, geometry: Geometry) -> Key:
         return make_key("pixels", {"images": self.digest, "geometry": geometry.to_json()})
+
+    def readable(self, unreadable: Mapping[int, str]) -> npt.NDArray[np.int64]:
+        """Numbers of the images that can be read."""
+        return np.array(
+            [row for row in range(self.stop - self.start) if row not in unreadable], dtype=np.int64
+        )
+
+    def part_digest(self, geometry: Geometry, rows: npt.NDArray[np.int64]) -> str:
+        """Of what the pixels of some of its images depend on."""
+        # The key of the block's pixels carries the version of this code.
+        parts = [self.pixels_key(geometry).digest, *(self.digests[row] for row in rows)]
+        return hashlib.sha256("".join(parts).encode("ascii")).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -93,9 +110,7 @@ class Pixels:
         start = 0
         for block, rows in zip(blocks, keep, strict=True):
             if len(rows):
-                # The key of the block's pixels carries the version of this code.
-                parts = [block.pixels_key(geometry).digest, *(block.digests[row] for row in rows)]
-                digest = hashlib.sha256("".join(parts).encode("ascii")).hexdigest()
+                digest = block.part_digest(geometry, rows)
                 self._parts.append(_Part(block, rows, start, start + len(rows), digest))
                 start += len(rows)
         self._count = start
@@ -132,6 +147,22 @@ class Pixels:
         for part in self._parts:
             yield part.start, part.stop, part.digest
 
+    def done(self, digest: str) -> None:
+        """Say that a block was looked at; it leaves the disk if `decode_probe` was told `once`."""
+        for number, part in enumerate(self._parts):
+            if part.digest != digest:
+                continue
+            with self._lock:
+                if number in self._entries:
+                    self._entries.pop(number).close()
+            key = part.block.pixels_key(self.geometry)
+            entry = self._store.get(key)
+            if entry is not None:
+                with entry:
+                    once = bool(entry.meta.get(_ONCE))
+                if once:
+                    self._store.remove(key)
+
     def close(self) -> None:
         """Close open files. Reading opens them again."""
         with self._lock:
@@ -149,7 +180,7 @@ class Pixels:
         entry = self._store.get(key)
         if entry is None:
             with quiet_pillow(), ThreadPoolExecutor(self._workers) as pool:
-                _decode_block(self._store, self._probe, block, [self.geometry], pool, self._workers)
+                _decode_block(self._store, self._probe, block, {self.geometry: True}, pool, self._workers)
             entry = self._store.get(key)
             if entry is None:
                 raise CmonError(
@@ -168,6 +199,7 @@ def decode_probe(
     *,
     workers: int | None = None,
     progress: Progress = SILENT,
+    once: Mapping[Geometry, Done] | None = None,
 ) -> tuple[ProbeSet, list[Pixels]]:
     """Decode a probing set for several networks at once, each image once, into the store.
 
@@ -180,6 +212,8 @@ def decode_probe(
         geometries: one for each network.
         workers: threads that decode; default: one per core that this process may use.
         progress: one task over the images that are decoded now; told of images that cannot be read.
+        once: geometries, of those above, whose pixels are looked at a single time. What is done is not
+            decoded, and the rest leaves the disk when it is done (`Pixels.done`).
 
     Returns:
         the probing set without the images that cannot be read, which its `skipped` names, and the pixels in
@@ -192,7 +226,8 @@ def decode_probe(
     workers = max(1, workers if workers is not None else _cores())
     wanted = list(dict.fromkeys(geometries))
     blocks = _blocks(probe)
-    unreadable = [_known_unreadable(store, block, wanted) for block in blocks]
+    needed = [_needed(store, block, wanted, once or {}) for block in blocks]
+    unreadable = [_known_unreadable(store, block, these) for block, these in zip(blocks, needed, strict=True)]
     total = sum(
         block.stop - block.start for block, known in zip(blocks, unreadable, strict=True) if known is None
     )
@@ -204,7 +239,7 @@ def decode_probe(
         ):
             for number, block in enumerate(blocks):
                 if unreadable[number] is None:
-                    unreadable[number] = _decode_block(store, probe, block, wanted, pool, workers)
+                    unreadable[number] = _decode_block(store, probe, block, needed[number], pool, workers)
                     advance(block.stop - block.start)
     known = [reasons for reasons in unreadable if reasons is not None]
     readable, pixels = _without(store, probe, blocks, known, wanted, workers)
@@ -228,7 +263,11 @@ class ToDecode:
 
 
 def plan_probe(
-    store: Store, probe: ProbeSet, geometries: Sequence[Geometry]
+    store: Store,
+    probe: ProbeSet,
+    geometries: Sequence[Geometry],
+    *,
+    once: Mapping[Geometry, Done] | None = None,
 ) -> tuple[ProbeSet, list[Pixels], ToDecode]:
     """What `decode_probe` would return, as far as it is known without decoding anything, and would do."""
     wanted = list(dict.fromkeys(geometries))
@@ -237,10 +276,11 @@ def plan_probe(
     sure, known = True, []
     for block in blocks:
         count = block.stop - block.start
-        missing = [each for each in wanted if not store.has(block.pixels_key(each))]
+        needed = _needed(store, block, wanted, once or {})
+        missing = [each for each in needed if not store.has(block.pixels_key(each))]
         reasons = _listed_unreadable(store, block)
         images += count if missing or reasons is None else 0
-        size += sum(3 * count * each.size**2 for each in missing)
+        size += sum(3 * count * each.size**2 for each in missing if needed[each])
         sure = sure and reasons is not None
         known.append(reasons or {})
     readable, pixels = _without(store, probe, blocks, known, wanted, workers=1)
@@ -269,9 +309,7 @@ def _without(
     """
     keep, skipped = [], []
     for block, reasons in zip(blocks, unreadable, strict=True):
-        keep.append(
-            np.array([row for row in range(block.stop - block.start) if row not in reasons], dtype=np.int64)
-        )
+        keep.append(block.readable(reasons))
         skipped += [Skipped(probe.ids[block.start + row], reason) for row, reason in sorted(reasons.items())]
     kept = [block.start + int(row) for block, rows in zip(blocks, keep, strict=True) for row in rows]
     if not kept:
@@ -282,7 +320,21 @@ def _without(
     return probe.subset(kept, skipped), pixels
 
 
-def _known_unreadable(store: Store, block: _Block, geometries: Sequence[Geometry]) -> dict[int, str] | None:
+def _needed(
+    store: Store, block: _Block, geometries: Sequence[Geometry], once: Mapping[Geometry, Done]
+) -> dict[Geometry, bool]:
+    """The geometries in which a block is to be looked at, and whether its pixels are to stay after that."""
+    reasons = _listed_unreadable(store, block) if once else None
+    return {
+        geometry: geometry not in once
+        for geometry in geometries
+        if geometry not in once
+        or reasons is None
+        or not once[geometry](block.part_digest(geometry, block.readable(reasons)))
+    }
+
+
+def _known_unreadable(store: Store, block: _Block, geometries: Iterable[Geometry]) -> dict[int, str] | None:
     """The block's unreadable images and why; `None` where something of it is still to be decoded."""
     if not all(store.has(block.pixels_key(geometry)) for geometry in geometries):
         return None
@@ -302,11 +354,17 @@ def _decode_block(
     store: Store,
     probe: ProbeSet,
     block: _Block,
-    geometries: Sequence[Geometry],
+    geometries: Mapping[Geometry, bool],
     pool: ThreadPoolExecutor,
     workers: int,
 ) -> dict[int, str]:
-    """Decode a block for the geometries that are missing; the numbers of unreadable images, and why."""
+    """Decode a block for the geometries that are missing; the numbers of unreadable images, and why.
+
+    Args:
+        store, probe, block: see `decode_probe`.
+        geometries: which, and whether the pixels are to stay.
+        pool, workers: threads that decode.
+    """
     with store.lock(block.key):
         known = _known_unreadable(store, block, geometries)  # another process may have been at it
         if known is not None:
@@ -314,7 +372,12 @@ def _decode_block(
         missing = [geometry for geometry in geometries if not store.has(block.pixels_key(geometry))]
         unreadable: dict[int, str] = {}
         with ExitStack() as stack:
-            writers = [stack.enter_context(store.writer(block.pixels_key(geometry))) for geometry in missing]
+            writers = [
+                stack.enter_context(
+                    store.writer(block.pixels_key(each), None if geometries[each] else {_ONCE: True})
+                )
+                for each in missing
+            ]
             count = block.stop - block.start
             for writer, geometry in zip(writers, missing, strict=True):
                 writer.create(_PIXELS, (count, geometry.size, geometry.size, 3), np.uint8)

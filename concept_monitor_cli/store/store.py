@@ -195,6 +195,15 @@ class Store:
         with file_lock(path, purpose=purpose, folder=self.root, option=_OPTION, progress=self.progress):
             yield
 
+    def remove(self, key: Key) -> None:
+        """Remove an entry, where there is one. Processes that have it open keep it until they close it."""
+        path = self.path(key)
+        self._verified.pop(path, None)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise writing_error(error, self.root, _OPTION) from error
+
     def remove_free_locks(self) -> int:
         """Remove the lock files of killed processes; those that are held stay. Returns how many."""
         return maintenance.remove_free_locks(self.root)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from concept_monitor_cli.concepts import ConceptSet
-from concept_monitor_cli.encoders import Encoder, embed_texts
+from concept_monitor_cli.encoders import Encoder, embed_texts, looked_at_once
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.lenses import detector_class, traits_of
 from concept_monitor_cli.models.device import resolve_device
@@ -345,7 +345,12 @@ class OpenRun:
         if encoder is not None and encoder.preprocessing is not None:
             geometries.append(encoder.preprocessing.geometry)
         probe, pixels = decode_probe(
-            self.store, self.probe, geometries, workers=self.options.workers, progress=self.progress
+            self.store,
+            self.probe,
+            geometries,
+            workers=self.options.workers,
+            progress=self.progress,
+            once=looked_at_once(self.store, encoder, FINGERPRINT),
         )
         seen = dict(zip(geometries, pixels, strict=True))
         eyes = None if encoder is None else encoder.preprocessing

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from concept_monitor_cli.checkpoints import Checkpoint, load_checkpoint
-from concept_monitor_cli.encoders import Encoder
+from concept_monitor_cli.encoders import Encoder, looked_at_once
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import DissectOptions, Pooling
 from concept_monitor_cli.probe import decode_probe
@@ -262,6 +262,7 @@ class Recorder:
                 [geometry],
                 workers=self._options.workers,
                 progress=context.progress,
+                once=looked_at_once(context.store, encoder),
             )
         return replace(context, encoder=encoder, pixels=pixels)
 

@@ -28,6 +28,7 @@ from concept_monitor_cli.probe.groups import NamedGroups, copies, named_groups
 from concept_monitor_cli.probe.presence import LabelTable, Presence, label_table, presence_of
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.store import Key, Store, Writer
+from concept_monitor_cli.study.recent import Recent
 from concept_monitor_cli.wording import counted
 
 NO_ENCODER = "there is no encoder: none of the run's detectors needs one, and none was named"
@@ -68,6 +69,11 @@ class Context:
     progress: Progress = SILENT
     grouping: str | None = None
     fingerprints: Pixels | None = None
+
+    @cached_property
+    def recent(self) -> Recent:
+        """Large results for these images and concepts, as long as there is room in memory."""
+        return Recent()
 
     @cached_property
     def labels(self) -> LabelledImages:

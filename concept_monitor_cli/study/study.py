@@ -19,7 +19,7 @@ from torch import nn
 from concept_monitor_cli.builtin import VOCABULARY, is_rendered
 from concept_monitor_cli.checkpoints import Checkpoint, Reader, load_checkpoint
 from concept_monitor_cli.concepts import ConceptSet, load_concepts
-from concept_monitor_cli.encoders import Encoder, PrecomputedEncoder, load_encoder
+from concept_monitor_cli.encoders import Encoder, PrecomputedEncoder, load_encoder, looked_at_once
 from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.models.build import ModelSource, resolve_model
 from concept_monitor_cli.models.device import resolve_device
@@ -418,12 +418,14 @@ class Study:
     def _decode(self, geometry: Geometry) -> Pixels:
         """The probing images for a network; for the encoder too, so that each file is decoded once."""
         geometries = [geometry]
-        if self._embeds and self.encoder is not None and self.encoder.preprocessing is not None:
-            geometries.append(self.encoder.preprocessing.geometry)
+        eyes = self.encoder if self._embeds else None
+        if eyes is not None and eyes.preprocessing is not None:
+            geometries.append(eyes.preprocessing.geometry)
         if self.options.groups is None:
             geometries.append(FINGERPRINT)
+        once = looked_at_once(self.store, eyes, geometry, FINGERPRINT)
         if self.options.dry_run:
-            probe, pixels, self.to_decode = plan_probe(self.store, self.listed_probe, geometries)
+            probe, pixels, self.to_decode = plan_probe(self.store, self.listed_probe, geometries, once=once)
         else:
             probe, pixels = decode_probe(
                 self.store,
@@ -431,6 +433,7 @@ class Study:
                 geometries,
                 workers=self.options.workers,
                 progress=self.progress,
+                once=once,
             )
         if "context" not in self.__dict__:
             seen = dict(zip(geometries, pixels, strict=True))

@@ -45,6 +45,7 @@ class NoisePixels:
         )
         self.block = block
         self.read = 0
+        self.embedded: list[str] = []
 
     def __len__(self) -> int:
         return len(self.values)
@@ -57,3 +58,6 @@ class NoisePixels:
         for start in range(0, len(self), self.block):
             stop = min(start + self.block, len(self))
             yield start, stop, sha256(self.values[start:stop].tobytes()).hexdigest()
+
+    def done(self, digest: str) -> None:
+        self.embedded.append(digest)

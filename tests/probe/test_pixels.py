@@ -12,7 +12,7 @@ from PIL import Image
 from probe_help import Told, picture, png, tiny_broden
 
 from concept_monitor_cli.errors import CmonError, InputError
-from concept_monitor_cli.probe import Geometry, decode_probe, pixels
+from concept_monitor_cli.probe import Geometry, decode_probe, pixels, plan_probe
 from concept_monitor_cli.probe.decode import shape_image
 from concept_monitor_cli.probe.images import FileImages
 from concept_monitor_cli.store import Store
@@ -95,6 +95,46 @@ def test_only_what_is_missing_is_decoded(folder, tmp_store, decoded):
     probe, _ = decode_probe(tmp_store, load_probe(str(folder)), [SMALL])
     assert len(probe) == 9
     assert len(decoded) == 3  # the last block; full ones stay
+
+
+def test_what_is_looked_at_once_leaves_the_disk_and_is_not_decoded_again(folder, tmp_store, decoded):
+    looked_at: set[str] = set()
+    once = {WIDE: looked_at.__contains__}
+
+    def on_disk():
+        return len(list((tmp_store.root / "pixels").rglob("*.h5")))
+
+    probe, (small, wide) = decode_probe(tmp_store, load_probe(str(folder)), [SMALL, WIDE], once=once)
+    assert (len(decoded), on_disk()) == (14, 8)
+    (start, stop, first), *_ = blocks = list(wide.blocks())
+    np.testing.assert_array_equal(wide.rows(start, stop), _expected(WIDE)[start:stop])
+    looked_at.add(first)
+    wide.done(first)
+    small.done(next(small.blocks())[2])  # that of a geometry that is to stay does
+    assert on_disk() == 7
+    assert plan_probe(tmp_store, load_probe(str(folder)), [SMALL, WIDE], once=once)[2].images == 0
+
+    def again():
+        decoded.clear()
+        found, both = decode_probe(Store(tmp_store.root), load_probe(str(folder)), [SMALL, WIDE], once=once)
+        assert (found.ids, [each.digest for each in both]) == (probe.ids, [small.digest, wide.digest])
+        return both[1]
+
+    again()
+    assert (len(decoded), on_disk()) == (0, 7)
+    for *_, digest in blocks[1:]:
+        looked_at.add(digest)
+        wide.done(digest)
+    # A probing set that grew: its last block alone is decoded, and planned to be.
+    (folder / "14.png").write_bytes(png(picture(20, 16, 14)))
+    planned = plan_probe(tmp_store, load_probe(str(folder)), [SMALL, WIDE], once=once)[2]
+    decoded.clear()
+    decode_probe(tmp_store, load_probe(str(folder)), [SMALL, WIDE], once=once)
+    assert planned.images == len(decoded) == 3
+    assert planned.bytes == 3 * 3 * SMALL.size**2
+    (folder / "14.png").unlink()
+    # Whoever wants them once more, as another encoder does, gets them.
+    np.testing.assert_array_equal(again().rows(0, 8), _expected(WIDE))
 
 
 def test_digests_follow_content_order_and_geometry(folder, tmp_store):

@@ -132,7 +132,8 @@ class ConceptActivations:
 
     def stretches(self, concepts: slice, images: slice, space: Workspace) -> Iterator[Stretch]:
         """`P[images, concepts]` for a compiled loop: all at once where it lies, or made tile by tile."""
-        if self._matrix is not None and self._matrix.is_contiguous():
+        if self.is_whole:
+            assert self._matrix is not None
             yield Stretch(images, self._matrix, concepts.start, self._numbers(images))
             return
         width = concepts.stop - concepts.start
@@ -141,6 +142,11 @@ class ConceptActivations:
             some = slice(start, min(start + rows, images.stop))
             n = some.stop - some.start
             yield Stretch(some, self.tile(concepts, some, space("tile", n, width)), 0, torch.arange(n))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether `stretches` gives all images at once."""
+        return self._matrix is not None and self._matrix.is_contiguous()
 
     def _numbers(self, images: slice) -> Tensor:
         """The rows of the matrix that images are."""

@@ -210,7 +210,8 @@ def _evidence(
 def _by_image(softmax: _Softmax, place: Tensor, factors: _Factors, values: Tensor) -> None:
     """`values[k, m] = sum_r log(rest_r + ratio_r * s[i_r, m])`, compiled for a processor.
 
-    Image by image: each multiplies the products of the units that it is a top image of.
+    Image by image: each multiplies the products of the units that it is a top image of. With more products
+    than images (as of resamples), product by product.
 
     Args:
         softmax: `s`.
@@ -218,45 +219,61 @@ def _by_image(softmax: _Softmax, place: Tensor, factors: _Factors, values: Tenso
         factors: by rank.
         values: `(C, M)`, written.
     """
-    from concept_monitor_cli.functional._kernels import multiply_in
+    from concept_monitor_cli.functional._kernels import multiply_in, multiply_up
 
     units, m, device = place.shape[1], values.shape[1], values.device
     groups = factors.groups()
     group = torch.tensor([number for number, ranks in enumerate(groups) for _ in ranks])
-    order = place.flatten().argsort(stable=True)
-    ranks, unit = order // units, order % units
-    slots = (group[ranks] * units + unit).numpy()
+    images = place.flatten()
+    n_images, n_slots = softmax.of.n_images, len(groups) * units
+    order, starts = _in_order(images, n_images)
+    slots = group[order // units] * units + order % units
+    by_product, ends = n_slots > n_images and softmax.of.is_whole, starts
+    if by_product:
+        again, ends = _in_order(slots, n_slots)
+        order, images = order[again], images[order[again]]
+    ranks = order // units
     rest, ratio = (torch.tensor(each)[ranks].numpy() for each in (factors.rest, factors.ratio))
-    starts = torch.zeros(softmax.of.n_images + 1, dtype=torch.int64)
-    starts[1:] = torch.bincount(place.flatten(), minlength=softmax.of.n_images).cumsum(0)
-    n_slots = len(groups) * units
     # Wide enough that a matrix is read in long stretches, narrow enough that the products stay in the cache
     # and that a dozen threads are busy; whatever their number, so that they do not change a product of
     # embeddings.
     width = max(64, min(16 * grain(device) // n_slots, 2048, -(-m // 12)))
-    every, space = slice(0, softmax.of.n_images), Workspace(device)
+    every, space = slice(0, n_images), Workspace(device)
 
     def multiply(concepts: slice) -> None:
         product = space("product", n_slots, concepts.stop - concepts.start).fill_(1.0)
-        for images, source, first, rows in softmax.of.stretches(concepts, every, space):
-            multiply_in(
+        for some, source, first, rows in softmax.of.stretches(concepts, every, space):
+            given = (
                 product.numpy(),
                 source.numpy(),
                 first,
                 rows.numpy(),
-                softmax.shift[images].numpy(),
+                softmax.shift[some].numpy(),
                 np.float32(softmax.scale),
-                starts[images.start : images.stop + 1].numpy(),
-                slots,
-                rest,
-                ratio,
             )
+            if by_product:
+                multiply_up(*given, ends[1:].numpy(), images.numpy(), rest, ratio)
+            else:
+                part = starts[some.start : some.stop + 1].numpy()
+                multiply_in(*given, part, slots.numpy(), rest, ratio)
         whole, *others = product.view(len(groups), units, -1)
         total = torch.log(whole, out=values[:, concepts])
         for other in others:  # `sum` would add in an order that depends on the width
             total.add_(other.log_())
 
     run_blocks(multiply, spans(m, width), device)
+
+
+def _in_order(keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """A stable order of whole numbers below `count`, `(n,)`, and where each begins in it, `(count + 1,)`."""
+    from concept_monitor_cli.functional._kernels import in_order
+
+    starts = torch.zeros(count + 1, dtype=torch.int64)
+    sizes = torch.bincount(keys, minlength=count)
+    starts[1:] = sizes.cumsum(0)
+    order = torch.empty_like(keys)
+    in_order(keys.numpy(), starts[:-1].clone().numpy(), order.numpy())
+    return order, starts
 
 
 def _by_rank(softmax: _Softmax, place: Tensor, factors: _Factors, values: Tensor) -> None:

@@ -13,7 +13,7 @@ from concept_monitor_cli.functional.calibration import (
     best_beyond_chance,
     beyond_chance,
     evidence_of,
-    label_evidence,
+    label_beside_chance,
     p_values,
     random_top_images,
 )
@@ -28,7 +28,7 @@ from concept_monitor_cli.functional.topk import dead_units, top_images_of_groups
 from concept_monitor_cli.lenses.names.clip_named import Named, candidates_of, joined_stability
 
 if TYPE_CHECKING:
-    from concept_monitor_cli.store import Entry, Writer
+    from concept_monitor_cli.store import Entry
     from concept_monitor_cli.study.context import Context
 
 #: A layer of fewer units has no prior worth the name; see docs/calibration.md.
@@ -84,10 +84,10 @@ class RankedLayer:
                 found = order[rows].amax(1)
             else:
                 scores[rows] = layer.scores(self.similarity.lam)[own]
-                order[rows] = layer.order(self.similarity.lam)[own]
-                _, chance = label_evidence(layer, null, lam=self.similarity.lam)
+                beside = label_beside_chance(layer, null, lam=self.similarity.lam)
+                order[rows], chance = beside.order[own], beside.chance
                 # Of the concepts that are printed, read from the order that sorts the table.
-                labels = top_rows(layer.order(self.similarity.lam), 1)[0][:, 0]
+                labels = top_rows(beside.order, 1)[0][:, 0]
                 found = evidence_of(layer, null, labels)[own]
             p[rows] = p_values(found.cpu(), chance.cpu())
             labels = top_rows(order[rows], 1)[0][:, 0]
@@ -168,25 +168,16 @@ class RankedLayer:
         return candidates, joined_stability(parts, self.units)
 
     def random_sets(self, size: int) -> Evidence:
-        """Evidence of random sets of images: the same for all layers, epochs and runs, so it is kept."""
+        """Evidence of random sets of images: the same for all layers and epochs.
+
+        Not kept in the store: to read the megabytes takes a good part of the time that it takes to make them.
+        """
         context, similarity = self.context, self.similarity
-        key = context.store.key(
-            "null",
-            **context.digests,
-            similarity=similarity.name,
-            top_k=size,
-            a=similarity.a,
-            seed=context.seed,
-            draws=DRAWS,
+        return context.recent.get_or_make(
+            ("random sets", similarity.name, similarity.a, size),
+            lambda: self._random(context.activations, size),
+            nbytes=4 * DRAWS * context.activations.n_concepts,
         )
-
-        def make(writer: Writer) -> None:
-            evidence = self._random(context.activations, size)
-            writer.put("values", evidence.values.cpu().numpy())
-            writer.meta["constant"] = evidence.constant
-
-        with context.store.get_or_make(key, make) as entry:
-            return Evidence(torch.from_numpy(entry.read("values")).to(context.device), entry.meta["constant"])
 
     def _random(self, activations: ConceptActivations, size: int) -> Evidence:
         context = self.context
