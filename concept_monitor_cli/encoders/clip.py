@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +208,16 @@ def import_open_clip() -> Any:
     import open_clip
 
     return open_clip
+
+
+def model_names() -> list[str]:
+    """open_clip's models, `open_clip.list_models()`, without importing it where that was not done yet."""
+    imported = sys.modules.get("open_clip")
+    if imported is not None:
+        return list(imported.list_models())
+    found = find_spec("open_clip")
+    places = [] if found is None else found.submodule_search_locations or []
+    return sorted({path.stem for place in places for path in Path(place).glob("model_configs/*.json")})
 
 
 def _tokenizer_rule(files: ClipFiles) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from concept_monitor_cli.checkpoints.paths import in_utf8
 from concept_monitor_cli.encoders import hub
 from concept_monitor_cli.encoders.base import Encoder, EncoderRequest, refuse_files, register_encoder
-from concept_monitor_cli.encoders.clip import ClipEncoder, ClipFiles, import_open_clip
+from concept_monitor_cli.encoders.clip import ClipEncoder, ClipFiles, import_open_clip, model_names
 from concept_monitor_cli.encoders.folders import (
     HF_CONFIG,
     HF_IMAGES,
@@ -89,14 +89,13 @@ def open_named(request: EncoderRequest) -> Encoder:
 
 def _misspelt(text: str) -> bool:
     """Whether the first part of `A/B` is nearly a model of open_clip, and so no organisation of the hub."""
-    models = import_open_clip().list_models()
+    models = model_names()
     return bool(get_close_matches(text.partition("/")[0], models, n=1, cutoff=0.8))
 
 
 def _known_name(text: str, request: EncoderRequest) -> tuple[str, str] | None:
     """(model, tag) in open_clip's spelling, tag `""` for none; None where open_clip has no such model."""
-    open_clip = import_open_clip()
-    models = open_clip.list_models()
+    models = model_names()
     of_openai = openai_name(text)
     if of_openai is not None:
         request.progress.notice(f"{text} is OpenAI's name: the encoder is {of_openai}/openai")
@@ -104,10 +103,11 @@ def _known_name(text: str, request: EncoderRequest) -> tuple[str, str] | None:
     name, _, tag = text.partition("/")
     if name not in models and openai_name(text.rpartition("/")[0]) is not None:  # ViT-B/16/openai
         name, tag = str(openai_name(text.rpartition("/")[0])), text.rpartition("/")[2]
-    model = name if name in models or open_clip.get_model_config(name) else respelt(name, models)
+    model = respelt(name, models)
     if model is None:
         return None
-    tags = open_clip.list_pretrained_tags_by_model(model)
+    # The package takes most of a second to import, and is asked only where it must be.
+    tags = import_open_clip().list_pretrained_tags_by_model(model) if tag else []
     found = (respelt(tag, tags) or tag) if tag else ""
     if (model, found) != tuple(text.partition("/")[::2]):
         request.progress.notice(f"{text} is read as {model}{'/' * bool(found)}{found}")

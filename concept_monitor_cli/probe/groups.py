@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.copies import SIDE, near_copies
@@ -123,6 +121,9 @@ def copies(
         pictures[here] = fingerprints.rows(start, stop)[one[here] - start]
     with progress.task("looking for copies", len(one), "images") as advance:
         pairs = near_copies(pictures, advance)
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     # Indices of 32 bits: `connected_components` of scipy 1.11 prints an error for longer ones, raises
     # nothing, and answers that all is one component.
     rows, columns = pairs.astype(np.int32).T

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.io
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.probe.arrays import require_images
@@ -84,6 +83,8 @@ def open_mat(path: Path) -> ImageSource:
     Raises:
         InputError: no such array, or a file of MATLAB 7.3.
     """
+    import scipy.io
+
     with path.open("rb") as file:
         head = file.read(128)
     if head.startswith((b"\x89HDF\r\n\x1a\n", b"MATLAB 7.3")):

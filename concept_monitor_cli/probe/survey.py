@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.probe.annotations import UNLABELLED
@@ -69,6 +68,8 @@ def mask_facts(numbers: npt.NDArray[np.int64], classes: ClassList) -> MaskFacts:
     inner: dict[int, int] = {}
     strange = [value for value in values.tolist() if value not in known]
     if len(strange) <= 8:  # more are specks of a mask that was smoothed, not borders
+        from scipy import ndimage
+
         width = max(2, round(_WIDTH * min(numbers.shape)))
         for value in strange:
             core = ndimage.minimum_filter((numbers == value).view(np.uint8), 2 * width + 1, mode="nearest")

@@ -9,7 +9,6 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 from concept_monitor_cli.functional.dissection.masks import IntArray, UnitMasks
 from concept_monitor_cli.functional.groups import ImageGroups
@@ -74,6 +73,8 @@ def pixel_prefix(planes: NDArray[np.bool_]) -> NDArray[np.int32]:
 
 def pixels_inside(edges: NDArray[Any], offsets: IntArray, prefix: NDArray[np.int32]) -> NDArray[np.int32]:
     """Pixels of each label inside masks given as runs: (masks, L)."""
+    from scipy.sparse import csr_matrix
+
     signs = np.tile(np.array([-1, 1], dtype=np.int32), len(edges) // 2)  # each run: minus start, plus stop
     ends = csr_matrix(
         (signs, edges.astype(np.int32), offsets - offsets[0]), shape=(len(offsets) - 1, len(prefix))

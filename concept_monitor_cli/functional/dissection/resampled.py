@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 from concept_monitor_cli.functional.dissection.chance import LabelRule
 from concept_monitor_cli.functional.dissection.counts import (
@@ -29,6 +28,9 @@ from concept_monitor_cli.functional.dissection.counts import (
 )
 from concept_monitor_cli.functional.dissection.masks import IntArray, UnitMasks
 from concept_monitor_cli.functional.groups import ImageGroups
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 #: Labels of a unit that compete in the draws, its best ones in the whole set.
 CANDIDATES = 10
@@ -150,6 +152,8 @@ class GroupCollector:
 
     def counts(self, n_parts: int, members: Callable[[int], IntArray]) -> GroupCounts:
         """What was collected."""
+        from scipy.sparse import csr_matrix
+
         masks, group = self._masks, self._groups.of[self._masks.image]
         order, starts = _equal_rows(masks.unit, group)
         row_of = np.empty(len(order), dtype=np.int64)

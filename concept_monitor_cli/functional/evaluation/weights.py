@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.special import betainc
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
@@ -40,6 +39,8 @@ def correlation(x: Tensor, y: Tensor) -> tuple[float, float]:
         >>> round(r, 6), round(p, 6)
         (0.8, 0.2)
     """
+    from scipy.special import betainc
+
     if x.shape != y.shape:
         raise InputError(f"a correlation of {tuple(x.shape)} with {tuple(y.shape)} numbers")
     n = x.numel()
