@@ -182,18 +182,3 @@ def multiply_up(
                 for m in range(wide):
                     product[m] *= add + times * own[m]
                 place += 1
-
-
-@numba.njit(nogil=True)
-def in_order(keys: Integers, places: Integers, order: Integers) -> None:
-    """`order[p]`: which entry stands at place `p` when `keys` are put in order, level ones as they come.
-
-    Args:
-        keys: `(n,)`, from 0 to `k`.
-        places: `(k,)`, where the entries of each key begin; moved on past them.
-        order: `(n,)`, written.
-    """
-    for entry in range(keys.shape[0]):
-        key = keys[entry]
-        order[places[key]] = entry
-        places[key] += 1

@@ -87,10 +87,13 @@ def resampled_top_images(order: Tensor, counts: Tensor, k: int) -> Tensor:
     if order.ndim != 2 or counts.ndim != 2 or k < 1:
         raise InputError(f"order {tuple(order.shape)}, counts {tuple(counts.shape)}: need (L, C), (R, N)")
     lists = order.T.contiguous()
-    filled = counts[:, lists].cumsum(2)  # (R, C, L): how many ranks are taken up to each image
+    # (R, C, L): how many ranks are taken up to each image
+    filled = counts.int()[:, lists].cumsum(2, dtype=torch.int32).clamp_(max=k)
     if bool((filled[..., -1] < k).any()):
         raise InputError(f"the first {order.shape[0]} images do not fill {k} ranks of a resample")
-    ranks = torch.arange(k, device=order.device).expand(*filled.shape[:2], k).contiguous()
-    # The first image at which more than r ranks are filled has rank r.
-    place = torch.searchsorted(filled, ranks, right=True)
+    # The image of rank r comes after all those up to which no more than r ranks are taken.
+    shape = (*filled.shape[:2], k + 1)
+    rows = torch.arange(shape[0] * shape[1], device=order.device).view(*shape[:2], 1)
+    taken = torch.bincount((filled + rows * (k + 1)).flatten(), minlength=math.prod(shape)).view(shape)
+    place = taken[..., :k].cumsum(2)
     return lists.expand(len(counts), -1, -1).gather(2, place).permute(2, 0, 1)

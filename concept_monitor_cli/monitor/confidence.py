@@ -173,7 +173,9 @@ class _ByRank:
         evidence = self._evidence(self._activations, top.flatten(1), a=self._a)
         # In double: where a unit is by far the best of its layer at a concept, what is left of the score
         # above the prior is a tiny number.
-        values = evidence.values.double().view(*top.shape[1:], -1) * (size / filled)[:, :, None]
+        values = evidence.values.double().view(*top.shape[1:], -1)
+        if bool((filled < size).any()):
+            values *= (size / filled)[:, :, None]
         own = part.company.own.to(values.device)
         if self._few:
             return beyond_chance(Evidence(values[:, own], 0.0), self._random[size])

@@ -1,10 +1,11 @@
 """One checkpoint, dissected as public code for CLIP-Dissect does it (Oikarinen & Weng 2023), for comparison.
 
 `python -m scripts.benchmarks.chain` is a process for each checkpoint. Embeddings of images and words and each
-layer's pooled activations are kept as `.pt` files, and used again where they are there. Images are decoded
-for the encoder and again for every network; a hook on each layer takes means over positions; labels come from
-the loop over units, layer by layer. What some of that code does besides, and would make it slower, is left
-out: an encoder built although all embeddings are known, a pass for each layer.
+layer's pooled activations are kept as `.pt` files, and used again where they are there. As in the published
+code (`describe_neurons.py`), the encoder and the network are built and the words cut into tokens before it is
+asked what is there; images are decoded for the encoder and again for every network; a hook on each layer
+takes means over positions; the cosines of images and words are made for each layer, and its labels come from
+the loop over units. `--kind` leaves out what is built although all is known.
 """
 
 from __future__ import annotations
@@ -56,15 +57,17 @@ def timed(spent: dict[str, float], name: str, network: Callable[[Tensor], Tensor
 def embed(given: argparse.Namespace, words: list[str], spent: dict[str, float]) -> tuple[Tensor, Tensor]:
     """Images and words as the encoder sees them, rows of length one."""
     places = given.saved / "images.pt", given.saved / "words.pt"
-    if all(place.exists() for place in places):
-        images, texts = (torch.load(place) for place in places)
-        return images, texts
+    known = all(place.exists() for place in places)
+    if known and given.kind:
+        return _loaded(places)
     open_clip.add_model_config(given.encoder.with_suffix(".json"))
     network, _, transform = open_clip.create_model_and_transforms(
         given.encoder.stem, pretrained=str(given.encoder.with_suffix(".pt"))
     )
     network.eval()
     tokens = open_clip.get_tokenizer(given.encoder.stem)(words)
+    if known:
+        return _loaded(places)
     read = DataLoader(Photos(given.photos, transform), BATCH)
     images = torch.cat([timed(spent, "images", network.encode_image, batch) for batch in read])
     texts = torch.cat([timed(spent, "words", network.encode_text, block) for block in tokens.split(BATCH)])
@@ -74,14 +77,21 @@ def embed(given: argparse.Namespace, words: list[str], spent: dict[str, float]) 
     return images, texts
 
 
+def _loaded(places: tuple[Path, Path]) -> tuple[Tensor, Tensor]:
+    images, texts = (torch.load(place) for place in places)
+    return images, texts
+
+
 def activations(given: argparse.Namespace, spent: dict[str, float]) -> dict[str, Tensor]:
     """`(N, C)` of each layer: means over positions."""
     places = {name: given.saved / f"{given.checkpoint.stem}-{name}.pt" for name in given.layers}
-    if all(place.exists() for place in places.values()):
+    known = all(place.exists() for place in places.values())
+    if not (known and given.kind):
+        network = resnet18()
+        network.load_state_dict(torch.load(given.checkpoint)["state_dict"])
+        network.eval()
+    if known:
         return {name: torch.load(place) for name, place in places.items()}
-    network = resnet18()
-    network.load_state_dict(torch.load(given.checkpoint)["state_dict"])
-    network.eval()
     kept: dict[str, list[Tensor]] = {name: [] for name in given.layers}
 
     def hook(name: str) -> Callable[..., None]:
@@ -111,6 +121,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--layers", type=lambda text: text.split(","), required=True)
     parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--kind", action="store_true")
     given = parser.parse_args()
     given.saved.mkdir(parents=True, exist_ok=True)
     words, spent = given.words.read_text().split("\n"), dict[str, float]()

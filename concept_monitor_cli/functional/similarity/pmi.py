@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
@@ -223,17 +224,20 @@ def _by_image(softmax: _Softmax, place: Tensor, factors: _Factors, values: Tenso
 
     units, m, device = place.shape[1], values.shape[1], values.device
     groups = factors.groups()
-    group = torch.tensor([number for number, ranks in enumerate(groups) for _ in ranks])
-    images = place.flatten()
     n_images, n_slots = softmax.of.n_images, len(groups) * units
-    order, starts = _in_order(images, n_images)
-    slots = group[order // units] * units + order % units
-    by_product, ends = n_slots > n_images and softmax.of.is_whole, starts
+    by_product = n_slots > n_images and softmax.of.is_whole
     if by_product:
-        again, ends = _in_order(slots, n_slots)
-        order, images = order[again], images[order[again]]
-    ranks = order // units
-    rest, ratio = (torch.tensor(each)[ranks].numpy() for each in (factors.rest, factors.ratio))
+        images, ranks = _by_slot(place, groups)
+        lengths = torch.tensor([len(part) for part in groups]).repeat_interleave(units)
+        ends = lengths.cumsum(0).numpy()
+    else:
+        order = place.flatten().argsort(stable=True)
+        ranks = (order // units).numpy()
+        group = torch.tensor([number for number, part in enumerate(groups) for _ in part])
+        slots = (group[ranks] * units + order % units).numpy()
+        starts = torch.zeros(n_images + 1, dtype=torch.int64)
+        starts[1:] = torch.bincount(place.flatten(), minlength=n_images).cumsum(0)
+    rest, ratio = (np.array(each, np.float32).take(ranks) for each in (factors.rest, factors.ratio))
     # Wide enough that a matrix is read in long stretches, narrow enough that the products stay in the cache
     # and that a dozen threads are busy; whatever their number, so that they do not change a product of
     # embeddings.
@@ -252,10 +256,10 @@ def _by_image(softmax: _Softmax, place: Tensor, factors: _Factors, values: Tenso
                 np.float32(softmax.scale),
             )
             if by_product:
-                multiply_up(*given, ends[1:].numpy(), images.numpy(), rest, ratio)
+                multiply_up(*given, ends, images, rest, ratio)
             else:
                 part = starts[some.start : some.stop + 1].numpy()
-                multiply_in(*given, part, slots.numpy(), rest, ratio)
+                multiply_in(*given, part, slots, rest, ratio)
         whole, *others = product.view(len(groups), units, -1)
         total = torch.log(whole, out=values[:, concepts])
         for other in others:  # `sum` would add in an order that depends on the width
@@ -264,16 +268,23 @@ def _by_image(softmax: _Softmax, place: Tensor, factors: _Factors, values: Tenso
     run_blocks(multiply, spans(m, width), device)
 
 
-def _in_order(keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """A stable order of whole numbers below `count`, `(n,)`, and where each begins in it, `(count + 1,)`."""
-    from concept_monitor_cli.functional._kernels import in_order
+def _by_slot(place: Tensor, groups: list[range]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The factors of every product, one product after the other, in the order of their images.
 
-    starts = torch.zeros(count + 1, dtype=torch.int64)
-    sizes = torch.bincount(keys, minlength=count)
-    starts[1:] = sizes.cumsum(0)
-    order = torch.empty_like(keys)
-    in_order(keys.numpy(), starts[:-1].clone().numpy(), order.numpy())
-    return order, starts
+    Args:
+        place: `(K, C)`, as for `_by_image`.
+        groups: of the ranks.
+
+    Returns:
+        image and rank of every factor, `(K * C,)` each: all products of the first group, of the second, ...
+    """
+    k = len(place)
+    # One number for both, which sorts as the image does, and for an image at several ranks as the ranks do.
+    keys = (place.T * k + torch.arange(k)).numpy()
+    parts = [np.sort(keys[:, part.start : part.stop], axis=1).ravel() for part in groups]
+    ordered = np.concatenate(parts)
+    images = ordered // k
+    return images, ordered - images * k
 
 
 def _by_rank(softmax: _Softmax, place: Tensor, factors: _Factors, values: Tensor) -> None:
