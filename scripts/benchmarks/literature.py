@@ -5,8 +5,9 @@ encoders, both with random weights, which change no time: CLIP's ViT-B/32, where
 of its time, and a small one, an EfficientNet-Lite2 beside a text tower of three layers.
 
 Three states of what is kept: nothing; embeddings and activations, where scores and tables are made anew;
-everything, which for the chain is the same as before, as it keeps no scores. `cmon` also does what the chain
-does not: chance levels, p-values, changes over epochs with their confidence, sentences.
+everything, which for the chain is the same as before, as it keeps no scores. Like the published code the chain
+builds encoder and network even then; beside one that does not, `cmon` stands too. `cmon` also does what the
+chain does not: chance levels, p-values, changes over epochs with their confidence, sentences.
 
 Both sides run in turn, each a process of its own (the chain one for each checkpoint). Processor time is that
 of all threads and child processes; memory the largest sum over the tree of processes.
@@ -133,15 +134,15 @@ class Study:
         )  # fmt: skip
         return Spent.over([used], json.loads(used.output))
 
-    def chain(self) -> Spent:
-        """All checkpoints, a process for each."""
+    def chain(self, *, kind: bool = False) -> Spent:
+        """All checkpoints, a process for each; a kind one builds nothing that it does not need."""
         used = [
             run(
                 [
                     "scripts.benchmarks.chain", "--checkpoint", f"ckpts/epoch_{epoch}.pth",
                     "--layers", ",".join(LAYERS), "--photos", "photos", "--words", "words.txt",
                     "--encoder", "encoder", "--saved", "saved", "--out", f"chain-{epoch}.csv",
-                    "--side", str(self.side),
+                    "--side", str(self.side), *["--kind"] * kind,
                 ],
                 self.folder,
             )
@@ -195,12 +196,13 @@ class Study:
 
 
 #: Kinds of `cmon`'s cache that follow from embeddings and activations.
-_SCORES = ("findings", "null", "resampling")
+_SCORES = ("findings", "halves", "null", "redundancy", "resampling")
 
 
 def rounds_of(study: Study, rounds: int) -> dict[str, tuple[Spent, Spent]]:
     """(chain, `cmon`) with nothing known, with features known, with everything known: medians."""
-    found: dict[str, list[tuple[Spent, Spent]]] = {"cold": [], "features known": [], "all known": []}
+    states = ("cold", "features known", "all known", "all known, the chain builds nothing")
+    found: dict[str, list[tuple[Spent, Spent]]] = {state: [] for state in states}
     for number in range(rounds):
         shutil.rmtree(study.folder / "saved", ignore_errors=True)
         study.forget()
@@ -209,7 +211,9 @@ def rounds_of(study: Study, rounds: int) -> dict[str, tuple[Spent, Spent]]:
         study.forget(*_SCORES)
         warm = study.chain()
         found["features known"].append((warm, study.cmon(f"{out}-features")))
-        found["all known"].append((warm, study.cmon(f"{out}-features")))
+        known = study.cmon(f"{out}-features")
+        found["all known"].append((warm, known))
+        found["all known, the chain builds nothing"].append((study.chain(kind=True), known))
     return {
         state: (Spent.median([theirs for theirs, _ in pairs]), Spent.median([ours for _, ours in pairs]))
         for state, pairs in found.items()
