@@ -5,7 +5,7 @@ encoders, both with random weights, which change no time: CLIP's ViT-B/32, where
 of its time, and a small one, an EfficientNet-Lite2 beside a text tower of three layers.
 
 Three states of what is kept: nothing; embeddings and activations, where scores and tables are made anew;
-everything, which for the chain is the same as before, as it keeps no scores. Like the published code the chain
+everything, which for the chain is the same as before, as it keeps no scores. Like published code, the chain
 builds encoder and network even then; beside one that does not, `cmon` stands too. `cmon` also does what the
 chain does not: chance levels, p-values, changes over epochs with their confidence, sentences.
 
