@@ -37,6 +37,8 @@ def _store(options: StoreOptions, console: Console) -> Store:
 @cmon_command(app, "info", examples=[("cmon cache info", "where it is, and how much of what is in it")])
 def info(console: Console, options: StoreOptions) -> None:
     """Show where the cache is and what it holds."""
+    from concept_monitor_cli.store.keys import MADE_BY
+
     found = _store(options, console).info()
     console.result({**asdict(found), "kinds": {kind.kind: asdict(kind) for kind in found.kinds}})
 
@@ -44,8 +46,9 @@ def info(console: Console, options: StoreOptions) -> None:
     table.add_column("kind")
     table.add_column("entries", justify="right")
     table.add_column("size", justify="right")
+    table.add_column("made again by")
     for kind in found.kinds:
-        table.add_row(kind.kind, str(kind.entries), readable_size(kind.bytes))
+        table.add_row(kind.kind, str(kind.entries), readable_size(kind.bytes), MADE_BY.get(kind.kind, ""))
     table.add_row("all", str(found.entries), readable_size(found.bytes), style="bold")
     console.print(f"{found.root}{'' if found.writable else ' (read-only)'}", table)
     console.print(f"free on the disk: {readable_size(found.free_bytes)}")

@@ -53,6 +53,22 @@ KINDS: dict[str, int] = {
 """Kind of value -> version of the code that makes it. Raise the version when that code's results change:
 entries of the old version are then not found any more, and `prune` may remove them."""
 
+_MADE_BY = {
+    "reading images": ("probe_block", "image_groups", "mask_check", "pixels"),
+    "the encoder": ("image_embeddings", "text_embeddings", "phrase_model"),
+    "forward passes": (
+        "activations", "masks", "exemplars", "maps", "part", "whole_maps", "logits", "contributions",
+        "layer-energy", "input_evidence",
+    ),
+    "backward passes": ("gradients", "attribution", "evolutions", "circuit", "picture", "tile", "tuning"),
+    "arithmetic": (
+        "layers", "null", "findings", "resampling", "matching", "presence", "basis", "redundancy", "halves",
+        "samples", "universality",
+    ),
+}  # fmt: skip
+MADE_BY: dict[str, str] = {kind: work for work, kinds in _MADE_BY.items() for kind in kinds}
+"""Kind of value -> most of the work that it takes to make it again, as `cmon cache info` says it."""
+
 
 @dataclass(frozen=True)
 class Key:

@@ -427,14 +427,8 @@ class Study:
         if self.options.dry_run:
             probe, pixels, self.to_decode = plan_probe(self.store, self.listed_probe, geometries, once=once)
         else:
-            probe, pixels = decode_probe(
-                self.store,
-                self.listed_probe,
-                geometries,
-                workers=self.options.workers,
-                progress=self.progress,
-                once=once,
-            )
+            how: dict[str, Any] = {"workers": self.options.workers, "progress": self.progress}
+            probe, pixels = decode_probe(self.store, self.listed_probe, geometries, once=once, **how)
         if "context" not in self.__dict__:
             seen = dict(zip(geometries, pixels, strict=True))
             self.__dict__["context"] = self._context(probe, seen)

@@ -7,10 +7,8 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
@@ -22,7 +20,6 @@ from tests.functional import twins
 NAMES = ["cos", "cos_cubed", "rank_reorder", "wpmi", "soft_wpmi"]
 TOLERANCE = 1e-4
 CPU = torch.device("cpu")
-Array = NDArray[np.float64]
 
 
 def embeddings(n: int, m: int, d: int = 24, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -306,37 +303,6 @@ def test_threads_and_history_change_no_bit(name: str, form: str, a: float, compi
     # Alone, torch multiplies on its own threads where ours would have one each.
     for other in found[2:] if form == "embeddings" else found[1:]:
         assert torch.equal(other, found[1 if form == "embeddings" else 0])
-
-
-@pytest.mark.parametrize("a", [10.0, 1000.0])
-@pytest.mark.parametrize("name", ["wpmi_evidence", "soft_wpmi_evidence"])
-def test_more_units_than_images_change_no_bit(name: str, a: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Product by product or image by image; an image may be at several ranks, as in a resample."""
-    monkeypatch.setattr(_blocks, "WORTH_COMPILING", 0)
-    images, texts = embeddings(60, 150)
-    P = images @ texts.T
-    top = torch.randint(0, 60, (100, 700), generator=torch.Generator().manual_seed(3))
-    evidence = getattr(similarity, name)
-    whole = evidence(P, top, a=a).values
-    with monkeypatch.context() as patch:
-        patch.setattr(ConceptActivations, "is_whole", False)  # as from embeddings: tile by tile
-        by_image = evidence(P, top, a=a).values
-    assert torch.equal(whole, by_image)
-    expected = torch.from_numpy(_literal_evidence(name, P.double().numpy(), top.numpy(), a))
-    assert (whole.double() + evidence(P, top, a=a).constant - expected).abs().max() <= TOLERANCE * a / 10
-
-
-def _literal_evidence(name: str, P: Array, top: NDArray[np.int64], a: float) -> Array:
-    s = np.exp(a * P - (a * P).max(1, keepdims=True))
-    s /= s.sum(1, keepdims=True)
-    k, units = top.shape
-    E = np.zeros((units, P.shape[1]))
-    for c in range(units):
-        for r in range(k):
-            row = s[top[r, c]]
-            p = pmi.P_START - r / k * (pmi.P_START - pmi.P_END)
-            E[c] += np.log((1 + p * (row - 1) if name == "soft_wpmi_evidence" else row) + pmi.MIN_PROB)
-    return E
 
 
 @pytest.mark.parametrize("name", ["wpmi", "soft_wpmi"])

@@ -218,3 +218,17 @@ def test_streaming_takes_no_memory(tmp_path):
         [sys.executable, "-c", _STREAM, str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert int(done.stdout) < 60, "MB more at its peak, for an entry of 256 MB"
+
+
+def test_what_is_removed_is_gone_and_stays_with_those_who_have_it_open(tmp_store):
+    key = tmp_store.key("null")
+    entry = tmp_store.put(key, {"a": np.arange(3)})
+    tmp_store.remove(key)
+    assert not tmp_store.has(key)
+    assert tmp_store.get(key) is None
+    assert entry.read("a").tolist() == [0, 1, 2]
+    entry.close()
+    tmp_store.remove(key)  # there is none: nothing happens
+    tmp_store.put(key, {"a": np.arange(4)}).close()
+    with tmp_store.get(key) as again:
+        assert again.read("a").tolist() == [0, 1, 2, 3]

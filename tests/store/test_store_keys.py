@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from concept_monitor_cli.store import KINDS, make_key
+from concept_monitor_cli.store import KINDS, keys, make_key
 
 
 def test_the_digest_is_the_hash_of_canonical_json():
@@ -66,3 +66,8 @@ def test_parts_are_kept_as_plain_values():
     key = make_key("pixels", {"a": (1, 2)})
     assert key.parts == {"a": [1, 2]}
     json.dumps(key.parts)
+
+
+def test_of_every_kind_it_is_said_once_what_makes_it_again():
+    said = [kind for kinds in keys._MADE_BY.values() for kind in kinds]
+    assert sorted(said) == sorted(KINDS)

@@ -11,6 +11,7 @@ import torch
 
 from concept_monitor_cli.options import DissectOptions
 from concept_monitor_cli.probe import pixels
+from concept_monitor_cli.probe.images import FileImages
 from concept_monitor_cli.record import requests as recordings
 from concept_monitor_cli.stories.dissect import dissect
 from concept_monitor_cli.stories.plan import plan
@@ -97,6 +98,26 @@ def test_pixels_that_would_be_decoded_are_counted_and_not_decoded(
     again: dict[str, Any] = cmon(*arguments, "--dry-run").json()
     assert (again["images"], again["decode"], again["decode_bytes"], again["embed"]) == (40, 0, 0, 0)
     assert again["forward_passes"] == 0
+
+
+def test_images_as_the_encoder_wants_them_are_decoded_once_and_not_kept(
+    bench: Bench, cmon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody who reads the run wants them: not `dissect` for other words, not `units`."""
+    read: list[int] = []
+    decode = FileImages.decode
+    monkeypatch.setattr(FileImages, "decode", lambda self, data: (read.append(1), decode(self, data))[1])
+    assert cmon(*bench.dissect("--encoder", "builtin")).code == 0
+    assert len(read) == 40  # for the network, the encoder and the search for copies
+    assert len(list((bench.root / "cache/pixels").rglob("*.h5"))) == 2
+    (bench.root / "words.txt").write_text("red\nblue\nsky\n")
+    assert (
+        cmon(*bench.dissect("--encoder", "builtin", "--concepts", bench.root / "words.txt", out="two")).code
+        == 0
+    )
+    for out in ("out", "two"):
+        assert cmon("units", "--out", bench.root / out, "--cache-dir", bench.root / "cache").code == 0
+    assert len(read) == 40
 
 
 @pytest.mark.parametrize("spooled", [True, False])
