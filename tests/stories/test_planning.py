@@ -110,9 +110,9 @@ def test_images_as_the_encoder_wants_them_are_decoded_once_and_not_kept(
     assert cmon(*bench.dissect("--encoder", "builtin")).code == 0
     assert len(read) == 40  # for the network, the encoder and the search for copies
     assert len(list((bench.root / "cache/pixels").rglob("*.h5"))) == 2
-    (bench.root / "words.txt").write_text("red\nblue\nsky\n")
+    (bench.root / "others.txt").write_text("red\nblue\nsky\n")
     assert (
-        cmon(*bench.dissect("--encoder", "builtin", "--concepts", bench.root / "words.txt", out="two")).code
+        cmon(*bench.dissect("--encoder", "builtin", "--concepts", bench.root / "others.txt", out="two")).code
         == 0
     )
     for out in ("out", "two"):
