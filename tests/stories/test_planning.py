@@ -11,7 +11,6 @@ import torch
 
 from concept_monitor_cli.options import DissectOptions
 from concept_monitor_cli.probe import pixels
-from concept_monitor_cli.probe.images import FileImages
 from concept_monitor_cli.record import requests as recordings
 from concept_monitor_cli.stories.dissect import dissect
 from concept_monitor_cli.stories.plan import plan
@@ -104,11 +103,11 @@ def test_images_as_the_encoder_wants_them_are_decoded_once_and_not_kept(
     bench: Bench, cmon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody who reads the run wants them: not `dissect` for other words, not `units`."""
-    read: list[int] = []
-    decode = FileImages.decode
-    monkeypatch.setattr(FileImages, "decode", lambda self, data: (read.append(1), decode(self, data))[1])
+    shaped: list[int] = []
+    shape = pixels.shape_image
+    monkeypatch.setattr(pixels, "shape_image", lambda *given: (shaped.append(1), shape(*given))[1])
     assert cmon(*bench.dissect("--encoder", "builtin")).code == 0
-    assert len(read) == 40  # for the network, the encoder and the search for copies
+    assert len(shaped) == 3 * 40  # for the network, the encoder and the search for copies
     assert len(list((bench.root / "cache/pixels").rglob("*.h5"))) == 2
     (bench.root / "others.txt").write_text("red\nblue\nsky\n")
     assert (
@@ -117,7 +116,7 @@ def test_images_as_the_encoder_wants_them_are_decoded_once_and_not_kept(
     )
     for out in ("out", "two"):
         assert cmon("units", "--out", bench.root / out, "--cache-dir", bench.root / "cache").code == 0
-    assert len(read) == 40
+    assert len(shaped) == 3 * 40
 
 
 @pytest.mark.parametrize("spooled", [True, False])
