@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.functional._blocks import empty, grain, run_blocks, spans
+from concept_monitor_cli.functional._blocks import grain, run_blocks, spans
 from concept_monitor_cli.functional.groups import ImageGroups, Rotations, random_images
 from concept_monitor_cli.functional.similarity.pmi import Evidence, log_sum_of_others
 from concept_monitor_cli.functional.topk import top_rows
@@ -41,8 +41,6 @@ PERMUTATIONS = 20
 FDR = 0.05
 # Numbers of float32 that differ by less, as a share of 1 + their size, differ by rounding errors only.
 _ROUNDING = 1e-5
-# Labels of draws that are held against the other draws at once.
-_LABELS = 1024
 
 
 def random_top_images(
@@ -139,19 +137,14 @@ def label_beside_chance(layer: Evidence, null: Evidence, *, lam: float) -> Order
     units, m = values.shape
     draws, device = drawn.shape[0], values.device
     stand_in = torch.arange(draws, device=device) % units
-    prior = None if lam == 1.0 else layer.log_prior()
-    order = empty(units, m, device=device)
+    # Of the whole, as `Evidence.order` has it: in blocks of another width it is rounded otherwise.
+    all_others = log_sum_of_others(values)
+    order = values - all_others if lam == 1.0 else layer.scores(lam)
     parts: list[tuple[int, Tensor, Tensor]] = []
 
     def score(concepts: slice) -> None:
-        own, random = values[:, concepts], drawn[:, concepts]
-        others = log_sum_of_others(own)
-        if prior is None:
-            torch.sub(own, others, out=order[:, concepts])
-        else:  # as `Evidence.scores`, which has all concepts at once
-            order[:, concepts] = own - (lam * prior[concepts] - (1.0 - lam) * layer.constant)
         # The prior with a draw in the place of a unit.
-        others = others.index_select(0, stand_in)
+        random, others = drawn[:, concepts], all_others[:, concepts].index_select(0, stand_in)
         of_draws = random - others if lam == 1.0 else random.sub(torch.logaddexp(others, random), alpha=lam)
         best = of_draws.max(1)  # the first of several
         parts.append((concepts.start, best.values, best.indices + concepts.start))
@@ -161,9 +154,11 @@ def label_beside_chance(layer: Evidence, null: Evidence, *, lam: float) -> Order
     block = torch.stack([best for _, best, _ in parts]).max(0).indices
     labels = torch.stack([where for _, _, where in parts]).gather(0, block[None])[0]
     chance = torch.empty(draws, device=device)
-    for some in spans(draws, _LABELS):
-        beside = _against_the_others(drawn[:, labels[some]])
-        chance[some] = beside[some].diagonal()
+
+    def compare(some: slice) -> None:
+        chance[some] = _against_the_others(drawn[:, labels[some]])[some].diagonal()
+
+    run_blocks(compare, spans(draws, max(16, grain(device) // draws)), device)
     return OrderBesideChance(order, chance)
 
 
