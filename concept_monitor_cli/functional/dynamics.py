@@ -12,13 +12,15 @@
 - **Dimension**: `effective_rank`, `participation_ratio`, `two_nearest_neighbours` (Facco et al. 2017).
 
 None of them sees a rotation of the units, so activations of more units than images may be turned into as many
-columns as there are images first (`turned`): what decomposes them takes a fraction of the time.
+columns as there are images first (`turned`): what decomposes them takes a fraction of the time. What is
+compared with several others is centred and decomposed once (`Centred`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -39,6 +41,8 @@ _LARGE = 256
 _ROUNDING = 1e-12
 # Images whose distances to all others are taken at a time.
 _ROWS = 512
+# The inner products of all pairs of so many images are kept: 32 MB.
+_KEPT = 2048
 # Images whose distance is taken again without the rounding of inner products, to find the two nearest.
 _NEAR = 8
 
@@ -49,12 +53,22 @@ def _check(*activations: Tensor, least: int = LEAST_BLOCK) -> None:
             raise InputError(
                 f"activations of shape {tuple(values.shape)}: need (N, units) with N at least {least}"
             )
-        if not bool(values.isfinite().all()):
+        if not finite(values):
             raise InputError("activations that are infinite or not a number have no similarity")
     if len({len(values) for values in activations}) > 1:
         raise InputError(
             f"activations of {', '.join(str(len(v)) for v in activations)} images: need the same"
         )
+
+
+def finite(values: Tensor) -> bool:
+    """Whether no value is infinite or not a number; the extremes show it in a tenth of the time.
+
+    Example:
+        >>> finite(torch.tensor([1.0, -2.0])), finite(torch.tensor([1.0, torch.nan, torch.inf]))
+        (True, False)
+    """
+    return not values.numel() or bool(torch.stack(torch.aminmax(values)).isfinite().all())
 
 
 @torch.no_grad()
@@ -109,13 +123,31 @@ class CenteredGrams:
         Raises:
             InputError: fewer than 4 images, a block of fewer than 4, or values that are not finite.
         """
+        return cls.in_orders(X, (None,), block)[0]
+
+    @classmethod
+    @torch.no_grad()
+    def in_orders(cls, X: Tensor, orders: Sequence[Tensor | None], block: int = BLOCK) -> list[CenteredGrams]:
+        """`of(X[order])` for several orders of the images; `None` stands for that of `X`.
+
+        Raises:
+            InputError: as `of`.
+        """
         _check(X)
         if block < LEAST_BLOCK:
             raise InputError(f"blocks of {block} images: need {LEAST_BLOCK} or more")
-        starts = range(0, len(X), block)
-        parts = [X[start : start + block].double() for start in starts if len(X) - start >= LEAST_BLOCK]
-        grams = tuple(_centred_gram(part).flatten().float() for part in parts)
-        return cls(grams, len(X) - sum(len(part) for part in parts))
+        starts = [start for start in range(0, len(X), block) if len(X) - start >= LEAST_BLOCK]
+        sizes = [min(block, len(X) - start) for start in starts]
+        found = []
+        for order in orders:
+            # What stays is allocated first and in one piece: between what is freed it would leave holes.
+            grams = torch.split(torch.empty(sum(n * n for n in sizes)), [n * n for n in sizes])
+            for gram, start in zip(grams, starts, strict=True):
+                rows = slice(start, start + block)
+                part = X[rows] if order is None else X[order[rows]]
+                gram.copy_(_centred_gram(part.double()).flatten())
+            found.append(cls(tuple(grams), len(X) - sum(sizes)))
+        return found
 
     @staticmethod
     def joined(parts: Sequence[CenteredGrams]) -> CenteredGrams:
@@ -200,20 +232,92 @@ def cka(X: Tensor, Y: Tensor, *, block: int | None = None) -> float:
 # -- canonical correlations, rotations -----------------------------------------------------------------------
 
 
-def _principal(X: Tensor, variance: float) -> Tensor:
-    """Orthonormal scores `(N, d)` of the directions that hold a share of the variance."""
-    U: Tensor
-    U, S, _ = torch.linalg.svd(X.double() - X.double().mean(0), full_matrices=False)
-    power = S.square()
-    held = power.cumsum(0) / power.sum()
-    # Directions within rounding of nothing are none, whatever share is asked for.
-    count = min(int((held < variance).sum()) + 1, int((S[0] * 1e-10 * max(X.shape) < S).sum()))
-    kept: Tensor = U[:, : count if float(power.sum()) > 0 else 0]
-    return kept
+class Centred:
+    """Centred activations, and what decomposes them: computed once, whatever they are compared with.
+
+    Every measure below takes them in place of activations.
+
+    Args:
+        X: activations `(N, p)`.
+
+    Attributes:
+        values: `(N, p)` float64, of mean 0.
+
+    Raises:
+        InputError: fewer than two images, no unit, or values that are not finite.
+
+    Example:
+        >>> X, Y = (torch.randn(50, 8, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+        >>> procrustes(Centred(X), Centred(Y)) == procrustes(X, Y)
+        True
+    """
+
+    def __init__(self, X: Tensor) -> None:
+        _check(X, least=2)
+        values = X.double()
+        self.values = values - values.mean(0)
+        self._source: tuple[Centred, Tensor] | None = None
+
+    def permuted(self, order: Tensor) -> Centred:
+        """The same images in another order, `(N,)`; what decomposes them is that of these, in that order."""
+        other = object.__new__(Centred)
+        other.values = self.values[order]
+        other._source = (self, order)
+        return other
+
+    @cached_property
+    def norm(self) -> float:
+        """Frobenius norm."""
+        return float(self.values.norm())
+
+    def products(self, rows: slice) -> Tensor:
+        """Inner products of some images with all of them, `(n, N)`; of few images those of all are kept."""
+        if len(self.values) > _KEPT:
+            return self.values[rows] @ self.values.T
+        return self._gram[rows]
+
+    @cached_property
+    def _gram(self) -> Tensor:
+        return self.values @ self.values.T
+
+    def powers(self) -> Tensor:
+        """Eigenvalues of the smaller Gram matrix: squared singular values, ascending."""
+        n, p = self.values.shape
+        gram = self._gram if n <= min(p, _KEPT) else _small_gram(self.values)
+        found: Tensor = torch.linalg.eigvalsh(gram)
+        return found
+
+    @cached_property
+    def _scores(self) -> tuple[Tensor, Tensor]:
+        """Orthonormal scores of all directions `(N, min(N, p))`, and the singular values."""
+        if self._source is not None:
+            source, order = self._source
+            U, S = source._scores
+            return U[order], S
+        U, S, _ = torch.linalg.svd(self.values, full_matrices=False)
+        return U, S
+
+    def principal(self, variance: float) -> Tensor:
+        """Orthonormal scores `(N, d)` of the directions that hold a share of the variance."""
+        U, S = self._scores
+        power = S.square()
+        held = power.cumsum(0) / power.sum()
+        # Directions within rounding of nothing are none, whatever share is asked for.
+        count = min(int((held < variance).sum()) + 1, int((S[0] * 1e-10 * max(self.values.shape) < S).sum()))
+        kept: Tensor = U[:, : count if float(power.sum()) > 0 else 0]
+        return kept
+
+
+def _two(X: Tensor | Centred, Y: Tensor | Centred) -> tuple[Centred, Centred]:
+    """Both centred, where that is not done already."""
+    given = [each.values if isinstance(each, Centred) else each for each in (X, Y)]
+    if len(given[0]) != len(given[1]) or len(given[0]) < LEAST_BLOCK:
+        _check(*given)
+    return _one(X), _one(Y)
 
 
 @torch.no_grad()
-def svcca(X: Tensor, Y: Tensor, *, variance: float = SVCCA_VARIANCE) -> float:
+def svcca(X: Tensor | Centred, Y: Tensor | Centred, *, variance: float = SVCCA_VARIANCE) -> float:
     """Mean canonical correlation of the directions that hold 99 % of the variance; NaN without variance.
 
     Args:
@@ -221,15 +325,14 @@ def svcca(X: Tensor, Y: Tensor, *, variance: float = SVCCA_VARIANCE) -> float:
         Y: `(N, q)`.
         variance: the share that is kept of each.
     """
-    _check(X, Y)
-    A, B = _principal(X, variance), _principal(Y, variance)
+    A, B = (each.principal(variance) for each in _two(X, Y))
     if 0 in (A.shape[1], B.shape[1]):
         return float("nan")
     return float(torch.linalg.svdvals(A.T @ B).clamp_max(1).mean())
 
 
 @torch.no_grad()
-def pwcca(X: Tensor, Y: Tensor) -> float:
+def pwcca(X: Tensor | Centred, Y: Tensor | Centred) -> float:
     """Canonical correlations weighted by how much of `X` each direction accounts for; NaN without variance.
 
     With `h_i` the canonical directions of `X` over the images and `x_j` its centred units, the weights are
@@ -239,29 +342,26 @@ def pwcca(X: Tensor, Y: Tensor) -> float:
         X: `(N, p)`.
         Y: `(N, q)`.
     """
-    _check(X, Y)
-    A, B = _principal(X, 1.0), _principal(Y, 1.0)
+    first, second = _two(X, Y)
+    A, B = first.principal(1.0), second.principal(1.0)
     if 0 in (A.shape[1], B.shape[1]):
         return float("nan")
     U, S, _ = torch.linalg.svd(A.T @ B, full_matrices=False)
-    directions = A @ U
-    centred = X.double() - X.double().mean(0)
-    weights = (directions.T @ centred).abs().sum(1)
+    weights = ((A @ U).T @ first.values).abs().sum(1)
     return float((weights * S.clamp_max(1)).sum() / weights.sum())
 
 
 @torch.no_grad()
-def procrustes(X: Tensor, Y: Tensor) -> float:
+def procrustes(X: Tensor | Centred, Y: Tensor | Centred) -> float:
     """`|X'Y|_*` of centred activations of unit norm: 1 for a rotation and a scale; NaN without variance.
 
     Args:
         X: `(N, p)`.
         Y: `(N, q)`.
     """
-    _check(X, Y)
-    A, B = (values.double() - values.double().mean(0) for values in (X, Y))
-    norms = float(A.norm() * B.norm())
-    return float("nan") if norms == 0 else _nuclear_norm(A.T @ B) / norms
+    A, B = _two(X, Y)
+    norms = A.norm * B.norm
+    return float("nan") if norms == 0 else _nuclear_norm(A.values.T @ B.values) / norms
 
 
 def _nuclear_norm(M: Tensor) -> float:
@@ -282,23 +382,26 @@ def _small_gram(M: Tensor) -> Tensor:
 # -- dimension -----------------------------------------------------------------------------------------------
 
 
+def _one(X: Tensor | Centred) -> Centred:
+    return X if isinstance(X, Centred) else Centred(X)
+
+
 @torch.no_grad()
-def singular_values(X: Tensor) -> Tensor:
+def singular_values(X: Tensor | Centred) -> Tensor:
     """Of the centred activations `(N, p)`, `(min(N, p),)` float64, for the two measures below."""
-    _check(X, least=2)
-    centred = X.double() - X.double().mean(0)
-    if min(centred.shape) >= _LARGE:
-        powers = torch.linalg.eigvalsh(_small_gram(centred)).flip(0)
+    centred = _one(X)
+    if min(centred.values.shape) >= _LARGE:
+        powers = centred.powers().flip(0)
         # Centring leaves one that is 0. Of more than one the entropy would count the rounding errors.
         if int((powers < powers[0] * _ROUNDING).sum()) <= 1:
             roots: Tensor = powers.clamp_min(0).sqrt()
             return roots
-    found: Tensor = torch.linalg.svdvals(centred)
+    found: Tensor = torch.linalg.svdvals(centred.values)
     return found
 
 
 @torch.no_grad()
-def effective_rank(X: Tensor, values: Tensor | None = None) -> float:
+def effective_rank(X: Tensor | Centred, values: Tensor | None = None) -> float:
     """`exp(H(s))` of the singular values' shares `s` (Roy & Vetterli 2007); NaN without variance.
 
     Args:
@@ -312,7 +415,7 @@ def effective_rank(X: Tensor, values: Tensor | None = None) -> float:
 
 
 @torch.no_grad()
-def participation_ratio(X: Tensor, values: Tensor | None = None) -> float:
+def participation_ratio(X: Tensor | Centred, values: Tensor | None = None) -> float:
     """`(sum l)^2 / sum l^2` of the covariance's eigenvalues; NaN without variance.
 
     Args:
@@ -325,7 +428,7 @@ def participation_ratio(X: Tensor, values: Tensor | None = None) -> float:
 
 
 @torch.no_grad()
-def two_nearest_neighbours(X: Tensor) -> float:
+def two_nearest_neighbours(X: Tensor | Centred) -> float:
     """Intrinsic dimension from the distances to the two nearest neighbours: `n / sum log(r2 / r1)`.
 
     Images whose nearest neighbour is at distance 0 (copies) are left out.
@@ -336,16 +439,16 @@ def two_nearest_neighbours(X: Tensor) -> float:
     Returns:
         The maximum-likelihood estimate; NaN where fewer than 3 images are left, or all distances are equal.
     """
-    _check(X, least=2)
-    if len(X) < 3:
+    centred = _one(X)
+    values = centred.values
+    if len(values) < 3:
         return float("nan")
-    values = X.double() - X.double().mean(0)
     squares = values.square().sum(1)
     nearest = []
     for first_row in range(0, len(values), _ROWS):
         rows = torch.arange(first_row, min(len(values), first_row + _ROWS))
         # By inner products, which round; then the distances of the few that may be nearest without them.
-        distance = squares - 2 * values[rows] @ values.T
+        distance = squares - 2 * centred.products(slice(first_row, first_row + _ROWS))
         distance[torch.arange(len(rows)), rows] = torch.inf
         near = distance.topk(min(_NEAR, len(values) - 1), largest=False).indices
         exact = torch.stack(

@@ -47,21 +47,53 @@ def correlations(first: Rows, second: Rows, n_images: int, *, block: int = _BLOC
         for start, stop in spans:
             total = total + rows(start, stop).sum(axis=0, dtype=np.float64)
         means.append(np.asarray(total) / n_images)
-    cross: Floats | float = 0.0
+    cross: Floats | None = None
     squares: list[Floats | float] = [0.0, 0.0]
     for start, stop in spans:
         a = rows_centred(first(start, stop), means[0])
         b = rows_centred(second(start, stop), means[1])
-        cross = cross + a.T @ b
+        product = a.T @ b
+        cross = product if cross is None else np.add(cross, product, out=cross)
         squares = [squares[0] + (a * a).sum(axis=0), squares[1] + (b * b).sum(axis=0)]
-    norms = [np.sqrt(np.asarray(square)) for square in squares]
-    # A constant unit leaves rounding errors of its mean, not zeros.
-    alive = [norm > 1e-6 * np.sqrt(n_images) * np.abs(mean) for norm, mean in zip(norms, means, strict=True)]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        result = np.asarray(cross) / norms[0][:, None] / norms[1][None, :]
-    result[~(alive[0][:, None] & alive[1][None, :])] = np.nan
-    bounded: Floats = np.clip(result, -1.0, 1.0)
+    if cross is None:
+        raise InputError("no images to correlate activations on")
+    scales = [
+        _scales(np.asarray(square), mean, n_images) for square, mean in zip(squares, means, strict=True)
+    ]
+    cross /= scales[0][:, None]
+    cross /= scales[1][None, :]
+    bounded: Floats = np.clip(cross, -1.0, 1.0, out=cross)
     return bounded
+
+
+def paired_correlations(
+    first: NDArray[np.float32], second: NDArray[np.float32], partner: NDArray[np.int64]
+) -> Floats:
+    """`correlations` of every unit of one layer with one unit of another, without the table of all pairs.
+
+    Args:
+        first: `(N, C)`.
+        second: `(N, D)`, the same images.
+        partner: `(C,)`, a unit of the second layer for each of the first.
+
+    Returns:
+        `(C,)`, as in the table.
+    """
+    n_images = len(first)
+    found, scales = [], []
+    for rows in (first, second):
+        mean = np.asarray(rows.sum(axis=0, dtype=np.float64)) / n_images
+        found.append(rows_centred(rows, mean))
+        scales.append(_scales((found[-1] * found[-1]).sum(axis=0), mean, n_images))
+    value = np.einsum("nc,nc->c", found[0], found[1][:, partner]) / scales[0] / scales[1][partner]
+    bounded: Floats = np.clip(value, -1.0, 1.0)
+    return bounded
+
+
+def _scales(squares: Floats, mean: Floats, n_images: int) -> Floats:
+    """Norms of centred units; NaN for a constant one, which leaves rounding errors of its mean, not zeros."""
+    norm = np.sqrt(squares)
+    return np.where(norm > 1e-6 * np.sqrt(n_images) * np.abs(mean), norm, np.nan)
 
 
 def rows_centred(rows: NDArray[np.float32], mean: Floats) -> Floats:
@@ -92,7 +124,9 @@ def match_units(correlation: Floats) -> tuple[NDArray[np.int64], Floats]:
     rows, columns = np.flatnonzero(known.any(axis=1)), np.flatnonzero(known.any(axis=0))
     if not len(rows) or not len(columns):
         return twin, value
-    gain = correlation[np.ix_(rows, columns)] + _SAME_NUMBER * (rows[:, None] == columns[None, :])
+    gain = correlation[np.ix_(rows, columns)]
+    _, mine, its = np.intersect1d(rows, columns, assume_unique=True, return_indices=True)
+    gain[mine, its] += _SAME_NUMBER
     left, right = linear_sum_assignment(gain, maximize=True)
     twin[rows[left]] = columns[right]
     value[rows[left]] = correlation[rows[left], columns[right]]

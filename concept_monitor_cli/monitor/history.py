@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,24 +115,19 @@ def histories(table: pd.DataFrame, traits: Mapping[str, Traits] | None = None) -
         table: a concept table of any epochs, layers and detectors, with one checkpoint per epoch.
         traits: of each detector; what is missing has the ordinary ones.
     """
-    import pandas as pd
 
     first = table[table["rank"] == 1]
     found = []
     for layer, detector in layers_and_detectors(first):
         rows = first[(first["layer"] == layer) & (first["detector"] == detector)]
-        moments = rows[["epoch", "checkpoint"]].drop_duplicates().sort_values(["epoch", "checkpoint"])
-        order = pd.MultiIndex.from_frame(moments)
+        column, moments = _coded(rows["epoch"], rows["checkpoint"])
         units = np.unique(rows["unit"].to_numpy(dtype=np.int64))
-        column = order.get_indexer(pd.MultiIndex.from_frame(rows[["epoch", "checkpoint"]]))
         row = np.searchsorted(units, rows["unit"].to_numpy(dtype=np.int64))
-        shape = (len(units), len(order))
+        shape = (len(units), len(moments))
         labels = np.full(shape, -1, dtype=np.int64)
         # A unit that fires but meets no label has no concept either.
         live = (rows["state"].to_numpy() == "live") & (rows["concept"].to_numpy() != "")
-        pairs = pd.MultiIndex.from_frame(rows.loc[live, ["concept", "category"]])
-        # pandas 2.1 cannot factorise none.
-        codes, names = pairs.factorize(sort=True) if len(pairs) else (np.zeros(0, dtype=np.int64), pairs)
+        codes, names = _coded(rows.loc[live, "concept"], rows.loc[live, "category"])
         labels[row[live], column[live]] = codes
         scores = np.full(shape, np.nan)
         scores[row, column] = rows["score"].to_numpy(dtype=float)
@@ -145,8 +140,8 @@ def histories(table: pd.DataFrame, traits: Mapping[str, Traits] | None = None) -
             History(
                 layer=layer,
                 detector=detector,
-                epochs=moments["epoch"].to_numpy(dtype=np.int64),
-                checkpoints=tuple(moments["checkpoint"]),
+                epochs=np.array([epoch for epoch, _ in moments], dtype=np.int64),
+                checkpoints=tuple(str(checkpoint) for _, checkpoint in moments),
                 units=units,
                 names=tuple(Label(str(concept), str(category)) for concept, category in names),
                 labels=labels,
@@ -157,6 +152,16 @@ def histories(table: pd.DataFrame, traits: Mapping[str, Traits] | None = None) -
             )
         )
     return found
+
+
+def _coded(first: pd.Series[Any], second: pd.Series[Any]) -> tuple[NDArray[np.int64], list[tuple[Any, Any]]]:
+    """Of each row the place of its pair of values among the distinct pairs, and these, sorted."""
+    import pandas as pd
+
+    (one, ones), (other, others) = (pd.factorize(values, sort=True) for values in (first, second))
+    keys, codes = np.unique(one * max(1, len(others)) + other, return_inverse=True)
+    pairs = [(ones[key // len(others)], others[key % len(others)]) for key in keys.tolist()]
+    return codes.astype(np.int64), pairs
 
 
 def layers_and_detectors(table: pd.DataFrame) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concept_monitor_cli.functional.groups import ImageGroups, Rotations
-from concept_monitor_cli.monitor.comparison import Floats, correlations, match_units
+from concept_monitor_cli.monitor.comparison import Floats, correlations, match_units, paired_correlations
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,12 +77,15 @@ def universality(
             image for itself by default.
         seed: of the permutations.
     """
-    twin, matched, held_out, best = _judged(first, second, half, usable)
+    chosen, twin, matched, held_out = _judged(first, second, half, usable)
+    known = np.isfinite(chosen).any(1)
+    nearest = np.nan_to_num(chosen, copy=False, nan=-np.inf).argmax(1)
+    best = np.where(known, paired_correlations(first[~half], second[~half], nearest), np.nan)
     generator = np.random.default_rng(seed)
     draws = min(_MOST_DRAWS, -(-_NULL_UNITS // max(1, int(usable[0].sum()))))
     groups = ImageGroups.single(len(first)) if groups is None else groups
     orders = [Rotations.draw(groups, 1, 1, generator).sources(0, slice(0, 1))[:, 0] for _ in range(draws)]
-    null = [_judged(first, second[order], half, usable)[2] for order in orders]
+    null = [_judged(first, second[order], half, usable)[3] for order in orders]
     shuffled = np.concatenate(null)
     return Universality(twin, matched, held_out, best, shuffled[np.isfinite(shuffled)])
 
@@ -92,15 +95,12 @@ def _judged(
     second: NDArray[np.float32],
     half: NDArray[np.bool_],
     usable: tuple[NDArray[np.bool_], NDArray[np.bool_]],
-) -> tuple[NDArray[np.int64], Floats, Floats, Floats]:
+) -> tuple[Floats, NDArray[np.int64], Floats, Floats]:
+    """On the one half the correlations of all pairs, the twins and their correlations; these on the other."""
     chosen = _table(first[half], second[half], usable)
-    other = _table(first[~half], second[~half], usable)
     twin, matched = match_units(chosen)
-    rows = np.arange(len(twin))
-    held_out = np.where(twin >= 0, other[rows, twin.clip(0)], np.nan)
-    known = np.isfinite(chosen).any(1)
-    nearest = np.nan_to_num(chosen, nan=-np.inf).argmax(1)
-    return twin, matched, held_out, np.where(known, other[rows, nearest], np.nan)
+    judged = paired_correlations(first[~half], second[~half], twin.clip(0))
+    return chosen, twin, matched, np.where(twin >= 0, judged, np.nan)
 
 
 def _table(

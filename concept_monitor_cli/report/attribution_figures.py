@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from concept_monitor_cli.report.statistics_figures import evenly
+from concept_monitor_cli.monitor.epochs import evenly
 from concept_monitor_cli.report.style import INK, figure_style
 
 if TYPE_CHECKING:

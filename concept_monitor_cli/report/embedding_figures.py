@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from concept_monitor_cli.monitor.epochs import evenly
 from concept_monitor_cli.report.style import (
     ANCHOR_COLOUR,
     CATEGORY_COLOURS,
@@ -33,13 +34,6 @@ _IN_A_LINE = 6
 # The width of a star or of a followed unit, as a share of a panel's.
 _DOT = 0.026
 _UNSURE = "unit, not beyond chance"
-
-
-def _evenly(values: Sequence[int], count: int) -> list[int]:
-    """First, last and an even choice in between."""
-    if len(values) <= count:
-        return list(values)
-    return [values[i] for i in np.linspace(0, len(values) - 1, count).round().astype(int)]
 
 
 def _limits(frames: Sequence[pd.DataFrame]) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -172,7 +166,7 @@ def embedding_panels(
     """
     from matplotlib.figure import Figure
 
-    epochs = _evenly(sorted(units["epoch"].unique().tolist()), _MOST_PANELS)
+    epochs = evenly(sorted(units["epoch"].unique().tolist()), _MOST_PANELS)
     columns = min(3, len(epochs))
     rows = math.ceil(len(epochs) / columns)
     limits = _limits([units, anchors] if len(anchors) else [units])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from concept_monitor_cli.monitor.epochs import evenly
 from concept_monitor_cli.report.style import (
     GRID_COLOUR,
     INK,
@@ -123,7 +124,7 @@ def weights_and_concepts(weights: pd.DataFrame) -> Figure:
     weights = weights[weights["similarity"] == weights["similarity"].iloc[0]]
     spaces = list(dict.fromkeys(weights["space"]))
     epochs = sorted(weights["epoch"].unique().tolist())
-    shown = [epochs[i] for i in np.unique(np.linspace(0, len(epochs) - 1, _MOST_EPOCHS).round().astype(int))]
+    shown = evenly(epochs, _MOST_EPOCHS)
     with figure_style():
         figure = Figure(figsize=(3.3 * len(spaces), 3.1), layout="constrained")
         for axes, space in zip(figure.subplots(1, len(spaces), squeeze=False)[0], spaces, strict=True):

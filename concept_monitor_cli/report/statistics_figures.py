@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from concept_monitor_cli.monitor.epochs import evenly
 from concept_monitor_cli.monitor.history import category_order, natural
 from concept_monitor_cli.monitor.statistics import ALL
 from concept_monitor_cli.report.style import (
@@ -32,13 +33,6 @@ _PANEL = (2.7, 2.7)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 # How many of the units called interpretable are so by luck: at most this share of them is expected.
 _LUCK_LINE: dict[str, Any] = {"color": INK, "linestyle": "dashed", "linewidth": 1.1, "zorder": 3}
-
-
-def evenly(values: Sequence[int], count: int) -> list[int]:
-    """First, last and an even choice in between."""
-    if len(values) <= count:
-        return list(values)
-    return [values[i] for i in np.linspace(0, len(values) - 1, count).round().astype(int)]
 
 
 def _layers(*frames: pd.DataFrame) -> list[str]:

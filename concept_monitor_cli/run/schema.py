@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.run.csv_text import csv_text
 from concept_monitor_cli.run.kinds import ORDINARY, Shown
 
 if TYPE_CHECKING:
@@ -109,8 +110,7 @@ class TableSchema:
 
         Floats carry seven significant digits, as much as the float32 arithmetic behind them holds.
         """
-        text: str = self.frame(rows).to_csv(index=False, float_format="%.7g", lineterminator="\n")
-        return text
+        return csv_text(self.frame(rows))
 
     def with_added(self, frame: pd.DataFrame, columns: Collection[str] | None = None) -> pd.DataFrame:
         """A table of an earlier version with the columns that were added since, without values.

@@ -218,8 +218,11 @@ class Entry:
         values = np.asarray(dataset[selection])
         if not h5py.check_string_dtype(dataset.dtype):
             return values
+        # The same few texts stand on many rows: each is decoded, and held, once.
+        coded = values.ravel().tolist()
+        known = {value: value.decode("utf-8", "surrogateescape") for value in set(coded)}
         texts = np.empty(values.size, dtype=object)
-        texts[:] = [value.decode("utf-8", "surrogateescape") for value in values.flat]
+        texts[:] = [known[value] for value in coded]
         return texts.reshape(values.shape)
 
 

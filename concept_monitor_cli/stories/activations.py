@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional.dynamics import finite
+from concept_monitor_cli.monitor.history import natural
 from concept_monitor_cli.record.exemplars import POOLED_KINDS
 from concept_monitor_cli.run import TableRecord
 from concept_monitor_cli.store import Key
@@ -47,7 +49,8 @@ def recorded_layers(opened: OpenRun, name: str) -> Iterator[RecordedLayer]:
     Raises:
         InputError: the run has no pooled activations.
     """
-    wanted = {(history.layer, int(epoch)) for history in opened.histories for epoch in history.epochs}
+    moments = opened.table[["layer", "epoch"]].drop_duplicates()
+    wanted = set(zip(moments["layer"], moments["epoch"].astype(int), strict=True))
     records: dict[tuple[str, int], RecordedLayer] = {}
     for _, record in opened.run.table_records():
         kind = record.recording.partition("/")[0]
@@ -62,8 +65,7 @@ def recorded_layers(opened: OpenRun, name: str) -> Iterator[RecordedLayer]:
             where=opened.run.root,
             hint="dissect with a detector that reads activations, too",
         )
-    order = list(dict.fromkeys(history.layer for history in opened.histories))
-    yield from sorted(records.values(), key=lambda each: (order.index(each.layer), each.epoch))
+    yield from sorted(records.values(), key=lambda each: (natural(each.layer), each.layer, each.epoch))
 
 
 def _read(opened: OpenRun, record: TableRecord) -> Tensor:
@@ -86,6 +88,6 @@ def usable(each: RecordedLayer) -> Tensor:
         InputError: they are not in the cache.
     """
     values = each.read()
-    if not bool(values.isfinite().all()):
+    if not finite(values):
         values = values[:, values.isfinite().all(0)]
     return values

@@ -13,9 +13,9 @@ from torch import nn
 
 from concept_monitor_cli.functional.attribution_checks import MEASURES, left_of
 from concept_monitor_cli.models.layers import evaluation
+from concept_monitor_cli.monitor.epochs import evenly
 from concept_monitor_cli.options import AttributeOptions, AttributionMethod
 from concept_monitor_cli.progress import Progress
-from concept_monitor_cli.report.statistics_figures import evenly
 from concept_monitor_cli.run import CheckpointRecord
 from concept_monitor_cli.stories.attribute_making import Attributions, Explainer, Photo, Target
 from concept_monitor_cli.stories.recorder import Network

@@ -39,7 +39,7 @@ from concept_monitor_cli.store import Writer
 from concept_monitor_cli.stories.diversity import diversity
 from concept_monitor_cli.stories.findings import beside_records, keep
 from concept_monitor_cli.stories.opened import OpenRun
-from concept_monitor_cli.stories.stats import plain_rows, statistics_of, warn_of_differences
+from concept_monitor_cli.stories.stats import plain_rows, warn_of_differences
 from concept_monitor_cli.stories.units import looks_of
 from concept_monitor_cli.stories.universality import universal_units
 
@@ -143,9 +143,7 @@ def compare(options: CompareOptions, progress: Progress = SILENT) -> CompareResu
                 path = folder.plots / f"universality.{used}"
                 result.plots += save(figure, path, options.plot_formats, caption=first.caption)
 
-    statistics = [
-        _common(statistics_of(run), pairs, side) for run, side in ((first, "first"), (second, "second"))
-    ]
+    statistics = [_common(_counted(run), pairs, side) for run, side in ((first, "first"), (second, "second"))]
     result.categories = _categories(statistics)
     for detector in sorted({pair.first.detector for pair in pairs}):
         both = {

@@ -5,12 +5,11 @@ Everything is computed from the pooled activations that a `dissect` left in the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,11 +18,11 @@ from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional import dynamics as measures
-from concept_monitor_cli.functional.dynamics import CenteredGrams, cka_matrix
+from concept_monitor_cli.functional.dynamics import CenteredGrams, Centred, cka_matrix, turned
+from concept_monitor_cli.monitor.epochs import affordable
 from concept_monitor_cli.options import DynamicsOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.report.dynamics_figures import curves, matrix
-from concept_monitor_cli.report.statistics_figures import evenly
 from concept_monitor_cli.report.style import save
 from concept_monitor_cli.run import TABLES
 from concept_monitor_cli.stories.activations import RecordedLayer, recorded_layers, usable
@@ -35,16 +34,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # Measures of two sets that cost a decomposition for each pair: taken along time and to the end only.
-_PAIRED: dict[str, Callable[[Tensor, Tensor], float]] = {
+_PAIRED: dict[str, Callable[[Centred, Centred], float]] = {
     "svcca": measures.svcca,
     "pwcca": measures.pwcca,
     "procrustes": measures.procrustes,
 }
 _CANONICAL = ("svcca", "pwcca")
-# Of a layer of more than so many units, seen on more than so many images, a decomposition takes long: what
-# needs one is asked of so many epochs, unless epochs were named.
-_LARGE = 500
-_MOST_EPOCHS = 10
 
 
 @dataclass(frozen=True)
@@ -97,15 +92,18 @@ def dynamics(options: DynamicsOptions, progress: Progress = SILENT) -> DynamicsR
     Raises:
         InputError: no run, other probing images, or no pooled activations in the cache.
     """
-    opened = [OpenRun(root, options, progress) for root in options.runs or (options.out,)]
+    import pandas as pd
+
+    # Of the tables it matters only which layers there are at which epochs.
+    opened = [OpenRun(root, options, progress, columns=()) for root in options.runs or (options.out,)]
     _check_images(opened)
     sets = [
         each for run, name in zip(opened, _names(opened), strict=True) for each in recorded_layers(run, name)
     ]
     result = DynamicsResult(opened[0].run.root)
-    decomposed = _decomposed(sets, options, progress)
-    similarity, result.images = _similarities(sets, decomposed, options, progress)
-    dimension = _dimensions(decomposed, options, progress)
+    similarity, result.images = _similarities(sets, options, progress)
+    more, dimension = _decomposed(sets, options, progress)
+    similarity = pd.concat([similarity, more], ignore_index=True)
     run = opened[0].run
     tables = {"similarity": similarity, "dimension": dimension}
     for name, rows in tables.items():
@@ -143,45 +141,28 @@ def _names(opened: Sequence[OpenRun]) -> list[str]:
     return [str(run.run.root) if names.count(run.name) > 1 else run.name for run in opened]
 
 
-def _decomposed(
-    sets: Sequence[RecordedLayer], options: DynamicsOptions, progress: Progress
-) -> list[RecordedLayer]:
-    """The sets that are decomposed: all, or of large layers an even choice of epochs, which is said."""
-    by_layer: dict[tuple[str, str], list[RecordedLayer]] = {}
-    for each in sets:
-        by_layer.setdefault((each.run, each.layer), []).append(each)
-    chosen = []
-    for own in by_layer.values():
-        if options.epochs is None and len(own) > _MOST_EPOCHS and min(own[-1].read().shape) > _LARGE:
-            places = evenly(range(len(own)), _MOST_EPOCHS)
-            own = [own[place] for place in places]
-            shown = ", ".join(str(each.epoch) for each in own)
-            progress.notice(
-                f"{own[0].layer}: cka of all epochs, other measures of epochs {shown} (others: --epochs)"
-            )
-        chosen += own
-    return chosen
+def _order(n_images: int, seed: int) -> Tensor:
+    """The permutation of the images that gives the chance values."""
+    return torch.from_numpy(np.random.default_rng(seed).permutation(n_images))
 
 
 def _similarities(
-    sets: Sequence[RecordedLayer],
-    decomposed: Sequence[RecordedLayer],
-    options: DynamicsOptions,
-    progress: Progress,
+    sets: Sequence[RecordedLayer], options: DynamicsOptions, progress: Progress
 ) -> tuple[pd.DataFrame, int]:
-    """All pairs by CKA, and those along time of the decomposed sets by the other measures."""
+    """All pairs by CKA, and how many images count."""
     import pandas as pd
 
-    n = len(usable(sets[0]))
-    order = torch.from_numpy(np.random.default_rng(options.seed).permutation(n))
+    order: Tensor | None = None
     grams, shuffled = [], []
     with progress.task("comparing activations", len(sets), "layers") as advance:
         for each in sets:
             values = usable(each)
             if values.shape[1] == 0:
                 raise InputError(f"no unit of {each.layer} has finite activations", where=each.checkpoint)
-            grams.append(CenteredGrams.of(values, options.block))
-            shuffled.append(CenteredGrams.of(values[order], options.block))
+            order = _order(len(values), options.seed) if order is None else order
+            one, other = CenteredGrams.in_orders(values, (None, order), options.block)
+            grams.append(one)
+            shuffled.append(other)
             advance(1)
     value, chance = cka_matrix(grams).numpy(), cka_matrix(grams, shuffled).numpy()
     images = grams[0].images
@@ -192,44 +173,116 @@ def _similarities(
         for i in range(len(sets))
         for j in range(i, len(sets))
     ]
-    rows += _along_time(decomposed, order, progress)
     return pd.DataFrame(rows), images
 
 
-def _along_time(sets: Sequence[RecordedLayer], order: Tensor, progress: Progress) -> Iterator[dict[str, Any]]:
-    """Every epoch of a layer beside the next and the last one, by the measures that cost more."""
+def _decomposed(
+    sets: Sequence[RecordedLayer], options: DynamicsOptions, progress: Progress
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What needs a decomposition of the activations, each made once: similarities along time, and dimensions.
+
+    Of large layers at an even choice of epochs, which is said.
+    """
+    import pandas as pd
+
     by_layer: dict[tuple[str, str], list[RecordedLayer]] = {}
     for each in sets:
         by_layer.setdefault((each.run, each.layer), []).append(each)
-    pairs = [
-        pair
-        for layer in by_layer.values()
-        for pair in dict.fromkeys([*pairwise(layer), *((each, layer[-1]) for each in layer[:-1])])
-    ]
-    few: dict[str, int] = {}
-
-    # An epoch stands beside the one before, the next and the last one, in turn: of a large layer at once.
-    @lru_cache(maxsize=_MOST_EPOCHS)
-    def prepared(place: int) -> tuple[Tensor, int]:
-        values = usable(sets[place])
-        return measures.turned(values), values.shape[1]
-
-    place = {id(each): number for number, each in enumerate(sets)}
-    with progress.task("canonical correlations", len(pairs), "pairs") as advance:
-        for first, second in pairs:
-            (X, own), (Y, other) = prepared(place[id(first)]), prepared(place[id(second)])
-            units = max(own, other)
-            for name, measure in _PAIRED.items():
-                if name in _CANONICAL and len(X) < measures.IMAGES_PER_UNIT * units:
-                    few[first.layer] = units
-                    continue
-                yield _row(first, second, name, measure(X, Y), measure(X, Y[order]), len(X))
-            advance(1)
-    for layer, units in few.items():
+    chosen = []
+    for own in by_layer.values():
+        # A decomposition takes the third power of the smaller number, of units or of images.
+        places = affordable(len(own), min(own[-1].read().shape), named=options.epochs is not None)
+        chosen.append([own[place] for place in places])
+        if len(places) < len(own):
+            shown = ", ".join(str(each.epoch) for each in chosen[-1])
+            progress.notice(
+                f"{own[0].layer}: cka of all epochs, other measures of epochs {shown} (others: --epochs)"
+            )
+    along = _AlongTime(options.seed)
+    with progress.task("canonical correlations", sum(map(len, chosen)), "layers") as advance:
+        for own in chosen:
+            along.take(own, advance)
+    for layer, units in along.lacking.items():
         progress.notice(
             f"no svcca and pwcca of {layer}: its {counted(units, 'units')} would need "
             f"{measures.IMAGES_PER_UNIT * units:,} images, fewer show chance"
         )
+    return pd.DataFrame(along.similarity), pd.DataFrame(along.dimension)
+
+
+class _AlongTime:
+    """Every epoch of a layer beside the next and the last one, and its dimensions.
+
+    Args:
+        seed: of the chance values.
+
+    Attributes:
+        similarity, dimension: rows of the tables.
+        lacking: layer -> its units, where the images are too few for canonical correlations.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.similarity: list[dict[str, Any]] = []
+        self.dimension: list[dict[str, Any]] = []
+        self.lacking: dict[str, int] = {}
+        self._seed = seed
+        self._noise: dict[tuple[int, ...], dict[str, float]] = {}
+
+    def take(self, epochs: Sequence[RecordedLayer], advance: Callable[[int], object]) -> None:
+        """One layer of one run; three of its epochs are held at a time."""
+
+        def seen(each: RecordedLayer) -> _Seen:
+            values = usable(each)
+            centred = Centred(turned(values))
+            self._measure(each, centred, tuple(values.shape))
+            advance(1)
+            return _Seen(each, centred, values.shape[1])
+
+        *earlier, end = epochs
+        last = seen(end)
+        now = seen(earlier[0]) if earlier else last
+        for following in earlier[1:]:
+            later = seen(following)
+            self._compare(now, later)
+            self._compare(now, last)
+            now = later
+        if earlier:
+            self._compare(now, last)
+
+    def _compare(self, first: _Seen, second: _Seen) -> None:
+        images, units = len(first.centred.values), max(first.units, second.units)
+        shuffled = second.centred.permuted(_order(images, self._seed))
+        for name, measure in _PAIRED.items():
+            if name in _CANONICAL and images < measures.IMAGES_PER_UNIT * units:
+                self.lacking[first.layer.layer] = units
+                continue
+            value, chance = measure(first.centred, second.centred), measure(first.centred, shuffled)
+            self.similarity.append(_row(first.layer, second.layer, name, value, chance, images))
+
+    def _measure(self, each: RecordedLayer, centred: Centred, shape: tuple[int, ...]) -> None:
+        """Its dimensions, beside those of independent units of the same number."""
+        if shape not in self._noise:
+            noise = torch.randn(shape, generator=torch.Generator().manual_seed(self._seed))
+            self._noise[shape] = _dimensions_of(Centred(turned(noise)))
+        self.dimension += [
+            {
+                "epoch": each.epoch,
+                "checkpoint": each.checkpoint,
+                "layer": each.layer,
+                "run": each.run,
+                "measure": name,
+                "value": value,
+                "chance": self._noise[shape][name],
+                "images": shape[0],
+            }
+            for name, value in _dimensions_of(centred).items()
+        ]
+
+
+class _Seen(NamedTuple):
+    layer: RecordedLayer
+    centred: Centred
+    units: int
 
 
 def _row(
@@ -251,40 +304,8 @@ def _row(
     }
 
 
-def _dimensions(sets: Sequence[RecordedLayer], options: DynamicsOptions, progress: Progress) -> pd.DataFrame:
-    """How many dimensions the activations fill, beside independent units of the same number."""
-    import pandas as pd
-
-    independent: dict[tuple[int, ...], dict[str, float]] = {}
-    rows = []
-    with progress.task("dimensions", len(sets), "layers") as advance:
-        for each in sets:
-            values = usable(each)
-            shape = tuple(values.shape)
-            if shape not in independent:
-                generator = torch.Generator().manual_seed(options.seed)
-                noise = torch.randn(shape, generator=generator)
-                independent[shape] = _dimensions_of(noise)
-            rows += [
-                {
-                    "epoch": each.epoch,
-                    "checkpoint": each.checkpoint,
-                    "layer": each.layer,
-                    "run": each.run,
-                    "measure": name,
-                    "value": value,
-                    "chance": independent[shape][name],
-                    "images": len(values),
-                }
-                for name, value in _dimensions_of(values).items()
-            ]
-            advance(1)
-    return pd.DataFrame(rows)
-
-
-def _dimensions_of(values: Tensor) -> dict[str, float]:
+def _dimensions_of(values: Centred) -> dict[str, float]:
     """The measures of dimension of some activations; what decomposes them is done once."""
-    values = measures.turned(values)
     known = measures.singular_values(values)
     return {
         "effective_rank": measures.effective_rank(values, known),

@@ -6,7 +6,8 @@ computed once for each epoch and kept in the cache.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 # Of the activations of a block of units at all epochs.
 _BYTES = 1 << 27
+# Recordings that are open at a time.
+_OPEN = 128
 
 
 def write_lives(opened: OpenRun, *, resamples: int, seed: int, progress: Progress) -> pd.DataFrame:
@@ -149,23 +152,39 @@ def self_similarities(
         )
         yield slice(0, len(history.units)), None
         return
-    with opened.recording(history, 0) as entry:
-        n_images = Responses(entry).n_images
-    width = max(1, _BYTES // (8 * n_images * len(columns)))
-    for start in range(0, len(history.units), width):
-        rows = slice(start, min(len(history.units), start + width))
-        units = history.units[rows]
-        yield rows, SelfCorrelation(_activations(opened, history, column, units) for column in columns)
+    with ExitStack() as files:
+        # Every block needs all epochs: they stay open, of very many the first ones.
+        kept = [
+            Responses(files.enter_context(opened.recording(history, column))) for column in columns[:_OPEN]
+        ]
+        width = max(1, _BYTES // (8 * kept[0].n_images * len(columns)))
+        for start in range(0, len(history.units), width):
+            rows = slice(start, min(len(history.units), start + width))
+            units = history.units[rows]
+            yield rows, SelfCorrelation(_activations(opened, history, units, kept))
 
 
 def _activations(
-    opened: OpenRun, history: History, column: int, units: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """Of some units at one epoch, `(N, u)`; NaN where a unit is dead."""
+    opened: OpenRun, history: History, units: NDArray[np.int64], kept: Sequence[Responses]
+) -> Iterator[NDArray[np.float32]]:
+    """Of some units at every epoch `(N, u)`, one after the other; NaN where a unit is dead.
+
+    Args:
+        opened: the run.
+        history: the layer.
+        units: which.
+        kept: the responses at the first epochs, whose recordings are open.
+    """
+    for responses in kept:
+        yield _columns(responses, units)
+    for column in range(len(kept), len(history.epochs)):
+        with opened.recording(history, column) as entry:
+            yield _columns(Responses(entry), units)
+
+
+def _columns(responses: Responses, units: NDArray[np.int64]) -> NDArray[np.float32]:
     first, stop = int(units[0]), int(units[-1]) + 1
-    with opened.recording(history, column) as entry:
-        responses = Responses(entry)
-        found = responses.columns(first, stop)
+    found = responses.columns(first, stop)
     found[:, ~responses.live[first:stop]] = np.nan
     return found if stop - first == len(units) else found[:, units - first]
 

@@ -85,13 +85,19 @@ class OpenRun:
         options: which layers, epochs and detector of it, and the machine.
         progress: told about long work.
         context: the run's images and words, where they are open already; else they are opened when needed.
+        columns: of `table`, beside those that say where a row belongs.
 
     Raises:
         InputError: there is no run, or no such layer, detector or epoch in it.
     """
 
     def __init__(
-        self, root: Path, options: ReadingOptions, progress: Progress, context: Context | None = None
+        self,
+        root: Path,
+        options: ReadingOptions,
+        progress: Progress,
+        context: Context | None = None,
+        columns: Collection[str] = _COLUMNS,
     ) -> None:
         self.run = RunFolder.open(root)
         self.options = options
@@ -100,7 +106,7 @@ class OpenRun:
         # A detector that needs no encoder may have been added to a run that has one.
         whole = context is not None and (context.encoder is not None or self.info["encoder"] is None)
         self._given = context if whole else None
-        self.table: pd.DataFrame = self._concepts(_COLUMNS)
+        self.table: pd.DataFrame = self._concepts(columns)
 
     def whole_table(self) -> pd.DataFrame:
         """The rows of `table` with all columns of the concept table; not kept."""

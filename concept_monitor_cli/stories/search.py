@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from concept_monitor_cli.catalogue import default_detectors
 from concept_monitor_cli.errors import CmonError, InputError
+from concept_monitor_cli.monitor.epochs import evenly
 from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.options import SearchOptions
 from concept_monitor_cli.progress import SILENT, Progress
-from concept_monitor_cli.report.statistics_figures import evenly
 from concept_monitor_cli.report.style import save
 from concept_monitor_cli.report.unit_figures import top_units_over_epochs
 from concept_monitor_cli.run import TABLES

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concept_monitor_cli.monitor.comparison import check_classes, class_counts
+from concept_monitor_cli.monitor.epochs import evenly
 from concept_monitor_cli.monitor.floors import p_floor
 from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.monitor.matches import match_counts, matches
@@ -19,7 +20,6 @@ from concept_monitor_cli.options import UnitsOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.report.range_figures import ranges_over_epochs
 from concept_monitor_cli.report.regions import regions_of
-from concept_monitor_cli.report.statistics_figures import evenly
 from concept_monitor_cli.report.style import save
 from concept_monitor_cli.report.unit_figures import Look, class_table, top_units_over_epochs, unit_over_epochs
 from concept_monitor_cli.run.made import MadePicture, made_pictures, read_picture

@@ -10,22 +10,17 @@ import numpy as np
 
 from concept_monitor_cli.errors import CmonError
 from concept_monitor_cli.functional.groups import ImageGroups, halves
+from concept_monitor_cli.monitor.epochs import affordable
 from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.monitor.universality import Universality, shares, universality
 from concept_monitor_cli.progress import Progress
 from concept_monitor_cli.record.exemplars import holds_pooled
-from concept_monitor_cli.report.statistics_figures import evenly
 from concept_monitor_cli.run import TABLES
 from concept_monitor_cli.store import Writer
 from concept_monitor_cli.stories.opened import OpenRun
 
 if TYPE_CHECKING:
     import pandas as pd
-
-# The best assignment of more than so many units takes long: it is looked for at so many epochs, unless epochs
-# were named.
-_LARGE = 500
-_MOST_EPOCHS = 4
 
 _ARRAYS = ("twin", "matched", "held_out", "best", "shuffled")
 
@@ -47,9 +42,16 @@ def universal_units(
     frames = []
     with progress.task("looking for units that both have", len(pairs), "layers") as advance:
         for one, other in pairs:
+            # The best assignment of many units takes long.
+            named, size = first.options.epochs is not None, min(len(one.units), len(other.units))
             columns_of_both = _columns(one, other)
-            if first.options.epochs is None and len(one.units) > _LARGE and len(other.units) > _LARGE:
-                columns_of_both = _some(one, columns_of_both, progress)
+            places = affordable(len(columns_of_both), size, named=named)
+            if len(places) < len(columns_of_both):
+                columns_of_both = [columns_of_both[place] for place in places]
+                shown = ", ".join(str(one.epochs[column]) for column, _ in columns_of_both)
+                progress.notice(
+                    f"{one.layer}: units that both runs have are counted at epochs {shown} (others: --epochs)"
+                )
             for columns in columns_of_both:
                 found = _found(first, second, (one, other), columns, groups)
                 if found is None:
@@ -76,18 +78,6 @@ def _columns(one: History, other: History) -> list[tuple[int, int]]:
     same = [(column, places[int(epoch)]) for column, epoch in enumerate(one.epochs) if int(epoch) in places]
     last = (len(one.epochs) - 1, len(other.epochs) - 1)
     return list(dict.fromkeys([*same, last]))
-
-
-def _some(history: History, columns: list[tuple[int, int]], progress: Progress) -> list[tuple[int, int]]:
-    """An even choice of epochs; what is left out is said."""
-    if len(columns) <= _MOST_EPOCHS:
-        return columns
-    chosen = [columns[place] for place in evenly(range(len(columns)), _MOST_EPOCHS)]
-    shown = ", ".join(str(history.epochs[column]) for column, _ in chosen)
-    progress.notice(
-        f"{history.layer}: units that both runs have are counted at epochs {shown} (others: --epochs)"
-    )
-    return chosen
 
 
 def _groups(opened: OpenRun, progress: Progress) -> ImageGroups | None:

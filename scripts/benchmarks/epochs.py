@@ -105,7 +105,9 @@ def bench(report: Report, folder: Path, *, quick: bool) -> None:
     for count in lengths:
         # The first `dissect` also scores the epochs for the test of changes: `units` is asked to do so.
         cmon(dissect(count), folder)
-        shutil.rmtree(folder / "cache/resampling", ignore_errors=True)
+        # `compare` finds nothing of what a shorter run left.
+        for kind in ("resampling", "matching", "universality"):
+            shutil.rmtree(folder / "cache" / kind, ignore_errors=True)
         used[count] = {name: cmon(arguments, folder) for name, arguments in commands(count).items()}
     for name, last in used[lengths[-1]].items():
         first = used[lengths[-2]][name]

@@ -11,9 +11,11 @@ import torch
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.dynamics import (
     CenteredGrams,
+    Centred,
     cka,
     cka_matrix,
     effective_rank,
+    finite,
     participation_ratio,
     procrustes,
     pwcca,
@@ -259,3 +261,36 @@ def test_a_large_layer_of_low_rank_has_no_dimensions_of_rounding_errors() -> Non
     found = singular_values(X)
     assert found[19] > 0.1 * found[0]
     assert float(found[20:].max()) < 1e-12 * float(found[0])
+
+
+def test_grams_in_several_orders_are_those_of_the_images_in_these_orders() -> None:
+    X = normal(130, 7)
+    order = torch.randperm(130, generator=torch.Generator().manual_seed(1))
+    plain, shuffled = CenteredGrams.in_orders(X, (None, order), 32)
+    for found, values in ((plain, X), (shuffled, X[order])):
+        expected = CenteredGrams.of(values, 32)
+        assert found.dropped == expected.dropped == 2
+        assert all(torch.equal(a, b) for a, b in zip(found.grams, expected.grams, strict=True))
+
+
+@pytest.mark.parametrize(("n", "p"), [(60, 5), (560, 260)])
+def test_what_is_decomposed_once_has_the_values_of_the_activations(n: int, p: int) -> None:
+    X, Y = normal(n, p), normal(n, p, 1)
+    Y[:, :3] += X[:, :3]
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(2))
+    A, B = Centred(X), Centred(Y)
+    for measure in (svcca, pwcca, procrustes):
+        for other, given in ((B, Y), (B.permuted(order), Y[order])):
+            assert measure(A, other) == pytest.approx(measure(X, given), abs=1e-10), measure.__name__
+    assert procrustes(A, B.permuted(order)) < procrustes(A, B) - 0.001
+    for dimension in (effective_rank, participation_ratio, two_nearest_neighbours):
+        assert dimension(A) == pytest.approx(dimension(X), rel=1e-12), dimension.__name__
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_single_value_that_is_not_finite_is_seen(bad: float) -> None:
+    values = normal(40, 30)
+    assert finite(values)
+    assert finite(values[:0])
+    values[17, 3] = bad
+    assert not finite(values)

@@ -15,6 +15,7 @@ from concept_monitor_cli.monitor.comparison import (
     correlations,
     match_units,
     matches,
+    paired_correlations,
 )
 from concept_monitor_cli.monitor.history import histories
 
@@ -114,3 +115,17 @@ def test_units_of_classes(concept_table: Callable[..., pd.DataFrame]) -> None:
     assert check_classes(["HORSE", "cat"], ["horse"]) == ["cat"]
     with pytest.raises(InputError, match="cat"):
         check_classes(["cat"], ["horse"])
+
+
+def test_correlations_of_pairs_are_those_of_the_table() -> None:
+    generator = np.random.default_rng(3)
+    first = generator.normal(size=(50, 6)).astype(np.float32)
+    second = generator.normal(size=(50, 4)).astype(np.float32)
+    second[:, 1] = 7.3  # constant: no correlation
+    first[:, 2] = second[:, 3]
+    table = correlations(lambda i, j: first[i:j], lambda i, j: second[i:j], 50, block=16)
+    partner = np.array([3, 1, 3, 0, 0, 2])
+    found = paired_correlations(first, second, partner)
+    np.testing.assert_allclose(found, table[np.arange(6), partner], atol=1e-12)
+    assert np.isnan(found[1])
+    assert found[2] == pytest.approx(1)

@@ -9,7 +9,6 @@ from concept_monitor_cli.report.statistics_figures import (
     categories_by_layer,
     categories_over_epochs,
     categories_side_by_side,
-    evenly,
     interpretable_against_sparsity,
     retention_against_percent,
 )
@@ -143,8 +142,3 @@ def test_accuracy_comes_before_the_layers_where_any_is_known() -> None:
     assert first.get_lines()[0].get_xydata() == pytest.approx(np.array([[0, 90], [40, 70]]))
     assert [axes.get_title() for axes in others] == ["layer3", "layer4"]
     assert others[0].get_ylabel() == "interpretable units"
-
-
-def test_evenly_keeps_first_and_last() -> None:
-    assert evenly([3, 4, 5], 5) == [3, 4, 5]
-    assert evenly(list(range(11)), 3) == [0, 5, 10]

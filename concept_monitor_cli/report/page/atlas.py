@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from concept_monitor_cli.report.statistics_figures import evenly
+from concept_monitor_cli.monitor.epochs import evenly
 from concept_monitor_cli.run import RunFolder
 from concept_monitor_cli.run.made import picture_file
 

@@ -12,6 +12,7 @@ from planted_training import EPOCHS, weights
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.dynamics import cka, effective_rank
+from concept_monitor_cli.monitor import epochs as monitored_epochs
 from concept_monitor_cli.options import DynamicsOptions, EpochFilter, ReadingOptions
 from concept_monitor_cli.stories import dynamics as story
 from concept_monitor_cli.stories.activations import usable
@@ -97,8 +98,8 @@ def test_large_layers_are_decomposed_at_some_epochs_unless_epochs_are_named(
         return int((similarity["measure"] == "cka").sum()), both, set(dimension["epoch"])
 
     whole = decomposed()
-    monkeypatch.setattr(story, "_LARGE", 3)
-    monkeypatch.setattr(story, "_MOST_EPOCHS", 2)
+    monkeypatch.setattr(monitored_epochs, "LARGE", 3)
+    monkeypatch.setattr(monitored_epochs, "MOST", 2)
     last = EPOCHS - 1
     assert decomposed() == (whole[0], {(0, last)}, {0, last})
     assert decomposed(epochs=EpochFilter.parse(f"0:{last}")) == whole

@@ -13,6 +13,7 @@ from planted_training import EPOCHS, UNITS, weights
 
 from concept_monitor_cli.cli import main
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.monitor import epochs as monitored_epochs
 from concept_monitor_cli.options import (
     CompareOptions,
     EmbedOptions,
@@ -23,7 +24,6 @@ from concept_monitor_cli.options import (
 from concept_monitor_cli.progress import Silent
 from concept_monitor_cli.report.universality_figures import universality_figure
 from concept_monitor_cli.run import TABLES
-from concept_monitor_cli.stories import universality as universality_story
 from concept_monitor_cli.stories.compare import compare
 from concept_monitor_cli.stories.embed import embed
 from concept_monitor_cli.stories.retention import retention
@@ -160,8 +160,8 @@ def test_every_unit_of_a_permuted_copy_finds_its_twin(
 def test_universal_units_of_large_layers_are_counted_at_some_epochs_unless_epochs_are_named(
     training: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(universality_story, "_LARGE", 3)
-    monkeypatch.setattr(universality_story, "_MOST_EPOCHS", 2)
+    monkeypatch.setattr(monitored_epochs, "LARGE", 3)
+    monkeypatch.setattr(monitored_epochs, "MOST", 2)
 
     def counted(**named: EpochFilter) -> set[int]:
         options = CompareOptions(
