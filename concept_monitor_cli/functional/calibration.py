@@ -41,6 +41,8 @@ PERMUTATIONS = 20
 FDR = 0.05
 # Numbers of float32 that differ by less, as a share of 1 + their size, differ by rounding errors only.
 _ROUNDING = 1e-5
+# Images by units whose places in a permutation are made at once: several whole numbers for each.
+_PLACES = 1 << 21
 
 
 def random_top_images(
@@ -106,6 +108,21 @@ def label_evidence(layer: Evidence, null: Evidence, *, lam: float) -> tuple[Tens
         found `(C,)` and null `(R,)`, float32, for `p_values`. 0 for a concept that every set of images (for a
         draw: every other one) speaks for alike.
     """
+    found, chance = _labelled(layer, null, lam, with_units=True)
+    assert found is not None
+    return found, chance
+
+
+@torch.no_grad()
+def chance_evidence(layer: Evidence, null: Evidence, *, lam: float) -> Tensor:
+    """What `label_evidence` gives of the draws alone, `(R,)`; arguments as there."""
+    return _labelled(layer, null, lam, with_units=False)[1]
+
+
+def _labelled(
+    layer: Evidence, null: Evidence, lam: float, *, with_units: bool
+) -> tuple[Tensor | None, Tensor]:
+    """See `label_evidence`; of the units only where asked for."""
     values, drawn = layer.values, null.values
     if values.shape[1] != drawn.shape[1] or 0 in (values.shape[0], drawn.shape[0]):
         raise InputError(
@@ -114,29 +131,25 @@ def label_evidence(layer: Evidence, null: Evidence, *, lam: float) -> tuple[Tens
     units, m = values.shape
     draws, device = drawn.shape[0], values.device
     stand_in = torch.arange(draws, device=device) % units
-    prior = layer.log_prior()
-    parts: list[tuple[int, _Label, _Label]] = []
+    prior = layer.log_prior() if with_units and lam != 1.0 else None
+    found: list[tuple[int, _Label]] = []
+    chance: list[tuple[int, _Label]] = []
 
     def score(concepts: slice) -> None:
         own, random = values[:, concepts], drawn[:, concepts].to(device)
         others = log_sum_of_others(own)
-        order = own - others if lam == 1.0 else own.sub(prior[concepts], alpha=lam)
+        if with_units:
+            order = own - others if prior is None else own.sub(prior[concepts], alpha=lam)
+            found.append((concepts.start, _Label.of(order, (own - random.mean(0)) / _spread(random))))
         # The prior with a draw in the place of a unit.
         others = others.index_select(0, stand_in)
         order_of_draws = (
             random - others if lam == 1.0 else random.sub(torch.logaddexp(others, random), alpha=lam)
         )
-        parts.append(
-            (
-                concepts.start,
-                _Label.of(order, (own - random.mean(0)) / _spread(random)),
-                _Label.of(order_of_draws, _against_the_others(random)),
-            )
-        )
+        chance.append((concepts.start, _Label.of(order_of_draws, _against_the_others(random))))
 
     run_blocks(score, spans(m, max(16, grain(device) // max(units, draws))), device)
-    parts.sort(key=lambda part: part[0])  # threads end in any order; ties go to the first concept
-    return _Label.best([own for _, own, _ in parts]), _Label.best([random for _, _, random in parts])
+    return (_Label.best(found) if with_units else None), _Label.best(chance)
 
 
 @torch.no_grad()
@@ -213,7 +226,9 @@ class _Label:
         return cls(best[:, 0], value.gather(1, where)[:, 0])
 
     @staticmethod
-    def best(blocks: list[_Label]) -> Tensor:
+    def best(found: list[tuple[int, _Label]]) -> Tensor:
+        """Of blocks of concepts, each with its first one: ties go to the first concept."""
+        blocks = [block for _, block in sorted(found, key=lambda part: part[0])]
         ranks = torch.stack([block.rank for block in blocks], 1)
         values = torch.stack([block.value for block in blocks], 1)
         return values.gather(1, top_rows(ranks, 1)[0])[:, 0]
@@ -244,7 +259,7 @@ def shuffled(Q: Tensor, *, groups: ImageGroups | None = None, seed: int = 0) -> 
         raise InputError(f"groups of {groups.n_images} images for activations of {n}")
     rotations = Rotations.draw(groups, units, 1, np.random.default_rng(seed))
     result = torch.empty_like(Q)
-    for part in spans(units, 256):
+    for part in spans(units, min(256, _PLACES // n)):
         rows = torch.from_numpy(rotations.sources(0, part)).to(Q.device)
         result[:, part] = Q[:, part].gather(0, rows)
     return result
