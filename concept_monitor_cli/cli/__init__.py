@@ -6,11 +6,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-
 # How often torch's threads look whether the others are done before they sleep (libgomp's own: 300,000). Where
-# other programs have the cores, a thread looks for one that does not run: beside three of them `dynamics` over
-# 60 checkpoints took 57 s, with this 36; beside other runs of torch it was seen to take ten times as long.
-# Fewer looks cost time on free cores: none at all half of what small networks take.
+# other programs have the cores, a thread looks for one that does not run: beside three of them `dynamics`
+# over 60 checkpoints took 57 s, with this 36; beside other runs of torch it was seen to take ten times as
+# long. Fewer looks cost time on free cores: with none at all, small networks take twice as long.
 _LOOKS = "30000"
 
 

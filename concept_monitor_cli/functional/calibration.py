@@ -41,6 +41,8 @@ PERMUTATIONS = 20
 FDR = 0.05
 # Numbers of float32 that differ by less, as a share of 1 + their size, differ by rounding errors only.
 _ROUNDING = 1e-5
+# Images by units whose places in a permutation are made at once: several whole numbers for each.
+_PLACES = 1 << 21
 
 
 def random_top_images(
@@ -139,7 +141,6 @@ def label_beside_chance(layer: Evidence, null: Evidence, *, lam: float) -> Order
     stand_in = torch.arange(draws, device=device) % units
     # Of the whole, as `Evidence.order` has it: in blocks of another width it is rounded otherwise.
     all_others = log_sum_of_others(values)
-    order = values - all_others if lam == 1.0 else layer.scores(lam)
     parts: list[tuple[int, Tensor, Tensor]] = []
 
     def score(concepts: slice) -> None:
@@ -159,6 +160,8 @@ def label_beside_chance(layer: Evidence, null: Evidence, *, lam: float) -> Order
         chance[some] = _against_the_others(drawn[:, labels[some]])[some].diagonal()
 
     run_blocks(compare, spans(draws, max(16, grain(device) // draws)), device)
+    # In the place of what is not needed any more: both are as large as the evidence.
+    order = torch.sub(values, all_others, out=all_others) if lam == 1.0 else layer.scores(lam)
     return OrderBesideChance(order, chance)
 
 
@@ -248,7 +251,7 @@ def shuffled(Q: Tensor, *, groups: ImageGroups | None = None, seed: int = 0) -> 
         raise InputError(f"groups of {groups.n_images} images for activations of {n}")
     rotations = Rotations.draw(groups, units, 1, np.random.default_rng(seed))
     result = torch.empty_like(Q)
-    for part in spans(units, 256):
+    for part in spans(units, min(256, _PLACES // n)):
         rows = torch.from_numpy(rotations.sources(0, part)).to(Q.device)
         result[:, part] = Q[:, part].gather(0, rows)
     return result

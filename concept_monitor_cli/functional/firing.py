@@ -19,6 +19,8 @@ from concept_monitor_cli.functional.groups import ImageGroups
 
 #: A unit that fires on images of fewer groups is not named; see docs/calibration.md.
 MIN_GROUPS = 5
+# Activations that are looked at in one go.
+_VALUES = 1 << 22
 #: Sizes of sets of top images. A unit is looked at through as many of its images as the largest of these that
 #: it has, so that few null distributions serve all units.
 SIZES = (5, 6, 7, 8, 10, 12, 14, 17, 20, 24, 28, 34, 40, 50, 60, 70, 85, 100)
@@ -58,7 +60,7 @@ def firing(Q: Tensor, groups: ImageGroups | None = None) -> Firing:
     groups = ImageGroups.single(Q.shape[0]) if groups is None else groups
     of = torch.from_numpy(groups.of).to(Q.device)
     counts = []
-    for part in spans(Q.shape[1], 512):
+    for part in spans(Q.shape[1], max(16, min(512, _VALUES // max(1, len(Q))))):
         values = Q[:, part].nan_to_num(nan=-torch.inf)
         lowest = values.masked_fill(values == -torch.inf, torch.inf).amin(0)
         at_lowest = values == lowest

@@ -26,6 +26,8 @@ from concept_monitor_cli.functional.similarity.reorder import MIN_MEAN, POWER, S
 #: Concepts of a unit that compete, and the share of the draws that a concept set must make up.
 CANDIDATES = 20
 SHARE = 0.9
+# Images by concepts whose activations are made in one go.
+_VALUES = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -160,12 +162,11 @@ def _weighted_cosines(
 ) -> Tensor:
     """`(R, C, S)`; a unit's own norm is the same for all concepts of a draw and left out."""
     concepts, column = torch.unique(candidates.to(Q.device), return_inverse=True)
-    if cubed:
-        Q = (Q - Q.mean(0)) ** 3
+    mean = Q.mean(0)
     norms = torch.cat(
         [
             (drawn @ _cosine_terms(activations, concepts[part], cubed=cubed) ** 2).sqrt()
-            for part in spans(len(concepts), 512)
+            for part in spans(len(concepts), max(64, min(512, _VALUES // len(Q))))
         ],
         1,
     ).clamp_min(1e-12)  # (R, concepts)
@@ -174,7 +175,8 @@ def _weighted_cosines(
         own = column[part]  # (u, S)
         here, place = torch.unique(own, return_inverse=True)
         P = _cosine_terms(activations, concepts[here], cubed=cubed)
-        products = P[:, place.flatten()].reshape(-1, *own.shape) * Q[:, part, None]  # (N, u, S)
+        q = (Q[:, part] - mean[part]) ** 3 if cubed else Q[:, part]
+        products = P[:, place.flatten()].reshape(-1, *own.shape).mul_(q[:, :, None])  # (N, u, S)
         sums = (drawn @ products.flatten(1)).reshape(-1, *own.shape)
         result[:, part] = sums / norms[:, own.flatten()].reshape(-1, *own.shape)
     return result

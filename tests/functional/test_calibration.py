@@ -12,6 +12,7 @@ from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.calibration import (
     above_untrained,
     benjamini_hochberg,
+    label_beside_chance,
     label_evidence,
     p_values,
     permuted_best_scores,
@@ -83,6 +84,12 @@ def test_label_evidence_is_that_of_the_label_in_this_layer(name: str, units: int
     evidence = function(P, top_images(layer(shown, units, min(units, 3)), k)[0])
     null = function(P, random_top_images(200, k, 20))
     found, chance = label_evidence(evidence, null, lam=lam)
+    beside = label_beside_chance(evidence, null, lam=lam)
+    assert torch.equal(beside.order, evidence.order(lam))
+    assert torch.equal(beside.chance, chance)
+    own = torch.arange(units) % 2 == 0
+    assert torch.equal(evidence.scores(lam, own=own), evidence.scores(lam)[own])
+    assert torch.equal(evidence.order(lam, own), evidence.order(lam)[own])
     E, random = evidence.values.double(), null.values.double()
     published = evidence.scores(lam).argmax(1)
 

@@ -11,7 +11,8 @@ from concept_monitor_cli.functional.similarity.activations import ConceptActivat
 #: Norms are not taken smaller than this in `cos_cubed`, as in the published code.
 MIN_NORM = 1e-3
 
-_UNITS = 512
+# Units, and their activations, whose columns are made in one go.
+_UNITS, _VALUES = 512, 1 << 23
 
 
 def _unit_columns(Q: Tensor, power: int, min_norm: float) -> Tensor:
@@ -21,7 +22,7 @@ def _unit_columns(Q: Tensor, power: int, min_norm: float) -> Tensor:
     """
     result = torch.empty(Q.shape, dtype=torch.float32, device=Q.device)
     wide = torch.float32 if Q.device.type == "mps" else torch.float64
-    for units in spans(Q.shape[1], _UNITS):
+    for units in spans(Q.shape[1], max(16, min(_UNITS, _VALUES // max(1, len(Q))))):
         column = Q[:, units].to(wide)
         if power == 3:
             column = (column - column.mean(0)) ** 3

@@ -77,28 +77,42 @@ class Evidence:
         run_blocks(add_up, spans(m, max(16, 4 * grain(self.values.device) // units)), self.values.device)
         return prior.sub_(math.log(units))
 
-    def scores(self, lam: float, log_prior: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    def scores(
+        self,
+        lam: float,
+        log_prior: Tensor | None = None,
+        out: Tensor | None = None,
+        own: Tensor | None = None,
+    ) -> Tensor:
         """`E - lam * log p(t)`, `(C, M)`.
 
         Args:
             lam: weight of the prior.
             log_prior: that of the layer, as `log_prior()` gives it; this evidence's own by default.
             out: where to write them; `values` itself, where the evidence is no longer needed.
+            own: `(C,)` bool, only these units, beside all in the prior.
         """
         prior = self.log_prior() if log_prior is None else log_prior
-        return torch.sub(self.values, lam * prior - (1.0 - lam) * self.constant, out=out)
+        values = self.values if own is None else self.values[own]
+        return torch.sub(values, lam * prior - (1.0 - lam) * self.constant, out=out)
 
-    def order(self, lam: float) -> Tensor:
+    def order(self, lam: float, own: Tensor | None = None) -> Tensor:
         """What sorts a unit's concepts as their scores do, and does not saturate, `(C, M)`.
 
         At `lam = 1` the score is `log C - log(1 + exp(-d))`, `d = E_k - logsumexp_{l != k} E_l`: no more than
         `log C`, and all concepts that one unit alone stands for come to that within the precision of any
         float. In a layer of ten units these are many, and rounding would choose the label. `d` rises with the
         score and tells them apart.
+
+        Args:
+            lam: weight of the prior.
+            own: `(C,)` bool, only these units, beside all in the prior.
         """
         if lam != 1.0:
-            return self.scores(lam)
-        return self.values - log_sum_of_others(self.values)
+            return self.scores(lam, own=own)
+        others = log_sum_of_others(self.values)
+        order = torch.sub(self.values, others, out=others)
+        return order if own is None else order[own]
 
     def among(self, live: Tensor) -> Evidence:
         """That of the live units alone; `live` is `(C,)` bool."""
@@ -124,9 +138,9 @@ def log_sum_of_others(evidence: Tensor) -> Tensor:
     """`logsumexp_{l != k} E[l, m]`, `(C, m)`; minus infinity for a single unit."""
     total = torch.logsumexp(evidence, 0)
     highest = evidence.argmax(0, keepdim=True)
+    without = evidence.scatter(0, highest, -torch.inf).logsumexp(0, keepdim=True)
     # Taking exp(E[k]) out of the sum is exact to rounding unless k makes up most of it: at most one does.
     others = evidence.sub(total).clamp_max_(math.log(0.5)).exp_().neg_().log1p_().add_(total)
-    without = evidence.scatter(0, highest, -torch.inf).logsumexp(0, keepdim=True)
     return others.scatter_(0, highest, without)
 
 

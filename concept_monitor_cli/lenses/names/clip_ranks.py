@@ -72,28 +72,35 @@ class RankedLayer:
         effect = torch.full((self.units,), torch.nan)
         draws = 0
         for part in self.sized:
-            layer = self._evidence(self.context.activations, part)
-            random = self.random_sets(part.size)
-            null = self._untrained(untrained, part.size) or random
-            own, rows = part.own.to(device), part.rows
-            if self.few:
-                scores[rows] = order[rows] = beyond_chance(layer, random)[own]
-                chance = (
-                    beyond_chance(null, random).amax(1) if null is not random else best_beyond_chance(null)
-                )
-                found = order[rows].amax(1)
-            else:
-                scores[rows] = layer.scores(self.similarity.lam)[own]
-                beside = label_beside_chance(layer, null, lam=self.similarity.lam)
-                order[rows], chance = beside.order[own], beside.chance
-                # Of the concepts that are printed, read from the order that sorts the table.
-                labels = top_rows(beside.order, 1)[0][:, 0]
-                found = evidence_of(layer, null, labels)[own]
-            p[rows] = p_values(found.cpu(), chance.cpu())
-            labels = top_rows(order[rows], 1)[0][:, 0]
-            effect[rows] = evidence_of(Evidence(layer.values[own], 0.0), random, labels).cpu()
-            draws = max(draws, len(chance))
+            rows = part.rows
+            p[rows], effect[rows], chances = self._name(part, untrained, scores, order)
+            draws = max(draws, chances)
         return Named(scores, order, p, effect, draws, self.notes())
+
+    def _name(
+        self, part: Company, untrained: Sequence[Entry], scores: Tensor, order: Tensor
+    ) -> tuple[Tensor, Tensor, int]:
+        """See `name`: p-values, effect and draws of some units; fills their rows of scores and order.
+
+        A part at a time, so that tables of units by concepts of one are gone before those of the next come.
+        """
+        layer = self._evidence(self.context.activations, part)
+        random = self.random_sets(part.size)
+        null = self._untrained(untrained, part.size) or random
+        own, rows = part.own.to(self.top.device), part.rows
+        evidence = Evidence(layer.values[own], 0.0)
+        if self.few:
+            scores[rows] = order[rows] = beyond_chance(layer, random)[own]
+            chance = beyond_chance(null, random).amax(1) if null is not random else best_beyond_chance(null)
+        else:
+            scores[rows] = layer.scores(self.similarity.lam, own=own)
+            beside = label_beside_chance(layer, null, lam=self.similarity.lam)
+            order[rows], chance = beside.order[own], beside.chance
+        # Of the concepts that are printed, read from the order that sorts the table.
+        labels = top_rows(order[rows], 1)[0][:, 0]
+        found = order[rows].amax(1) if self.few else evidence_of(evidence, null, labels)
+        p = p_values(found.cpu(), chance.cpu())
+        return p, evidence_of(evidence, random, labels).cpu(), len(chance)
 
     def scored(self) -> tuple[Tensor, Tensor]:
         """Scores and order alone, `(U, M)` each, as `name` has them."""
@@ -105,8 +112,8 @@ class RankedLayer:
             if self.few:
                 scores[rows] = order[rows] = beyond_chance(layer, self.random_sets(part.size))[own]
             else:
-                scores[rows] = layer.scores(self.similarity.lam)[own]
-                order[rows] = layer.order(self.similarity.lam)[own]
+                scores[rows] = layer.scores(self.similarity.lam, own=own)
+                order[rows] = layer.order(self.similarity.lam, own)
         return scores, order
 
     def notes(self) -> tuple[str, ...]:

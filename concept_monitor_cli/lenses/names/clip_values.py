@@ -86,7 +86,9 @@ class ValuedLayer:
         for first in range(-1, rounds, together):
             numbers = range(first, min(rounds, first + together))
             layers = [pooled if number < 0 else self._mixed(pooled, number) for number in numbers]
-            found = self.similarity.function(context.activations, torch.cat(layers, 1), context.groups)
+            whole = torch.cat(layers, 1) if len(layers) > 1 else layers[0]
+            del layers  # of a wide layer, hundreds of megabytes
+            found = self.similarity.function(context.activations, whole, context.groups)
             best += [compared(each.amax(1)).float().cpu() for each in torch.split(found, units)]
             if first < 0:
                 scores = found[:units].clone() if together > 1 else found
