@@ -55,8 +55,9 @@ FALSE_CHANGES = 0.031
 
 
 # Numbers that one batch of resamples holds: few large operations instead of many small ones, each of which
-# waits for all threads. Larger batches take no less time, and leave holes in the memory that no other fills.
-_BATCH = 1 << 20
+# waits for all threads, and sums long enough to be compiled (`worth_compiling`). Larger batches take no less
+# time, and leave holes in the memory that no other fills.
+_BATCH = 1 << 21
 
 
 class Rescorer(Protocol):
@@ -294,8 +295,10 @@ def wins(
     """
     found = np.empty((len(units), resamples), dtype=bool)
     places = [(units * rescorer.n_concepts + concepts).cpu() for concepts in (better, worse)]
-    for start in range(0, resamples, rescorer.batch):
-        numbers = range(start, min(resamples, start + rescorer.batch))
+    # Batches of one size: a short last one would be too little to be compiled.
+    batches = -(-resamples // rescorer.batch)
+    for drawn in np.array_split(np.arange(resamples), batches):
+        numbers = range(int(drawn[0]), int(drawn[-1]) + 1)
         counts = image_counts(rescorer.n_images if groups is None else groups, numbers, seed=seed)
         scores = rescorer.scores(counts).cpu().flatten(1)
         one, other = (scores.index_select(1, place) for place in places)
