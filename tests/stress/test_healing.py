@@ -19,16 +19,15 @@ FOLLOWS = {
     "findings": (),
     # Without the recordings that they are made of.
     "halves": ("activations",),
-    "image_embeddings": ("findings", "null"),
+    "image_embeddings": ("findings",),
     "image_groups": ("findings", "halves", "redundancy"),
     "layers": (),
-    "null": ("findings",),
-    "pixels": ("findings", "null", "activations", "image_embeddings", "image_groups", "halves", "redundancy"),
+    "pixels": ("findings", "activations", "image_embeddings", "image_groups", "halves", "redundancy"),
     "probe_block": ("findings",),
     "redundancy": ("activations",),
     # What is said of the run as a whole.
     "resampling": (),
-    "text_embeddings": ("findings", "null"),
+    "text_embeddings": ("findings",),
 }
 
 
