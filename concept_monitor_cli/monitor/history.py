@@ -115,7 +115,6 @@ def histories(table: pd.DataFrame, traits: Mapping[str, Traits] | None = None) -
         table: a concept table of any epochs, layers and detectors, with one checkpoint per epoch.
         traits: of each detector; what is missing has the ordinary ones.
     """
-
     first = table[table["rank"] == 1]
     found = []
     for layer, detector in layers_and_detectors(first):
