@@ -152,12 +152,15 @@ def embed_image_blocks(
 
 
 def looked_at_once(store: Store, encoder: Encoder | None, *others: Geometry) -> dict[Geometry, Done]:
-    """What `decode_probe` need not keep: the pixels of an encoder, which are embedded and not needed again.
+    """What `decode_probe` makes for an encoder and need not keep: pixels that are embedded, and that is all.
 
     Args:
         store: where embeddings are kept.
         encoder: None for none.
-        others: geometries that somebody else looks at, too.
+        others: geometries that are decoded anyway, and stay.
+
+    Returns:
+        the encoder's geometry; nothing where it is one of the others, or the encoder takes no pixels.
     """
     if encoder is None or encoder.preprocessing is None or encoder.preprocessing.geometry in others:
         return {}

@@ -138,10 +138,11 @@ class CenteredGrams:
             raise InputError(f"blocks of {block} images: need {LEAST_BLOCK} or more")
         starts = [start for start in range(0, len(X), block) if len(X) - start >= LEAST_BLOCK]
         sizes = [min(block, len(X) - start) for start in starts]
+        squares = [n * n for n in sizes]
         found = []
         for order in orders:
             # What stays is allocated first and in one piece: between what is freed it would leave holes.
-            grams = torch.split(torch.empty(sum(n * n for n in sizes)), [n * n for n in sizes])
+            grams = torch.split(torch.empty(sum(squares), device=X.device), squares)
             for gram, start in zip(grams, starts, strict=True):
                 rows = slice(start, start + block)
                 part = X[rows] if order is None else X[order[rows]]

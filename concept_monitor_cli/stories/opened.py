@@ -348,15 +348,15 @@ class OpenRun:
         """
         by = self.info["probe"].get("groups_by", COPIES)
         geometries: list[Geometry] = [FINGERPRINT] if by == COPIES else []
-        if encoder is not None and encoder.preprocessing is not None:
-            geometries.append(encoder.preprocessing.geometry)
+        once = looked_at_once(self.store, encoder, *geometries)
+        geometries += once
         probe, pixels = decode_probe(
             self.store,
             self.probe,
             geometries,
             workers=self.options.workers,
             progress=self.progress,
-            once=looked_at_once(self.store, encoder, FINGERPRINT),
+            once=once,
         )
         seen = dict(zip(geometries, pixels, strict=True))
         eyes = None if encoder is None else encoder.preprocessing

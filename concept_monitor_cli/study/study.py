@@ -417,18 +417,20 @@ class Study:
 
     def _decode(self, geometry: Geometry) -> Pixels:
         """The probing images for a network; for the encoder too, so that each file is decoded once."""
-        geometries = [geometry]
-        eyes = self.encoder if self._embeds else None
-        if eyes is not None and eyes.preprocessing is not None:
-            geometries.append(eyes.preprocessing.geometry)
-        if self.options.groups is None:
-            geometries.append(FINGERPRINT)
-        once = looked_at_once(self.store, eyes, geometry, FINGERPRINT)
+        geometries = [geometry, *([FINGERPRINT] if self.options.groups is None else [])]
+        once = looked_at_once(self.store, self.encoder if self._embeds else None, *geometries)
+        geometries += once
         if self.options.dry_run:
             probe, pixels, self.to_decode = plan_probe(self.store, self.listed_probe, geometries, once=once)
         else:
-            how: dict[str, Any] = {"workers": self.options.workers, "progress": self.progress}
-            probe, pixels = decode_probe(self.store, self.listed_probe, geometries, once=once, **how)
+            probe, pixels = decode_probe(
+                self.store,
+                self.listed_probe,
+                geometries,
+                workers=self.options.workers,
+                progress=self.progress,
+                once=once,
+            )
         if "context" not in self.__dict__:
             seen = dict(zip(geometries, pixels, strict=True))
             self.__dict__["context"] = self._context(probe, seen)

@@ -143,7 +143,7 @@ class RankedLayer:
             if self.few:
                 scores[part.rows] = beyond_chance(layer, self._random(joining, part.size))[part.own]
             else:
-                scores[part.rows] = layer.scores(self.similarity.lam)[part.own.to(self.top.device)]
+                scores[part.rows] = layer.scores(self.similarity.lam, own=part.own.to(self.top.device))
         return scores
 
     def stability(self, order: Tensor, counts: Tensor) -> tuple[Tensor, Stability]:
