@@ -93,8 +93,14 @@ def summaries_of(run: RunFolder, layers: Sequence[str] = ()) -> list[LayerSummar
     tables = run.concepts(
         layers=layers,
         columns=["concept", "category", "score", "p_value", "interpretable", "state", "effect"],
+        best=True,
     )
-    read = {name: table for name in ("changes", "units") if (table := run.table(name)) is not None}
+    wanted = {"changes": ("epoch", "layer", "detector"), "units": ("layer", "detector", "confident_changes")}
+    read = {
+        name: table
+        for name, columns in wanted.items()
+        if (table := run.table(name, columns=columns)) is not None
+    }
     tested: set[tuple[str, str]] = set()
     if len(read) == 2:
         known = read["units"][read["units"]["confident_changes"].notna()]

@@ -85,7 +85,7 @@ class Findings:
         states: NDArray[np.object_] = np.where(self.live, LIVE, np.where(sparse, SPARSE, DEAD)).astype(object)
         return states
 
-    def rows(self, *, epoch: int, checkpoint: str, layer: str, detector: str) -> dict[str, object]:
+    def rows(self, *, epoch: int, checkpoint: str, layer: str, detector: str) -> dict[str, Any]:
         """The rows of the concept table. A dead or sparse unit has one row, without a concept.
 
         `effect`, `stability` and `concept_set` stand in the rows of rank 1.
@@ -94,7 +94,7 @@ class Findings:
         given[:, 0] = True
         unit, rank = np.nonzero(given)
         live = self.live[unit]
-        rows: dict[str, object] = {
+        rows: dict[str, Any] = {
             "epoch": np.full(len(unit), epoch),
             "checkpoint": [checkpoint] * len(unit),
             "layer": [layer] * len(unit),

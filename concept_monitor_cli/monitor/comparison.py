@@ -127,10 +127,23 @@ def match_units(correlation: Floats) -> tuple[NDArray[np.int64], Floats]:
     gain = correlation[np.ix_(rows, columns)]
     _, mine, its = np.intersect1d(rows, columns, assume_unique=True, return_indices=True)
     gain[mine, its] += _SAME_NUMBER
-    left, right = linear_sum_assignment(gain, maximize=True)
+    left, right = linear_sum_assignment(_reduced(gain))
     twin[rows[left]] = columns[right]
     value[rows[left]] = correlation[rows[left], columns[right]]
     return twin, value
+
+
+def _reduced(gain: Floats) -> Floats:
+    """Costs with the same best assignments, `(C, D)`: least costs of 0 leave the solver shorter ways.
+
+    Of every line of the smaller side just one entry is taken, so a constant may be added to such a line.
+    """
+    cost = -gain
+    if gain.shape[0] <= gain.shape[1]:
+        cost -= cost.min(axis=1, keepdims=True)
+    if gain.shape[0] >= gain.shape[1]:
+        cost -= cost.min(axis=0)
+    return cost
 
 
 def chance_correlation(

@@ -16,6 +16,7 @@ from concept_monitor_cli.store.atomic import atomic_write
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
 
 # Okabe and Ito's palette: told apart with every common colour blindness, and in grey by its lightness.
 CATEGORY_COLOURS = {
@@ -76,6 +77,8 @@ def figure_style(more: Mapping[str, Any] | None = None) -> Iterator[None]:
         "ytick.color": INK,
         "legend.frameon": False,
         "figure.dpi": 100,
+        "figure.autolayout": False,
+        "figure.constrained_layout.use": False,
         "savefig.dpi": 160,
         "svg.hashsalt": "cmon",
         "svg.fonttype": "none",
@@ -113,7 +116,7 @@ def save(figure: Figure, path: Path, formats: Sequence[str] = ("png",), *, capti
         _settle(figure)
         if caption:
             _write_below(figure, caption, paper.FONT_POINTS[0] if on_paper else _CAPTION_POINTS)
-        part = paper.page_part(figure, column) if on_paper else "tight"
+        part = paper.page_part(figure, column) if on_paper else _shown_part(figure)
         return [_write(figure, path, suffix, part) for suffix in formats]
 
 
@@ -121,9 +124,17 @@ def _settle(figure: Figure) -> None:
     """Lay a figure out for good: what is written below it moves nothing."""
     paper.fit_legends(figure)
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    figure.set_layout_engine(None)  # "none" would have every figure with a colour bar drawn once more
     for legend in figure.legends:  # else it stays at the foot of whatever is written
         legend.set_bbox_to_anchor((0, 0, 1, 1), figure.transFigure)
+
+
+def _shown_part(figure: Figure) -> Bbox:
+    """What of a figure is to be written, in inches; asked of matplotlib it would draw the figure for it."""
+    import matplotlib as mpl
+
+    part: Bbox = figure.get_tightbbox().padded(mpl.rcParams["savefig.pad_inches"])
+    return part
 
 
 def _write_below(figure: Figure, caption: str, points: float) -> None:
@@ -136,7 +147,7 @@ def _write_below(figure: Figure, caption: str, points: float) -> None:
     figure.text(shown.x0 / width, foot, "\n".join(lines), fontsize=points, va="top", color=CAPTION_COLOUR)
 
 
-def _write(figure: Figure, path: Path, suffix: str, part: Any) -> Path:
+def _write(figure: Figure, path: Path, suffix: str, part: Bbox) -> Path:
     target = path.with_name(f"{path.name}.{suffix}")
     metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[suffix]
     with atomic_write(target) as temporary:

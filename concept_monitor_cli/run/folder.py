@@ -150,6 +150,7 @@ class RunFolder:
         detector: str | None = None,
         epochs: Iterable[int] | None = None,
         columns: Collection[str] | None = None,
+        best: bool = False,
     ) -> pd.DataFrame:
         """The stacked concept table, restricted to what is asked for; its texts are categories.
 
@@ -158,6 +159,7 @@ class RunFolder:
             detector: only this one.
             epochs: only these.
             columns: only these, with those that say where a row belongs; `None`: all.
+            best: only the best concept of each unit.
 
         Raises:
             InputError: the run has no table yet, or none with such a layer, detector or epoch.
@@ -167,7 +169,7 @@ class RunFolder:
         if not path.is_file():
             raise InputError("this run has no tables yet", where=self.root, hint="run `cmon dissect` first")
         read = None if columns is None else [c for c in schema.columns if c in {*schema.order, *columns}]
-        frame = schema.read_parquet(path, columns=read)
+        frame = schema.read_parquet(path, columns=read, only={"rank": 1} if best else None)
         for column, wanted in (
             ("layer", list(layers)),
             ("detector", [detector] if detector else []),
@@ -186,14 +188,18 @@ class RunFolder:
             frame = frame[frame[column].isin(wanted)]
         return frame.reset_index(drop=True)
 
-    def table(self, name: str) -> pd.DataFrame | None:
+    def table(self, name: str, *, columns: Collection[str] | None = None) -> pd.DataFrame | None:
         """One of the tables of `TABLES`; `None` where the command that writes it has not run.
+
+        Args:
+            name: of the table.
+            columns: read these alone, as `TableSchema.read_csv` does; `None`: all.
 
         Raises:
             InputError: the file is there and is no such table.
         """
         path = self.tables / f"{name}.csv"
-        return TABLES[name].read_csv(path) if path.is_file() else None
+        return TABLES[name].read_csv(path, columns=columns) if path.is_file() else None
 
     def on_page(self, part: Part) -> dict[str, pd.DataFrame]:
         """The tables that a part of the page shows, as far as they are there.
@@ -339,16 +345,35 @@ class RunFolder:
         """Where the score matrix of one checkpoint, layer and detector belongs."""
         return self.root / "scores" / folder / f"{file_name(layer)}.{detector}.h5"
 
-    def write_table(self, folder: str, record: TableRecord, rows: dict[str, object]) -> None:
+    def write_table(
+        self,
+        folder: str,
+        record: TableRecord,
+        rows: dict[str, object],
+        more: Sequence[tuple[TableSchema, dict[str, object]]] = (),
+    ) -> None:
         """Write one concept table and, after it, the record that declares it finished.
 
         The column `basis` is filled in for a layer in another basis than its channels.
+
+        Args:
+            folder: of the checkpoint.
+            record: what the table was made from; the digests of its files are filled in.
+            rows: of the concept table.
+            more: tables of the detector's own, which stand beside it.
         """
         path = self.table_path(folder, record.layer, record.detector)
         path.parent.mkdir(parents=True, exist_ok=True)
         _, _, basis = record.layer.partition("@")
-        write_text_atomic(path, TABLES["concepts"].to_csv({**rows, "basis": basis}))
-        write_text_atomic(path.with_suffix(".json"), _json(asdict(record)))
+        texts = {
+            self.more_path(folder, record.layer, record.detector, schema): schema.to_csv(own)
+            for schema, own in more
+        }
+        texts[path] = TABLES["concepts"].to_csv({**rows, "basis": basis})
+        for place, text in texts.items():
+            write_text_atomic(place, text)
+        files = {place.name: sha256(text.encode()).hexdigest() for place, text in texts.items()}
+        write_text_atomic(path.with_suffix(".json"), _json(asdict(replace(record, files=files))))
 
     def basis_path(self, layer: str) -> Path:
         """Where the basis of a layer called `layer4@pca8` is kept."""
@@ -358,14 +383,9 @@ class RunFolder:
         """The bases that the run keeps, by the names of their layers in the tables."""
         return {path.stem: path for path in sorted((self.root / "bases").glob("*.npz"))}
 
-    def write_more(
-        self, folder: str, layer: str, detector: str, schema: TableSchema, rows: dict[str, object]
-    ) -> Path:
-        """Write one of the tables of a detector's own beside its concept table."""
-        path = self.table_path(folder, layer, f"{detector}.{schema.name}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(path, schema.to_csv(rows))
-        return path
+    def more_path(self, folder: str, layer: str, detector: str, schema: TableSchema) -> Path:
+        """Where one of the tables of a detector's own belongs, beside its concept table."""
+        return self.table_path(folder, layer, f"{detector}.{schema.name}")
 
     def write_csv(self, table: str, rows: pd.DataFrame) -> Path:
         """Write one of the run-wide tables, e.g. `embedding`, as `tables/<table>.csv`."""
@@ -456,17 +476,13 @@ class RunFolder:
         content["notices"] = list(dict.fromkeys([*earlier_notices, *told]))
         content["layers"] = sorted({record.layer for record in records})
         content["detectors"] = sorted({record.detector for record in records})
+        place, said = (
+            ("layer", "detector", "epoch", "checkpoint"),
+            ("units", "value", "chance", "word", "measure"),
+        )
         content["held_out"] = [
-            {
-                "layer": record.layer,
-                "detector": record.detector,
-                "epoch": record.epoch,
-                "checkpoint": record.checkpoint,
-                **{
-                    name: record.held_out.get(name)
-                    for name in ("units", "value", "chance", "word", "measure")
-                },
-            }
+            {name: getattr(record, name) for name in place}
+            | {name: record.held_out.get(name) for name in said}
             for record in records
             if record.held_out
         ]

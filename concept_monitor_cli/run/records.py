@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,6 +45,8 @@ class TableRecord:
     what the network said, as `KIND/DIGEST`. `redundancy` says how alike the units are
     (`functional.redundancy`), asked of their activations, `held_out` how well the labels of one half of the
     images predict the activations on the other (`functional.held_out`); tables of earlier versions lack both.
+    `made` is the digest of all that the table's text follows from, `files` the SHA-256 of its files, by their
+    names: a table that is still as it was written needs not be written again.
     """
 
     checkpoint: str
@@ -57,6 +60,8 @@ class TableRecord:
     recording: str = ""
     redundancy: dict[str, Any] = field(default_factory=dict)
     held_out: dict[str, Any] = field(default_factory=dict)
+    made: str = ""
+    files: dict[str, str] = field(default_factory=dict)
 
 
 Record = TypeVar("Record", CheckpointRecord, TableRecord)
@@ -80,6 +85,26 @@ def read_record(kind: type[Record], path: Path) -> Record | None:
             where=path,
             hint="remove this file and run `cmon dissect` again",
         ) from error
+
+
+def written_from(made: str, path: Path) -> TableRecord | None:
+    """The record of a table that was made from just this, and whose files are still as they were written.
+
+    Args:
+        made: the digest of all that the table's text follows from.
+        path: of the record; the table's files lie beside it.
+
+    Raises:
+        InputError: the record is damaged.
+    """
+    record = read_record(TableRecord, path)
+    if record is None or record.made != made or not record.files:
+        return None
+    for name, digest in record.files.items():
+        file = path.with_name(name)
+        if not file.is_file() or sha256(file.read_bytes()).hexdigest() != digest:
+            return None
+    return replace(record, notes=tuple(record.notes))
 
 
 def with_accuracies(records: Sequence[CheckpointRecord]) -> list[CheckpointRecord]:

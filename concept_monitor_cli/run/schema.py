@@ -156,7 +156,9 @@ class TableSchema:
                 hint="remove it and run `cmon dissect` again",
             ) from error
 
-    def read_parquet(self, path: Path, *, columns: Collection[str] | None = None) -> pd.DataFrame:
+    def read_parquet(
+        self, path: Path, *, columns: Collection[str] | None = None, only: Mapping[str, int] | None = None
+    ) -> pd.DataFrame:
         """A table that is kept as Parquet, its texts as categories in alphabetical order.
 
         A table of all epochs says the same few texts on every row: as categories each is held once, and a row
@@ -165,12 +167,14 @@ class TableSchema:
         Args:
             path: the file.
             columns: read these alone; `None`: all of them, and those of `sometimes` that are there.
+            only: rows in which these columns, which are read, have these numbers; `None`: all rows.
 
         Raises:
             InputError: the file is not such a table.
         """
         import pandas as pd
         import pyarrow as pa
+        import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
         with path.open("rb") as file:  # pyarrow refuses paths that are no text
@@ -179,6 +183,8 @@ class TableSchema:
                 texts = [c for c in names if self.columns.get(c, "str") == "str"]
                 stored = pq.ParquetFile(file, read_dictionary=texts, page_checksum_verification=True)
                 table = stored.read(columns=names).unify_dictionaries()
+                for column, number in (only or {}).items():
+                    table = table.filter(pc.equal(table[column], number))
                 # What pandas noted in the file of its own types would turn the categories into texts again.
                 frame = table.replace_schema_metadata(None).to_pandas(
                     types_mapper={pa.int64(): pd.Int64Dtype()}.get

@@ -108,7 +108,10 @@ def compare(options: CompareOptions, progress: Progress = SILENT) -> CompareResu
     """
     import pandas as pd
 
-    first, second = (OpenRun(root, options, progress) for root in (options.run_a, options.run_b))
+    # Only a class that was asked for may be a unit's second concept.
+    first, second = (
+        OpenRun(root, options, progress, best=not options.classes) for root in (options.run_a, options.run_b)
+    )
     warn_of_differences(first, second, progress)
     pairs = _pairs(first, second, options.match)
     folder = RunFolder(options.out)

@@ -5,25 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from concept_monitor_cli import __version__
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional.redundancy import Redundancy
 from concept_monitor_cli.lenses import Findings
 from concept_monitor_cli.lenses.halves import Halves, held_out_record
 from concept_monitor_cli.lenses.responses import (
     RELATIVE_ADVICE,
     layer_redundancy,
+    redundancy_key,
     redundancy_note,
     redundancy_record,
 )
 from concept_monitor_cli.monitor.agreement import agreement
 from concept_monitor_cli.monitor.crowded import crowded
 from concept_monitor_cli.run import UNTRAINED, RunFolder, TableRecord
+from concept_monitor_cli.run.records import written_from
 from concept_monitor_cli.store import Writer, atomic_write
+from concept_monitor_cli.store.keys import JSONValue, canonical_json
 from concept_monitor_cli.stories.pieces import Piece, halves_key
 from concept_monitor_cli.study import (
     Study,
@@ -48,9 +54,65 @@ def keep_bases(run: RunFolder, pieces: Sequence[Piece]) -> None:
 
 
 def conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Piece) -> None:
-    """Write the tables of one piece, and the record that declares them finished."""
-    findings = _conclude(study, run, file, piece)
+    """Write the tables of one piece, and the record that declares them finished.
+
+    Where they are there, made from the same and as they were written, they stay, also by the clock.
+    """
     alike = layer_redundancy(study.context, piece.seen.key, lambda: study.recorded(piece.seen.key))
+    alike_note = redundancy_note(
+        alike, layer=piece.layer.name, epoch=file.epoch, relative=piece.detector.relative
+    )
+    made = _made(study, file, piece)
+    record = None
+    if not study.options.save_scores and study.store.has(piece.finding):
+        record = written_from(made, run.table_path(file.folder, *piece.table).with_suffix(".json"))
+    if record is None:
+        record = _write(study, run, file, piece, alike, [alike_note] if alike_note else [], made)
+    for note in record.notes:
+        if note != alike_note:
+            study.notice(note)
+        elif piece.layer.name not in study.told:
+            # Once for a layer, and what it means once for a run; the records of the tables have all of it.
+            study.notice(note.replace(RELATIVE_ADVICE, "") if study.told else note)
+            study.told.add(piece.layer.name)
+
+
+def _made(study: Study, file: StudyFile, piece: Piece) -> str:
+    """The digest of all that the tables of a piece, and what is said of them, follow from."""
+    parts: dict[str, JSONValue] = {
+        "cmon": __version__,
+        "epoch": file.epoch,
+        "checkpoint": file.name,
+        "layer": piece.layer.name,
+        "finding": piece.finding.digest,
+        "halves": halves_key(study, piece).digest,
+        "redundancy": redundancy_key(study.context, piece.seen.key).digest,
+        "codes": [[*pair, code] for pair, code in sorted(study.codes.items())],
+    }
+    return sha256(canonical_json(parts).encode("ascii")).hexdigest()
+
+
+def _write(
+    study: Study,
+    run: RunFolder,
+    file: StudyFile,
+    piece: Piece,
+    alike: Redundancy,
+    said: Sequence[str],
+    made: str,
+) -> TableRecord:
+    """Conclude, and write tables and record, which is returned.
+
+    Args:
+        study: the inputs.
+        run: where the tables go.
+        file: the checkpoint.
+        piece: of it.
+        alike: how alike the units are.
+        said: of that.
+        made: the digest of all that the tables follow from.
+    """
+    findings = _conclude(study, run, file, piece)
     place: dict[str, Any] = {
         "epoch": file.epoch,
         "checkpoint": file.name,
@@ -58,39 +120,27 @@ def conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Pie
         "detector": piece.detector.name,
     }
     rows = findings.rows(**place)
-    said = (
-        redundancy_note(alike, layer=piece.layer.name, epoch=file.epoch, relative=piece.detector.relative),
-        crowded(rows, layer=piece.layer.name, detector=piece.detector.name, epoch=file.epoch),
-    )
-    notes = (*findings.notes, *(note for note in said if note))
+    many = crowded(rows, layer=piece.layer.name, detector=piece.detector.name, epoch=file.epoch)
     halves = _halves(study, piece)
-    record_of = TableRecord(
-        checkpoint=file.name,
-        epoch=file.epoch,
-        layer=piece.layer.name,
-        detector=piece.detector.name,
+    record = TableRecord(
+        **place,
         finding=piece.finding.digest,
         units=piece.layer.units,
-        notes=notes,
+        notes=(*findings.notes, *said, *([many] if many else [])),
         calibration=dict(findings.calibration),
         recording=f"{piece.seen.key.kind}/{piece.seen.key.digest}",
         redundancy=redundancy_record(alike),
         held_out={}
         if halves is None
         else held_out_record(halves, findings.categories[:, 0], alike.effective),
+        made=made,
     )
     schemas = {schema.name: schema for schema in piece.detector.tables}
-    for table in findings.more:
-        more = findings.more_rows(table, **place)
-        run.write_more(file.folder, *piece.table, schemas[table], more)
-    run.write_table(file.folder, record_of, {**rows, "concept_code": study.codes_of(rows)})
-    for note in notes:
-        if note != said[0]:
-            study.notice(note)
-        elif piece.layer.name not in study.told:
-            # Once for a layer, and what it means once for a run; the records of the tables have all of it.
-            study.notice(note.replace(RELATIVE_ADVICE, "") if study.told else note)
-            study.told.add(piece.layer.name)
+    more = [(schemas[table], findings.more_rows(table, **place)) for table in findings.more]
+    named = zip(rows["concept"], rows["category"], strict=True)
+    codes = [study.codes.get(pair, "") for pair in named]
+    run.write_table(file.folder, record, {**rows, "concept_code": codes}, more)
+    return record
 
 
 def _halves(study: Study, piece: Piece) -> Halves | None:

@@ -86,6 +86,7 @@ class OpenRun:
         progress: told about long work.
         context: the run's images and words, where they are open already; else they are opened when needed.
         columns: of `table`, beside those that say where a row belongs.
+        best: only the best concept of each unit is read.
 
     Raises:
         InputError: there is no run, or no such layer, detector or epoch in it.
@@ -98,6 +99,7 @@ class OpenRun:
         progress: Progress,
         context: Context | None = None,
         columns: Collection[str] = _COLUMNS,
+        best: bool = False,
     ) -> None:
         self.run = RunFolder.open(root)
         self.options = options
@@ -106,15 +108,17 @@ class OpenRun:
         # A detector that needs no encoder may have been added to a run that has one.
         whole = context is not None and (context.encoder is not None or self.info["encoder"] is None)
         self._given = context if whole else None
-        self.table: pd.DataFrame = self._concepts(columns)
+        self.table: pd.DataFrame = self._concepts(columns, best=best)
 
     def whole_table(self) -> pd.DataFrame:
         """The rows of `table` with all columns of the concept table; not kept."""
         return self._concepts(None)
 
-    def _concepts(self, columns: Collection[str] | None) -> pd.DataFrame:
+    def _concepts(self, columns: Collection[str] | None, *, best: bool = False) -> pd.DataFrame:
         options = self.options
-        table = self.run.concepts(layers=options.layers, detector=options.detector, columns=columns)
+        table = self.run.concepts(
+            layers=options.layers, detector=options.detector, columns=columns, best=best
+        )
         if options.epochs is not None:
             epochs = options.epochs.select(table["epoch"].unique().tolist())
             table = table[table["epoch"].isin(epochs)].reset_index(drop=True)

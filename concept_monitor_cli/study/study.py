@@ -293,11 +293,11 @@ class Study:
             self.notice(note)
         return concepts
 
-    def codes_of(self, rows: Mapping[str, Any]) -> list[str]:
-        """What the word list or data set calls the concept of each row of a table; `""` where the same."""
+    @cached_property
+    def codes(self) -> dict[tuple[str, str], str]:
+        """(concept, category) -> what the word list or data set calls it, where that is another name."""
         own = self.listed_probe.concepts
-        codes = {**({} if own is None else own.code_of), **self.concepts.code_of}
-        return [codes.get(pair, "") for pair in zip(rows["concept"], rows["category"], strict=True)]
+        return {**({} if own is None else own.code_of), **self.concepts.code_of}
 
     def recorded(self, key: Key) -> Entry:
         """A recording that must be there by now.

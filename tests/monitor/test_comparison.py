@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import permutations
 
 import numpy as np
 import pandas as pd
@@ -73,6 +74,22 @@ def test_more_units_on_one_side() -> None:
     twin, _ = match_units(_correlations(Q[:, [3, 0]], Q))
     assert twin.tolist() == [3, 0]
     assert match_units(np.full((2, 2), np.nan))[0].tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (3, 6), (6, 3), (1, 4), (4, 1)])
+def test_the_pairs_are_the_best_of_all_ways_to_pair(shape: tuple[int, int]) -> None:
+    table = np.random.default_rng(sum(shape)).uniform(-1, 1, (40, *shape))
+    for gain in table:
+        few, many = sorted(shape)
+        wide = gain if shape[0] <= shape[1] else gain.T
+        best = max(
+            sum(wide[row, column] for row, column in enumerate(chosen))
+            for chosen in permutations(range(many), few)
+        )
+        twin, value = match_units(gain)
+        assert np.nansum(value) == pytest.approx(best, abs=1e-12)
+        assert (twin >= 0).sum() == few
+        assert np.array_equal(value[twin >= 0], gain[np.flatnonzero(twin >= 0), twin[twin >= 0]])
 
 
 def _final(names: str, sure: str) -> Final:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 
 import pytest
@@ -25,3 +27,78 @@ def test_the_network_is_neither_run_nor_looked_through_again(
     assert bench.tables() == before
     other_layer = cmon(*bench.dissect(layer="layer2"))
     assert "was known already" in other_layer.err
+
+
+def _written(bench: Bench) -> dict[str, tuple[int, int]]:
+    """What tells whether a table was written again: every write makes a file of its own."""
+    tables = sorted((bench.root / "out" / "tables").glob("epoch_*/*.csv"))
+    return {
+        f"{path.parent.name}/{path.name}": (path.stat().st_ino, path.stat().st_mtime_ns) for path in tables
+    }
+
+
+def test_tables_that_are_as_they_should_be_are_left_alone(bench: Bench, cmon: Callable[..., Answer]) -> None:
+    several = ("--encoder", "builtin", "--concepts", "builtin", "--pairs", 6)
+    assert cmon(*bench.dissect(*several)).code == 0
+    before, bytes_before = _written(bench), bench.tables()
+    assert len(before) == 6  # of each checkpoint the concept table and the pairs
+    assert cmon(*bench.dissect(*several)).code == 0
+    assert _written(bench) == before
+    # An edited, a cut and a lost file come back, with what was written beside them; nothing else is touched.
+    folder = bench.root / "out" / "tables"
+    for damage in ("edited", "cut", "lost"):
+        table = folder / "epoch_0000" / "layer3.clip-dissect.csv"
+        pairs = folder / "epoch_0005" / "layer3.clip-dissect.pairs.csv"
+        if damage == "edited":
+            table.write_bytes(table.read_bytes().replace(b"live", b"dead", 1))
+        elif damage == "cut":
+            pairs.write_bytes(pairs.read_bytes()[:-9])
+        else:
+            table.unlink()
+        before = _written(bench)
+        assert cmon(*bench.dissect(*several)).code == 0
+        assert bench.tables() == bytes_before
+        epoch = "epoch_0005" if damage == "cut" else "epoch_0000"
+        after = _written(bench)
+        assert {name for name in after if after[name] != before.get(name)} == {
+            f"{epoch}/layer3.clip-dissect.csv",
+            f"{epoch}/layer3.clip-dissect.pairs.csv",
+        }
+
+
+@pytest.mark.parametrize("reason", ["version", "codes", "record"])
+def test_tables_made_from_something_else_are_written_again(
+    bench: Bench, cmon: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    words = (bench.root / "words.txt").read_text().split()
+    coded = "\n".join(f"n{number:08d} {word}" for number, word in enumerate(words))
+    assert cmon(*bench.dissect()).code == 0
+    before = _written(bench)
+    if reason == "version":
+        monkeypatch.setattr("concept_monitor_cli.stories.conclude.__version__", "99.0")
+    elif reason == "codes":
+        (bench.root / "words.txt").write_text(coded)
+    else:
+        for record in (bench.root / "out" / "tables").glob("epoch_*/layer3.*.json"):
+            record.write_text(record.read_text().replace('"made": "', '"made_earlier": "'))
+    assert cmon(*bench.dissect()).code == 0
+    after = _written(bench)
+    assert all(after[name] != before[name] for name in before)
+    table = (bench.root / "out" / "tables" / "epoch_0000" / "layer3.clip-dissect.csv").read_text()
+    assert ("n0000000" in table) == (reason == "codes")
+
+
+def test_what_the_tables_say_is_said_again_and_the_cache_is_filled(
+    bench: Bench, cmon: Callable[..., Answer]
+) -> None:
+    first = cmon(*bench.dissect())
+    again = cmon(*bench.dissect())
+    said = [re.findall(r"(?:note|warning): .*", answer.err) for answer in (first, again)]
+    assert said[1] == said[0] != []
+    records = (bench.root / "out" / "tables").glob("epoch_*/layer3.*.json")
+    digests = [json.loads(record.read_text())["finding"] for record in records]
+    findings = [bench.root / "cache" / "findings" / digest[:2] / f"{digest}.h5" for digest in digests]
+    for path in findings:
+        path.unlink()
+    assert cmon(*bench.dissect()).code == 0
+    assert [path.is_file() for path in findings] == [True, True, True]
