@@ -33,7 +33,8 @@ _IMAGES_PER_DIRECTION = 8  # else what differs between copies would be among the
 _LEAST = 0.01  # a direction with less of the variation of the first one is noise
 # How much of the side is kept, and where the cut begins, in shares of what there is to choose from.
 _CUTS = ((1.0, (0.0,)), (0.975, (-1.0, 1.0)), (0.95, (-1.0, 0.0, 1.0)), (0.9, (-1.0, -1 / 3, 1 / 3, 1.0)))
-_ROWS = 2048  # images compared with all others at a time
+_ROWS = 2048  # images looked at, at a time
+_COSINES = 1 << 24  # of images with all others, at a time
 _PAIRS = 2048  # pairs laid over each other at a time
 
 
@@ -79,8 +80,9 @@ def _alike(pictures: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[np.int64]
     centre = layouts.mean(0)
     directions = _directions(layouts - centre)
     own, mirror = (_unit((each - centre) @ directions) for each in (layouts, mirrored))
-    for start in range(0, n, _ROWS):
-        stop = min(n, start + _ROWS)
+    rows = max(1, _COSINES // max(1, n))
+    for start in range(0, n, rows):
+        stop = min(n, start + rows)
         close = torch.maximum(own[start:stop] @ own[start:].T, own[start:stop] @ mirror[start:].T) > ALIKE
         first, second = (each.numpy() for each in close.triu(1).nonzero(as_tuple=True))
         yield stop - start, first + start, second + start

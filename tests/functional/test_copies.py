@@ -59,6 +59,22 @@ def test_many_copies_of_one_picture_are_one_group() -> None:
     assert joined == {3, *range(40, 70)}
 
 
+@pytest.mark.parametrize("cosines", [1, 100, 10**6])
+def test_blocks_change_no_group(monkeypatch: pytest.MonkeyPatch, cosines: int) -> None:
+    """However many cosines are held at a time."""
+    originals = scenes(6)
+    pictures = small([*originals, *[originals[3]] * 4, *originals[:2]])
+    expected = near_copies(pictures)
+    monkeypatch.setattr("concept_monitor_cli.functional.copies._COSINES", cosines)
+    links = np.eye(len(pictures), dtype=bool), np.eye(len(pictures), dtype=bool)
+    for matrix, pairs in zip(links, (expected, near_copies(pictures)), strict=True):
+        for first, second in pairs.tolist():
+            matrix[first, second] = matrix[second, first] = True
+    reached = [np.linalg.matrix_power(matrix.astype(float), len(pictures)) > 0 for matrix in links]
+    assert np.array_equal(*reached)
+    assert reached[0].sum() == 5 * 5 + 2 * 4 + 3
+
+
 def test_flat_pictures_and_few() -> None:
     assert near_copies(np.zeros((5, SIDE, SIDE, 3), dtype=np.uint8)).tolist() == []
     assert near_copies(small(scenes(1))).tolist() == []
