@@ -98,10 +98,10 @@ def written_from(made: str, path: Path) -> TableRecord | None:
         InputError: the record is damaged.
     """
     record = read_record(TableRecord, path)
-    if record is None or record.made != made or not record.files:
+    if record is None or record.made != made or not record.files or not isinstance(record.files, dict):
         return None
     for name, digest in record.files.items():
-        file = path.with_name(name)
+        file = path.parent / name
         if not file.is_file() or sha256(file.read_bytes()).hexdigest() != digest:
             return None
     return replace(record, notes=tuple(record.notes))
