@@ -252,8 +252,8 @@ def test_tables_of_a_killed_run_are_known_to_have_other_weights(bench: Bench, cm
 
     real = RunFolder.write_table
 
-    def die_after_the_first(self: RunFolder, folder: str, record: Any, rows: Any) -> None:
-        real(self, folder, record, rows)
+    def die_after_the_first(self: RunFolder, *arguments: Any) -> None:
+        real(self, *arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
