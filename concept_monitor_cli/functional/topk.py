@@ -13,6 +13,8 @@ _LOW = 0xFFFF_FFFF
 # Keys that are made at once: on a processor few enough that they and their values stay in the cache.
 _CPU_KEYS = 1 << 17
 _DEVICE_KEYS = 1 << 23
+# Activations whose groups are looked through at once.
+_GROUPED = 1 << 22
 
 
 def top_rows(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -130,7 +132,7 @@ def top_images_of_groups(Q: Tensor, k: int, groups: ImageGroups) -> tuple[Tensor
     of = torch.from_numpy(groups.of).to(Q.device)
     number = torch.arange(images, device=Q.device)[:, None]
     indices = torch.empty(min(k, groups.n_groups), units, dtype=torch.int64, device=Q.device)
-    for part in spans(units, 256):
+    for part in spans(units, max(16, min(256, _GROUPED // max(1, images)))):
         values = Q[:, part].nan_to_num(nan=-torch.inf)
         rows = of[:, None].expand_as(values)
         highest = values.new_empty(groups.n_groups, values.shape[1])

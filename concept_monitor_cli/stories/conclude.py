@@ -24,6 +24,7 @@ from concept_monitor_cli.lenses.responses import (
     redundancy_note,
     redundancy_record,
 )
+from concept_monitor_cli.models.allocator import give_back_freed_memory
 from concept_monitor_cli.monitor.agreement import agreement
 from concept_monitor_cli.monitor.crowded import crowded
 from concept_monitor_cli.run import UNTRAINED, RunFolder, TableRecord
@@ -38,6 +39,10 @@ from concept_monitor_cli.study import (
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+# Bytes of a layer's pooled activations.
+_LARGE = 32 << 20
 
 
 def keep_bases(run: RunFolder, pieces: Sequence[Piece]) -> None:
@@ -148,6 +153,7 @@ def _halves(study: Study, piece: Piece) -> Halves | None:
 
     def make(writer: Writer) -> None:
         with study.recorded(piece.seen.key) as entry:
+            _make_room(study, piece)
             found = piece.detector.halves(entry, study.context)
         writer.meta["asked"] = found is not None
         if found is not None:
@@ -206,6 +212,7 @@ def _conclude(study: Study, run: RunFolder, file: StudyFile | None, piece: Piece
         with ExitStack() as entries:
             entry = entries.enter_context(study.recorded(piece.seen.key))
             untrained = [entries.enter_context(study.recorded(each.key)) for each in piece.untrained]
+            _make_room(study, piece)
             findings = piece.detector.find(entry, study.context, untrained=untrained, matrix=matrix)
             findings = replace(findings, notes=(*entry.meta["notes"], *findings.notes))
         if not study.store.has(piece.finding):
@@ -216,6 +223,15 @@ def _conclude(study: Study, run: RunFolder, file: StudyFile | None, piece: Piece
         path = run.scores_path(file.folder, piece.layer.name, piece.detector.name)
         write_scores(path, findings.matrix, findings.matrix_concepts or study.context.concepts.concepts)
     return findings
+
+
+def _make_room(study: Study, piece: Piece) -> None:
+    """Before a layer whose activations are large: what networks and other layers had is given back first.
+
+    Else the process would have kept, at its end, room for the activations of each of them.
+    """
+    if piece.layer.units * len(study.context.probe) * 4 >= _LARGE:
+        give_back_freed_memory()
 
 
 def _known(study: Study, piece: Piece) -> Findings | None:

@@ -49,13 +49,37 @@ def test_freed_memory_is_taken_again_without_faults() -> None:
     assert count < pages / 5
 
 
+# Frees every other of 64 pieces of 4 MB, which leaves holes; prints the memory before and after.
+HOLES = """
+import numpy as np
+from concept_monitor_cli.models.allocator import give_back_freed_memory, keep_freed_memory
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20
+assert keep_freed_memory()
+pieces = [np.ones(1 << 19) for _ in range(64)]
+del pieces[::2]
+before = resident()
+print(give_back_freed_memory(), before - resident())
+"""
+
+
+@glibc
+def test_holes_are_given_back() -> None:
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    done = subprocess.run([sys.executable, "-c", HOLES], env=own, check=True, capture_output=True, text=True)
+    said, freed = done.stdout.split()
+    assert said == "True"
+    assert 100 < int(freed) < 160
+
+
 @glibc
 def test_the_users_own_settings_stand() -> None:
     assert faults("--keep", MALLOC_TRIM_THRESHOLD_="131072")[0] == "False"
 
 
 def test_another_system_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from concept_monitor_cli.models.allocator import keep_freed_memory
+    from concept_monitor_cli.models.allocator import give_back_freed_memory, keep_freed_memory
 
     monkeypatch.setattr(sys, "platform", "darwin")
     assert keep_freed_memory.__wrapped__() is False
+    assert give_back_freed_memory() is False

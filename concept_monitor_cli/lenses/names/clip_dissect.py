@@ -132,8 +132,11 @@ class ClipDissect(Detector):
         named = live & ~sparse
         if not bool(named.any()):
             return self._nothing(live, sparse, context)
-        layer = self._layer(pooled if bool(named.all()) else pooled[:, named.to(context.device)], context)
-        del pooled  # hundreds of megabytes in a wide layer and many images
+        # Never twice in memory: hundreds of megabytes in a wide layer and many images.
+        if not bool(named.all()):
+            pooled = pooled[:, named.to(context.device)]
+        layer = self._layer(pooled, context)
+        del pooled
         found = layer.name(untrained)
         indices, _ = top_rows(found.order, self.top_concepts)
         # Level scores may differ by rounding, in any order.

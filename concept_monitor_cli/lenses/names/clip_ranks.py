@@ -88,7 +88,6 @@ class RankedLayer:
         random = self.random_sets(part.size)
         null = self._untrained(untrained, part.size) or random
         own, rows = part.own.to(self.top.device), part.rows
-        evidence = Evidence(layer.values[own], 0.0)
         if self.few:
             scores[rows] = order[rows] = beyond_chance(layer, random)[own]
             chance = beyond_chance(null, random).amax(1) if null is not random else best_beyond_chance(null)
@@ -96,6 +95,8 @@ class RankedLayer:
             scores[rows] = layer.scores(self.similarity.lam, own=own)
             beside = label_beside_chance(layer, null, lam=self.similarity.lam)
             order[rows], chance = beside.order[own], beside.chance
+            del beside  # as large as the evidence, of which rows are copied next
+        evidence = Evidence(layer.values[own], 0.0)
         # Of the concepts that are printed, read from the order that sorts the table.
         labels = top_rows(order[rows], 1)[0][:, 0]
         found = order[rows].amax(1) if self.few else evidence_of(evidence, null, labels)
