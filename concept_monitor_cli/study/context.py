@@ -206,6 +206,7 @@ class Context:
             text_embeddings=self.text_embeddings,
             activations=ConceptActivations.from_embeddings(images, self.text_embeddings),
             groups=ImageGroups.read(self.groups.of[rows.cpu().numpy()]),
+            recent=self.recent.part(some.probe.digest),
         )
         return some
 

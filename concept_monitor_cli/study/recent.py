@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from threading import Lock
+from copy import copy
+from threading import RLock
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -30,7 +31,14 @@ class Recent:
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most = most_bytes
         self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
-        self._lock = Lock()
+        self._lock = RLock()
+        self._names: tuple[Hashable, ...] = ()
+
+    def part(self, name: Hashable) -> Recent:
+        """Results of something else, that of some of the images say, which take their room from the same."""
+        other = copy(self)
+        other._names = (*self._names, name)
+        return other
 
     def get_or_make(self, key: Hashable, make: Callable[[], T], *, nbytes: int) -> T:
         """What was made under this key, or what `make` gives now.
@@ -40,11 +48,12 @@ class Recent:
             make: makes it.
             nbytes: its size.
         """
+        named = (*self._names, key)
         with self._lock:
-            if key not in self._kept:
+            if named not in self._kept:
                 while self._kept and sum(size for _, size in self._kept.values()) + nbytes > self._most:
                     self._kept.popitem(last=False)
-                self._kept[key] = make(), nbytes
-            self._kept.move_to_end(key)
-            found: T = self._kept[key][0]
+                self._kept[named] = make(), nbytes
+            self._kept.move_to_end(named)
+            found: T = self._kept[named][0]
             return found

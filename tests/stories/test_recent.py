@@ -25,3 +25,12 @@ def test_the_results_asked_for_last_stay_as_many_as_fit() -> None:
     assert made == ["a", "b", "c", "b"]
     assert [ask("large", 100) for _ in range(2)] == ["LARGE", "LARGE"]
     assert made[4:] == ["large"]
+
+
+def test_parts_share_the_room_and_nothing_else() -> None:
+    whole = Recent(most_bytes=10)
+    one, other = whole.part("one"), whole.part("other")
+    assert [each.get_or_make("a", lambda n=n: n, nbytes=4) for n, each in enumerate((whole, one))] == [0, 1]
+    assert whole.get_or_make("a", lambda: "made again", nbytes=4) == 0
+    assert other.get_or_make("a", lambda: 2, nbytes=4) == 2  # in the place of `one`'s
+    assert one.get_or_make("a", lambda: "made again", nbytes=4) == "made again"
