@@ -238,7 +238,7 @@ def compiled_width(activations: ConceptActivations) -> int:
 def narrow(whole: Tensor, below: int) -> NDArray[np.uint16] | NDArray[np.int32]:
     """Whole numbers from 0 to less than `below`, in 16 bits where they fit, else in 32."""
     numbers = whole.numpy()
-    return numbers.astype(np.uint16) if below <= 1 << 16 else numbers.astype(np.int32)
+    return numbers.astype(np.uint16, "C") if below <= 1 << 16 else numbers.astype(np.int32, "C")
 
 
 def block_and_ranks(
