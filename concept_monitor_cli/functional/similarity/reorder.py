@@ -76,7 +76,7 @@ def random_order_error(values: Tensor, *, power: float = POWER) -> Tensor:
     return (2 * cubes.sum(1) / n**2).clamp_min(0)
 
 
-def _ranks(values: Tensor, run_rows: int) -> Tensor:
+def row_ranks(values: Tensor, run_rows: int) -> Tensor:
     """Rank of every value in its row, int32; equal values rank by their column. `values` is `(rows, n)`."""
     n = values.shape[1]
     column = torch.arange(n, dtype=torch.int64, device=values.device)
@@ -184,8 +184,8 @@ def _compare(
 
     def compare(concepts: slice) -> None:
         values = activations.block(concepts)
-        mean = _means(top, values, min_mean)
-        ranks = _ranks(values.T.contiguous(), max(1, buffer // n_images))
+        mean = top_means(top, values, min_mean)
+        ranks = row_ranks(values.T.contiguous(), max(1, buffer // n_images))
         del values
         keys = (ranks.to(key_type) << bits).T.contiguous()  # images first: a unit's top images are whole rows
         error = torch.empty(len(top), keys.shape[1], device=device)
@@ -224,7 +224,7 @@ def _compare_compiled(
         values, ranks = block_and_ranks(activations, concepts)
         error = torch.empty(len(top), len(ranks))
         order_errors(ranks, images, units.falling.numpy(), units.rising.numpy(), error.numpy())
-        result[:, concepts] = units.scores(error, _means(top, values, min_mean), scale_p)
+        result[:, concepts] = units.scores(error, top_means(top, values, min_mean), scale_p)
 
     run_blocks(compare, spans(activations.n_concepts, compiled_width(activations)), activations.device)
 
@@ -247,11 +247,11 @@ def block_and_ranks(
     """`P` of some concepts, `(N, m)`, and the rank of every image by each of them, `(m, N)`."""
     values = activations.block(concepts)
     n_images = len(values)
-    ranks = _ranks(values.T.contiguous(), max(1, grain(values.device) // n_images))
+    ranks = row_ranks(values.T.contiguous(), max(1, grain(values.device) // n_images))
     return values, narrow(ranks, n_images)
 
 
-def _means(top: Tensor, values: Tensor, min_mean: float) -> Tensor:
+def top_means(top: Tensor, values: Tensor, min_mean: float) -> Tensor:
     """Mean of `P[top, m]`, at least `min_mean`; `(C, n)`, `(N, m)` -> `(C, m)`."""
     return functional.embedding_bag(top, values, mode="mean").clamp_min_(min_mean)
 

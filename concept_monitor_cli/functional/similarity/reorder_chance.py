@@ -27,11 +27,11 @@ from concept_monitor_cli.functional.similarity.reorder import (
     MIN_MEAN,
     SCALE_POWER,
     UnitOrders,
-    _means,
     block_and_ranks,
     compiled_width,
     narrow,
     rank_reorder_from_top,
+    top_means,
 )
 
 #: Units of a set. More are not much faster: to rank a set takes as long as the errors of about ten units.
@@ -174,7 +174,7 @@ def _compiled(
         error = torch.empty(len(falling), together, len(ranks))
         for draw, own in enumerate(sets.images):
             shared_order_errors(ranks, images[draw], seen_as[draw], falling, rising, error.numpy())
-            mean = _means(own, values, min_mean).repeat_interleave(together, 0)[:count]
+            mean = top_means(own, values, min_mean).repeat_interleave(together, 0)[:count]
             found = units.scores(error.flatten(0, 1)[:count], mean, scale_p).amax(1)
             with lock:  # the highest of all blocks, in whatever order they come
                 torch.maximum(best[draw], found, out=best[draw])
