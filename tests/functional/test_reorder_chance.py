@@ -171,7 +171,8 @@ def rank_reorder() -> ValueSimilarity:
     ("concepts", "size", "mean"), [(60, 16, 0.3), (2, 8, 0.0)], ids=["a cone", "two concepts around zero"]
 )
 def test_p_values_of_blind_units_are_uniform(concepts: int, size: int, mean: float) -> None:
-    """Also in the tail: 20 orders shared by all units would put a twentieth of them below the lowest."""
+    """Also in the tail, of units with the same activations at other images: had the units of a set one order,
+    their draws would be the same, and every twentieth would beat all of them."""
     similarity, groups, found, called = rank_reorder(), ImageGroups.single(200), [], 0
     for seed in range(12):
         g = torch.Generator().manual_seed(seed)
@@ -180,7 +181,7 @@ def test_p_values_of_blind_units_are_uniform(concepts: int, size: int, mean: flo
             for n in (200, concepts)
         )
         P = ConceptActivations.from_embeddings(images, texts)
-        Q = torch.randn(200, 64, generator=g).exp()
+        Q = torch.rand(200, 64, generator=g).argsort(0).double().div(40).exp().float()
         assert similarity.chance is not None
         best = similarity.compared(similarity.function(P, Q, groups).amax(1))
         null = similarity.compared(similarity.chance(P, Q, groups, 20, seed))
@@ -189,7 +190,7 @@ def test_p_values_of_blind_units_are_uniform(concepts: int, size: int, mean: flo
         called += int(benjamini_hochberg(p).sum())
     p = torch.cat(found)
     assert stats.kstest(p.numpy(), "uniform").pvalue > 1e-3
-    for level in (0.05, 0.01, 0.002):
+    for level in (0.05, 0.02, 0.005):
         below = int((p <= level).sum())
         assert stats.binomtest(below, len(p), level, alternative="greater").pvalue > 1e-3, level
     assert called <= 3
