@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.functional import _blocks, _rank_kernels
+from concept_monitor_cli.functional import _blocks
 from concept_monitor_cli.functional.calibration import benjamini_hochberg, pooled_p_values, shuffled
 from concept_monitor_cli.functional.groups import ImageGroups
 from concept_monitor_cli.functional.similarity import ConceptActivations, reorder, reorder_chance
@@ -23,6 +22,9 @@ from concept_monitor_cli.functional.similarity.reorder_chance import RandomSets,
 from concept_monitor_cli.functional.topk import top_images
 from tests.functional import twins
 from tests.functional.test_similarity import activations, embeddings
+from tests.late import Late
+
+stats = Late("scipy.stats")
 
 COMPILED, TORCH = 0, 1 << 62
 
@@ -86,6 +88,8 @@ def test_both_ways_rank_alike_for_more_images_than_16_bits_count(monkeypatch: py
 
 
 def test_ranks_within_a_set_are_those_of_sorting() -> None:
+    from concept_monitor_cli.functional import _rank_kernels
+
     rng, dtype = np.random.default_rng(0), np.uint16
     for n_images, n in ((1, 1), (64, 64), (65, 3), (300, 40), (1000, 999)):
         ranks = rng.permutation(n_images).astype(dtype)
