@@ -5,14 +5,16 @@ pairing of images and activations broken: what does it find for a unit that has 
 A unit is called interpretable where what speaks for its label is too much for that, controlled within the
 layer.
 
-Three ways to the null distribution, by what the score depends on:
+Four ways to the null distribution, by what the score depends on:
 
 - **Evidence of images only** (`wpmi`, `soft_wpmi`): a unit with a broken pairing is a random ordered set of
   top images. `random_top_images` -> `soft_wpmi_evidence` -> `label_evidence` -> `p_values`. The evidence of
   the random sets depends on the probe set, the concepts and the constants alone: compute it once for all
   layers, epochs and runs.
-- **Everything else** (`cos`, `cos_cubed`, `rank_reorder`): `permuted_best_scores` scores the layer again with
-  its images permuted for every unit, and `pooled_p_values` compares.
+- **Activations at the top images** (`rank_reorder`): random ordered sets as well, on which the unit keeps its
+  own activations. `rank_reorder_by_chance` -> `pooled_p_values`.
+- **Everything else** (`cos`, `cos_cubed`): `permuted_best_scores` scores the layer again with its images
+  permuted for every unit, and `pooled_p_values` compares.
 - **Counts of pixels** (IoU): `dissection.shuffled_support`, then `pooled_p_values`.
 """
 

@@ -21,7 +21,7 @@ from concept_monitor_cli.functional.similarity.registry import (
     ValueSimilarity,
     reordered,
 )
-from concept_monitor_cli.functional.similarity.reorder import MIN_MEAN, POWER, SCALE_POWER
+from concept_monitor_cli.functional.similarity.reorder import MIN_MEAN, POWER, SCALE_POWER, row_ranks
 
 #: Concepts of a unit that compete, and the share of the draws that a concept set must make up.
 CANDIDATES = 20
@@ -148,12 +148,12 @@ def value_stability(
         cubed = similarity.name == "cos-cubed"
         return Stability(shares_of_first(_weighted_cosines(activations, Q, candidates, drawn, cubed=cubed)))
     scores = torch.empty(len(drawn), *candidates.shape, device=Q.device)
+    times = drawn.T.double().contiguous()  # (N, R): the draws of an image lie together
     for each in reordered(Q, groups):
         for part in spans(len(each.units), 16):
             units = each.units[part]
-            concepts, column = torch.unique(candidates[units], return_inverse=True)
             top = each.images[:, part], each.values[:, part]
-            scores[:, units] = _reordered(_columns(activations, concepts), top, column, drawn)
+            scores[:, units] = _reordered(activations, *top, candidates[units], times)
     return Stability(shares_of_first(scores))
 
 
@@ -188,21 +188,25 @@ def _cosine_terms(activations: ConceptActivations, concepts: Tensor, *, cubed: b
     return (P - P.mean(0)) ** 3 if cubed else P
 
 
-def _reordered(P: Tensor, top: tuple[Tensor, Tensor], column: Tensor, drawn: Tensor) -> Tensor:
-    """`(R, u, S)`: minus the weighted error of each concept's order, as in `rank_reorder`."""
-    images, values = top
-    result = torch.empty(len(drawn), *column.shape, device=P.device)
-    for unit in range(images.shape[1]):
-        own, q = images[:, unit], values[:, unit].double()
-        shown = P[own][:, column[unit]].double()  # (n, S)
-        rank = shown.argsort(0).argsort(0)
-        span = (q[0] - q[-1]).clamp_min(1e-30)
-        error = ((q.sort().values[rank] - q[:, None]) / span).abs() ** POWER
-        weight = drawn[:, own].double()
-        total = weight.sum(1, keepdim=True).clamp_min(1)
-        mean = ((weight @ shown) / total).clamp_min(MIN_MEAN)
-        result[:, unit] = (-(weight @ error) / total / mean**SCALE_POWER).float()
-    return result
+def _reordered(
+    activations: ConceptActivations, images: Tensor, values: Tensor, candidates: Tensor, times: Tensor
+) -> Tensor:
+    """`(R, u, S)`: minus the weighted error of each concept's order, as in `rank_reorder`.
+
+    Of top images and activations `(n, u)`, concepts `(u, S)` and how often images are drawn, `(N, R)`.
+    """
+    images, order = images.T.sort(1)  # (u, n); of equal values of P the lower image ranks lower
+    q = values.T.gather(1, order).double()[:, None]  # (u, 1, n)
+    shown = _gathered(activations, images, candidates.to(images.device)).transpose(1, 2)  # (u, S, n)
+    rank = row_ranks(shown.flatten(0, 1), _VALUES // shown.shape[2]).view(shown.shape)
+    rising = q.sort(2).values
+    span = (rising[:, :, -1:] - rising[:, :, :1]).clamp_min(1e-30)
+    error = rising.expand(shown.shape).gather(2, rank.long()).sub_(q).div_(span).abs_().pow_(POWER)
+    weight = times[images]  # (u, n, R)
+    total = weight.sum(1, keepdim=True).clamp_min(1)
+    mean = (torch.bmm(shown.double(), weight) / total).clamp_min(MIN_MEAN)
+    found: Tensor = -torch.bmm(error, weight) / total / mean**SCALE_POWER  # (u, S, R)
+    return found.permute(2, 0, 1).float()
 
 
 def _columns(activations: ConceptActivations, concepts: Tensor) -> Tensor:

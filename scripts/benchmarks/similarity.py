@@ -29,6 +29,10 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.functional import similarity
+from concept_monitor_cli.functional.calibration import PERMUTATIONS
+from concept_monitor_cli.functional.groups import ImageGroups
+from concept_monitor_cli.functional.similarity.reorder import TOP_FRACTION
+from concept_monitor_cli.functional.topk import top_images
 from scripts.benchmarks.measure import ROOT, Report, Row, alternate, peak_bytes, run, timed
 from tests.functional import twins
 
@@ -40,6 +44,8 @@ PEAK_SHARE = 1 / 3
 ROUNDING = 1e-4
 #: Whose softmax over all concepts is the same for every layer of a run.
 WITH_SOFTMAX = ("soft_wpmi", "wpmi")
+#: Whose loops over all units are compiled, and over a few are not.
+COMPILED = (*WITH_SOFTMAX, "rank_reorder")
 #: On how many units the literal loop runs at most: about ten seconds' worth.
 LITERAL_UNITS = {"soft_wpmi": 512, "wpmi": 512, "rank_reorder": 6, "cos_cubed": 96, "cos": 96}
 
@@ -64,7 +70,7 @@ class Case:
         self.sizes, self.device = sizes, device
         self.images, self.texts, self.Q = (each.to(device) for each in inputs(*sizes))
         self.P = self.images @ self.texts.T
-        self._known = similarity.ConceptActivations.from_matrix(self.P)
+        self.known = similarity.ConceptActivations.from_matrix(self.P)
 
     def ours(self, name: str, Q: Tensor | None = None) -> Tensor:
         """Given `P`."""
@@ -73,7 +79,7 @@ class Case:
 
     def ours_again(self, name: str) -> Tensor:
         """Given `P`, for a further layer of a run: what is the same for all layers is known."""
-        result: Tensor = getattr(similarity, name)(self._known, self.Q)
+        result: Tensor = getattr(similarity, name)(self.known, self.Q)
         return result
 
     def ours_from_embeddings(self, name: str) -> Tensor:
@@ -93,7 +99,7 @@ def compare(case: Case, name: str, peaks: dict[str, int] | None, rounds: int, un
     n, c, m, _ = case.sizes
     few = min(units, c)
     # What is loaded and compiled at the first call, and that takes seconds, is left out.
-    first = timed(lambda: case.ours(name, None if name in WITH_SOFTMAX else case.Q[:, :2]), case.device)
+    first = timed(lambda: case.ours(name, None if name in COMPILED else case.Q[:, :2]), case.device)
     sides: dict[str, Callable[[], Tensor]] = {
         "ours": lambda: case.ours(name),
         "few": lambda: case.literal(name, few),
@@ -178,6 +184,23 @@ def compare(case: Case, name: str, peaks: dict[str, int] | None, rounds: int, un
     return rows
 
 
+def chance(case: Case) -> Row:
+    """Rank reorder's null by random sets of images that units share, beside scoring permuted layers."""
+    n, c, m, _ = case.sizes
+    _, values = top_images(case.Q, max(1, int(n * TOP_FRACTION)))
+    sets = similarity.RandomSets.draw(ImageGroups.single(n), len(values), c, PERMUTATIONS)
+    one = timed(lambda: case.ours("rank_reorder"), case.device)
+    spent = timed(lambda: similarity.rank_reorder_by_chance(case.known, values, sets), case.device)
+    return Row(
+        "similarity",
+        f"rank_reorder, null of {PERMUTATIONS} draws, {m:,} concepts: processor time",
+        PERMUTATIONS * one.cpu / spent.cpu,
+        "x less",
+        details={"units": c, "cpu_seconds": spent.cpu, "cpu_seconds_of_a_scoring": one.cpu},
+        remark=f"{spent.cpu:.1f} s instead of {PERMUTATIONS} scorings of {one.cpu:.1f}",
+    )
+
+
 def _peaks(sizes: Sizes, device: str, names: list[str]) -> dict[str, dict[str, int]]:
     """Of both sides of every similarity, in a process of its own."""
     arguments = ["scripts.benchmarks.similarity", device, *map(str, sizes), *names]
@@ -193,7 +216,7 @@ def _print_peaks(device: str, numbers: list[str], names: list[str]) -> None:
     peaks = {}
     for name in names:
         # Libraries, their workspaces and compiled loops are loaded before.
-        (case if name in WITH_SOFTMAX else small).ours(name)
+        (case if name in COMPILED else small).ours(name)
         small.literal(name, 2)
         few = min(c, LITERAL_UNITS[name])
         peaks[name] = {
@@ -216,6 +239,7 @@ def bench(report: Report, device: torch.device, *, quick: bool) -> None:
             rounds = 9 if name in WITH_SOFTMAX else 1  # the others take half a minute, and are steady
             for row in compare(case, name, peaks.get(name), 1 if quick else rounds, LITERAL_UNITS[name]):
                 report(row)
+        report(chance(case))
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def twin_of_values(
             n = max([k for k in (*SIZES, n) if k <= min(fires, n)], default=fires)
         tops = sorted(best.values(), key=lambda i: (-q[i], of.index(of[i])))[:n]
         rising = sorted(q[i] for i in tops)
-        by_concept = sorted(range(n), key=lambda j: (P[tops[j], m], j))
+        by_concept = sorted(range(n), key=lambda j: (P[tops[j], m], tops[j]))
         error, weight, mean = 0.0, 0.0, 0.0
         for rank, j in enumerate(by_concept):
             times = counts[tops[j]]

@@ -7,6 +7,7 @@ in float32: what the package's speed and memory are measured against.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -97,9 +98,15 @@ def cos_cubed(P: Array, Q: Array) -> Array:
 
 def rank_reorder(P: Array, Q: Array, top_fraction: float = 0.05) -> Array:
     n = max(1, int(Q.shape[0] * top_fraction))
-    result = np.zeros((Q.shape[1], P.shape[1]))
-    for c, images in enumerate(top_images(Q, n)):
-        q = [float(Q[i, c]) for i in images]  # falling
+    lists = top_images(Q, n)
+    return rank_reorder_of_lists(P, lists, [[float(Q[i, c]) for i in own] for c, own in enumerate(lists)])
+
+
+def rank_reorder_of_lists(P: Array, lists: Sequence[Sequence[int]], values: Sequence[list[float]]) -> Array:
+    """`lists[c]` are the top images of unit c, `values[c]` its activations there, falling."""
+    result = np.zeros((len(lists), P.shape[1]))
+    for c, (images, q) in enumerate(zip(lists, values, strict=True)):
+        n = len(images)
         rising = q[::-1]
         # Any value in any place: the expectation over all orders.
         chance = math.fsum(abs(other - own) ** 3 for other in rising for own in rising) / n**2
@@ -113,6 +120,23 @@ def rank_reorder(P: Array, Q: Array, top_fraction: float = 0.05) -> Array:
             mean = math.fsum(P[i, m] for i in images) / n
             result[c, m] = -ratio / max(mean, 1e-3) ** 0.5
     return result
+
+
+def rank_reorder_by_chance(
+    P: Array, values: Array, sets: NDArray[np.int64], orders: NDArray[np.int64]
+) -> Array:
+    """`values` `(n, C)`, `sets` `(B, G, n)`, `orders` `(B, L, n)`: unit k sees set k // L in order k % L."""
+    n, units = values.shape
+    best = np.zeros((len(sets), units))
+    for b in range(len(sets)):
+        lists = []
+        for k in range(units):
+            own, order = sets[b][k // len(orders[b])], orders[b][k % len(orders[b])]
+            lists.append([int(own[order[j]]) for j in range(n)])
+        scores = rank_reorder_of_lists(P, lists, [[float(x) for x in column] for column in values.T])
+        for k in range(units):
+            best[b, k] = max(scores[k])
+    return best
 
 
 def neuron_embedding(scores: Array, texts: Array, k: int = 5) -> Array:

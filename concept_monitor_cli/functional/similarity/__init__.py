@@ -17,13 +17,16 @@ from concept_monitor_cli.functional.similarity.pmi import (
     wpmi_evidence,
 )
 from concept_monitor_cli.functional.similarity.reorder import rank_reorder, rank_reorder_from_top
+from concept_monitor_cli.functional.similarity.reorder_chance import RandomSets, rank_reorder_by_chance
 
 __all__ = [
     "ConceptActivations",
     "Evidence",
+    "RandomSets",
     "cos",
     "cos_cubed",
     "rank_reorder",
+    "rank_reorder_by_chance",
     "rank_reorder_from_top",
     "soft_wpmi",
     "soft_wpmi_evidence",

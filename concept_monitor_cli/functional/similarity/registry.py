@@ -21,6 +21,7 @@ from concept_monitor_cli.functional.similarity.activations import ConceptActivat
 from concept_monitor_cli.functional.similarity.cosine import cos, cos_cubed
 from concept_monitor_cli.functional.similarity.pmi import Evidence
 from concept_monitor_cli.functional.similarity.reorder import TOP_FRACTION, rank_reorder_from_top
+from concept_monitor_cli.functional.similarity.reorder_chance import RandomSets, rank_reorder_by_chance
 from concept_monitor_cli.functional.topk import top_images_of_groups
 
 #: From this many images on, the published number of top images counts; of fewer a number in proportion,
@@ -84,12 +85,15 @@ class ValueSimilarity:
         compared: what is compared with chance, rising with the score. A cosine itself; of an error, which
             ends at 0, the logarithm, or a perfect unit would be no more standard deviations from chance than
             a good one.
+        chance: `(P, Q, groups of the images, B, seed) -> (B, C)`, the best scores of the units with their
+            images permuted, where they can be had without scoring the layer `B` times.
     """
 
     name: str
     function: Callable[..., Tensor]
     permutations: int
     compared: Callable[[Tensor], Tensor] = torch.Tensor.clone
+    chance: Callable[..., Tensor] | None = None
 
 
 def reordered_images(n_groups: int) -> int:
@@ -145,6 +149,18 @@ def _rank_reorder(P: Tensor | ConceptActivations, Q: Tensor, groups: ImageGroups
     return scores
 
 
+def _reordered_by_chance(
+    P: Tensor | ConceptActivations, Q: Tensor, groups: ImageGroups, draws: int, seed: int
+) -> Tensor:
+    activations = as_activations(P)
+    best = torch.empty(draws, Q.shape[1], device=activations.device)
+    for part in reordered(Q, groups):
+        size, units = part.values.shape
+        sets = RandomSets.draw(groups, size, units, draws, seed=seed)
+        best[:, part.units] = rank_reorder_by_chance(activations, part.values, sets)
+    return best
+
+
 def _log_error(scores: Tensor) -> Tensor:
     return scores.neg().clamp_min(SMALLEST_ERROR).log().neg()
 
@@ -174,7 +190,7 @@ SIMILARITIES: dict[str, RankSimilarity | ValueSimilarity] = {
         ),
         ValueSimilarity("cos", _cos, 20),
         ValueSimilarity("cos-cubed", _cos_cubed, 20),
-        ValueSimilarity("rank-reorder", _rank_reorder, 20, _log_error),
+        ValueSimilarity("rank-reorder", _rank_reorder, 20, _log_error, _reordered_by_chance),
     )
 }
 

@@ -1,13 +1,18 @@
 """Rank reorder: does the concept put the unit's top images into the unit's own order? (CLIP-Dissect, 3.2)
 
 The literal computation sorts a matrix of top images by concepts twice for every unit. Here every concept
-ranks all images once; for a unit, the ranks of its top images carry their positions in the low bits of one
-whole number, and sorting those numbers gives the re-ordered activations without a single argsort.
+ranks all images once. Where it pays, compiled loops count how many of a unit's top images a concept ranks
+below each of them, without sorting; else the ranks of the top images carry their positions in the low bits of
+one whole number, and sorting those numbers gives the re-ordered activations without a single argsort.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,6 +24,7 @@ from concept_monitor_cli.functional._blocks import (
     sort_rows_,
     spans,
     width_for,
+    worth_compiling,
 )
 from concept_monitor_cli.functional.similarity.activations import ConceptActivations, as_activations
 from concept_monitor_cli.functional.topk import top_images
@@ -30,6 +36,8 @@ SCALE_POWER = 0.5
 MIN_MEAN = 1e-3
 
 _LOW = 0xFFFF_FFFF
+# Bytes of a block's activations and ranks in the compiled loops, and the fewest and most concepts of a block.
+_COMPILED_BYTES, _NARROW, _WIDE = 16 << 20, 32, 256
 
 
 def _mean_power(difference: Tensor, power: float) -> Tensor:
@@ -68,7 +76,7 @@ def random_order_error(values: Tensor, *, power: float = POWER) -> Tensor:
     return (2 * cubes.sum(1) / n**2).clamp_min(0)
 
 
-def _ranks(values: Tensor, run_rows: int) -> Tensor:
+def row_ranks(values: Tensor, run_rows: int) -> Tensor:
     """Rank of every value in its row, int32; equal values rank by their column. `values` is `(rows, n)`."""
     n = values.shape[1]
     column = torch.arange(n, dtype=torch.int64, device=values.device)
@@ -83,6 +91,46 @@ def _ranks(values: Tensor, run_rows: int) -> Tensor:
 def _key_type(bits: int) -> torch.dtype:
     """The smallest type that holds a rank and a position (2^20 images, 5 % of them: more than 31 bits)."""
     return torch.int32 if bits <= 31 else torch.int64
+
+
+@dataclass(frozen=True)
+class UnitOrders:
+    """The activations of some units at their top images, as their errors are computed from them.
+
+    The score does not change when a unit's activations are shifted or scaled: [0, 1] keeps the cubes in
+    float32.
+
+    Attributes:
+        falling: `(C, n)` float32, between 0 and 1, highest first.
+        rising: `(C, n)`, the same, lowest first.
+        baseline: `(C, 1)`, the error of random orders; 1 where `tied`.
+        tied: `(C,)`, units whose activations are all equal.
+    """
+
+    falling: Tensor
+    rising: Tensor
+    baseline: Tensor
+    tied: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, power: float = POWER) -> UnitOrders:
+        """From the activations at the top images, `(n, C)`, highest first."""
+        wide = torch.float32 if values.device.type == "mps" else torch.float64
+        falling = values.to(wide).T
+        low, high = falling.amin(1, keepdim=True), falling.amax(1, keepdim=True)
+        span = high - low
+        falling = (falling - low) / torch.where(span == 0, torch.ones_like(span), span)
+        rising = falling.flip(1)
+        baseline = random_order_error(rising, power=power)
+        # All orders of equal activations are the same one: no better and no worse than a random order.
+        tied = span[:, 0] == 0
+        baseline = torch.where(tied, torch.ones_like(baseline), baseline).float()[:, None]
+        return cls(falling.float().contiguous(), rising.float().contiguous(), baseline, tied)
+
+    def scores(self, error: Tensor, mean: Tensor, scale_p: float = SCALE_POWER) -> Tensor:
+        """From the errors and the mean concept activations over the top images, `(C, m)` each."""
+        ratio = torch.where(self.tied[:, None], torch.ones_like(error), error / self.baseline)
+        return -ratio / mean**scale_p
 
 
 @torch.no_grad()
@@ -100,28 +148,34 @@ def rank_reorder_from_top(
     if top_indices.shape != top_values.shape or top_indices.ndim != 2 or 0 in top_indices.shape:
         shapes = f"{tuple(top_indices.shape)} and {tuple(top_values.shape)}"
         raise InputError(f"top images and activations of shapes {shapes}: need (n, C) twice")
-    device, m, n_images = activations.device, activations.n_concepts, activations.n_images
+    device = activations.device
     top = top_indices.to(device).T.contiguous()
-    units, n = top.shape
+    units = UnitOrders.of(top_values.to(device), p)
+    result = torch.empty(len(top), activations.n_concepts, device=device)
+    compiled = p == 3.0 and worth_compiling(top.numel() * activations.n_concepts, device)
+    # The loops count the ranks that are taken; an image that stands twice in a list takes two.
+    if compiled and bool((top.sort(1).values.diff(dim=1) > 0).all()):
+        _compare_compiled(activations, top, units, scale_p, min_mean, result)
+    else:
+        _compare(activations, top, units, p, scale_p, min_mean, result)
+    return result
 
-    # The score does not change when a unit's activations are shifted or scaled: [0, 1] keeps the cubes in
-    # float32.
-    wide = torch.float32 if device.type == "mps" else torch.float64
-    falling = top_values.to(device, wide).T
-    low, high = falling.amin(1, keepdim=True), falling.amax(1, keepdim=True)
-    span = high - low
-    falling = (falling - low) / torch.where(span == 0, torch.ones_like(span), span)
-    rising = falling.flip(1)
-    baseline = random_order_error(rising, power=p)
-    # All orders of equal activations are the same one: no better and no worse than a random order.
-    tied = span[:, 0] == 0
-    baseline = torch.where(tied, torch.ones_like(baseline), baseline).float()[:, None]
-    falling, rising = falling.float().contiguous(), rising.float().contiguous()
 
+def _compare(
+    activations: ConceptActivations,
+    top: Tensor,
+    units: UnitOrders,
+    p: float,
+    scale_p: float,
+    min_mean: float,
+    result: Tensor,
+) -> None:
+    """Scores of units by their top images `(C, n)` in operations of torch; written to `(C, M)`."""
+    device, m, n_images = activations.device, activations.n_concepts, activations.n_images
+    n = top.shape[1]
     bits = max(1, (n - 1).bit_length())
     key_type = _key_type((n_images - 1).bit_length() + bits)
     place = torch.arange(n, dtype=key_type, device=device)
-    result = torch.empty(units, m, device=device)
     width = min(m, width_for(n_images, device, item_bytes=16))
     buffer = grain(device)
     few = max(1, min(width, buffer // n))  # concepts, and units, in an inner buffer
@@ -130,25 +184,76 @@ def rank_reorder_from_top(
 
     def compare(concepts: slice) -> None:
         values = activations.block(concepts)
-        mean = functional.embedding_bag(top, values, mode="mean").clamp_min_(min_mean)
-        ranks = _ranks(values.T.contiguous(), max(1, buffer // n_images))
+        mean = top_means(top, values, min_mean)
+        ranks = row_ranks(values.T.contiguous(), max(1, buffer // n_images))
         del values
         keys = (ranks.to(key_type) << bits).T.contiguous()  # images first: a unit's top images are whole rows
-        error = torch.empty(units, keys.shape[1], device=device)
-        for own in spans(units, together):
+        error = torch.empty(len(top), keys.shape[1], device=device)
+        for own in spans(len(top), together):
             count = own.stop - own.start
             rows = top[own].reshape(-1)
             for some in spans(keys.shape[1], few):
                 packed = keys[:, some].index_select(0, rows).view(count, n, -1)
                 packed = (packed.transpose(1, 2) | place).contiguous()
                 order = (sort_rows_(packed) & ((1 << bits) - 1)).add_(first[:count])
-                moved = falling[own].view(-1).index_select(0, order.view(-1)).view(order.shape)
-                error[own, some] = _mean_power(moved.sub_(rising[own, None, :]), p)
-        ratio = torch.where(tied[:, None], torch.ones_like(error), error / baseline)
-        result[:, concepts] = -ratio / mean**scale_p
+                moved = units.falling[own].view(-1).index_select(0, order.view(-1)).view(order.shape)
+                error[own, some] = _mean_power(moved.sub_(units.rising[own, None, :]), p)
+        result[:, concepts] = units.scores(error, mean, scale_p)
 
     run_blocks(compare, spans(m, width), device)
-    return result
+
+
+def _compare_compiled(
+    activations: ConceptActivations,
+    top: Tensor,
+    units: UnitOrders,
+    scale_p: float,
+    min_mean: float,
+    result: Tensor,
+) -> None:
+    """The same in compiled loops, for `p = 3`, a processor and lists without repeated images.
+
+    Its errors are added up in float64 and the others in float32, so that the scores differ by about `1e-6` of
+    their size.
+    """
+    from concept_monitor_cli.functional._rank_kernels import order_errors
+
+    images = narrow(top, activations.n_images)
+
+    def compare(concepts: slice) -> None:
+        values, ranks = block_and_ranks(activations, concepts)
+        error = torch.empty(len(top), len(ranks))
+        order_errors(ranks, images, units.falling.numpy(), units.rising.numpy(), error.numpy())
+        result[:, concepts] = units.scores(error, top_means(top, values, min_mean), scale_p)
+
+    run_blocks(compare, spans(activations.n_concepts, compiled_width(activations)), activations.device)
+
+
+def compiled_width(activations: ConceptActivations) -> int:
+    """How many concepts a block of the compiled loops takes, whatever the number of threads."""
+    fitting = _COMPILED_BYTES // (8 * activations.n_images)
+    return min(activations.n_concepts, max(_NARROW, min(_WIDE, fitting)))
+
+
+def narrow(whole: Tensor, below: int) -> NDArray[np.uint16] | NDArray[np.int32]:
+    """Whole numbers from 0 to less than `below`, in 16 bits where they fit, else in 32."""
+    numbers = whole.numpy()
+    return numbers.astype(np.uint16, "C") if below <= 1 << 16 else numbers.astype(np.int32, "C")
+
+
+def block_and_ranks(
+    activations: ConceptActivations, concepts: slice
+) -> tuple[Tensor, NDArray[np.uint16] | NDArray[np.int32]]:
+    """`P` of some concepts, `(N, m)`, and the rank of every image by each of them, `(m, N)`."""
+    values = activations.block(concepts)
+    n_images = len(values)
+    ranks = row_ranks(values.T.contiguous(), max(1, grain(values.device) // n_images))
+    return values, narrow(ranks, n_images)
+
+
+def top_means(top: Tensor, values: Tensor, min_mean: float) -> Tensor:
+    """Mean of `P[top, m]`, at least `min_mean`; `(C, n)`, `(N, m)` -> `(C, m)`."""
+    return functional.embedding_bag(top, values, mode="mean").clamp_min_(min_mean)
 
 
 @torch.no_grad()

@@ -79,6 +79,10 @@ class ValuedLayer:
         context, compared = self.context, self.similarity.compared
         units, n_concepts = pooled.shape[1], context.activations.n_concepts
         rounds = max(self.similarity.permutations, -(-NULL_SCORES // units))
+        if self.similarity.chance is not None:
+            scores = self.similarity.function(context.activations, pooled, context.groups)
+            null = self.similarity.chance(context.activations, pooled, context.groups, rounds, context.seed)
+            return scores, compared(scores.amax(1)).float().cpu(), compared(null).float().cpu()
         # What is made of the concepts serves all layers of a call.
         large = units >= ENOUGH_UNITS and pooled.numel() * n_concepts >= ENOUGH
         together = max(1, TOGETHER // (units * max(n_concepts, len(pooled)))) if large else 1
