@@ -28,7 +28,7 @@ from concept_monitor_cli.lenses.halves import Halves, Side, name_on_halves
 from concept_monitor_cli.lenses.names.clip_named import Named
 from concept_monitor_cli.lenses.names.clip_pairs import PAIRS, pair_labels
 from concept_monitor_cli.lenses.names.clip_ranks import FEW_UNITS, RankedLayer
-from concept_monitor_cli.lenses.names.clip_values import ValuedLayer
+from concept_monitor_cli.lenses.names.clip_values import RANDOM_SETS, ValuedLayer
 from concept_monitor_cli.lenses.similarity import layer_by
 from concept_monitor_cli.record.requests import Activations, Recording
 from concept_monitor_cli.run import TableSchema, traits
@@ -107,7 +107,7 @@ class ClipDissect(Detector):
         if isinstance(self.similarity, RankSimilarity):
             settings.update(top_k=self.top_k, a=self.similarity.a, lam=self.similarity.lam, few=FEW_UNITS)
         if self.similarity.name == "rank-reorder":
-            settings.update(top_fraction=TOP_FRACTION, least=LEAST_REORDERED)
+            settings.update(top_fraction=TOP_FRACTION, least=LEAST_REORDERED, chance=RANDOM_SETS)
         return settings
 
     def depends_on(self, context: Context) -> dict[str, str]:

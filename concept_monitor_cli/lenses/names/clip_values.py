@@ -28,6 +28,8 @@ TOGETHER = 1 << 23
 #: Less work than this many products of a layer is done one layer at a time: for very small matrices a library
 #: multiplies in another order, which changes the last digit. Layers of fewer units likewise.
 ENOUGH, ENOUGH_UNITS = 1 << 20, 16
+#: What stands in keys for chance by random top images; earlier versions permuted layers for every similarity.
+RANDOM_SETS = "random sets"
 
 
 class ValuedLayer:
@@ -113,6 +115,7 @@ class ValuedLayer:
             permutations=self.similarity.permutations,
             recording=entry.key.digest,
             seed=context.seed,
+            **({"chance": RANDOM_SETS} if self.similarity.chance is not None else {}),
         )
 
         def make(writer: Writer) -> None:
