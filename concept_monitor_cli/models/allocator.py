@@ -21,6 +21,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MMAP_BYTES = (1 << 30, 32 << 20)
 _TRIM_BYTES = (1 << 31) - 1
 
+#: Bytes of what is worth being given back when it is freed, before other large things come.
+LARGE = 32 << 20
+
 _OWN_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 
 

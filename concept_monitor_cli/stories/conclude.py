@@ -24,7 +24,7 @@ from concept_monitor_cli.lenses.responses import (
     redundancy_note,
     redundancy_record,
 )
-from concept_monitor_cli.models.allocator import give_back_freed_memory
+from concept_monitor_cli.models.allocator import LARGE, give_back_freed_memory
 from concept_monitor_cli.monitor.agreement import agreement
 from concept_monitor_cli.monitor.crowded import crowded
 from concept_monitor_cli.run import UNTRAINED, RunFolder, TableRecord
@@ -39,10 +39,6 @@ from concept_monitor_cli.study import (
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-# Bytes of a layer's pooled activations.
-_LARGE = 32 << 20
 
 
 def keep_bases(run: RunFolder, pieces: Sequence[Piece]) -> None:
@@ -230,7 +226,7 @@ def _make_room(study: Study, piece: Piece) -> None:
 
     Else the process would have kept, at its end, room for the activations of each of them.
     """
-    if piece.layer.units * len(study.context.probe) * 4 >= _LARGE:
+    if piece.layer.units * len(study.context.probe) * 4 >= LARGE:
         give_back_freed_memory()
 
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from concept_monitor_cli.functional._blocks import spans
 from concept_monitor_cli.functional.calibration import benjamini_hochberg
 from concept_monitor_cli.functional.evaluation.cutoff import PAPER_CONSTANT
 from concept_monitor_cli.functional.firing import MIN_GROUPS, firing
@@ -30,6 +31,7 @@ from concept_monitor_cli.lenses.names.clip_pairs import PAIRS, pair_labels
 from concept_monitor_cli.lenses.names.clip_ranks import FEW_UNITS, RankedLayer
 from concept_monitor_cli.lenses.names.clip_values import RANDOM_SETS, ValuedLayer
 from concept_monitor_cli.lenses.similarity import layer_by
+from concept_monitor_cli.models.allocator import LARGE, give_back_freed_memory
 from concept_monitor_cli.record.requests import Activations, Recording
 from concept_monitor_cli.run import TableSchema, traits
 from concept_monitor_cli.wording import counted
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 # With fewer groups of images planted units are hardly told from chance by any similarity; see
 # docs/calibration.md.
 FEW_GROUPS = 20
+# Images whose activations are moved at a time.
+_ROWS = 4096
 
 
 class ClipDissect(Detector):
@@ -132,11 +136,12 @@ class ClipDissect(Detector):
         named = live & ~sparse
         if not bool(named.any()):
             return self._nothing(live, sparse, context)
-        # Never twice in memory: hundreds of megabytes in a wide layer and many images.
-        if not bool(named.all()):
-            pooled = pooled[:, named.to(context.device)]
-        layer = self._layer(pooled, context)
+        # Never twice in memory, nor room kept for it: hundreds of megabytes in a wide layer and many images.
+        layer = self._layer(_named_alone(pooled, named), context)
+        large = pooled.numel() * pooled.element_size() >= LARGE
         del pooled
+        if large:
+            give_back_freed_memory()
         found = layer.name(untrained)
         indices, _ = top_rows(found.order, self.top_concepts)
         # Level scores may differ by rounding, in any order.
@@ -285,6 +290,16 @@ class ClipDissect(Detector):
         columns.update(dict.fromkeys(("concept", "first", "second"), words))
         columns.update({name: np.empty(0) for name in ("score", "single_score")})
         return {PAIRS.name: columns}
+
+
+def _named_alone(pooled: Tensor, named: Tensor) -> Tensor:
+    """The columns `(N, U)` of units that can be named; `pooled` `(N, C)` is overwritten with them."""
+    if bool(named.all()):
+        return pooled
+    columns = named.to(pooled.device).nonzero()[:, 0]
+    for rows in spans(len(pooled), _ROWS):
+        pooled[rows, : len(columns)] = pooled[rows].index_select(1, columns)
+    return pooled[:, : len(columns)]
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ class ValuedLayer:
     """
 
     def __init__(self, similarity: ValueSimilarity, pooled: Tensor, context: Context) -> None:
-        self.similarity, self.pooled, self.context = similarity, pooled, context
+        # In one piece: a library multiplies columns that lie among others in another order.
+        self.similarity, self.pooled, self.context = similarity, pooled.contiguous(), context
 
     def name(self, untrained: Sequence[Entry]) -> Named:
         """Scores, p-values and effect; see `RankedLayer.name`."""
