@@ -17,8 +17,13 @@ from concept_monitor_cli.functional.similarity.registry import (
     reordered,
     similarity_named,
 )
-from concept_monitor_cli.functional.similarity.reorder import rank_reorder_from_top
-from concept_monitor_cli.functional.similarity.reorder_chance import RandomSets, rank_reorder_by_chance
+from concept_monitor_cli.functional.similarity.reorder import rank_reorder_from_top, rank_reorder_of
+from concept_monitor_cli.functional.similarity.reorder_chance import (
+    OnSets,
+    RandomSets,
+    rank_reorder_by_chance,
+    rank_reorder_of_sets,
+)
 from concept_monitor_cli.functional.topk import top_images
 from tests.functional import twins
 from tests.functional.test_similarity import activations, embeddings
@@ -237,6 +242,30 @@ def test_bad_sizes_are_named() -> None:
     for shape in ((5, 40), (4, 20), (4, 70)):
         with pytest.raises(InputError, match=r"need \(4, C\) for 2 sets of 32 units"):
             rank_reorder_by_chance(torch.rand(10, 3), torch.rand(*shape), sets)
+
+
+@pytest.mark.parametrize("way", [TORCH, COMPILED], ids=["torch", "compiled"])
+def test_units_of_several_sizes_are_scored_as_each_size_alone(
+    way: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_blocks, "WORTH_COMPILING", way)
+    P, groups = matrix(90, 50, "plain"), ImageGroups.single(90)
+    Q = activations(90, 45, "plain").exp()
+    for unit in range(0, 45, 3):  # fires on 8 to 22 images
+        Q[8 + unit // 3 :, unit] = 0.0
+    parts = reordered(Q, groups)
+    assert len(parts) >= 5
+    scores = rank_reorder_of(P, parts)
+    on_sets = [
+        OnSets(part.units, part.values, RandomSets.draw(groups, *part.values.shape, draws=4))
+        for part in parts
+    ]
+    null = rank_reorder_of_sets(P, on_sets)
+    assert (scores.shape, null.shape) == ((45, 50), (4, 45))
+    for part, own in zip(parts, on_sets, strict=True):
+        alone = rank_reorder_from_top(P, part.images, part.values)
+        assert torch.equal(scores[part.units], alone)
+        assert torch.equal(null[:, part.units], rank_reorder_by_chance(P, part.values, own.sets))
 
 
 def test_draws_in_torch_are_cut_by_their_scores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,11 +17,11 @@ from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.firing import firing, set_sizes
 from concept_monitor_cli.functional.groups import ImageGroups
 from concept_monitor_cli.functional.similarity import pmi
-from concept_monitor_cli.functional.similarity.activations import ConceptActivations, as_activations
+from concept_monitor_cli.functional.similarity.activations import ConceptActivations
 from concept_monitor_cli.functional.similarity.cosine import cos, cos_cubed
 from concept_monitor_cli.functional.similarity.pmi import Evidence
-from concept_monitor_cli.functional.similarity.reorder import TOP_FRACTION, rank_reorder_from_top
-from concept_monitor_cli.functional.similarity.reorder_chance import RandomSets, rank_reorder_by_chance
+from concept_monitor_cli.functional.similarity.reorder import TOP_FRACTION, Reordered, rank_reorder_of
+from concept_monitor_cli.functional.similarity.reorder_chance import OnSets, RandomSets, rank_reorder_of_sets
 from concept_monitor_cli.functional.topk import top_images_of_groups
 
 #: From this many images on, the published number of top images counts; of fewer a number in proportion,
@@ -114,21 +114,6 @@ def _cos_cubed(P: Tensor | ConceptActivations, Q: Tensor, groups: ImageGroups) -
     return cos_cubed(P, Q)
 
 
-@dataclass(frozen=True)
-class Reordered:
-    """Units that `rank-reorder` looks at through equally many top images.
-
-    Attributes:
-        units: `(u,)`, which columns.
-        images: `(n, u)`, their top images, one of each group, best first.
-        values: `(n, u)`, their activations.
-    """
-
-    units: Tensor
-    images: Tensor
-    values: Tensor
-
-
 def reordered(Q: Tensor, groups: ImageGroups) -> list[Reordered]:
     """The top images whose order counts: of `reordered_images` those on which a unit fires."""
     top = reordered_images(groups.n_groups)
@@ -142,23 +127,21 @@ def reordered(Q: Tensor, groups: ImageGroups) -> list[Reordered]:
 
 
 def _rank_reorder(P: Tensor | ConceptActivations, Q: Tensor, groups: ImageGroups) -> Tensor:
-    activations = as_activations(P)
-    scores = torch.empty(Q.shape[1], activations.n_concepts, device=activations.device)
-    for part in reordered(Q, groups):
-        scores[part.units] = rank_reorder_from_top(activations, part.images, part.values)
-    return scores
+    return rank_reorder_of(P, reordered(Q, groups))
 
 
 def _reordered_by_chance(
     P: Tensor | ConceptActivations, Q: Tensor, groups: ImageGroups, draws: int, seed: int
 ) -> Tensor:
-    activations = as_activations(P)
-    best = torch.empty(draws, Q.shape[1], device=activations.device)
-    for part in reordered(Q, groups):
-        size, units = part.values.shape
-        sets = RandomSets.draw(groups, size, units, draws, seed=seed)
-        best[:, part.units] = rank_reorder_by_chance(activations, part.values, sets)
-    return best
+    parts = [
+        OnSets(
+            part.units,
+            part.values,
+            RandomSets.draw(groups, len(part.values), len(part.units), draws, seed=seed),
+        )
+        for part in reordered(Q, groups)
+    ]
+    return rank_reorder_of_sets(P, parts)
 
 
 def _log_error(scores: Tensor) -> Tensor:

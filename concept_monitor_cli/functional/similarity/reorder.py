@@ -8,6 +8,7 @@ one whole number, and sorting those numbers gives the re-ordered activations wit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,6 +134,30 @@ class UnitOrders:
         return -ratio / mean**scale_p
 
 
+@dataclass(frozen=True)
+class Reordered:
+    """Units that are looked at through equally many top images.
+
+    Attributes:
+        units: `(u,)`, which columns.
+        images: `(n, u)`, their top images, one of each group, best first.
+        values: `(n, u)`, their activations.
+    """
+
+    units: Tensor
+    images: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The same for the computation: `rows` of the result, `top` images `(u, n)`, activations in order."""
+
+    rows: Tensor
+    top: Tensor
+    orders: UnitOrders
+
+
 @torch.no_grad()
 def rank_reorder_from_top(
     P: Tensor | ConceptActivations,
@@ -144,72 +169,95 @@ def rank_reorder_from_top(
     min_mean: float = MIN_MEAN,
 ) -> Tensor:
     """`rank_reorder` from the top images and activations `(n, C)` that `top_images` gives; `(C, M)`."""
-    activations = as_activations(P)
     if top_indices.shape != top_values.shape or top_indices.ndim != 2 or 0 in top_indices.shape:
         shapes = f"{tuple(top_indices.shape)} and {tuple(top_values.shape)}"
         raise InputError(f"top images and activations of shapes {shapes}: need (n, C) twice")
-    device = activations.device
-    top = top_indices.to(device).T.contiguous()
-    units = UnitOrders.of(top_values.to(device), p)
-    result = torch.empty(len(top), activations.n_concepts, device=device)
-    compiled = p == 3.0 and worth_compiling(top.numel() * activations.n_concepts, device)
+    every = Reordered(torch.arange(top_indices.shape[1]), top_indices, top_values)
+    return rank_reorder_of(P, [every], p=p, scale_p=scale_p, min_mean=min_mean)
+
+
+@torch.no_grad()
+def rank_reorder_of(
+    P: Tensor | ConceptActivations,
+    parts: Sequence[Reordered],
+    *,
+    p: float = POWER,
+    scale_p: float = SCALE_POWER,
+    min_mean: float = MIN_MEAN,
+) -> Tensor:
+    """`rank_reorder` of units that are looked at through different numbers of top images, `(C, M)`.
+
+    Every concept ranks the images once for all of them. The parts have all `C` units between them.
+    """
+    activations = as_activations(P)
+    device, m = activations.device, activations.n_concepts
+    given = [
+        _Part(
+            part.units.to(device),
+            part.images.to(device).T.contiguous(),
+            UnitOrders.of(part.values.to(device), p),
+        )
+        for part in parts
+    ]
+    result = torch.empty(sum(len(part.top) for part in given), m, device=device)
+    compiled = p == 3.0 and worth_compiling(sum(part.top.numel() for part in given) * m, device)
     # The loops count the ranks that are taken; an image that stands twice in a list takes two.
-    if compiled and bool((top.sort(1).values.diff(dim=1) > 0).all()):
-        _compare_compiled(activations, top, units, scale_p, min_mean, result)
+    if compiled and all(bool((part.top.sort(1).values.diff(dim=1) > 0).all()) for part in given):
+        _compare_compiled(activations, given, scale_p, min_mean, result)
     else:
-        _compare(activations, top, units, p, scale_p, min_mean, result)
+        _compare(activations, given, p, scale_p, min_mean, result)
     return result
 
 
 def _compare(
     activations: ConceptActivations,
-    top: Tensor,
-    units: UnitOrders,
+    parts: Sequence[_Part],
     p: float,
     scale_p: float,
     min_mean: float,
     result: Tensor,
 ) -> None:
-    """Scores of units by their top images `(C, n)` in operations of torch; written to `(C, M)`."""
+    """Scores `(C, M)` in operations of torch."""
     device, m, n_images = activations.device, activations.n_concepts, activations.n_images
-    n = top.shape[1]
-    bits = max(1, (n - 1).bit_length())
-    key_type = _key_type((n_images - 1).bit_length() + bits)
-    place = torch.arange(n, dtype=key_type, device=device)
+
+    def compare(concepts: slice) -> None:
+        values = activations.block(concepts)
+        ranks = row_ranks(values.T.contiguous(), max(1, grain(device) // n_images))
+        for part in parts:
+            error = _sorted_errors(ranks, part, p, width)
+            mean = top_means(part.top, values, min_mean)
+            result[part.rows, concepts] = part.orders.scores(error, mean, scale_p)
+
     width = min(m, width_for(n_images, device, item_bytes=16))
+    run_blocks(compare, spans(m, width), device)
+
+
+def _sorted_errors(ranks: Tensor, part: _Part, p: float, width: int) -> Tensor:
+    """Errors `(u, m)` from the ranks of all images `(m, N)`, by sorting those of the top images."""
+    device, top, n = ranks.device, part.top, part.top.shape[1]
+    bits = max(1, (n - 1).bit_length())
+    key_type = _key_type((ranks.shape[1] - 1).bit_length() + bits)
+    place = torch.arange(n, dtype=key_type, device=device)
     buffer = grain(device)
     few = max(1, min(width, buffer // n))  # concepts, and units, in an inner buffer
     together = max(1, buffer // (n * few))
     first = (torch.arange(together, dtype=key_type, device=device) * n)[:, None, None]
-
-    def compare(concepts: slice) -> None:
-        values = activations.block(concepts)
-        mean = top_means(top, values, min_mean)
-        ranks = row_ranks(values.T.contiguous(), max(1, buffer // n_images))
-        del values
-        keys = (ranks.to(key_type) << bits).T.contiguous()  # images first: a unit's top images are whole rows
-        error = torch.empty(len(top), keys.shape[1], device=device)
-        for own in spans(len(top), together):
-            count = own.stop - own.start
-            rows = top[own].reshape(-1)
-            for some in spans(keys.shape[1], few):
-                packed = keys[:, some].index_select(0, rows).view(count, n, -1)
-                packed = (packed.transpose(1, 2) | place).contiguous()
-                order = (sort_rows_(packed) & ((1 << bits) - 1)).add_(first[:count])
-                moved = units.falling[own].view(-1).index_select(0, order.view(-1)).view(order.shape)
-                error[own, some] = _mean_power(moved.sub_(units.rising[own, None, :]), p)
-        result[:, concepts] = units.scores(error, mean, scale_p)
-
-    run_blocks(compare, spans(m, width), device)
+    keys = (ranks.to(key_type) << bits).T.contiguous()  # images first: a unit's top images are whole rows
+    error = torch.empty(len(top), keys.shape[1], device=device)
+    for own in spans(len(top), together):
+        count = own.stop - own.start
+        rows = top[own].reshape(-1)
+        for some in spans(keys.shape[1], few):
+            packed = keys[:, some].index_select(0, rows).view(count, n, -1)
+            packed = (packed.transpose(1, 2) | place).contiguous()
+            order = (sort_rows_(packed) & ((1 << bits) - 1)).add_(first[:count])
+            moved = part.orders.falling[own].view(-1).index_select(0, order.view(-1)).view(order.shape)
+            error[own, some] = _mean_power(moved.sub_(part.orders.rising[own, None, :]), p)
+    return error
 
 
 def _compare_compiled(
-    activations: ConceptActivations,
-    top: Tensor,
-    units: UnitOrders,
-    scale_p: float,
-    min_mean: float,
-    result: Tensor,
+    activations: ConceptActivations, parts: Sequence[_Part], scale_p: float, min_mean: float, result: Tensor
 ) -> None:
     """The same in compiled loops, for `p = 3`, a processor and lists without repeated images.
 
@@ -218,13 +266,15 @@ def _compare_compiled(
     """
     from concept_monitor_cli.functional._rank_kernels import order_errors
 
-    images = narrow(top, activations.n_images)
+    images = [narrow(part.top, activations.n_images) for part in parts]
 
     def compare(concepts: slice) -> None:
         values, ranks = block_and_ranks(activations, concepts)
-        error = torch.empty(len(top), len(ranks))
-        order_errors(ranks, images, units.falling.numpy(), units.rising.numpy(), error.numpy())
-        result[:, concepts] = units.scores(error, top_means(top, values, min_mean), scale_p)
+        for part, top in zip(parts, images, strict=True):
+            error = torch.empty(len(top), len(ranks))
+            order_errors(ranks, top, part.orders.falling.numpy(), part.orders.rising.numpy(), error.numpy())
+            mean = top_means(part.top, values, min_mean)
+            result[part.rows, concepts] = part.orders.scores(error, mean, scale_p)
 
     run_blocks(compare, spans(activations.n_concepts, compiled_width(activations)), activations.device)
 

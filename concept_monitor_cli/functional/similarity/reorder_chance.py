@@ -11,6 +11,7 @@ it holds, not their order, which is what the error comes from; units of other se
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
 
@@ -26,11 +27,12 @@ from concept_monitor_cli.functional.similarity.activations import ConceptActivat
 from concept_monitor_cli.functional.similarity.reorder import (
     MIN_MEAN,
     SCALE_POWER,
+    Reordered,
     UnitOrders,
     block_and_ranks,
     compiled_width,
     narrow,
-    rank_reorder_from_top,
+    rank_reorder_of,
     top_means,
 )
 
@@ -129,55 +131,106 @@ def rank_reorder_by_chance(
         >>> rank_reorder_by_chance(P, torch.rand(5, 2).sort(0, descending=True).values, sets).shape
         torch.Size([4, 2])
     """
+    units = torch.arange(top_values.shape[-1])
+    return rank_reorder_of_sets(P, [OnSets(units, top_values, sets)], scale_p=scale_p, min_mean=min_mean)
+
+
+@dataclass(frozen=True)
+class OnSets:
+    """Units that are looked at through equally many top images, and random sets of as many.
+
+    Attributes:
+        units: `(u,)`, which columns.
+        values: `(n, u)`, their activations at their top images, highest first.
+        sets: as many draws in all parts of a layer.
+    """
+
+    units: Tensor
+    values: Tensor
+    sets: RandomSets
+
+    def check(self) -> None:
+        """Raises `InputError` where the sets are of another size, or for another number of units."""
+        (n_sets, n), together = self.sets.images.shape[1:], self.sets.orders.shape[1]
+        if self.values.ndim != 2 or len(self.values) != n or -(-self.values.shape[1] // together) != n_sets:
+            raise InputError(
+                f"activations of shape {tuple(self.values.shape)}: need ({n}, C) for {n_sets} sets of "
+                f"{together} units"
+            )
+
+
+@torch.no_grad()
+def rank_reorder_of_sets(
+    P: Tensor | ConceptActivations,
+    parts: Sequence[OnSets],
+    *,
+    scale_p: float = SCALE_POWER,
+    min_mean: float = MIN_MEAN,
+) -> Tensor:
+    """`rank_reorder_by_chance` of units that are looked at through different numbers of top images, `(B, C)`.
+
+    Every concept ranks the images once for all of them. The parts have all `C` units between them.
+    """
     activations = as_activations(P)
-    (draws, n_sets, n), together = sets.images.shape, sets.orders.shape[1]
-    if top_values.ndim != 2 or len(top_values) != n or -(-top_values.shape[1] // together) != n_sets:
-        raise InputError(
-            f"activations of shape {tuple(top_values.shape)}: need ({n}, C) for {n_sets} sets of {together} "
-            "units"
-        )
-    device, units = activations.device, top_values.shape[1]
-    values = top_values.to(device)
+    for part in parts:
+        part.check()
+    device, m = activations.device, activations.n_concepts
+    units, draws = sum(part.values.shape[1] for part in parts), len(parts[0].sets.images)
     best = torch.full((draws, units), -torch.inf, device=device)
-    if worth_compiling(draws * values.numel() * activations.n_concepts, device):
-        _compiled(activations, UnitOrders.of(values), sets, scale_p, min_mean, best)
+    if worth_compiling(draws * sum(part.values.numel() for part in parts) * m, device):
+        _compiled(activations, parts, scale_p, min_mean, best)
         return best
-    for some in spans(draws, max(1, _TOGETHER // (units * activations.n_concepts))):
-        images = torch.cat([sets.of_units(draw, units) for draw in range(some.start, some.stop)], 1)
-        scores = rank_reorder_from_top(
-            activations, images, values.repeat(1, some.stop - some.start), scale_p=scale_p, min_mean=min_mean
-        )
+    for some in spans(draws, max(1, _TOGETHER // (units * m))):
+        numbers = range(some.start, some.stop)
+        lists = [
+            Reordered(
+                torch.cat([part.units + units * place for place in range(len(numbers))]),
+                torch.cat([part.sets.of_units(draw, part.values.shape[1]) for draw in numbers], 1),
+                part.values.repeat(1, len(numbers)),
+            )
+            for part in parts
+        ]
+        scores = rank_reorder_of(activations, lists, scale_p=scale_p, min_mean=min_mean)
         best[some] = scores.amax(1).view(-1, units)
     return best
 
 
+class _Tables:
+    """What the compiled loops need of a part."""
+
+    def __init__(self, part: OnSets, n_images: int) -> None:
+        together = part.sets.orders.shape[1]
+        self.columns, self.sets = part.units, part.sets.images
+        self.orders = UnitOrders.of(part.values.cpu())
+        self.images = narrow(self.sets, n_images)
+        # Which of its top images a unit sees at each place of the set: the other way round than `orders`.
+        self.seen_as = narrow(part.sets.orders.argsort(2).transpose(1, 2), self.sets.shape[2])
+        self.falling = _side_by_side(self.orders.falling, together)
+        self.rising = _side_by_side(self.orders.rising, together)
+
+
 def _compiled(
-    activations: ConceptActivations,
-    units: UnitOrders,
-    sets: RandomSets,
-    scale_p: float,
-    min_mean: float,
-    best: Tensor,
+    activations: ConceptActivations, parts: Sequence[OnSets], scale_p: float, min_mean: float, best: Tensor
 ) -> None:
-    """`rank_reorder_by_chance` in compiled loops; raises `best` `(B, C)` to what is found."""
+    """`rank_reorder_of_sets` in compiled loops; raises `best` `(B, C)` to what is found."""
     from concept_monitor_cli.functional._rank_kernels import shared_order_errors
 
-    count, together = len(units.tied), sets.orders.shape[1]
-    images = narrow(sets.images, activations.n_images)
-    # Which of its top images a unit sees at each place of the set: the other way round than `orders`.
-    seen_as = narrow(sets.orders.argsort(2).transpose(1, 2), sets.orders.shape[2])
-    falling, rising = (_side_by_side(each, together) for each in (units.falling, units.rising))
+    tables = [_Tables(part, activations.n_images) for part in parts]
     lock = Lock()
 
     def compare(concepts: slice) -> None:
         values, ranks = block_and_ranks(activations, concepts)
-        error = torch.empty(len(falling), together, len(ranks))
-        for draw, own in enumerate(sets.images):
-            shared_order_errors(ranks, images[draw], seen_as[draw], falling, rising, error.numpy())
-            mean = top_means(own, values, min_mean).repeat_interleave(together, 0)[:count]
-            found = units.scores(error.flatten(0, 1)[:count], mean, scale_p).amax(1)
-            with lock:  # the highest of all blocks, in whatever order they come
-                torch.maximum(best[draw], found, out=best[draw])
+        for of in tables:
+            n_sets, _, together = of.falling.shape
+            error, count = torch.empty(n_sets, together, len(ranks)), len(of.columns)
+            for draw, own in enumerate(of.sets):
+                shared_order_errors(
+                    ranks, of.images[draw], of.seen_as[draw], of.falling, of.rising, error.numpy()
+                )
+                mean = top_means(own, values, min_mean).repeat_interleave(together, 0)[:count]
+                found = of.orders.scores(error.flatten(0, 1)[:count], mean, scale_p).amax(1)
+                with lock:  # the highest of all blocks, in whatever order they come
+                    best[draw, of.columns] = torch.maximum(best[draw, of.columns], found)
 
     run_blocks(compare, spans(activations.n_concepts, compiled_width(activations)), activations.device)
 
