@@ -9,16 +9,15 @@ It shows nothing about speed, and no error of a real kernel.
 
 from __future__ import annotations
 
-import traceback
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 DEVICE = torch.device("cuda", 0)
 
@@ -37,7 +36,19 @@ _WAITS = {
     "repeat_interleave",
     "histc",
     "allclose",
+    # Whether a decomposition succeeded is looked up.
+    "_linalg_check_errors",
+    "_linalg_eigh",
+    "_linalg_svd",
+    "linalg_eig",
 }
+# Views that a bit tells from what they are of; the bit would be lost here.
+_AS_COPIES = {"_conj": torch.ops.aten.conj_physical.default, "_neg_view": torch.ops.aten.neg.default}
+# Places that are looked up: those of the host are sent, and a mask's number of places is asked for.
+_INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
+# Inside of torch they look at the values of a tensor of the host, and not at those of a device; or they make
+# tensors on the device by themselves.
+_IN_ONE = {"one_hot", "quantile", "nanquantile", "embedding_bag"}
 
 
 class MixedDevices(RuntimeError):
@@ -84,20 +95,19 @@ class Remote(Tensor):
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func._schema.name.split("::")[1]
-        leaves, _ = tree_flatten((args, kwargs))
+        leaves = [*_parts(args), *_parts(kwargs.values())]
+        if any(isinstance(leaf, torch.Generator) for leaf in leaves):
+            raise MixedDevices(f"{func}: a generator of the host for a tensor of cuda:0")
         local = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not isinstance(leaf, Remote)]
-        # A number of the host may meet a tensor of the device; places to look up are sent there.
-        apart = [leaf for leaf in local if leaf.dim()]
-        if apart and name in ("index", "index_put", "index_put_", "_index_put_impl_"):
-            _count("upload", name)
+        # A number of the host may meet a tensor of the device, element by element or as what is filled in.
+        numbers = torch.Tag.pointwise in func.tags or name in _INDEXING or "fill" in name
+        apart = [leaf for leaf in local if leaf.dim() or not numbers]
+        if name in _INDEXING:
+            _looked_up(name, args)
         elif apart and name != "copy_":
             raise MixedDevices(f"{func}: tensors of cuda:0 and of the host")
         if name in _WAITS:
             _count("wait", name)
-        if name.startswith(("index", "_index_put")) and any(
-            isinstance(leaf, Tensor) and leaf.dtype in (torch.bool, torch.uint8) for leaf in leaves[1:]
-        ):
-            _count("wait", f"{name} by a mask")
         if name == "copy_" and not isinstance(args[0], Remote):
             _count("wait", "copy to the host")
             func(args[0], _value(args[1]), *args[2:], **kwargs)
@@ -107,9 +117,50 @@ class Remote(Tensor):
         if kwargs.get("device") is not None:
             kwargs = {**kwargs, "device": torch.device("cpu")}
         given = {id(leaf.value): leaf for leaf in leaves if isinstance(leaf, Remote)}
-        made = func(*tree_map(_value, args), **tree_map(_value, kwargs))
-        # What is changed in place stays the same tensor.
-        return tree_map(lambda x: given.get(id(x), Remote(x)) if isinstance(x, Tensor) else x, made)
+        func = _AS_COPIES.get(name, func)
+        made = func(*_changed(_value, args), **_changed(_value, kwargs))
+
+        def kept(x: Any) -> Any:
+            # What is changed in place stays the same tensor.
+            return x if not isinstance(x, Tensor) else given[id(x)] if id(x) in given else Remote(x)
+
+        return _changed(kept, made)
+
+
+def _looked_up(name: str, args: Any) -> None:
+    """Counts what an index costs: `(tensor, places, values)`."""
+    whole, places, *values = args
+    given = [place for place in places if place is not None]
+    if not isinstance(whole, Remote):
+        raise MixedDevices(f"{name}: places on cuda:0 in a tensor of the host")
+    values = [each for each in values if isinstance(each, Tensor)]
+    if any(each.dim() and not isinstance(each, Remote) for each in values):
+        raise MixedDevices(f"{name}: values of the host for a tensor of cuda:0")
+    if any(not isinstance(place, Remote) for place in given):
+        _count("upload", name)
+    masks = [each for each in given if isinstance(each, Remote) and each.dtype in (torch.bool, torch.uint8)]
+    # One number where a mask holds is filled in without asking where that is (`canDispatchToMaskedFill`).
+    filled = len(given) == 1 and bool(values) and not isinstance(values[0], Remote)
+    if masks and not filled:
+        _count("wait", f"{name} by a mask")
+
+
+def _parts(values: Iterable[Any]) -> Iterator[Any]:
+    """What an operation is given, lists of it opened."""
+    for each in values:
+        if isinstance(each, list | tuple):
+            yield from _parts(each)
+        else:
+            yield each
+
+
+def _changed(change: Callable[[Any], Any], x: Any) -> Any:
+    """What an operation is given, or gives, with each part changed."""
+    if isinstance(x, list | tuple):
+        return type(x)([_changed(change, each) for each in x])
+    if isinstance(x, dict):
+        return {name: _changed(change, each) for name, each in x.items()}
+    return change(x)
 
 
 def _value(x: Any) -> Any:
@@ -130,15 +181,22 @@ class _Sends(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in ("to", "cuda", "cpu") and args and isinstance(args[0], Tensor):
             return _sent(name, *args, **kwargs)
-        if name == "embedding_bag" and any(isinstance(each, Remote) for each in args):
-            # Written in Python, it makes a tensor on the device by itself.
-            if any(isinstance(each, Tensor) and not isinstance(each, Remote) for each in args):
-                raise MixedDevices("embedding_bag: tensors of cuda:0 and of the host")
-            return Remote(func(*tree_map(_value, args), **tree_map(_value, kwargs)))
+        given = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
+        if name in _IN_ONE and any(isinstance(each, Remote) for each in given):
+            if any(each.dim() and not isinstance(each, Remote) for each in given):
+                raise MixedDevices(f"{name}: tensors of cuda:0 and of the host")
+            if name == "one_hot" and len(args) + len(kwargs) < 2:
+                _count("wait", name)
+            return Remote(func(*_changed(_value, args), **_changed(_value, kwargs)))
+        if name == "new_tensor" and isinstance(args[0], Remote):
+            _count("upload", name)
+            return Remote(args[0].value.new_tensor(*args[1:], **kwargs))
         if _is_remote(kwargs.get("device")):
+            if kwargs.get("generator") is not None:
+                raise MixedDevices(f"{name}: a generator of the host for a tensor of cuda:0")
             kwargs["device"] = torch.device("cpu")
             made = func(*args, **kwargs)
-            if name in ("tensor", "as_tensor"):
+            if name in ("tensor", "as_tensor") and made is not args[0]:
                 _count("upload", name)
             return Remote(made) if isinstance(made, Tensor) and not isinstance(made, Remote) else made
         return func(*args, **kwargs)
@@ -175,11 +233,12 @@ _counts: Counter[tuple[str, str, str]] = Counter()
 
 
 def _count(kind: str, name: str) -> None:
-    place = "?"
-    for frame in reversed(traceback.extract_stack()):
-        if "concept_monitor_cli" in frame.filename:
-            place = f"{frame.filename.split('concept_monitor_cli/')[-1]}:{frame.lineno}"
+    place, frame = "?", sys._getframe()
+    while frame is not None:
+        if "concept_monitor_cli" in frame.f_code.co_filename:
+            place = f"{frame.f_code.co_filename.split('concept_monitor_cli/')[-1]}:{frame.f_lineno}"
             break
+        frame = frame.f_back  # type: ignore[assignment]
     _counts[kind, name, place] += 1
 
 
@@ -194,3 +253,8 @@ def simulated_device() -> Iterator[Counter[tuple[str, str, str]]]:
 def waits(counts: Counter[tuple[str, str, str]]) -> int:
     """How often the host waited."""
     return sum(count for (kind, *_), count in counts.items() if kind == "wait")
+
+
+def uploads(counts: Counter[tuple[str, str, str]]) -> int:
+    """How often something was sent to the device."""
+    return sum(count for (kind, *_), count in counts.items() if kind == "upload")
