@@ -239,8 +239,9 @@ def interpolated(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Maps (n, h, w) upsampled as for `unit_masks`, computed in float64 and rounded: (n, height, width)
     float32."""
     numbers = maps.double()
-    top, bottom, down = _places(maps.shape[1], size[0])
-    left, right, across = _places(maps.shape[2], size[1])
+    top, bottom, down = (each.to(maps.device) for each in _places(maps.shape[1], size[0]))
+    left, right, weights = _places(maps.shape[2], size[1])
+    across = weights.to(maps.device)
     upper = numbers[:, top]
     rows = torch.addcmul(upper, numbers[:, bottom] - upper, down[:, None])
     values = rows.new_empty(len(maps), *size)
