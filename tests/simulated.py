@@ -10,10 +10,12 @@ It shows nothing about speed, and no error of a real kernel.
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -49,6 +51,8 @@ _INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 # Inside of torch they look at the values of a tensor of the host, and not at those of a device; or they make
 # tensors on the device by themselves.
 _IN_ONE = {"one_hot", "quantile", "nanquantile", "embedding_bag"}
+# All that needs to be looked at before torch does it, besides what is given a device.
+_SENT = {"to", "cuda", "cpu", "new_tensor", *_IN_ONE}
 
 
 class MixedDevices(RuntimeError):
@@ -84,6 +88,9 @@ class Remote(Tensor):
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise MixedDevices("can't convert a tensor of cuda:0 to numpy: .cpu() is missing")
+
+    def untyped_storage(self) -> torch.UntypedStorage:
+        return self.value.untyped_storage()
 
     def tolist(self) -> Any:
         _count("wait", "tolist")
@@ -177,8 +184,10 @@ class _Sends(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        kwargs = dict(kwargs or {})
         name = getattr(func, "__name__", "")
+        if name not in _SENT and not (kwargs and kwargs.get("device") is not None):
+            return func(*args, **(kwargs or {}))
+        kwargs = dict(kwargs or {})
         if name in ("to", "cuda", "cpu") and args and isinstance(args[0], Tensor):
             return _sent(name, *args, **kwargs)
         given = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
@@ -218,15 +227,49 @@ def _sent(name: str, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         remote = isinstance(others[0], Remote)
     value = _value(x)
     cast = value.to(types[0]) if types else value
+    if kwargs.get("memory_format") is not None:
+        cast = cast.to(memory_format=kwargs["memory_format"])
     if isinstance(x, Remote) and not remote:
         _count("wait", "copy to the host")
         return cast.clone() if cast is value else cast
     if remote and not isinstance(x, Remote):
-        _count("upload", "to")
+        later = getattr(x, "pinned", False) and kwargs.get("non_blocking", False)
+        _count("upload", "to, without waiting" if later else "to")
         return Remote(cast.clone() if cast is value else cast)
     if cast is value and not kwargs.get("copy"):
         return x
     return Remote(cast) if remote else cast
+
+
+class _Event:
+    """In the place of `torch.cuda.Event`: work is done when it is asked for."""
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        self._at = 0.0
+
+    def record(self) -> None:
+        self._at = time.perf_counter()
+
+    def elapsed_time(self, other: _Event) -> float:
+        """Milliseconds, of two that were recorded."""
+        assert 0 < self._at <= other._at
+        return 1e3 * (other._at - self._at)
+
+
+def _without_graph(mode: bool = True) -> AbstractContextManager[object]:
+    """In the place of `torch.inference_mode`, which does more."""
+    return torch.no_grad() if mode else nullcontext()
+
+
+def _synchronize(*_: Any) -> None:
+    _count("wait", "synchronize")
+
+
+def _pinned(self: Tensor, *_: Any) -> Tensor:
+    """A copy that can be sent without waiting."""
+    copy = self.clone()
+    copy.pinned = True  # type: ignore[attr-defined]
+    return copy
 
 
 _counts: Counter[tuple[str, str, str]] = Counter()
@@ -246,7 +289,16 @@ def _count(kind: str, name: str) -> None:
 def simulated_device() -> Iterator[Counter[tuple[str, str, str]]]:
     """Counts of (`wait` or `upload`, operation, place in the package) while it is open."""
     _counts.clear()
-    with _Sends():
+    with (
+        mock.patch.object(torch.cuda, "Event", _Event),
+        mock.patch.object(torch.cuda, "synchronize", _synchronize),
+        mock.patch.object(Tensor, "pin_memory", _pinned),
+        # Views of such tensors cannot be made for a kind of tensor of one's own.
+        mock.patch.object(torch, "inference_mode", _without_graph),
+        # A network that is moved gets other parameters; else its own would stay tensors of the host.
+        mock.patch.object(torch.__future__, "get_overwrite_module_params_on_conversion", return_value=True),
+        _Sends(),
+    ):
         yield _counts
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.functional import _blocks
+from concept_monitor_cli.functional.dissection import masks
 from concept_monitor_cli.functional.similarity import pmi
 from concept_monitor_cli.functional.similarity.activations import ConceptActivations
 from concept_monitor_cli.functional.topk import top_images
@@ -111,10 +112,12 @@ def test_the_same_as_on_the_host(name: str) -> None:
     here = list(leaves(found))
     with simulated_device() as counts:
         world = World(1, DEVICE)
+        masks._Places.of.cache_clear()  # what was sent by then is sent again
         counts.clear()
         there = list(leaves(case.run(world)))
         waited, sent, places = waits(counts), uploads(counts), counts.most_common(9)
         world = World(2, DEVICE)
+        masks._Places.of.cache_clear()
         counts.clear()
         case.run(world)
         waited_more, sent_more = waits(counts), uploads(counts)
