@@ -185,7 +185,8 @@ class _Sends(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         name = getattr(func, "__name__", "")
-        if name not in _SENT and not (kwargs and kwargs.get("device") is not None):
+        given_a_device = bool(kwargs) and kwargs.get("device") is not None and name != "_parse_to"
+        if name not in _SENT and not given_a_device:
             return func(*args, **(kwargs or {}))
         kwargs = dict(kwargs or {})
         if name in ("to", "cuda", "cpu") and args and isinstance(args[0], Tensor):
