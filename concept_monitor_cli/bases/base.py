@@ -97,15 +97,23 @@ class Basis:
         Returns:
             `(..., R)` float32.
         """
-        matrix, bias, centre = (
-            torch.from_numpy(part).to(activations.device) for part in (self.matrix, self.bias, self.centre)
-        )
+        matrix, bias, centre = self._on(activations.device)
         centred = activations.float() - centre
         if self.encoding == "nonnegative":
             flat = nonnegative_coefficients(centred.reshape(-1, self.channels), matrix)
             return flat.reshape(*activations.shape[:-1], self.members)
         encoded = centred @ matrix + bias
         return encoded.clamp_min_(0) if self.encoding == "rectified" else encoded
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Matrix, bias and centre as tensors, sent to a device once."""
+        sent: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = self.__dict__.setdefault("_sent", {})
+        if device not in sent:
+            matrix, bias, centre = (
+                torch.from_numpy(part).to(device) for part in (self.matrix, self.bias, self.centre)
+            )
+            sent[device] = matrix, bias, centre
+        return sent[device]
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """For a store entry or an `.npz` file; `from_arrays` reads it."""

@@ -1,7 +1,8 @@
 """The mathematics: pure functions over tensors, no files, no printing.
 
 Shapes are in the symbols of the literature: `P` `(N, M)` concept activations, `Q` `(N, C)` pooled activations
-of a layer, `T` `(M, D)` text embeddings. Tensors go in and come out, on any device; scores are float32.
+of a layer, `T` `(M, D)` text embeddings. Tensors go in and come out, on any device; scores are float32. All
+tensors of a call are on one device, and so is what comes out, unless the docstring says "on the host".
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def linear_scores(
             f"scores {tuple(Z.shape)}, activations {tuple(Q.shape)} and weights {tuple(W.shape)}: need "
             "(N, K), (N, C) and (K, C)"
         )
-    index = torch.as_tensor(list(units), dtype=torch.int64)
+    index = torch.as_tensor(list(units), dtype=torch.int64, device=Q.device)
     return Z - (Q[:, index] - values) @ W[:, index].T
 
 
@@ -99,7 +99,7 @@ def matched_directions(
     channels, r = U.shape
     size = (Q @ U).square().mean(0).sqrt()
     if channels < 2 * r + 2:
-        return torch.zeros(0, channels, r), size, torch.zeros(0, r, dtype=torch.float64)
+        return Q.new_zeros(0, channels, r).float(), size, Q.new_zeros(0, r)
     centred = Q - Q.mean(0)
     values, axes = torch.linalg.eigh(centred.T @ centred / len(Q))
     values = (values / values.amax().clamp_min(1e-300)).clamp_min(_QUIET)
@@ -107,19 +107,21 @@ def matched_directions(
     tried = _TRIED * draws
     power = 1.5 * torch.rand(tried, generator=generator, dtype=torch.float64) - 0.75
     noise = torch.randn(channels, tried, generator=generator, dtype=torch.float64)
+    # In another order for each direction, so that sets do not join the best with the best.
+    orders = torch.stack([torch.randperm(draws, generator=generator) for _ in range(r)])
+    power, noise, orders = power.to(Q.device), noise.to(Q.device), orders.to(Q.device)
     drawn = axes @ (values[:, None] ** power * noise)
     drawn = drawn - U @ (U.T @ drawn)
     drawn = drawn / drawn.norm(dim=0)
     along, own = Q @ drawn, Q @ U
     means, spreads = along.mean(0).abs(), along.std(0, correction=0)
-    free = torch.ones(tried, dtype=torch.bool)
-    chosen = torch.zeros(draws, channels, r, dtype=torch.float64)
+    free = torch.ones(tried, dtype=torch.bool, device=Q.device)
+    chosen = Q.new_zeros(draws, channels, r)
     for k in range(r):
         away = (means - own[:, k].mean().abs()).square() + (spreads - own[:, k].std(correction=0)).square()
         nearest = torch.where(free, away, torch.inf).argsort(stable=True)[:draws]
         free[nearest] = False
-        # In another order for each, so that sets do not join the best with the best.
-        chosen[:, :, k] = drawn[:, nearest[torch.randperm(draws, generator=generator)]].T
+        chosen[:, :, k] = drawn[:, nearest[orders[k]]].T
     if r > 1:
         chosen = torch.linalg.qr(chosen)[0]
     return chosen.float(), size, (Q @ chosen).square().mean(1).sqrt()
@@ -162,7 +164,7 @@ class Outcome:
         NaN for a class without images.
         """
         member = torch.nn.functional.one_hot(classes, n_classes).double()
-        member = torch.cat([torch.ones(len(classes), 1, dtype=torch.float64), member], 1)
+        member = torch.cat([member.new_ones(len(classes), 1), member], 1)
         weights = member / member.sum(0)
         correct, margin, own = (each.double() @ weights for each in (self.correct, self.margin, self.own))
         return correct, margin, own
@@ -184,10 +186,11 @@ def matched_sets(means: Tensor, units: Sequence[int], draws: int, *, seed: int =
     Returns:
         `(draws, len(units))` int64; no rows where there are fewer others than units.
     """
+    device, means = means.device, means.cpu()  # units are drawn one after the other
     taken = set(units)
     others = torch.tensor([unit for unit in range(len(means)) if unit not in taken], dtype=torch.int64)
     if len(others) < len(taken) or not taken:
-        return torch.zeros(0, len(taken), dtype=torch.int64)
+        return torch.zeros(0, len(taken), dtype=torch.int64, device=device)
     generator = torch.Generator().manual_seed(seed)
     away = (means[others][None, :] - means[torch.tensor(list(units))][:, None]).abs()
     order = away.argsort(dim=1, stable=True)
@@ -201,7 +204,7 @@ def matched_sets(means: Tensor, units: Sequence[int], draws: int, *, seed: int =
             free[pick] = False
             chosen[place] = others[pick]
         rows.append(chosen)
-    return torch.stack(rows)
+    return torch.stack(rows).to(device)
 
 
 def beside_controls(value: Tensor, controls: Tensor) -> tuple[Tensor, Tensor, Tensor]:

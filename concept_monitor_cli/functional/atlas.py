@@ -82,7 +82,8 @@ def unit_square(points: Tensor) -> Tensor:
     Returns:
         `(N, 2)` float64; an axis of one value is .5.
     """
-    low, high = torch.quantile(points.double(), torch.tensor(_EDGES, dtype=torch.float64) / 100, dim=0)
+    edges = torch.tensor(_EDGES, dtype=torch.float64, device=points.device) / 100
+    low, high = torch.quantile(points.double(), edges, dim=0)
     around = _WIDER * (high - low)
     low, high = low - around, high + around
     span = high - low
@@ -105,6 +106,7 @@ def joint_side(places: Sequence[Tensor]) -> int:
     Args:
         places: of each epoch, `(n, 2)` in [0, 1].
     """
+    places = [own.cpu() for own in places]  # cells of few sides are counted, one after the other
     fewest = grid_side(max(map(len, places)))
     for side in range(grid_side(sum(map(len, places))), fewest, -1):
         counts = [filled(cells_of(own, side))[1] for own in places]
@@ -136,11 +138,12 @@ def epoch_purity(places: Tensor, epochs: Tensor, neighbours: int = NEIGHBOURS) -
         neighbours: how many, at most N - 1; ties by number.
     """
     most = min(neighbours, len(places) - 1)
-    found = torch.zeros(int(epochs.max()) + 1, dtype=torch.float64)
+    device = places.device
+    found = torch.zeros(int(epochs.max()) + 1, dtype=torch.float64, device=device)
     for first in range(0, len(places), 1024):
-        rows = torch.arange(first, min(first + 1024, len(places)))
+        rows = torch.arange(first, min(first + 1024, len(places)), device=device)
         distance = torch.cdist(places[rows].double(), places.double())
-        distance[torch.arange(len(rows)), rows] = torch.inf
+        distance[rows - first, rows] = torch.inf
         near = torch.sort(distance, dim=1, stable=True).indices[:, :most]
         same = (epochs[near] == epochs[rows][:, None]).double().mean(1)
         found.index_add_(0, epochs[rows], same)
@@ -159,13 +162,13 @@ def whitening(samples: Tensor) -> Tensor:
     count, units = rows.shape
     moment = rows.T @ rows / count
     ridge = _RIDGE * float(moment.trace()) / units
-    eye = torch.eye(units, dtype=torch.float64)
+    eye = torch.eye(units, dtype=torch.float64, device=rows.device)
     return torch.linalg.inv(moment + ridge * eye) if ridge > 0 else eye
 
 
 def sums_by_cell(values: Tensor, cells: Tensor, count: int) -> Tensor:
     """The sum of the rows of each cell, `(count, ...)` float64."""
-    total = torch.zeros(count, *values.shape[1:], dtype=torch.float64)
+    total = torch.zeros(count, *values.shape[1:], dtype=torch.float64, device=values.device)
     return total.index_add_(0, cells, values.double())
 
 
@@ -222,15 +225,15 @@ def class_share(attributions: Tensor, cells: Tensor, wanted: Tensor) -> Tensor:
         `(len(wanted),)` float64.
     """
     own = attributions.argmax(1)
-    best = cell_means(attributions, cells, wanted).argmax(1)
-    return torch.stack(
-        [(own[cells == cell] == one).double().mean() for cell, one in zip(wanted, best, strict=True)]
-    )
+    most = int(torch.cat([cells, wanted]).max()) + 1
+    best = torch.full((most,), -1, dtype=own.dtype, device=own.device)
+    best[wanted] = cell_means(attributions, cells, wanted).argmax(1)
+    return cell_means(own == best[cells], cells, wanted)
 
 
 def dealt_out(cells: Tensor, numbers: torch.Generator) -> Tensor:
     """The cells in another order: as many samples in each, but any."""
-    return cells[torch.randperm(len(cells), generator=numbers)]
+    return cells[torch.randperm(len(cells), generator=numbers).to(cells.device)]
 
 
 def loosened(samples: Tensor, numbers: torch.Generator) -> Tensor:
@@ -240,7 +243,7 @@ def loosened(samples: Tensor, numbers: torch.Generator) -> Tensor:
     what an atlas of nothing says.
     """
     order = torch.rand(samples.shape, generator=numbers).argsort(0)
-    return samples.gather(0, order)
+    return samples.gather(0, order.to(samples.device))
 
 
 # -- pictures of cells ---------------------------------------------------------------------------------------
@@ -316,5 +319,5 @@ def between(attributions: Tensor, first: int, second: int) -> NDArray[np.float64
     difference = attributions[:, first].double() - attributions[:, second].double()
     scale = torch.quantile(difference.abs(), _EDGES[1] / 100)
     clipped = (difference / scale).clamp(-1, 1) if scale > 0 else torch.zeros_like(difference)
-    found: NDArray[np.float64] = ((clipped + 1) / 2).numpy()
+    found: NDArray[np.float64] = ((clipped + 1) / 2).cpu().numpy()
     return found

@@ -157,7 +157,7 @@ def apart(A: Tensor, numbers: torch.Generator) -> Tensor:
     """Every unit's map with its places in an order of its own: nothing is together but by chance."""
     units, places = A.shape[0], A.shape[1] * A.shape[2]
     order = torch.rand((units, places), generator=numbers).argsort(1)
-    return A.flatten(1).gather(1, order).reshape(A.shape)
+    return A.flatten(1).gather(1, order.to(A.device)).reshape(A.shape)
 
 
 # -- beside chance -------------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def by_rank(values: Tensor, floor: Tensor) -> Tensor:
     Ranks that the floor does not have are 0: there luck makes nothing.
     """
     order = torch.sort(values.double().abs(), descending=True, stable=True).indices
-    found = torch.zeros(len(values), dtype=floor.dtype)
+    found = floor.new_zeros(len(values))
     count = min(len(values), len(floor))
     found[order[:count]] = floor[:count]
     return found

@@ -124,7 +124,7 @@ def conv_channels(weight: Tensor, shares: Sequence[Floats], groups: int = 1) -> 
         groups: of the convolution.
 
     Returns:
-        `(out, in)` float64.
+        `(out, in)` float64, on the host.
     """
     summed = weight.detach().double().cpu()
     for each in reversed(shares):
@@ -199,6 +199,7 @@ def agreement(first: Tensor, second: Tensor) -> tuple[float, float]:
     """
     from scipy.stats import pearsonr, spearmanr
 
+    first, second = first.cpu(), second.cpu()
     both = (first.isfinite() & second.isfinite()).flatten()
     a, b = (each.flatten()[both].double().numpy() for each in (first, second))
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
@@ -247,24 +248,23 @@ def concept_graph(
     if n_sources < 1 or n_targets < 1:
         raise InputError("no unit of the one or the other layer has a concept")
     edges = (sign * effect.double()).clamp_min(0)
-    into = torch.zeros(edges.shape[1], n_targets, dtype=torch.float64)
-    known = targets >= 0
-    into[known.nonzero()[:, 0], targets[known]] = 1
+    into = torch.nn.functional.one_hot(targets + 1, n_targets + 1)[:, 1:].double()
     per_source = edges @ into  # (C, T)
     total = per_source.sum(0)
 
     def shares(labels: Tensor) -> Tensor:
-        kept = labels >= 0
-        summed = torch.zeros(n_sources, n_targets, dtype=torch.float64)
-        return summed.index_add_(0, labels[kept], per_source[kept]) / total
+        # The first row takes in those without a concept.
+        summed = per_source.new_zeros(n_sources + 1, n_targets)
+        return summed.index_add_(0, labels + 1, per_source)[1:] / total
 
     share = shares(sources)
     strength = share * total
     generator = torch.Generator().manual_seed(seed)
     as_large = torch.zeros_like(share)
     mean = torch.zeros_like(share)
-    for _ in range(draws):
-        drawn = shares(sources[torch.randperm(len(sources), generator=generator)])
+    orders = [torch.randperm(len(sources), generator=generator) for _ in range(draws)]
+    for order in torch.stack(orders).to(effect.device) if orders else ():
+        drawn = shares(sources[order])
         as_large += drawn >= share * (1 - 1e-9)
         mean += drawn / draws
     p = (1.0 + as_large) / (1.0 + draws)
@@ -328,6 +328,8 @@ def unions(
     """
     from scipy.stats import hypergeom
 
+    # Few numbers of each target are looked at, one after the other.
+    target_q, effect, shown, sources = target_q.cpu(), effect.cpu(), shown.cpu(), sources.cpu()
     n = len(target_q)
     count = min(n, max(LEAST_IMAGES, round(TOP * n)))
     n_sources = shown.shape[1]

@@ -11,6 +11,7 @@ Sources: Kim et al. 2018 (TCAV); Schmalwasser et al. 2025 (FastCAV: the differen
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -173,44 +174,62 @@ def mean_test(values: Tensor, L: Tensor, *, draws: int = DRAWS, seed: int = 0) -
     flat = variance.sqrt() <= 1e-12 * values.abs().amax(0)[:, None].clamp_min(1e-300)
     p = torch.erfc((difference / spread).abs() / math.sqrt(2))
     few = torch.minimum(count, total - count)
-    for columns, rows in _alike(L, (few > 0) & (few < COUNTED_BELOW)):
+    chosen = (few > 0) & (few < COUNTED_BELOW)
+    sizes, swapped = few.tolist(), (count > few).tolist()
+    for columns, rows in _alike(L, chosen):
         p[:, columns] = _counted(
-            values[rows], difference[:, columns], few[columns], count[columns], draws, seed
+            values[rows],
+            difference[:, columns],
+            [(int(sizes[column]), swapped[column]) for column in columns],
+            draws,
+            seed,
         )
     asked = (count > 0) & (count < total)
     p = torch.where(flat, 1.0, p)
     return MeanTest(*(torch.where(asked, each, torch.nan) for each in (difference, spread, p)))
 
 
-def _alike(L: Tensor, chosen: Tensor) -> list[tuple[Tensor, Tensor]]:
+def _alike(L: Tensor, chosen: Tensor) -> list[tuple[list[int], Tensor]]:
     """Chosen columns that are known on the same images, and these images."""
     known = (~L.isnan()).cpu().numpy()
     places: dict[bytes, list[int]] = {}
     for column in torch.nonzero(chosen)[:, 0].tolist():
         places.setdefault(np.packbits(known[:, column]).tobytes(), []).append(column)
     return [
-        (torch.tensor(columns), torch.from_numpy(np.flatnonzero(known[:, columns[0]])))
+        (columns, torch.from_numpy(np.flatnonzero(known[:, columns[0]])).to(L.device))
         for columns in places.values()
     ]
 
 
-def _counted(values: Tensor, difference: Tensor, few: Tensor, count: Tensor, draws: int, seed: int) -> Tensor:
+def _counted(
+    values: Tensor, difference: Tensor, sides: Sequence[tuple[int, bool]], draws: int, seed: int
+) -> Tensor:
     """p-values `(K, B)` of differences `(K, B)` by random sets of the images `(n, K)`.
 
     A set is drawn of the smaller side: that of the images without the concept is as far away, times
     `(N - n) / n`.
+
+    Args:
+        values: `(n, K)`.
+        difference: `(K, B)`.
+        sides: for each of `B` concepts how many images the smaller side has, and whether it is that of the
+            images without the concept.
+        draws: random sets.
+        seed: of these.
     """
     total, n_values = values.shape
     centred = values - values.mean(0)
-    order = random_sets(total, int(few.max()), draws, seed=seed)
+    order = random_sets(total, max(size for size, _ in sides), draws, seed=seed).to(values.device)
     step = max(1, _CHUNK // (draws * order.shape[1]))
     p = torch.empty_like(difference)
-    for size in sorted(set(few.tolist())):
-        columns = torch.nonzero(few == size)[:, 0]
-        scale = torch.where(count[columns] > size, size / (total - size), 1.0)
+    for size, swapped in sorted(set(sides)):
+        columns = torch.tensor(
+            [place for place, side in enumerate(sides) if side == (size, swapped)], device=values.device
+        )
+        scale = size / (total - size) if swapped else 1.0
         for start in range(0, n_values, step):
             some = slice(start, start + step)
-            means = centred[:, some][order[:, : int(size)]].sum(1) / size  # (draws, k)
+            means = centred[:, some][order[:, :size]].sum(1) / size  # (draws, k)
             away = means.abs().sort(0).values.T.contiguous()
             # Sums of the same numbers in another order differ in the last digits.
             seen = difference[some][:, columns].abs() / scale * (1 - 1e-9)
@@ -220,7 +239,7 @@ def _counted(values: Tensor, difference: Tensor, few: Tensor, count: Tensor, dra
 
 
 def random_sets(total: int, size: int, draws: int, *, seed: int = 0) -> Tensor:
-    """`(draws, size)` places below `total`, each row without repeats and in a random order."""
+    """`(draws, size)` places below `total`, on the host, each row without repeats and in a random order."""
     generator = torch.Generator().manual_seed(seed)
     step = max(1, _CHUNK // max(1, total))
     rows = [
@@ -264,18 +283,20 @@ def decodability(scores: Tensor, L: Tensor, *, draws: int = DRAWS, seed: int = 0
     p = torch.erfc((difference / spread).abs() / math.sqrt(2))
     few = torch.minimum(count, total - count)
     tied = variance < (total**2 - 1) / 12 * (1 - 1e-9)
-    small = (few > 0) & (few < COUNTED_BELOW)
+    kind = torch.where(tied, torch.where(variance > 0, 2.0, 0.0), 1.0)
+    kind = torch.where((few > 0) & (few < COUNTED_BELOW), kind, 0.0)
+    sizes, smaller, with_it, kinds = torch.stack([total, few, count, kind]).tolist()
+    sides = [(int(one), other > one) for one, other in zip(smaller, with_it, strict=True)]
     # Without ties the ranks are 1 to N, so concepts on as many images share their random sets.
-    for size in sorted(set(total[small & ~tied].tolist())):
-        columns = torch.nonzero(small & ~tied & (total == size))[:, 0]
+    for size in sorted({one for one, each in zip(sizes, kinds, strict=True) if each == 1}):
+        columns = [column for column, one in enumerate(sizes) if one == size and kinds[column] == 1]
         numbers = torch.arange(1, int(size) + 1, dtype=torch.float64, device=scores.device)[:, None]
-        p[columns] = _counted(numbers, difference[None, columns], few[columns], count[columns], draws, seed)[
-            0
-        ]
-    for column in torch.nonzero(small & tied & (variance > 0))[:, 0].tolist():
+        own_sides = [sides[column] for column in columns]
+        p[columns] = _counted(numbers, difference[None, columns], own_sides, draws, seed)[0]
+    for column in [column for column, each in enumerate(kinds) if each == 2]:
         one = slice(column, column + 1)
         own = ranks[known[:, column], one]
-        p[one] = _counted(own, difference[None, one], few[one], count[one], draws, seed)[0]
+        p[one] = _counted(own, difference[None, one], sides[one], draws, seed)[0]
     asked = (count > 0) & (count < total)
     p = torch.where(variance > 0, p, 1.0)
     return torch.where(asked, auc, torch.nan), torch.where(asked, p, torch.nan)
@@ -387,6 +408,7 @@ def chance_of_shares(
     """
     L = torch.zeros(len(Q), draws)
     L[random_sets(len(Q), size, draws, seed=seed).T, torch.arange(draws)] = 1.0
+    L = L.to(Q.device)
     away = (sign_shares(gradients, concept_vectors(Q, L, kind, seed=seed)) - 0.5).abs()  # (K, draws)
     far = (away[:, :, None] >= (shares - 0.5).abs()[:, None, :] - 1e-12).sum(1)
     found = (1.0 + far) / (1.0 + draws)
@@ -410,7 +432,8 @@ def class_effects(gradients: ClassGradients, Q: Tensor, L: Tensor, *, seed: int 
     """
     known = ~gradients.mean.isnan().any(1)
     found = mean_test(Q.double() @ gradients.mean[known].T, L, seed=seed)
-    whole = [torch.full((len(known), L.shape[1]), torch.nan, dtype=torch.float64) for _ in range(3)]
+    nothing = gradients.mean.new_full((len(known), L.shape[1]), torch.nan)
+    whole = [nothing.clone() for _ in range(3)]
     for out, each in zip(whole, (found.difference, found.spread, found.p), strict=True):
         out[known] = each
     return MeanTest(*whole)
@@ -435,7 +458,8 @@ def unit_effects(gradients: ClassGradients, Q: Tensor, *, seed: int = 0) -> Mean
     member = torch.nn.functional.one_hot(gradients.classes, len(known)).double()
     found = mean_test(Q.double(), member[:, known], seed=seed)  # (C, classes)
     slope = gradients.mean[known]
-    whole = [torch.full((len(known), Q.shape[1]), torch.nan, dtype=torch.float64) for _ in range(3)]
+    nothing = gradients.mean.new_full((len(known), Q.shape[1]), torch.nan)
+    whole = [nothing.clone() for _ in range(3)]
     for out, each in zip(
         whole, (slope * found.difference.T, slope.abs() * found.spread.T, found.p.T), strict=True
     ):

@@ -112,7 +112,7 @@ def coupled_factors(
     Ft, Wt = _begin(X, sizes, members, start, seed)
     weights = _repeated(ridge or [0.0] * len(sizes), sizes, X)
     penalised = bool(ridge_images) or any(ridge)
-    total = float(X.square().sum())
+    total = X.square().sum()
     objective: list[float] = []
     for _ in range(sweeps):
         products, grams = Ft @ X, Ft @ Ft.T
@@ -123,8 +123,8 @@ def coupled_factors(
         products, grams = Wt @ X.T, Wt @ Wt.T
         for _ in range(inner):
             _update_rows(Ft, products, grams, ridge_images)
-        error = total - 2 * float((products * Ft).sum()) + float((grams * (Ft @ Ft.T)).sum())
-        error += float((weights * Wt.square()).sum()) + ridge_images * float(Ft.square().sum())
+        left = total - 2 * (products * Ft).sum() + (grams * (Ft @ Ft.T)).sum()
+        error = float(left + ((weights * Wt.square()).sum() + ridge_images * Ft.square().sum()))
         objective.append(max(error, 0.0))
         if len(objective) > 1 and objective[-2] - error <= tolerance * max(error, _NOTHING):
             break
@@ -188,9 +188,8 @@ def published_factors(
             W = W * (part.T @ F) / (W @ grams + penalty + PUBLISHED_EPSILON)
             length = W.norm(dim=0)
             Ws[place] = W / torch.where(length > 0, length, 1)
-        objective.append(
-            sum(float((part - F @ W.T).square().sum()) for part, W in zip(parts, Ws, strict=True))
-        )
+        left = [(part - F @ W.T).square().sum() for part, W in zip(parts, Ws, strict=True)]
+        objective.append(float(sum(left, torch.zeros_like(left[0]))))
     return Factorisation(F, tuple(Ws), tuple(objective))
 
 
@@ -228,28 +227,28 @@ def group_sparse_factors(
         InputError: as `coupled_factors`.
     """
     X, sizes = _side_by_side(blocks, members)
-    index = torch.unique(groups, return_inverse=True)[1].to(X.device)
+    names, index = torch.unique(groups.to(X.device), return_inverse=True)
+    member = _Groups(index, len(names))
     if index.shape != (len(X),):
         raise InputError(f"groups of {tuple(groups.shape)} images, and activations of {len(X)}")
     Ft, Wt = _begin(X, sizes, members, start, seed)
     _move_scale(Ft, Wt)
-    total = float(X.square().sum())
+    total = X.square().sum()
     objective: list[float] = []
     for _ in range(sweeps):
         products, grams = Ft @ X, Ft @ Ft.T
         for k in range(members):
             best = (products[k] - grams[k] @ Wt + grams[k, k] * Wt[k]).clamp_min_(0)
-            length = float(best.norm())
-            if length > 0:
-                Wt[k] = best / length
+            length = best.norm()
+            Wt[k] = torch.where(length > 0, best / length, Wt[k])
         products, grams = Wt @ X.T, Wt @ Wt.T
         step = 1 / float(torch.linalg.matrix_norm(grams, 2))
-        before = _group_cost(Ft, products, grams, index, weight, total)
-        moved = _proximal(Ft, products, grams, index, weight, step, steps, accelerated=True)
-        after = _group_cost(moved, products, grams, index, weight, total)
+        before = _group_cost(Ft, products, grams, member, weight, total)
+        moved = _proximal(Ft, products, grams, member, weight, step, steps, accelerated=True)
+        after = _group_cost(moved, products, grams, member, weight, total)
         if after > before:
-            moved = _proximal(Ft, products, grams, index, weight, step, steps, accelerated=False)
-            after = _group_cost(moved, products, grams, index, weight, total)
+            moved = _proximal(Ft, products, grams, member, weight, step, steps, accelerated=False)
+            after = _group_cost(moved, products, grams, member, weight, total)
         Ft = moved
         objective.append(max(after, 0.0))
         if len(objective) > 1 and objective[-2] - objective[-1] <= tolerance * max(objective[-1], _NOTHING):
@@ -275,7 +274,7 @@ def nonnegative_loadings(X: Tensor, F: Tensor, *, tolerance: float = _LOADING_TO
     for _ in range(_LOADING_SWEEPS):
         before = Wt.clone()
         _update_rows(Wt, products, grams, 0.0)
-        if float((Wt - before).norm()) <= tolerance * float(Wt.norm()):
+        if bool((Wt - before).norm() <= tolerance * Wt.norm()):
             break
     return Wt.T.contiguous()
 
@@ -370,14 +369,15 @@ def _leading(X: Tensor, members: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def _update_rows(rows: Tensor, products: Tensor, grams: Tensor, ridge: Tensor | float) -> None:
     """Set each factor's row in turn to its best value at least 0; `ridge` is added to the Gram diagonal."""
+    live = [] if isinstance(ridge, Tensor) else (grams.diagonal() + ridge > 0).tolist()
     for k in range(len(rows)):
         weight = grams[k, k] + ridge
         step = products[k] - grams[k] @ rows
         if isinstance(ridge, Tensor) or ridge:
             step -= ridge * rows[k]
-        if isinstance(weight, Tensor) and weight.ndim:
+        if isinstance(ridge, Tensor):
             rows[k] = torch.where(weight > 0, (rows[k] + step / weight.clamp_min(_NOTHING)).clamp_min(0), 0)
-        elif weight > 0:
+        elif live[k]:
             rows[k].add_(step / weight).clamp_min_(0)
         else:
             rows[k] = 0
@@ -405,11 +405,19 @@ def _move_scale(Ft: Tensor, Wt: Tensor) -> None:
     Ft *= torch.where(length > 0, length, 0)
 
 
+@dataclass(frozen=True)
+class _Groups:
+    """The group of each image, `(N,)` from 0, and how many there are."""
+
+    index: Tensor
+    count: int
+
+
 def _proximal(
     Ft: Tensor,
     products: Tensor,
     grams: Tensor,
-    index: Tensor,
+    groups: _Groups,
     weight: float,
     step: float,
     steps: int,
@@ -420,9 +428,9 @@ def _proximal(
     current, ahead, pace = Ft, Ft, 1.0
     for _ in range(steps):
         moved = (ahead - step * (grams @ ahead - products)).clamp_min_(0)
-        lengths = _group_norms(moved, index)
+        lengths = _group_norms(moved, groups)
         kept = (1 - weight * step / lengths.clamp_min(_NOTHING)).clamp_min_(0)
-        moved *= kept[:, index]
+        moved *= kept[:, groups.index]
         if accelerated:
             following = (1 + (1 + 4 * pace**2) ** 0.5) / 2
             ahead = moved + (pace - 1) / following * (moved - current)
@@ -434,16 +442,16 @@ def _proximal(
 
 
 def _group_cost(
-    Ft: Tensor, products: Tensor, grams: Tensor, index: Tensor, weight: float, total: float
+    Ft: Tensor, products: Tensor, grams: Tensor, groups: _Groups, weight: float, total: Tensor
 ) -> float:
-    error = total - 2 * float((products * Ft).sum()) + float((grams * (Ft @ Ft.T)).sum())
-    return error / 2 + weight * float(_group_norms(Ft, index).sum())
+    error = total - 2 * (products * Ft).sum() + (grams * (Ft @ Ft.T)).sum()
+    return float(error / 2 + weight * _group_norms(Ft, groups).sum())
 
 
-def _group_norms(Ft: Tensor, index: Tensor) -> Tensor:
+def _group_norms(Ft: Tensor, groups: _Groups) -> Tensor:
     """`(d, G)`: the length of every factor in every group of images."""
-    sums = Ft.new_zeros(len(Ft), int(index.max()) + 1)
-    return sums.index_add_(1, index, Ft.square()).sqrt_()
+    sums = Ft.new_zeros(len(Ft), groups.count)
+    return sums.index_add_(1, groups.index, Ft.square()).sqrt_()
 
 
 def _repeated(values: Sequence[float], sizes: Sequence[int], X: Tensor) -> Tensor | float:

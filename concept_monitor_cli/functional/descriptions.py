@@ -160,13 +160,13 @@ def chosen_exemplars(
     Returns:
         `(C, most)` int64, places in `0..K-1`; -1 where there are fewer.
     """
-    of = torch.from_numpy(groups.of)
+    of = torch.from_numpy(groups.of).to(top.device)
     group = torch.where(top >= 0, of[top.clamp_min(0)], -1)
     # A place counts where no earlier one is of the same group.
     same = group[:, :, None] == group[:, None, :]
     first = ~same.tril(-1).any(2)
     kept = first & (top >= 0) & (values > lowest[:, None])
-    places = torch.full((len(top), most), -1, dtype=torch.int64)
+    places = torch.full((len(top), most), -1, dtype=torch.int64, device=top.device)
     rank = kept.cumsum(1) - 1
     rows, columns = torch.nonzero(kept & (rank < most), as_tuple=True)
     places[rows, rank[rows, columns]] = columns
@@ -245,7 +245,7 @@ def forced(following: NextTokens, start: int, end: int, texts: Sequence[Sequence
         texts: `M` sequences of tokens, without start and end.
 
     Returns:
-        `(M,)` float64.
+        `(M,)` float64, on the host.
     """
     if not texts:
         return torch.zeros(0, dtype=torch.float64)
@@ -292,7 +292,7 @@ def best_of_subsets(
         others = torch.ones(images, dtype=torch.bool)
         others[chosen] = False
         scores = description_scores(values[chosen].mean(0), log_mean(values[others]), lam)
-        best.append(scores[own[chosen].any(0)].max())
+        best.append(scores.masked_fill(~own[chosen].any(0), -torch.inf).max())
     return torch.stack(best)
 
 

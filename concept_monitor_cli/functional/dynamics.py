@@ -184,8 +184,8 @@ def cka_matrix(first: Sequence[CenteredGrams], second: Sequence[CenteredGrams] |
         second: `B` sets; `None`: the same.
 
     Returns:
-        `(A, B)` float64. Not clipped: independent data give values below 0 as often as above. NaN where a set
-        does not vary.
+        `(A, B)` float64, on the host. Not clipped: independent data give values below 0 as often as above.
+        NaN where a set does not vary.
     """
     other = first if second is None else second
     cross = _hsic(first, other)
@@ -203,13 +203,14 @@ def _hsic(first: Sequence[CenteredGrams], second: Sequence[CenteredGrams]) -> Te
     for number in range(len(next(iter(blocks), ()))):
         A = torch.stack([each.grams[number] for each in first]).double()
         B = torch.stack([each.grams[number] for each in second]).double()
-        total += (A @ B.T).cpu()
-    return total
+        total = total.to(A.device) + A @ B.T
+    return total.cpu()
 
 
 def _own_hsic(sets: Sequence[CenteredGrams]) -> Tensor:
-    values = [sum(float(gram.double().square().sum()) for gram in each.grams) for each in sets]
-    return torch.tensor(values, dtype=torch.float64)
+    nothing = torch.zeros((), dtype=torch.float64)
+    values = [sum((gram.double().square().sum() for gram in each.grams), nothing) for each in sets]
+    return torch.stack(values).cpu() if values else nothing.new_zeros(0)
 
 
 def cka(X: Tensor, Y: Tensor, *, block: int | None = None) -> float:
@@ -447,10 +448,10 @@ def two_nearest_neighbours(X: Tensor | Centred) -> float:
     squares = values.square().sum(1)
     nearest = []
     for first_row in range(0, len(values), _ROWS):
-        rows = torch.arange(first_row, min(len(values), first_row + _ROWS))
+        rows = torch.arange(first_row, min(len(values), first_row + _ROWS), device=values.device)
         # By inner products, which round; then the distances of the few that may be nearest without them.
         distance = squares - 2 * centred.products(slice(first_row, first_row + _ROWS))
-        distance[torch.arange(len(rows)), rows] = torch.inf
+        distance[rows - first_row, rows] = torch.inf
         near = distance.topk(min(_NEAR, len(values) - 1), largest=False).indices
         exact = torch.stack(
             [torch.linalg.vector_norm(values[rows] - values[each], dim=1) for each in near.T], 1

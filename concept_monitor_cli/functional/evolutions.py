@@ -126,7 +126,8 @@ def class_gain(each: Tensor) -> ClassGain:
     flat = spread <= 1e-12 * each.abs().amax(0)
     statistic = mean**2 / torch.where(flat, 1.0, spread**2)
     degrees = n - 1
-    p = torch.from_numpy(betainc(degrees / 2, 0.5, (degrees / (degrees + statistic)).numpy()))
+    p = torch.from_numpy(betainc(degrees / 2, 0.5, (degrees / (degrees + statistic)).cpu().numpy()))
+    p = p.to(each.device)
     p = torch.where(flat, torch.where(mean == 0, 1.0, 0.0).double(), p)
     return ClassGain(mean, spread, (each > 0).double().mean(0), p)
 
@@ -159,7 +160,7 @@ def parts_by_effect(
     Returns:
         for each part the part itself, then the random sets; no set where fewer units are outside than in it.
     """
-    order = effect.argsort(descending=True, stable=True)
+    order = effect.argsort(descending=True, stable=True).cpu()
     generator = torch.Generator().manual_seed(seed)
     found = []
     for part in order.tensor_split(min(parts, len(order))):

@@ -30,8 +30,8 @@ def matched(F: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
     """
     table = cosines(F, G)
     _, columns = linear_sum_assignment(table.cpu().numpy(), maximize=True)
-    partner = torch.from_numpy(columns)
-    return partner, table.cpu().gather(1, partner[:, None])[:, 0]
+    partner = torch.from_numpy(columns).to(table.device)
+    return partner, table.gather(1, partner[:, None])[:, 0]
 
 
 def factor_stability(F: Tensor, others: Iterable[Tensor]) -> Tensor:

@@ -86,8 +86,10 @@ def nonnegative_factors(
     total = (X**2).sum()
     before = float("inf")
     for _ in range(sweeps):
-        _sweep(W, X.T @ F, F.T @ F)
-        _sweep(F, X @ W, W.T @ W)
+        grams = F.T @ F
+        _sweep(W, X.T @ F, grams, _live(grams))
+        grams = W.T @ W
+        _sweep(F, X @ W, grams, _live(grams))
         error = float(total - 2 * ((X @ W) * F).sum() + ((F.T @ F) * (W.T @ W)).sum())
         if error >= before - tolerance * error:
             break
@@ -112,20 +114,25 @@ def nonnegative_coefficients(Q: Tensor, W: Tensor, *, sweeps: int = _COEFFICIENT
         `(N, R)` float32, all zero for a factor that is zero.
     """
     products, grams = Q.double() @ W.double(), W.double().T @ W.double()
-    F = torch.zeros_like(products)
+    F, live = torch.zeros_like(products), _live(grams)
     for _ in range(sweeps):  # always as many: no row's result depends on which others are there
-        _sweep(F, products, grams)
+        _sweep(F, products, grams, live)
     return F.float()
 
 
-def _sweep(F: Tensor, products: Tensor, grams: Tensor) -> None:
-    """Set every column of `F` in turn to its best value at least 0."""
-    for k in range(F.shape[1]):
-        weight = grams[k, k]
-        if weight <= 0:
+def _live(grams: Tensor) -> list[bool]:
+    """Which factors are not zero, looked up in one go."""
+    found: list[bool] = (grams.diagonal() > 0).tolist()
+    return found
+
+
+def _sweep(F: Tensor, products: Tensor, grams: Tensor, live: list[bool]) -> None:
+    """Set every column of `F` in turn to its best value at least 0; 0 beside a factor that is zero."""
+    for k, alive in enumerate(live):
+        if not alive:
             F[:, k] = 0
             continue
-        F[:, k] = (F[:, k] + (products[:, k] - F @ grams[:, k]) / weight).clamp_min_(0)
+        F[:, k] = (F[:, k] + (products[:, k] - F @ grams[:, k]) / grams[k, k]).clamp_min_(0)
 
 
 def _svd_start(X: Tensor, members: int) -> tuple[Tensor, Tensor]:

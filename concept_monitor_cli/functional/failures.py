@@ -71,11 +71,12 @@ def compared(failed: Tensor, classes: Tensor) -> Tensor:
     Returns:
         `(N,)` bool.
     """
-    kept = torch.zeros_like(failed)
-    for name in sorted(set(classes.tolist())):
-        mine = classes == name
-        if name >= 0 and bool(failed[mine].any()) and not bool(failed[mine].all()):
-            kept |= mine
+    names, place = torch.unique(classes, return_inverse=True)
+    count, bad = torch.zeros(2, len(names), dtype=torch.int64, device=classes.device)
+    count.index_add_(0, place, torch.ones_like(place))
+    bad.index_add_(0, place, failed.long())
+    both = (names >= 0) & (bad > 0) & (bad < count)
+    kept: Tensor = both[place]
     return kept
 
 
@@ -120,11 +121,20 @@ def separation(
         raise InputError("no class has both failed and succeeded cases")
     finite = X.isfinite().all(0)
     of = np.arange(len(X)) if groups is None else groups.of
-    parts = []
-    for name in sorted(set(classes[kept].tolist())):
-        mine = classes == name
-        own = ImageGroups.read(of[mine.cpu().numpy()])
-        parts.append(_Class(average_ranks(X[mine][:, finite].double()), failed[mine].double(), own))
+    # The cases of one class one after the other, in their order.
+    named = np.where(kept.cpu().numpy(), classes.cpu().numpy(), -1)
+    order = np.argsort(named, kind="stable")[np.count_nonzero(named < 0) :]
+    sizes = np.unique(named[order], return_counts=True)[1].tolist()
+    rows = torch.from_numpy(order).to(X.device)
+    parts = [
+        _Class(average_ranks(values.double()), own.double(), ImageGroups.read(of[cases]))
+        for values, own, cases in zip(
+            torch.split(X[rows][:, finite], sizes),
+            torch.split(failed[rows], sizes),
+            np.split(order, np.cumsum(sizes)[:-1]),
+            strict=True,
+        )
+    ]
     auc = _auc(parts, [part.failed[None] for part in parts])[0]
     first, reached = _permuted(parts, auc, DRAWS, seed)
     edge = (1 - BAND) / 2
@@ -177,5 +187,6 @@ def _failures(parts: list[_Class], draws: int, seed: int) -> Iterator[list[Tenso
         for part in parts:
             places = np.tile(np.arange(part.groups.n_groups), (count, 1))
             order = generator.permuted(places, axis=1)
-            failed.append(part.failed[torch.from_numpy(permuted_images(part.groups, order))])
+            images = torch.from_numpy(permuted_images(part.groups, order)).to(part.failed.device)
+            failed.append(part.failed[images])
         yield failed

@@ -22,7 +22,9 @@ _BLUR, _BLUR_SIDE, _CUT = 5.0, 224, 4.0
 
 
 def pixel_order(attribution: Tensor, numbers: torch.Generator) -> Tensor:
-    """The pixels from the largest value of a map to the smallest, `(h*w,)` int64; ties in random order.
+    """The pixels from the largest value of a map to the smallest, `(h*w,)` int64, on the host.
+
+    Ties are in random order.
 
     Args:
         attribution: `(h, w)`.
@@ -92,11 +94,11 @@ def areas(
         order: of the pixels.
 
     Returns:
-        Deletion (low is good) and insertion (high is good), `(n,)` float64 each.
+        Deletion (low is good) and insertion (high is good), `(n,)` float64 each, on the host.
     """
     with torch.no_grad():
-        gone = score(replaced(image, baseline.expand_as(image), order))
-        come = score(replaced(blurred(image), image, order))
+        gone = score(replaced(image, baseline.expand_as(image), order)).cpu()
+        come = score(replaced(blurred(image), image, order)).cpu()
     return tuple(  # type: ignore[return-value]
         torch.tensor([area(column) for column in curves.T], dtype=torch.float64) for curves in (gone, come)
     )
@@ -109,6 +111,7 @@ def gain(better: Tensor, numbers: torch.Generator) -> tuple[float, float, float]
         better: `(N,)`, how much better than chance.
         numbers: random numbers, of the CPU.
     """
+    better = better.cpu()
     drawn = torch.randint(len(better), (BOOTSTRAP, len(better)), generator=numbers)
     means = better.double()[drawn].mean(1)
     low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()

@@ -89,8 +89,8 @@ def set_sizes(fires: Tensor, top_k: int, together: int, *, sizes: Sequence[int] 
         sizes: to choose from, ascending; `top_k` is one of them too.
 
     Returns:
-        `(C,)` int64, each one of `sizes` or `top_k`, or for a unit with less than the smallest, what it fires
-        on.
+        `(C,)` int64, on the host: each one of `sizes` or `top_k`, or for a unit with less than the smallest,
+        what it fires on.
 
     Example:
         >>> set_sizes(torch.tensor([600, 90, 9, 600]), 100, 1).tolist()
@@ -111,6 +111,8 @@ def set_sizes(fires: Tensor, top_k: int, together: int, *, sizes: Sequence[int] 
 @dataclass(frozen=True)
 class Company:
     """Units that are looked at through equally many top images, beside all that fire on as many.
+
+    On the host.
 
     Attributes:
         size: of the sets of top images.

@@ -95,7 +95,7 @@ class ImageGroups:
 
 
 def canonical_groups(groups: Tensor | IntArray | Sequence[int]) -> Tensor:
-    """The same groups, numbered from 0 in the order of their first images, `(N,)` int64.
+    """The same groups, numbered from 0 in the order of their first images, `(N,)` int64, on the host.
 
     Example:
         >>> canonical_groups(torch.tensor([7, 3, 7, 9])).tolist()

@@ -21,8 +21,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
@@ -108,14 +111,28 @@ class _Block:
     swapped: Tensor
     shown: Tensor
 
+    @cached_property
+    def _on_host(self) -> dict[str, NDArray[Any]]:
+        """What one formula after another is looked up in."""
+        names = ("place", "operator", "swapped", "shown")
+        table = torch.stack([getattr(self, name).long() for name in names]).cpu().numpy()
+        concepts = {"first": self.first.cpu().numpy(), "second": self.second.cpu().numpy()}
+        return {**concepts, **dict(zip(names, table, strict=True))}
+
     def formula(self, number: int, *, negated: bool) -> PresenceFormula:
-        place, operator = int(self.place[number]), int(self.operator[number])
-        if operator == SINGLE:
-            return PresenceFormula(int(self.first[place]), negated=negated)
-        one, other = int(self.first[place // len(self.second)]), int(self.second[place % len(self.second)])
-        if bool(self.swapped[number]):
+        """The formula of that number."""
+        host = self._on_host
+        first, second, place = host["first"], host["second"], int(host["place"][number])
+        if host["operator"][number] == SINGLE:
+            return PresenceFormula(int(first[place]), negated=negated)
+        one, other = int(first[place // len(second)]), int(second[place % len(second)])
+        if host["swapped"][number]:
             one, other = other, one
-        return PresenceFormula(one, other, operator, negated)
+        return PresenceFormula(one, other, int(host["operator"][number]), negated)
+
+    def holds_on(self, number: int) -> int:
+        """On how many images the formula of that number is."""
+        return int(self._on_host["shown"][number])
 
     def rank_sums(self, ranks: Tensor) -> Tensor:
         """The sum of the ranks of the images of every formula: `(C, F)` float64."""
@@ -155,7 +172,7 @@ class FormulaTable:
     """All formulas that are tried, made from the presence of the concepts alone.
 
     Args:
-        present: `(N, M)`, 1, 0, or NaN where nobody looked.
+        present: `(N, M)`, 1, 0, or NaN where nobody looked; activations are to lie where it lies.
         pairs: also try two concepts.
         fewest: images that a formula must hold on.
         largest_share: of the images that count, that it may hold on.
@@ -200,9 +217,9 @@ class FormulaTable:
             Q: `(N, C)`, without NaN.
         """
         units = Q.shape[1]
-        auc = torch.full((units,), 0.5, dtype=torch.float64)
-        z = torch.full((units,), -math.inf, dtype=torch.float64)
-        where = torch.full((units, 2), -1, dtype=torch.int64)
+        auc = torch.full((units,), 0.5, dtype=torch.float64, device=Q.device)
+        z = torch.full_like(auc, -math.inf)
+        where = torch.full((units, 2), -1, dtype=torch.int64, device=Q.device)
         for number, block in enumerate(self.blocks):
             for part, area, score in self._scores(block, Q):
                 found = (area - 0.5).abs().argmax(1, keepdim=True)
@@ -213,16 +230,18 @@ class FormulaTable:
                 where[part, 0] = torch.where(better, number, where[part, 0])
                 where[part, 1] = torch.where(better, found[:, 0], where[part, 1])
         formulas: list[PresenceFormula | None] = []
-        shown, counted = (torch.zeros(units, dtype=torch.int64) for _ in range(2))
+        shown, counted = torch.zeros(2, units, dtype=torch.int64)
+        below = (auc < 0.5).tolist()
         for unit, (number, place) in enumerate(where.tolist()):
             if number < 0:
                 formulas.append(None)
                 continue
-            block, negated = self.blocks[number], bool(auc[unit] < 0.5)
+            block, negated = self.blocks[number], below[unit]
             formulas.append(block.formula(place, negated=negated))
             counted[unit] = len(block.rows)
-            holds = int(block.shown[place])
+            holds = block.holds_on(place)
             shown[unit] = len(block.rows) - holds if negated else holds
+        shown, counted = shown.to(Q.device), counted.to(Q.device)
         known = where[:, 0] >= 0
         auc = torch.where(known, torch.maximum(auc, 1 - auc), torch.nan)
         return BestFormulas(formulas, auc, z, shown, counted)
@@ -231,7 +250,7 @@ class FormulaTable:
     def singles(self, Q: Tensor) -> tuple[Tensor, Tensor]:
         """Of every concept alone: AUC and `z`, `(C, M)` float64 each; NaN for one that is not tried."""
         shape = (Q.shape[1], self.present.shape[1])
-        auc, z = (torch.full(shape, torch.nan, dtype=torch.float64) for _ in range(2))
+        auc, z = torch.full((2, *shape), torch.nan, dtype=torch.float64, device=Q.device)
         for block in self.blocks:
             if not len(block.second):
                 columns = block.first[block.place]
@@ -259,10 +278,10 @@ class FormulaTable:
         place = torch.nonzero(self._allowed(shown, len(images)))[:, 0]
         if not len(place):
             return None
-        nothing = torch.empty(0, dtype=torch.int64)
-        operator = torch.full((len(place),), SINGLE)
-        empty = torch.empty(len(images), 0, dtype=torch.float64)
-        no = torch.zeros(len(place), dtype=torch.bool)
+        nothing = place.new_empty(0)
+        operator = torch.full_like(place, SINGLE)
+        empty = left.new_empty(len(images), 0)
+        no = torch.zeros_like(place, dtype=torch.bool)
         return _Block(images, own, nothing, left, empty, place, operator, no, shown[place])
 
     def _pairs(self, rows: Tensor, own: Tensor, others: Tensor) -> _Block | None:
@@ -304,9 +323,10 @@ class FormulaTable:
 def _alike(known: Tensor, concepts: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Concepts that are known on the same images: `(N,)` bool and their numbers, by their first concept."""
     groups: dict[bytes, list[int]] = {}
+    on_host = known.cpu().numpy()
     for concept in concepts.tolist():
-        groups.setdefault(known[:, concept].numpy().tobytes(), []).append(concept)
-    return [(known[:, own[0]], torch.tensor(own)) for own in groups.values()]
+        groups.setdefault(on_host[:, concept].tobytes(), []).append(concept)
+    return [(known[:, own[0]], torch.tensor(own, device=known.device)) for own in groups.values()]
 
 
 def mann_whitney(z: Tensor, tried: int) -> Tensor:

@@ -107,11 +107,15 @@ def forward_selection(P: Tensor, q: Tensor, steps: int) -> tuple[list[int], list
         concepts, of level ones the first, and for each step the weights of those so far. Fewer than `steps`
         where no concept lowers the error.
     """
-    return _select(P.T @ P, P.T @ q, steps)
+    chosen, weights = _select((P.T @ P).cpu(), (P.T @ q).cpu(), steps)
+    return chosen, [own.to(P.device) for own in weights]
 
 
 def _select(gram: Tensor, b: Tensor, steps: int) -> tuple[list[int], list[Tensor]]:
-    """`forward_selection` from `P'P` and `P'q`: of the chosen concepts alone the columns are swept."""
+    """`forward_selection` from `P'P` and `P'q`: of the chosen concepts alone the columns are swept.
+
+    On the host: every step waits for the one before it.
+    """
     own, left = gram.diagonal().clone(), gram.diagonal().clone()
     rest = b.clone()
     # The swept columns: G_m / sqrt(G_mm) at the time that m joined, so that G is gram minus their products.
@@ -156,8 +160,9 @@ def sparse_sums(
     fit, stop = parts == 0, parts == 1
     if not (bool(fit.any()) and bool(stop.any())):
         raise InputError("there are no images to fit weights on, or none to stop by")
-    gram, products = P[fit].T @ P[fit], P[fit].T @ Q[fit]
-    held_P, held_Q = P[stop], Q[stop]
+    of_fit = P[fit]
+    gram, products = (of_fit.T @ of_fit).cpu(), (of_fit.T @ Q[fit]).cpu()
+    held_P, held_Q = P[stop].cpu(), Q[stop].cpu()
     total = ((held_Q - held_Q.mean(0)) ** 2).sum(0)
     units = Q.shape[1]
     concepts = torch.full((units, most), -1, dtype=torch.int64)
@@ -177,7 +182,7 @@ def sparse_sums(
             concepts[unit, step], gains[unit, step] = chosen[step], gain
             weights[unit] = 0
             weights[unit, : step + 1] = own
-    return Sums(concepts, weights, gains)
+    return Sums(concepts.to(P.device), weights.to(P.device), gains.to(P.device))
 
 
 def _error(residual: Tensor) -> float:
@@ -189,8 +194,8 @@ def _error(residual: Tensor) -> float:
 def predicted(sums: Sums, P: Tensor) -> Tensor:
     """What the sums say of images, `(n, C)` float64; 0 for a unit without one."""
     columns = [
-        P[:, own[own >= 0]] @ weights[own >= 0]
-        for own, weights in zip(sums.concepts, sums.weights, strict=True)
+        P[:, own[:count]] @ weights[:count]
+        for own, weights, count in zip(sums.concepts, sums.weights, sums.lengths.tolist(), strict=True)
     ]
     return torch.stack(columns, 1)
 

@@ -26,7 +26,7 @@ def distinct_pairs(candidates: Tensor, n_concepts: int) -> Tensor:
         n_concepts: `M`.
 
     Returns:
-        `(n, 2)` int64, ascending, the lower concept first.
+        `(n, 2)` int64, on the host, ascending, the lower concept first.
 
     Example:
         >>> distinct_pairs(torch.tensor([[2, 0, 1], [1, 3, 0]]), 4).tolist()
@@ -71,6 +71,8 @@ def joined(activations: ConceptActivations, texts: Tensor, a: float) -> ConceptA
 
 class BestPairs:
     """The best pairs of every unit among its own candidates, block by block: memory does not grow.
+
+    Kept on the host: that of a device is for the scores.
 
     Args:
         candidates: `(C, S)` concepts of each unit.

@@ -70,12 +70,14 @@ def part_clusters(maps: Tensor, count: int, *, seed: int = 0) -> PartClusters:
             hint="fewer clusters, or more images",
         )
     generator = torch.Generator().manual_seed(seed)
-    drawn = places[torch.randperm(len(places), generator=generator)[:_SAMPLE]].sort().values
-    sample = (vectors[drawn] / lengths[drawn, None]).numpy()
+    some = torch.randperm(len(places), generator=generator)[:_SAMPLE].to(maps.device)
+    drawn = places[some].sort().values
+    sample = (vectors[drawn] / lengths[drawn, None]).cpu().numpy()
     fitted = KMeans(count, n_init=_STARTS, random_state=seed).fit(sample)
-    centres = torch.nn.functional.normalize(torch.from_numpy(fitted.cluster_centers_).float(), dim=1)
-    cluster = torch.full((len(vectors),), -1, dtype=torch.int64)
-    nearness = torch.full((len(vectors),), torch.nan)
+    centres = torch.from_numpy(fitted.cluster_centers_).float().to(maps.device)
+    centres = torch.nn.functional.normalize(centres, dim=1)
+    cluster = torch.full((len(vectors),), -1, dtype=torch.int64, device=maps.device)
+    nearness = torch.full((len(vectors),), torch.nan, device=maps.device)
     for start in range(0, len(places), _ROWS):
         own = places[start : start + _ROWS]
         best = ((vectors[own] / lengths[own, None]) @ centres.T).max(1)

@@ -29,8 +29,8 @@ def surroundings(mask: Tensor, tolerance: float = TOLERANCE) -> Tensor:
     """
     if not bool(mask.any()):
         return torch.zeros_like(mask)
-    away = distance_transform_edt(~mask.numpy())
-    return torch.from_numpy(np.asarray(away) <= tolerance * mask.shape[-1])
+    away = distance_transform_edt(~mask.cpu().numpy())
+    return torch.from_numpy(np.asarray(away) <= tolerance * mask.shape[-1]).to(mask.device)
 
 
 def hits(attribution: Tensor, near: Tensor) -> bool:

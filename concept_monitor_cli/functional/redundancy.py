@@ -106,7 +106,7 @@ def nearest_correlation(Q: Tensor) -> Tensor:
         Q: `(N, C)` pooled activations.
 
     Returns:
-        `(C',)` of the units that count, as in `effective_units`; NaN for a unit that is alone.
+        `(C',)`, on the host, of the units that count, as in `effective_units`; NaN for a unit that is alone.
 
     Example:
         >>> nearest_correlation(torch.tensor([[1.0, 2.0], [2.0, 4.0], [4.0, 8.0]])).tolist()
@@ -118,7 +118,7 @@ def nearest_correlation(Q: Tensor) -> Tensor:
 def _nearest(columns: Tensor) -> Tensor:
     units = columns.shape[1]
     if units < 2:
-        return torch.full((units,), torch.nan, dtype=columns.dtype)
+        return columns.new_full((units,), torch.nan)
     nearest = []
     for part in spans(units, _BLOCK):
         block = columns[:, part].T @ columns

@@ -35,7 +35,8 @@ class Stability:
     """How often each candidate is first.
 
     Attributes:
-        shares: `(C, S)` float64, the share of the draws in which each of a unit's candidates is first.
+        shares: `(C, S)` float64, on the host: the share of the draws in which each of a unit's candidates is
+            first.
     """
 
     shares: Tensor
@@ -62,7 +63,7 @@ def shares_of_first(scores: Tensor) -> Tensor:
         scores: `(R, C, S)`.
 
     Returns:
-        `(C, S)` float64.
+        `(C, S)` float64, on the host.
     """
     draws, units, candidates = scores.shape
     highest = (scores == scores.amax(2, keepdim=True)).int().argmax(2)  # the first of the highest

@@ -166,12 +166,14 @@ def tuning(responses: Tensor, numbers: torch.Generator, draws: int = DRAWS) -> T
     rows = responses.double()
     count, turns, units = rows.shape
     share = explained(rows)
-    above = torch.zeros(units, dtype=torch.int64)
+    above = torch.zeros(units, dtype=torch.int64, device=rows.device)
     centred = rows - rows.mean(1, keepdim=True)
     whole = centred.square().sum((0, 1))
-    each = torch.arange(count)[:, None]
-    for _ in range(draws):
-        order = torch.rand(count, turns, generator=numbers).argsort(1)
+    each = torch.arange(count, device=rows.device)[:, None]
+    drawn = torch.empty(draws, count, turns, dtype=torch.int64)
+    for draw in drawn:
+        draw.copy_(torch.rand(count, turns, generator=numbers).argsort(1))
+    for order in drawn.to(rows.device):
         part = count * centred[each, order].mean(0).square().sum(0)
         above += part >= share * whole * (1 - 1e-9)
     curve = rows.mean(0)

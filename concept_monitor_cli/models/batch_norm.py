@@ -136,14 +136,17 @@ def input_moments(
                 model(images)
         except _Stop:
             pass
-        found = [
-            Moments(
-                layers[number],
-                torch.stack([means for means, _ in calls]).mean(0),
-                torch.stack([squares for _, squares in calls]).mean(0),
-            )
-            for number, calls in seen.items()
-        ]
+        if not seen:
+            return []
+        # Brought to the host in one piece, and not in the middle of the pass.
+        on_device = [each for calls in seen.values() for pair in calls for each in pair]
+        flat = torch.cat([each.flatten() for each in on_device]).cpu().double()
+        parts = iter(torch.split(flat, [each.numel() for each in on_device]))
+        found = []
+        for number, calls in seen.items():
+            pairs = [[next(parts).view(each.shape) for each in pair] for pair in calls]
+            means, squares = (torch.stack(each).mean(0) for each in zip(*pairs, strict=True))
+            found.append(Moments(layers[number], means, squares))
         seen.clear()
         return found
 
@@ -158,14 +161,14 @@ def input_moments(
 
 
 def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and mean square per image and channel of `(B, C, ...)`."""
+    """Mean and mean square per image and channel of `(B, C, ...)`, float32."""
     values = values.detach().float()
     if values.ndim == 2:
         values = values[..., None]
     over = tuple(range(2, values.ndim))  # no flattening: channels-last memory would be copied for it
     positions = values[0, 0].numel()
     squares = torch.linalg.vector_norm(values, dim=over).square() / positions
-    return values.mean(over).double().cpu(), squares.double().cpu()
+    return values.mean(over), squares
 
 
 def _matched(values: Tensor, moments: tuple[Tensor, Tensor], layer: RunningLayer) -> Tensor:
@@ -176,9 +179,11 @@ def _matched(values: Tensor, moments: tuple[Tensor, Tensor], layer: RunningLayer
         moments: of `_moments`.
         layer: the layer.
     """
-    mean = moments[0].mean(0)
-    variance = (moments[1].mean(0) - mean.square()).clamp_min(0)
-    scale = ((layer.variance + layer.eps) / (variance + layer.eps)).sqrt()
-    shift = layer.mean - mean * scale
+    # MPS has no float64.
+    means, squares = ((each.cpu() if each.device.type == "mps" else each).double() for each in moments)
+    mean = means.mean(0)
+    variance = (squares.mean(0) - mean.square()).clamp_min(0)
+    scale = ((layer.variance.to(mean.device) + layer.eps) / (variance + layer.eps)).sqrt()
+    shift = layer.mean.to(mean.device) - mean * scale
     shape = (1, -1) + (1,) * (values.ndim - 2)
     return values * scale.to(values).view(shape) + shift.to(values).view(shape)

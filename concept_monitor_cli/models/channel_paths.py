@@ -346,12 +346,14 @@ class _Watch(fx.Interpreter):
         active = _on_grid(self._active, slope)
         own = slope.float().flatten(2) if slope.ndim > 2 else slope.float()[:, :, None]
         summed = torch.einsum("bmp,bcp->mc", own, active)
-        self._sums[name] = summed.double().cpu() + self._sums.get(name, 0.0)
-        self._totals[name] = active.sum((0, 2)).double().cpu() + self._totals.get(name, 0.0)
+        self._sums[name] = summed.double() + self._sums.get(name, 0.0)
+        self._totals[name] = active.sum((0, 2)).double() + self._totals.get(name, 0.0)
 
     def slopes(self) -> dict[str, Tensor]:
         # A channel that is silent on all images adds nothing, whatever its slope.
-        return {name: (total / self._totals[name]).nan_to_num(0.0) for name, total in self._sums.items()}
+        return {
+            name: (total / self._totals[name]).nan_to_num(0.0).cpu() for name, total in self._sums.items()
+        }
 
 
 def _on_grid(active: Tensor, slope: Tensor) -> Tensor:

@@ -150,7 +150,7 @@ def evolved(
     """
     passing = _Passing(earlier, later, layer, device, batch_size)
     points = [*midpoints(steps), 0.0, 1.0]
-    parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    parts: list[Tensor] = []
     swapped, members, rows = torch.zeros(0), 0, []
     with (
         passing.ready(),
@@ -163,26 +163,29 @@ def evolved(
             change = seen.change.double()
             slopes = seen.gradients[:steps].double().mean(0)  # (B, C, P)
             last = seen.gradients[-1].double()
-            parts.append(
-                (
-                    (slopes * change).sum(2).float().cpu(),
-                    (last * change).sum(2).float().cpu(),
-                    seen.scores[-2].cpu(),
-                    seen.scores[-1].cpu(),
-                )
-            )
+            # In one piece, as each copy is waited for.
+            brought = ((slopes * change).sum(2), (last * change).sum(2), seen.scores[-2:].T.double())
+            parts.append(torch.cat(brought, 1).cpu())
             for name in dict.fromkeys(classes[place].tolist()):
-                mine = asked == name
-                both = torch.einsum("iop,iup->ou", slopes[mine], change[mine]).cpu()
+                mine = (classes[place] == name).nonzero()[:, 0].to(change.device)
+                both = torch.einsum("iop,iup->ou", slopes[mine], change[mine])
                 swapped = both if not members else swapped + both
-                members += int(mine.sum())
+                members += len(mine)
                 if members == int((classes == name).sum()):
                     rows.append(elsewhere(swapped / members).float())
                     members = 0
             advance(len(one))
         why_not = _why_not(run)
-    path, fast, before, after = (torch.cat([part[axis] for part in parts]) for axis in range(4))
-    return Evolved(path, fast, before, after, torch.stack(rows), why_not)
+    whole = torch.cat(parts)
+    path, fast = whole[:, :-2].float().chunk(2, 1)
+    return Evolved(
+        path.contiguous(),
+        fast.contiguous(),
+        whole[:, -2].clone(),
+        whole[:, -1].clone(),
+        torch.stack(rows).cpu(),
+        why_not,
+    )
 
 
 def _why_not(run: Between | Interventions) -> str:

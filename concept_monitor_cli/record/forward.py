@@ -152,14 +152,15 @@ def record(
         device: where the network runs.
         precision: of the network's arithmetic (autocast); pooled activations and maps are float32 in any
             case.
-        batch_size: images per step; results do not depend on it beyond rounding.
+        batch_size: images per step; results do not depend on it beyond rounding. Where the memory does not
+            suffice, half as many from there on; not where scores are asked for.
         compile: run the network through `torch.compile`; not where gradients are asked for.
         images: only these, `start` and `stop`, out of all; they keep their numbers. `None`: all.
         progress: told how many images are done.
 
     Raises:
         InputError: for layers that do not exist or cannot be read, or a precision that the device lacks.
-        CmonError: where the device's memory does not suffice, or the network fails.
+        CmonError: where the device's memory does not suffice for one image, or the network fails.
     """
     begin = time.perf_counter()
     if batch_size < 1:
@@ -207,6 +208,7 @@ def record(
             return capture(name, output)
 
     calls = {name: info.calls for name, info in infos.items()}
+    most = batch_size
     try:
         model.to(device)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -231,17 +233,34 @@ def record(
             progress.task("forward pass", n_shown) as advance,
         ):
             for start, batch in _timed(read, reading):
-                with preparing():
-                    shown_batch = normalise(batch.to(device, non_blocking=True))
-                with forward():
-                    outputs = taps(shown_batch)
-                with consuming(), torch.no_grad():
-                    for name, (pooled, maps) in outputs.items():
-                        bad[name] += (~pooled.isfinite()).sum()
-                        for consumer in by_layer[name]:
-                            consumer.update(name, start, pooled, maps if consumer.needs_maps else None)
-                    del outputs
-                advance(len(batch))
+                done = 0
+                while done < len(batch):
+                    part = batch if len(batch) <= most else batch[done : done + most]
+                    try:
+                        with preparing():
+                            shown_batch = normalise(part.to(device, non_blocking=True))
+                        with forward():
+                            outputs = taps(shown_batch)
+                    except (RuntimeError, MemoryError) as error:
+                        # What listens to scores may have heard of a part of the images already.
+                        if scores or len(part) == 1 or not is_out_of_memory(error):
+                            raise
+                        most = len(part) // 2
+                        outputs = None
+                    if outputs is None:  # after the error: it holds what the network had kept
+                        _free_memory(device)
+                        short = f"out of memory on {device} with {len(part)} images at a time"
+                        progress.notice(f"{short}: {most} from here on")
+                        continue
+                    with consuming(), torch.no_grad():
+                        for name, (pooled, maps) in outputs.items():
+                            bad[name] += (~pooled.isfinite()).sum()
+                            for consumer in by_layer[name]:
+                                own = maps if consumer.needs_maps else None
+                                consumer.update(name, start + done, pooled, own)
+                        del outputs
+                    done += len(part)
+                    advance(len(part))
         with consuming(), torch.no_grad():
             for consumer in consumers:
                 consumer.finish()
@@ -251,9 +270,9 @@ def record(
         raise
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            smaller = f"--batch-size {batch_size // 2}" if batch_size > 1 else "a device with more memory"
+            smaller = f"--batch-size {most // 2}" if most > 1 else "a device with more memory"
             raise CmonError(
-                f"out of memory on {device} with {batch_size} images at a time",
+                f"out of memory on {device} with {most} images at a time",
                 where=type(model).__name__,
                 hint=smaller,
             ) from error
@@ -271,6 +290,14 @@ def record(
         seconds=time.perf_counter() - begin,
         geometry=preprocessing.geometry,
     )
+
+
+def _free_memory(device: torch.device) -> None:
+    """Give back what torch keeps for later: it may be in pieces."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
 
 
 def _timed(batches: Iterator[tuple[int, Tensor]], clock: _Clock) -> Iterator[tuple[int, Tensor]]:

@@ -128,15 +128,17 @@ def _plain(
     network: Network, run: Knockouts, channels: int, progress: Progress
 ) -> tuple[NDArray[np.float64], Tensor, Tensor]:
     """Mean absolute activations `(n, C)`, means `(C,)` of the first layer, means `(n, D)` of the second."""
-    sizes, means, after = [], [], []
+    parts = []
     with progress.task("two layers as they are", len(network.rows)) as advance:
         for images, _ in _counting(network, channels):
             before, later = run.plain(images)
-            sizes.append(before.double().abs().mean(2).cpu())
-            means.append(before.double().mean(2).cpu())
-            after.append(later.double().mean(2).cpu())
+            before, later = before.double(), later.double()
+            # In one piece, as each copy is waited for.
+            parts.append(torch.cat([before.abs().mean(2), before.mean(2), later.mean(2)], 1).cpu())
             advance(len(images))
-    return torch.cat(sizes).numpy(), torch.cat(means).mean(0), torch.cat(after)
+    units = before.shape[1]
+    sizes, means, after = torch.split(torch.cat(parts), [units, units, later.shape[1]], 1)
+    return sizes.contiguous().numpy(), means.contiguous().mean(0), after.contiguous()
 
 
 def _changes(

@@ -390,6 +390,7 @@ class _MaskMaker:
 
     def update(self, layer: str, start: int, pooled: Tensor, maps: Tensor | None) -> None:
         assert maps is not None
+        self._thresholds = self._thresholds.to(maps.device)
         self.parts.append(unit_masks(maps, self._thresholds, self._size))
 
     def finish(self) -> None:

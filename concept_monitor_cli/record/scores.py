@@ -115,7 +115,7 @@ class GradientWriter:
         self.target = target
         self.weighted = weighted
         self._writer = writer
-        self._buffer = RowBuffer(BLOCK_ROWS)
+        self._gradients, self._classes = RowBuffer(BLOCK_ROWS), RowBuffer(BLOCK_ROWS)
         self._row = 0
         self._reaches = False
         writer.create("gradients", (n_images, layer.units), np.float32)
@@ -123,9 +123,9 @@ class GradientWriter:
 
     def update(self, scores: Tensor, asked: Tensor, gradients: Mapping[str, Tensor]) -> None:
         """Takes in a batch."""
-        own = gradients[self.layers[0]]
-        self._writer.write("classes", self._row, asked.cpu().numpy())
-        self._write(self._buffer.add(self._row, own))
+        self._write(
+            self._classes.add(self._row, asked), self._gradients.add(self._row, gradients[self.layers[0]])
+        )
         self._row += len(asked)
 
     def finish(self) -> None:
@@ -134,7 +134,7 @@ class GradientWriter:
         Raises:
             InputError: the gradient was 0 for every image.
         """
-        self._write(self._buffer.take())
+        self._write(self._classes.take(), self._gradients.take())
         if not self._reaches:
             raise InputError(
                 f"what layer {self.layers[0]!r} puts out changes no score: its gradient is zero everywhere",
@@ -143,10 +143,13 @@ class GradientWriter:
                 "class token do not reach the scores)",
             )
 
-    def _write(self, block: tuple[int, Tensor] | None) -> None:
-        if block is not None:
-            self._reaches = self._reaches or bool((block[1] != 0).any())
-            self._writer.write("gradients", block[0], block[1].cpu().numpy())
+    def _write(self, classes: tuple[int, Tensor] | None, gradients: tuple[int, Tensor] | None) -> None:
+        """Both are blocks of the same rows."""
+        if classes is not None and gradients is not None:
+            rows = gradients[1].cpu().numpy()
+            self._reaches = self._reaches or bool((rows != 0).any())
+            self._writer.write("gradients", gradients[0], rows)
+            self._writer.write("classes", classes[0], classes[1].cpu().numpy())
 
 
 def class_scores(result: Any, model: nn.Module) -> Tensor:

@@ -146,6 +146,15 @@ def test_counted_p_values_do_not_depend_on_what_is_asked_beside() -> None:
     assert torch.allclose(together, alone, atol=0.03)
 
 
+@pytest.mark.parametrize(("images", "with_it"), [(18, 11), (20, 15), (30, 20)])
+def test_images_without_a_concept_are_as_far_away_as_those_with_it(images: int, with_it: int) -> None:
+    """Sums of ranks are often level with random ones: the ratio of both sides must not be rounded."""
+    g = torch.Generator().manual_seed(images)
+    L = torch.stack([(torch.randperm(images, generator=g) < with_it).float() for _ in range(30)], 1)
+    scores = torch.randn(images, 30, generator=g)
+    assert torch.equal(decodability(scores, L, draws=500)[1], decodability(scores, 1 - L, draws=500)[1])
+
+
 def test_numbers_that_are_all_equal_are_no_finding() -> None:
     L = torch.zeros(100, 2)
     L[:10, 0] = 1

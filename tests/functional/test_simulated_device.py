@@ -1,97 +1,163 @@
-"""The mathematics on a simulated device: results as on the host, from tensors that stay together."""
+"""The mathematics on a simulated device: every public function, with results as on the host."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import sys
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
-from concept_monitor_cli.functional import (
-    calibration,
-    concept_vectors,
-    dynamics,
-    embedding,
-    firing,
-    ranks,
-    redundancy,
-    topk,
-)
-from tests.simulated import DEVICE, Remote, simulated_device
+from concept_monitor_cli.functional import _blocks
+from concept_monitor_cli.functional.dissection import masks
+from concept_monitor_cli.functional.similarity import pmi
+from concept_monitor_cli.functional.similarity.activations import ConceptActivations
+from concept_monitor_cli.functional.topk import top_images
+from tests.functional import device_cases, device_cases_images, device_cases_layers
+from tests.functional.device_inventory import public
+from tests.functional.on_device import Case, World
+from tests.simulated import DEVICE, Remote, simulated_device, uploads, waits
 
-g = torch.Generator().manual_seed(0)
-Q = torch.randn(80, 12, generator=g)
-SPARSE = (Q - 1).relu()
-WORDS = torch.nn.functional.normalize(torch.randn(30, 8, generator=g))
-SCORES = torch.randn(12, 30, generator=g).index_fill(0, torch.tensor([4]), torch.nan)
-LABELS = (torch.rand(80, 5, generator=g) > 0.6).float()
+CASES: dict[str, Case] = {**device_cases.CASES, **device_cases_images.CASES, **device_cases_layers.CASES}
+PUBLIC = public()
 
-CALLS: dict[str, tuple[Callable[..., Any], tuple[Tensor | int | str, ...]]] = {
-    "neuron_embedding": (embedding.neuron_embedding, (SCORES, WORDS)),
-    "neuron_embedding_from_top": (
-        embedding.neuron_embedding_from_top,
-        (SCORES[:, :3].contiguous(), torch.arange(36).view(12, 3) % 30, WORDS),
+
+def called(case: str) -> list[str]:
+    """The functions that a case calls: `module.function`, or several, or `module.Class: method method`."""
+    owner, _, methods = case.partition(": ")
+    return [f"{owner}.{method}" for method in methods.split()] or case.split()
+
+
+# Why a function has no case -> which functions.
+WITHOUT_CASE = {
+    "made or drawn on the host from numbers alone, for whoever sends it on": (
+        "concept_vectors.random_sets",
+        "factors.random_directions",
+        "faithfulness.centre_map",
+        "linear.three_parts",
+        "pictures.Climb.cropped",
+        "pictures.Climb.warps",
+        "pictures.colour_matrix",
+        "pictures.draw_crop",
+        "pictures.draw_warp",
+        "pictures.frequencies",
+        "pictures.start",
+        "resampling.image_counts",
+        "tuning.batches",
+        "tuning.rendered",
     ),
-    "spread": (embedding.spread, (WORDS,)),
-    "nearest_anchor": (embedding.nearest_anchor, (WORDS[:9], WORDS[9:13])),
-    "effective_units": (redundancy.effective_units, (Q,)),
-    "nearest_correlation": (redundancy.nearest_correlation, (Q,)),
-    "redundancy": (redundancy.redundancy, (Q,)),
-    "top_rows": (topk.top_rows, (SCORES, 4)),
-    "top_images": (topk.top_images, (SPARSE, 6)),
-    "exciting_images": (topk.exciting_images, (SPARSE, 6)),
-    "dead_units": (topk.dead_units, (SPARSE,)),
-    "activation_range": (topk.activation_range, (Q,)),
-    "average_ranks": (ranks.average_ranks, (SPARSE,)),
-    "shuffled": (calibration.shuffled, (Q,)),
-    "p_values": (calibration.p_values, (Q[0], Q[:, 0])),
-    "benjamini_hochberg": (calibration.benjamini_hochberg, (torch.rand(40, generator=g) ** 3,)),
-    "firing": (firing.firing, (SPARSE,)),
-    "cka": (dynamics.cka, (Q, SPARSE)),
-    "effective_rank": (dynamics.effective_rank, (Q,)),
-    "participation_ratio": (dynamics.participation_ratio, (Q,)),
-    "concept_vectors": (concept_vectors.concept_vectors, (Q, LABELS, "fast")),
-    "concept_vectors, ridge": (concept_vectors.concept_vectors, (Q, LABELS, "ridge")),
-    "decodability": (concept_vectors.decodability, (Q[:, :5], LABELS)),
-    "mean_test": (concept_vectors.mean_test, (Q, LABELS)),
+    "of arrays of NumPy, pictures or counts of pixels, that a device never has": (
+        "copies.best_overlap",
+        "dissection.chance.ranked_labels",
+        "dissection.chance.shuffled_support",
+        "dissection.counts.iou",
+        "dissection.counts.supported_iou",
+    ),
+    "of the table of similarities, whose rows hold functions and constants": (
+        "similarity.registry.RankSimilarity.images",
+        "similarity.registry.similarity_named",
+    ),
 }
 
 
-def values(found: Any) -> list[Any]:
-    """The tensors and numbers of a result, wherever they lie."""
-    parts = found if isinstance(found, Tensor | tuple | float) else list(vars(found).values())
-    return [each for each in tree_leaves(parts) if isinstance(each, Tensor | float | int)]
+def test_every_public_function_has_a_case_or_a_reason() -> None:
+    covered = [name for case in CASES for name in called(case)]
+    excepted = [name for names in WITHOUT_CASE.values() for name in names]
+    assert len(covered) == len(set(covered)) > 250
+    assert sorted([*covered, *excepted]) == sorted(PUBLIC)
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_the_same_as_on_the_host(name: str) -> None:
-    function, given = CALLS[name]
-    here = function(*given)
-    with simulated_device():
-        there = function(*(each.to(DEVICE) if isinstance(each, Tensor) else each for each in given))
-    assert len(values(here)) == len(values(there)) > 0
-    for one, other in zip(values(here), values(there), strict=True):
-        other = other.value if isinstance(other, Remote) else other
-        torch.testing.assert_close(
-            torch.as_tensor(other), torch.as_tensor(one), rtol=1e-4, atol=1e-5, equal_nan=True
+def leaves(found: Any) -> Iterator[Any]:
+    """The tensors, arrays and numbers of a result, wherever they stand."""
+    if isinstance(found, Tensor | np.ndarray | float | int | str) or found is None:
+        yield found
+    else:
+        parts = (
+            found
+            if isinstance(found, list | tuple)
+            else vars(found)
+            if not isinstance(found, dict)
+            else found
         )
+        for each in parts.values() if isinstance(parts, dict) else parts:
+            yield from leaves(each)
 
 
-def test_it_refuses_what_a_device_refuses() -> None:
+def seen_while(case: Case) -> tuple[Any, set[str]]:
+    """What a case gives on the host, and which public functions ran."""
+    names = {each.code: name for name, each in PUBLIC.items()}
+    seen: set[str] = set()
+
+    def look(frame: Any, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code in names:
+            seen.add(names[frame.f_code])
+
+    world, before = World(1), sys.getprofile()
+    sys.setprofile(look)
+    try:
+        return case.run(world), seen
+    finally:
+        sys.setprofile(before)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_same_as_on_the_host(name: str) -> None:
+    case = CASES[name]
+    found, seen = seen_while(case)
+    assert set(called(name)) <= seen
+    here = list(leaves(found))
     with simulated_device() as counts:
-        there = Q.to(DEVICE)
-        assert there.device == DEVICE
-        with pytest.raises(RuntimeError, match="tensors of cuda:0 and of the host"):
-            there @ WORDS.T[:, :12].T
-        with pytest.raises(RuntimeError, match=r"\.cpu\(\) is missing"):
-            there.numpy()
-        assert not any(kind == "wait" for kind, *_ in counts)
-        # A number of the host may meet it.
-        assert torch.equal((there + torch.tensor(1.0)).cpu(), Q + 1)
-        there[there > 0] = 0
-        assert float(there.max()) == 0
-        kinds = [operation for kind, operation, _ in counts if kind == "wait"]
-        assert kinds == ["copy to the host", "index_put_ by a mask", "_local_scalar_dense"]
+        world = World(1, DEVICE)
+        masks._Places.of.cache_clear()  # what was sent by then is sent again
+        counts.clear()
+        there = list(leaves(case.run(world)))
+        waited, sent, places = waits(counts), uploads(counts), counts.most_common(9)
+        world = World(2, DEVICE)
+        masks._Places.of.cache_clear()
+        counts.clear()
+        case.run(world)
+        waited_more, sent_more = waits(counts), uploads(counts)
+    assert len(here) == len(there) > 0
+    for one, other in zip(here, there, strict=True):
+        if isinstance(other, Tensor):
+            assert isinstance(other, Remote) != case.host
+            other = other.value if isinstance(other, Remote) else other
+            torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6, equal_nan=True)
+        elif isinstance(other, float):
+            assert other == pytest.approx(one, rel=1e-5, abs=1e-6, nan_ok=True)
+        else:
+            np.testing.assert_array_equal(other, one)
+    assert max(waited, waited_more) <= case.waits, places
+    assert (waited == waited_more) != bool(case.grows), places
+    assert (sent == sent_more) != bool(case.sends), places
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.host])
+def test_what_gives_tensors_of_the_host_says_so(name: str) -> None:
+    case = CASES[name]
+    found = case.run(World(1))
+    if not any(isinstance(each, Tensor) for each in leaves(found)):
+        return
+    kinds = [type(each) for each in (found if isinstance(found, list) else [found])]
+    texts = [PUBLIC[each].says for each in called(name)] + [inspect.getdoc(kind) or "" for kind in kinds]
+    assert any("on the host" in text.lower() for text in texts)
+
+
+def test_compiled_loops_are_for_the_host_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large the work; where they do not run, the operations of torch give the same."""
+    world = World(1)
+    top = top_images(world.R, 6)[0]
+    here = pmi.soft_wpmi_evidence(world.P, top).values
+    monkeypatch.setattr(_blocks, "WORTH_COMPILING", 0)
+    monkeypatch.setitem(sys.modules, "concept_monitor_cli.functional._kernels", None)
+    with pytest.raises(ImportError):
+        pmi.soft_wpmi_evidence(world.P, top)
+    with simulated_device():
+        activations = ConceptActivations.from_matrix(world.P.to(DEVICE))
+        there = pmi.soft_wpmi_evidence(activations, top.to(DEVICE)).values
+    assert isinstance(there, Remote)
+    torch.testing.assert_close(there.value, here)

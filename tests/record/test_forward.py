@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.models.geometry import Geometry, Preprocessing
+from concept_monitor_cli.progress import Silent
 from concept_monitor_cli.record import (
     MapSpool,
     PooledWriter,
@@ -26,6 +27,7 @@ from concept_monitor_cli.record import (
     record,
 )
 from concept_monitor_cli.record.forward import is_out_of_memory
+from concept_monitor_cli.record.scores import ScoreWriter
 from concept_monitor_cli.store import Store
 
 timm = Late("timm")
@@ -362,24 +364,53 @@ def test_lower_precision_on_the_cpu(precision: str) -> None:
 class Greedy(nn.Module):
     """Runs out of memory with more than two images."""
 
+    least = 2
+
     def __init__(self) -> None:
         super().__init__()
         self.inner = Sums()
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "meta" and len(x) > 2:
+        if x.device.type != "meta" and len(x) > self.least:
             torch.empty(1 << 60)
         y: Tensor = self.inner(x)
         return y
 
 
-def test_out_of_memory_names_the_batch_size() -> None:
-    with pytest.raises(CmonError, match="out of memory") as error:
-        record(Greedy(), Pixels.random(8, 4), preprocessing(4), [Keep("inner")], batch_size=8)
+class Heard(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notices: list[str] = []
+
+    def notice(self, message: str) -> None:
+        self.notices.append(message)
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
+    pixels, heard, small, halved = Pixels.random(13, 4), Heard(), Keep("inner"), Keep("inner")
+    record(Greedy(), pixels, preprocessing(4), [small], batch_size=2)
+    info = record(Greedy(), pixels, preprocessing(4), [halved], batch_size=8, progress=heard)
+    assert heard.notices == [
+        f"out of memory on cpu with {size} images at a time: {size // 2} from here on" for size in (8, 4)
+    ]
+    assert halved.starts == [0, 2, 4, 6, 8, 10, 12]
+    assert torch.equal(halved.pooled, small.pooled)
+    assert info.images == 13
+
+
+def test_out_of_memory_with_one_image_or_with_scores_is_an_error(tmp_path: Path) -> None:
+    class Greediest(Greedy):
+        least = 0
+
+    with pytest.raises(CmonError, match="out of memory on cpu with 1 images") as error:
+        record(Greediest(), Pixels.random(8, 4), preprocessing(4), [Keep("inner")], batch_size=8)
+    assert error.value.hint == "a device with more memory"
+    # What listens to scores may have heard of a part of a batch.
+    store, images, inner = Store(tmp_path), Pixels.random(8, 4), [Keep("inner")]
+    with pytest.raises(CmonError, match="8 images") as error, store.writer(store.key("logits")) as writer:
+        record(Greedy(), images, preprocessing(4), inner, scores=[ScoreWriter(writer, 8)], batch_size=8)
     assert error.value.hint == "--batch-size 4"
-    keep = Keep("inner")
-    record(Greedy(), Pixels.random(8, 4), preprocessing(4), [keep], batch_size=2)
-    assert len(keep.pooled) == 8
 
 
 def test_which_errors_are_about_memory() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -211,7 +212,7 @@ def unit_masks(
     # (amax passes NaN on, and NaN is not above anything.)
     pairs = ((maps.flatten(2).amax(dim=2) > thresholds) & thresholds.isfinite()).nonzero()
     pixels = size[0] * size[1]
-    places = _Places.of(maps.shape[2:], size, maps.device)
+    places = _Places.of((maps.shape[2], maps.shape[3]), size, maps.device)
     if maps.device.type != "cpu":
         block *= _DEVICE_BLOCKS  # for each block the host waits four times
     counts, edges = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=edge_dtype(pixels))]
@@ -239,8 +240,9 @@ def interpolated(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Maps (n, h, w) upsampled as for `unit_masks`, computed in float64 and rounded: (n, height, width)
     float32."""
     numbers = maps.double()
-    top, bottom, down = _places(maps.shape[1], size[0])
-    left, right, across = _places(maps.shape[2], size[1])
+    top, bottom, down = (each.to(maps.device) for each in _places(maps.shape[1], size[0]))
+    left, right, weights = _places(maps.shape[2], size[1])
+    across = weights.to(maps.device)
     upper = numbers[:, top]
     rows = torch.addcmul(upper, numbers[:, bottom] - upper, down[:, None])
     values = rows.new_empty(len(maps), *size)
@@ -276,8 +278,9 @@ class _Places:
     weights: torch.Tensor
 
     @classmethod
-    def of(cls, maps: Sequence[int], size: tuple[int, int], device: torch.device) -> _Places:
-        """For maps of a size; found on the host, so that the device is not waited for."""
+    @lru_cache(maxsize=16)
+    def of(cls, maps: tuple[int, int], size: tuple[int, int], device: torch.device) -> _Places:
+        """For maps of a size; found on the host, so that no device is waited for, and sent there once."""
         compute = torch.device("cpu") if device.type == "mps" else device  # MPS has no float64
         left, _, across = _places(maps[1], size[1])
         found = (*_places(maps[0], size[0]), *_stretches(left, across, maps[1]))
@@ -290,7 +293,7 @@ def _above(numbers: torch.Tensor, thresholds: torch.Tensor, places: _Places) -> 
     compute, size, top, bottom = places.top.device, places.size, places.top, places.bottom
     maps, limits = numbers.to(compute, torch.float64), thresholds.to(compute)
     # Half a float32 step above T: what exceeds it is what is above T when rounded to float32.
-    limits = (limits.to(torch.float64) + limits.nextafter(limits.new_tensor(torch.inf))) / 2
+    limits = (limits.to(torch.float64) + limits.nextafter(torch.full_like(limits, torch.inf))) / 2
     # The mask's rows that lie next to a row of the map with something above the threshold.
     high = maps.amax(dim=2) > limits[:, None]
     found, row = (high[:, top] | high[:, bottom]).nonzero(as_tuple=True)

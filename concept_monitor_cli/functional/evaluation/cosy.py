@@ -39,13 +39,17 @@ def cosy_scores(control: Tensor, generated: Tensor, concept: Tensor, count: int)
         shapes = f"{tuple(control.shape)} and {tuple(generated.shape)}"
         raise InputError(f"activations of shapes {shapes}: need (N, C) and (n, C) of the same units")
     base = control.double()
-    auc, mad = torch.full((2, base.shape[1], count), torch.nan, dtype=torch.float64)
+    auc, mad = base.new_full((2, base.shape[1], count), torch.nan)
     mean, spread = base.mean(0), base.std(0, correction=0)
     varies = base.amax(0) > base.amin(0)
     ascending = base.T.contiguous().sort(dim=1).values.contiguous()
     known = base.isfinite().all(0)
+    # Images of one concept one after the other: where each begins is looked up once.
+    order = concept.argsort(stable=True)
+    edges = torch.searchsorted(concept[order], torch.arange(count + 1, device=concept.device)).tolist()
+    sorted_ = generated[order]
     for m in range(count):
-        own = generated[concept == m].double()
+        own = sorted_[edges[m] : edges[m + 1]].double()
         if not len(own):
             continue
         finite = known & own.isfinite().all(0)
@@ -71,8 +75,8 @@ def of_labels(scores: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         is what a label dealt out at random gives. NaN where there is none.
     """
     asked = label >= 0
-    own = torch.full((len(label),), torch.nan, dtype=torch.float64)
-    own[asked] = scores[asked].gather(1, label[asked, None])[:, 0]
+    mine = scores.gather(1, label.clamp_min(0)[:, None])[:, 0].double()
+    own = torch.where(asked, mine, torch.nan)
     counts = torch.bincount(label[asked], minlength=scores.shape[1]).double()
     total = (scores.nan_to_num(0.0) * counts).sum(1)
     weight = (scores.isfinite().double() * counts).sum(1)

@@ -18,7 +18,7 @@ PAPER_CONSTANT = 0.16
 
 @dataclass(frozen=True)
 class QualityCurve:
-    """The mean quality of all units from a score on, for every score that occurs.
+    """The mean quality of all units from a score on, for every score that occurs; on the host.
 
     Attributes:
         scores: `(u,)` float64, distinct, from the highest down.

@@ -227,7 +227,7 @@ def single_meaning_clarity(embeddings: Tensor, size: int, *, draws: int = DRAWS,
         seed: which ones.
 
     Returns:
-        `(len(NEIGHBOUR_SHARES), draws)` float64.
+        `(len(NEIGHBOUR_SHARES), draws)` float64, on the host.
 
     Raises:
         InputError: fewer than `2 * size` images.
@@ -238,7 +238,7 @@ def single_meaning_clarity(embeddings: Tensor, size: int, *, draws: int = DRAWS,
 
 @dataclass(frozen=True)
 class Groups:
-    """Into how many groups the top images of each unit fall.
+    """Into how many groups the top images of each unit fall; on the host.
 
     Attributes:
         count: `(C,)` int64, 1 or more; 0 for units that take no part.

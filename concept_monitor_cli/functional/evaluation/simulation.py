@@ -306,7 +306,10 @@ class RankedUnits:
     def scores(
         self, presence: Tensor, similarity: Tensor | None = None, *, least: int = 1
     ) -> dict[str, Tensor]:
-        """See `simulation_scores`. Images whose presence is NaN must not be among the known ones."""
+        """See `simulation_scores`; on the host.
+
+        Images whose presence is NaN must not be among the known ones.
+        """
         n = self._known.sum(0)
         _check(self._activations, presence)
         if bool((self._known & presence.isnan()).any()):
@@ -331,7 +334,8 @@ class RankedUnits:
             self._grade(found, similarity)
         on, off = (presence == 1).sum(0), (presence == 0).sum(0)
         judged = self._active.any(0) & (on >= least) & (off >= least)
-        return {name: torch.where(judged, column, torch.nan).cpu() for name, column in found.items()}
+        table = torch.where(judged, torch.stack(list(found.values())), torch.nan).cpu()
+        return dict(zip(found, table, strict=True))
 
     def _grade(self, found: dict[str, Tensor], similarity: Tensor) -> None:
         """Where there is a similarity, correlation, AUPRC and AUC are of that."""
@@ -366,7 +370,8 @@ def simulation_scores(
         least: pairs whose concept is present on fewer images than this, or absent from fewer, get NaN.
 
     Returns:
-        name -> `(B,)` float64. A unit with the same activation everywhere has NaN in all of them.
+        name -> `(B,)` float64, on the host. A unit with the same activation everywhere has NaN in all of
+        them.
     """
     _check(activations, presence)
     n, pairs = activations.shape
@@ -417,10 +422,10 @@ def chance_levels(presence: Tensor, *, active_share: float = ACTIVE_SHARE) -> di
         active_share: see `active_images`.
 
     Returns:
-        name -> `(B,)` float64; NaN where the concept is on no image.
+        name -> `(B,)` float64, on the host; NaN where the concept is on no image.
     """
-    n = (~presence.isnan()).sum(0).double().cpu()
-    present = torch.where(presence.isnan(), 0.0, presence).sum(0).double().cpu()
+    present = torch.where(presence.isnan(), 0.0, presence).sum(0).double()
+    n, present = torch.stack([(~presence.isnan()).sum(0).double(), present]).cpu()
     p = torch.where(present > 0, present / n, torch.nan)
     active = torch.ceil(active_share * n - 1e-9).clamp_min(1)
     a = active / n

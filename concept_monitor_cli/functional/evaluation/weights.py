@@ -110,7 +110,7 @@ def permuted_correlations(W: Tensor, S: Tensor, *, permutations: int = PERMUTATI
         seed: of the draws.
 
     Returns:
-        `(permutations,)` float64; NaN where one side is constant.
+        `(permutations,)` float64, on the host; NaN where one side is constant.
     """
     w, s = W.detach().double().cpu(), S.detach().double().cpu()
     w, s = w - w.mean(), s - s.mean()
