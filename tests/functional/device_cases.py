@@ -32,7 +32,14 @@ from concept_monitor_cli.functional.evaluation import (
     weights,
 )
 from concept_monitor_cli.functional.evaluation import groups as image_groups
-from concept_monitor_cli.functional.similarity import activations, cosine, pmi, registry, reorder
+from concept_monitor_cli.functional.similarity import (
+    activations,
+    cosine,
+    pmi,
+    registry,
+    reorder,
+    reorder_chance,
+)
 from tests.functional.on_device import Case, World
 
 
@@ -81,6 +88,10 @@ def _value_stability(name: str, w: World) -> stability.Stability:
     similarity = registry.similarity_named(name)
     assert isinstance(similarity, registry.ValueSimilarity)
     return stability.value_stability(similarity, _concepts(w), w.R, w.best, _counts(w), w.groups)
+
+
+def _random_sets(w: World) -> reorder_chance.RandomSets:
+    return reorder_chance.RandomSets.draw(w.groups, 6, w.C, 3)
 
 
 def _pairs(w: World) -> pairs.BestPairs:
@@ -244,6 +255,32 @@ CASES: dict[str, Case] = {
     "similarity.reorder.rank_reorder": Case(
         lambda w: reorder.rank_reorder(w.P, w.R, top_fraction=0.2), waits=1
     ),
+    "similarity.reorder.rank_reorder_of": Case(
+        lambda w: reorder.rank_reorder_of(_concepts(w), registry.reordered(w.R, w.groups)),
+        waits=2,
+        sends="units of each number of top images are looked up",
+    ),
+    "similarity.reorder.row_ranks": Case(lambda w: reorder.row_ranks(w.P.T.contiguous(), 64)),
+    "similarity.reorder.top_means": Case(
+        lambda w: reorder.top_means(topk.top_images(w.R, 6)[0].T.contiguous(), w.P, 1e-3), waits=1
+    ),
+    "similarity.reorder.UnitOrders: of scores": Case(
+        lambda w: reorder.UnitOrders.of(topk.top_images(w.Q, 6)[1]).scores(w.new(w.C, w.M), w.new(w.C, w.M)),
+        waits=1,
+    ),
+    "similarity.reorder_chance.rank_reorder_by_chance": Case(
+        lambda w: reorder_chance.rank_reorder_by_chance(
+            _concepts(w), topk.top_images(w.Q, 6)[1], _random_sets(w)
+        ),
+        waits=1,
+    ),
+    "similarity.reorder_chance.rank_reorder_of_sets similarity.reorder_chance.OnSets.check": Case(
+        lambda w: reorder_chance.rank_reorder_of_sets(
+            w.P,
+            [reorder_chance.OnSets(torch.arange(w.C), topk.top_images(w.Q, 6)[1], _random_sets(w))],
+        ),
+        waits=1,
+    ),
     "stability.Stability: first sets": Case(
         lambda w: (stability.Stability(w.labels).first, stability.Stability(w.labels).sets()), waits=2
     ),
@@ -253,7 +290,8 @@ CASES: dict[str, Case] = {
     "stability.rank_stability": Case(_rank_stability, waits=3, host=True),
     "stability.value_stability": Case(
         lambda w: [_value_stability(name, w) for name in ("cos", "cos-cubed", "rank-reorder")],
-        waits=14,
+        waits=11,
+        grows="units are compared in parts of 16",
         host=True,
         sends="units of each number of top images are looked up",
     ),

@@ -47,6 +47,8 @@ WITHOUT_CASE = {
         "pictures.frequencies",
         "pictures.start",
         "resampling.image_counts",
+        "similarity.reorder_chance.RandomSets.draw",
+        "similarity.reorder_chance.RandomSets.of_units",
         "tuning.batches",
         "tuning.rendered",
     ),
@@ -56,6 +58,11 @@ WITHOUT_CASE = {
         "dissection.chance.shuffled_support",
         "dissection.counts.iou",
         "dissection.counts.supported_iou",
+    ),
+    "of the compiled loops, which are for a processor": (
+        "similarity.reorder.block_and_ranks",
+        "similarity.reorder.compiled_width",
+        "similarity.reorder.narrow",
     ),
     "of the table of similarities, whose rows hold functions and constants": (
         "similarity.registry.RankSimilarity.images",
