@@ -87,15 +87,17 @@ class RankedLayer:
         layer = self._evidence(self.context.activations, part)
         random = self.random_sets(part.size)
         null = self._untrained(untrained, part.size) or random
-        own, rows = part.own.to(self.top.device), part.rows
+        rows = part.rows
+        # Where all of them are looked at through this size, as most are, no table is copied.
+        own = slice(None) if bool(part.own.all()) else part.own.to(self.top.device)
         if self.few:
             scores[rows] = order[rows] = beyond_chance(layer, random)[own]
             chance = beyond_chance(null, random).amax(1) if null is not random else best_beyond_chance(null)
         else:
-            scores[rows] = layer.scores(self.similarity.lam, own=own)
+            scores[rows] = layer.scores(self.similarity.lam, own=None if isinstance(own, slice) else own)
             beside = label_beside_chance(layer, null, lam=self.similarity.lam)
             order[rows], chance = beside.order[own], beside.chance
-            del beside  # as large as the evidence, of which rows are copied next
+            del beside  # as large as the evidence
         evidence = Evidence(layer.values[own], 0.0)
         # Of the concepts that are printed, read from the order that sorts the table.
         labels = top_rows(order[rows], 1)[0][:, 0]
