@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from concept_monitor_cli.functional.dissection.masks import _Places
+
 DEVICE = torch.device("cuda", 0)
 
 # Their result, or the shape of their result, is known on the host only when the device is done.
@@ -290,6 +292,7 @@ def _count(kind: str, name: str) -> None:
 def simulated_device() -> Iterator[Counter[tuple[str, str, str]]]:
     """Counts of (`wait` or `upload`, operation, place in the package) while it is open."""
     _counts.clear()
+    _Places.of.cache_clear()  # what was sent by then is sent again, and nothing of it stays for a real device
     with (
         mock.patch.object(torch.cuda, "Event", _Event),
         mock.patch.object(torch.cuda, "synchronize", _synchronize),
@@ -300,7 +303,10 @@ def simulated_device() -> Iterator[Counter[tuple[str, str, str]]]:
         mock.patch.object(torch.__future__, "get_overwrite_module_params_on_conversion", return_value=True),
         _Sends(),
     ):
-        yield _counts
+        try:
+            yield _counts
+        finally:
+            _Places.of.cache_clear()
 
 
 def waits(counts: Counter[tuple[str, str, str]]) -> int:

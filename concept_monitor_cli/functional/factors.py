@@ -122,7 +122,7 @@ def nonnegative_coefficients(Q: Tensor, W: Tensor, *, sweeps: int = _COEFFICIENT
 
 def _live(grams: Tensor) -> list[bool]:
     """Which factors are not zero, looked up in one go."""
-    found: list[bool] = (grams.diagonal() > 0).tolist()
+    found: list[bool] = (~(grams.diagonal() <= 0)).tolist()  # one of no numbers gives none
     return found
 
 

@@ -192,7 +192,10 @@ def _error(residual: Tensor) -> float:
 
 @torch.no_grad()
 def predicted(sums: Sums, P: Tensor) -> Tensor:
-    """What the sums say of images, `(n, C)` float64; 0 for a unit without one."""
+    """What the sums say of images, `(n, C)` float64; 0 for a unit without one.
+
+    Of its row of concepts those before the first -1 count, as `Sums` has them.
+    """
     columns = [
         P[:, own[:count]] @ weights[:count]
         for own, weights, count in zip(sums.concepts, sums.weights, sums.lengths.tolist(), strict=True)

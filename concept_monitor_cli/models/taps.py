@@ -250,7 +250,7 @@ class Tap(Generic[T]):
             self._calls.learn()
         finally:
             self._running = False
-        captured, self._captured = self._captured, {}
+            captured, self._captured = self._captured, {}  # also of a pass that failed, out of memory say
         return {name: captured[name] for name in self._modules}
 
 

@@ -45,6 +45,7 @@ class RecordInfo:
         non_finite: pooled activations per layer that are infinite or NaN, out of images x units.
         assumptions: per layer, sentences for the user: what was taken for granted.
         geometry: which part of each image the network saw.
+        batch_size: images per step at the end; fewer than were asked for where the memory did not suffice.
     """
 
     images: int
@@ -57,6 +58,7 @@ class RecordInfo:
     non_finite: Mapping[str, int]
     assumptions: Mapping[str, tuple[str, ...]]
     geometry: Geometry
+    batch_size: int = 0
 
     def notes(self, layer: str) -> tuple[str, ...]:
         """What the user should know of a layer's outputs: what was taken for granted, what looks wrong."""
@@ -289,6 +291,7 @@ def record(
         assumptions=assumptions,
         seconds=time.perf_counter() - begin,
         geometry=preprocessing.geometry,
+        batch_size=most,
     )
 
 

@@ -94,17 +94,21 @@ def written_from(made: str, path: Path) -> TableRecord | None:
         made: the digest of all that the table's text follows from.
         path: of the record; the table's files lie beside it.
 
-    Raises:
-        InputError: the record is damaged.
+    Returns:
+        `None` where anything about them is not as it was written, a damaged record say.
     """
-    record = read_record(TableRecord, path)
-    if record is None or record.made != made or not record.files or not isinstance(record.files, dict):
-        return None
-    for name, digest in record.files.items():
-        file = path.parent / name
-        if not file.is_file() or sha256(file.read_bytes()).hexdigest() != digest:
+    try:
+        record = read_record(TableRecord, path)
+        if record is None or record.made != made or not record.files or not isinstance(record.files, dict):
             return None
-    return replace(record, notes=tuple(record.notes))
+        for name, digest in record.files.items():
+            if sha256((path.parent / name).read_bytes()).hexdigest() != digest:
+                return None
+    except (InputError, OSError):
+        return None
+    said = record.notes
+    told = isinstance(said, (list, tuple)) and all(isinstance(note, str) for note in said)
+    return replace(record, notes=tuple(said)) if told else None
 
 
 def with_accuracies(records: Sequence[CheckpointRecord]) -> list[CheckpointRecord]:

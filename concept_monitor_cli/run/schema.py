@@ -210,7 +210,7 @@ class TableSchema:
         import pyarrow.parquet as pq
 
         table = pa.Table.from_pandas(rows, preserve_index=False)
-        made = json.dumps([self._version(), dict(sorted(pieces.items()))])
+        made = json.dumps([self.version(), dict(sorted(pieces.items()))])
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), _PIECES: made.encode()})
         pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 
@@ -225,10 +225,10 @@ class TableSchema:
             version, pieces = json.loads(metadata[_PIECES])
         except (OSError, KeyError, ValueError, pa.ArrowException):
             return None
-        return dict(pieces) if version == self._version() else None
+        return dict(pieces) if version == self.version() else None
 
-    def _version(self) -> list[list[str]]:
-        """What the content of a stacked table depends on beside its pieces."""
+    def version(self) -> list[list[str]]:
+        """What the content depends on beside the rows: columns and their kinds."""
         return [[f"{name}:{kind}" for name, kind in self.columns.items()], list(self.sometimes)]
 
     def _coded(self, frame: pd.DataFrame) -> pd.DataFrame:

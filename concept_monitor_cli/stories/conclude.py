@@ -27,7 +27,7 @@ from concept_monitor_cli.lenses.responses import (
 from concept_monitor_cli.models.allocator import LARGE, give_back_freed_memory
 from concept_monitor_cli.monitor.agreement import agreement
 from concept_monitor_cli.monitor.crowded import crowded
-from concept_monitor_cli.run import UNTRAINED, RunFolder, TableRecord
+from concept_monitor_cli.run import TABLES, UNTRAINED, RunFolder, TableRecord
 from concept_monitor_cli.run.records import written_from
 from concept_monitor_cli.store import Writer, atomic_write
 from concept_monitor_cli.store.keys import JSONValue, canonical_json
@@ -39,6 +39,11 @@ from concept_monitor_cli.study import (
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+#: Version of the code that makes tables, and what is said of them, from findings. Raise it when a text
+#: changes: tables of the old version are then written anew.
+TABLE_CODE = 1
 
 
 def keep_bases(run: RunFolder, pieces: Sequence[Piece]) -> None:
@@ -57,7 +62,7 @@ def keep_bases(run: RunFolder, pieces: Sequence[Piece]) -> None:
 def conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Piece) -> None:
     """Write the tables of one piece, and the record that declares them finished.
 
-    Where they are there, made from the same and as they were written, they stay, also by the clock.
+    Tables that were made from the same, and are as they were written, are left alone: their dates stay.
     """
     alike = layer_redundancy(study.context, piece.seen.key, lambda: study.recorded(piece.seen.key))
     alike_note = redundancy_note(
@@ -81,7 +86,8 @@ def conclude_and_write(study: Study, run: RunFolder, file: StudyFile, piece: Pie
 def _made(study: Study, file: StudyFile, piece: Piece) -> str:
     """The digest of all that the tables of a piece, and what is said of them, follow from."""
     parts: dict[str, JSONValue] = {
-        "cmon": __version__,
+        "cmon": [__version__, TABLE_CODE],
+        "columns": [schema.version() for schema in (TABLES["concepts"], *piece.detector.tables)],
         "epoch": file.epoch,
         "checkpoint": file.name,
         "layer": piece.layer.name,
@@ -224,7 +230,7 @@ def _conclude(study: Study, run: RunFolder, file: StudyFile | None, piece: Piece
 def _make_room(study: Study, piece: Piece) -> None:
     """Before a layer whose activations are large: what networks and other layers had is given back first.
 
-    Else the process would have kept, at its end, room for the activations of each of them.
+    Else the process would still hold room for the activations of every layer when the last one comes.
     """
     if piece.layer.units * len(study.context.probe) * 4 >= LARGE:
         give_back_freed_memory()

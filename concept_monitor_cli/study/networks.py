@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ class Architecture:
         evidence: whether the last checkpoint's own statistics agree with that.
         pixels: the probing images in that geometry.
         skeleton: the network on the meta device.
+        fitting: what is recorded -> images per step, where fewer than asked for fitted the memory.
     """
 
     source: ModelSource
@@ -44,6 +45,7 @@ class Architecture:
     evidence: InputEvidence
     pixels: Pixels
     skeleton: nn.Module
+    fitting: dict[Hashable, int] = field(default_factory=dict, compare=False)
 
     def weights_digest(self, checkpoint: Checkpoint, layer: str) -> str:
         """Content of the weights that a layer's output depends on: a new head leaves it as it was."""

@@ -111,7 +111,13 @@ def run_pass(
         opened: the recordings.
         images: only these; `None`: all.
     """
-    return record(
+    recorded = tuple(
+        (type(consumer).__name__, *consumer.layers) for each in opened for consumer in each.todo.consumers
+    )
+    asked = study.options.batch_size
+    # A network of the same kind is not tried again with what did not fit for another checkpoint.
+    batch_size = min(asked, architecture.fitting.get(recorded, asked))
+    info = record(
         model,
         architecture.pixels,
         architecture.preprocessing,
@@ -121,11 +127,14 @@ def run_pass(
         pooling=study.options.pooling,
         device=study.device,
         precision=study.options.precision,
-        batch_size=study.options.batch_size,
+        batch_size=batch_size,
         compile=study.options.compile,
         images=images,
         progress=study.progress,
     )
+    if info.batch_size < batch_size:
+        architecture.fitting[recorded] = info.batch_size
+    return info
 
 
 def further_passes(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from copy import copy
-from threading import RLock
+from threading import Lock
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -31,11 +31,11 @@ class Recent:
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most = most_bytes
         self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
-        self._lock = RLock()
+        self._lock = Lock()
         self._names: tuple[Hashable, ...] = ()
 
     def part(self, name: Hashable) -> Recent:
-        """Results of something else, that of some of the images say, which take their room from the same."""
+        """A view with names of its own, of some of the images say, under the same limit of memory."""
         other = copy(self)
         other._names = (*self._names, name)
         return other

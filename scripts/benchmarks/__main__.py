@@ -4,6 +4,7 @@ python -m scripts.benchmarks                      # everything: a quarter of an 
 python -m scripts.benchmarks --quick              # tiny sizes: does it run?
 python -m scripts.benchmarks similarity masks     # some of it
 python -m scripts.benchmarks literature           # beside a chain as the literature has it: 90 minutes
+python -m scripts.benchmarks images               # 10,000 and 50,000 images: 40 minutes
 python -m scripts.benchmarks --write              # the table in RESULTS.md, and RESULTS.json
 python -m scripts.benchmarks --device cuda
 """
@@ -18,14 +19,23 @@ from pathlib import Path
 
 import torch
 
-from scripts.benchmarks import dissection, end_to_end, epochs, literature, scaling, similarity, startup
+from scripts.benchmarks import (
+    dissection,
+    end_to_end,
+    epochs,
+    images,
+    literature,
+    scaling,
+    similarity,
+    startup,
+)
 from scripts.benchmarks.measure import Row, machine
 from scripts.benchmarks.table import as_line, markdown, replace_table, with_earlier
 
 HERE = Path(__file__).parent
 NAMES = ("startup", "end_to_end", "masks", "similarity", "scaling", "epochs")
-#: Not done unless asked for: an hour and a half, and several hours.
-LONG = ("literature", "literature_long")
+#: Not done unless asked for: an hour and a half, several hours, 40 minutes.
+LONG = ("literature", "literature_long", "images")
 
 
 def main() -> None:
@@ -64,6 +74,8 @@ def main() -> None:
                 similarity.bench(report, device, quick=given.quick)
             elif name == "epochs":
                 epochs.bench(report, place, quick=given.quick)
+            elif name == "images":
+                images.bench(report, place, quick=given.quick)
             elif name in LONG:
                 cases = literature.CASES if name == "literature" else literature.LONG
                 literature.bench(report, place, quick=given.quick, cases=cases, rounds=given.rounds)

@@ -275,3 +275,20 @@ def test_draws_in_torch_are_cut_by_their_scores(monkeypatch: pytest.MonkeyPatch)
     for room in (1, 2 * 10 * 20):
         monkeypatch.setattr(reorder_chance, "_TOGETHER", room)
         assert torch.equal(rank_reorder_by_chance(P, values, sets), whole)
+
+
+@pytest.mark.parametrize("wrong", [-1, 60, 10**9])
+@pytest.mark.parametrize("terms", [0, 10**12])  # in compiled loops, and in operations of torch
+def test_images_that_are_not_there_are_refused(
+    monkeypatch: pytest.MonkeyPatch, wrong: int, terms: int
+) -> None:
+    monkeypatch.setattr(_blocks, "WORTH_COMPILING", terms)
+    P = torch.rand(60, 9, generator=torch.Generator().manual_seed(0))
+    images, values = torch.arange(10).reshape(5, 2), torch.linspace(1, 0, 5)[:, None].repeat(1, 2)
+    images[2, 1] = wrong
+    with pytest.raises(InputError, match="of 60"):
+        rank_reorder_from_top(P, images, values)
+    sets = RandomSets.draw(ImageGroups.single(60), 5, 2, draws=4)
+    sets.images[3, 0, 2] = wrong
+    with pytest.raises(InputError, match="of 60"):
+        rank_reorder_by_chance(P, values, sets)

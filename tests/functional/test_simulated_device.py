@@ -119,7 +119,6 @@ def test_the_same_as_on_the_host(name: str) -> None:
     here = list(leaves(found))
     with simulated_device() as counts:
         world = World(1, DEVICE)
-        masks._Places.of.cache_clear()  # what was sent by then is sent again
         counts.clear()
         there = list(leaves(case.run(world)))
         waited, sent, places = waits(counts), uploads(counts), counts.most_common(9)

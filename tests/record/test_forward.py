@@ -397,6 +397,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
     assert halved.starts == [0, 2, 4, 6, 8, 10, 12]
     assert torch.equal(halved.pooled, small.pooled)
     assert info.images == 13
+    assert info.batch_size == 2
 
 
 def test_out_of_memory_with_one_image_or_with_scores_is_an_error(tmp_path: Path) -> None:

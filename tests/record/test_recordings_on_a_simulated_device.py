@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from concept_monitor_cli import record as package
-from concept_monitor_cli.functional.dissection import masks
 from concept_monitor_cli.models.geometry import Geometry, Preprocessing
 from concept_monitor_cli.models.interventions import set_directions, set_units
 from concept_monitor_cli.models.layers import LayerInfo, describe_layers
@@ -165,7 +164,6 @@ def test_a_recording_is_that_of_the_host(name: str, layers: dict[str, LayerInfo]
     here = recorded(tmp_path, request, Trial(CPU, layers, 3 * BATCH))
     counted = []
     for count in (3, 6):
-        masks._Places.of.cache_clear()  # what was sent by then is sent again
         with simulated_device() as counts:
             there = recorded(tmp_path, request, Trial(DEVICE, layers, count * BATCH))
             pinned = sum(many for (_, how, _), many in counts.items() if how == "to, without waiting")

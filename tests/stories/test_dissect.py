@@ -366,3 +366,21 @@ def test_run_json_says_what_was_run_on_what(bench: Bench, cmon) -> None:
     assert info["probe"]["images"] == 40
     assert info["model"]["name"] == "cifar_resnet20"
     assert info["versions"]["torch"] == torch.__version__
+
+
+def test_what_did_not_fit_the_memory_is_not_tried_again(bench: Bench, cmon, monkeypatch) -> None:
+    from concept_monitor_cli.models.taps import Tap
+
+    real, tried = Tap.__call__, []
+
+    def greedy(self: Tap, images: Any) -> Any:
+        tried.append(len(images))
+        if len(images) > 10:
+            raise MemoryError
+        return real(self, images)
+
+    monkeypatch.setattr(Tap, "__call__", greedy)
+    answer = cmon(*bench.dissect("--batch-size", 40, "--no-floors"))
+    assert answer.code == 0, answer.err
+    assert tried == [40, 20, *[10] * 4 * 3]
+    assert " ".join(answer.err.split()).count("out of memory on cpu") == 2

@@ -66,7 +66,7 @@ def test_tables_that_are_as_they_should_be_are_left_alone(bench: Bench, cmon: Ca
         }
 
 
-@pytest.mark.parametrize("reason", ["version", "codes", "record", "garbage"])
+@pytest.mark.parametrize("reason", ["version", "code", "codes", "record", "garbage", "cut", "notes"])
 def test_tables_made_from_something_else_are_written_again(
     bench: Bench, cmon: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
@@ -76,6 +76,8 @@ def test_tables_made_from_something_else_are_written_again(
     before = _written(bench)
     if reason == "version":
         monkeypatch.setattr("concept_monitor_cli.stories.conclude.__version__", "99.0")
+    elif reason == "code":
+        monkeypatch.setattr("concept_monitor_cli.stories.conclude.TABLE_CODE", 99)
     elif reason == "codes":
         (bench.root / "words.txt").write_text(coded)
     else:
@@ -84,6 +86,10 @@ def test_tables_made_from_something_else_are_written_again(
             hurt = text.replace('"made": "', '"made_earlier": "')
             if reason == "garbage":
                 hurt = json.dumps({**json.loads(text), "files": ["../../x", 5]})
+            elif reason == "cut":
+                hurt = text[:50]
+            elif reason == "notes":
+                hurt = json.dumps({**json.loads(text), "notes": [5]})
             record.write_text(hurt)
     assert cmon(*bench.dissect()).code == 0
     after = _written(bench)

@@ -75,6 +75,9 @@ def of_labels(scores: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         is what a label dealt out at random gives. NaN where there is none.
     """
     asked = label >= 0
+    if not scores.shape[1]:
+        nothing = torch.full((len(scores),), torch.nan, dtype=torch.float64, device=scores.device)
+        return nothing, nothing
     mine = scores.gather(1, label.clamp_min(0)[:, None])[:, 0].double()
     own = torch.where(asked, mine, torch.nan)
     counts = torch.bincount(label[asked], minlength=scores.shape[1]).double()

@@ -94,7 +94,7 @@ class Evidence:
         """
         prior = self.log_prior() if log_prior is None else log_prior
         less = lam * prior - (1.0 - lam) * self.constant
-        return torch.sub(self.values, less, out=out) if own is None else self.values[own].sub_(less)
+        return torch.sub(self.values if own is None else self.values[own], less, out=out)
 
     def order(self, lam: float, own: Tensor | None = None) -> Tensor:
         """What sorts a unit's concepts as their scores do, and does not saturate, `(C, M)`.
@@ -138,11 +138,7 @@ def log_sum_of_others(evidence: Tensor) -> Tensor:
     """`logsumexp_{l != k} E[l, m]`, `(C, m)`; minus infinity for a single unit."""
     total = torch.logsumexp(evidence, 0)
     highest = evidence.argmax(0, keepdim=True)
-    most = evidence.gather(0, highest)
-    try:  # in its place for a moment, as it may have hundreds of megabytes
-        without = evidence.scatter_(0, highest, -torch.inf).logsumexp(0, keepdim=True)
-    finally:
-        evidence.scatter_(0, highest, most)
+    without = evidence.scatter(0, highest, -torch.inf).logsumexp(0, keepdim=True)
     # Taking exp(E[k]) out of the sum is exact to rounding unless k makes up most of it: at most one does.
     others = evidence.sub(total).clamp_max_(math.log(0.5)).exp_().neg_().log1p_().add_(total)
     return others.scatter_(0, highest, without)

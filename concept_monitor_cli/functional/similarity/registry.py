@@ -81,12 +81,13 @@ class ValueSimilarity:
     Attributes:
         name: as on the command line.
         function: `(P, Q, groups of the images) -> (C, M)`.
-        permutations: of the layer in a null distribution; each costs a scoring of the whole layer.
+        permutations: of the layer in a null distribution, or draws; without `chance` each costs a scoring
+            of the whole layer.
         compared: what is compared with chance, rising with the score. A cosine itself; of an error, which
             ends at 0, the logarithm, or a perfect unit would be no more standard deviations from chance than
             a good one.
-        chance: `(P, Q, groups of the images, B, seed) -> (B, C)`, the best scores of the units with their
-            images permuted, where they can be had without scoring the layer `B` times.
+        chance: `(P, Q, groups of the images, B, seed) -> (B, C)`, the best scores of the units had they
+            random top images, where that is all there is to chance: then the layer is not scored `B` times.
     """
 
     name: str

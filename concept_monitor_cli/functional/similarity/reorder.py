@@ -158,6 +158,20 @@ class _Part:
     orders: UnitOrders
 
 
+def check_images(numbers: Sequence[Tensor], n_images: int) -> None:
+    """Refuse numbers of images that are not there: the compiled loops would read and write beside the arrays.
+
+    Raises:
+        InputError: one of them is below 0, or `n_images` or more.
+    """
+    extremes = [torch.stack(torch.aminmax(each)) for each in numbers if each.numel()]
+    if not extremes:
+        return
+    low, high = torch.stack([torch.stack(extremes).amin(), torch.stack(extremes).amax()]).tolist()
+    if low < 0 or high >= n_images:
+        raise InputError(f"top images from {low} to {high} of {n_images}")
+
+
 @torch.no_grad()
 def rank_reorder_from_top(
     P: Tensor | ConceptActivations,
@@ -188,9 +202,13 @@ def rank_reorder_of(
     """`rank_reorder` of units that are looked at through different numbers of top images, `(C, M)`.
 
     Every concept ranks the images once for all of them. The parts have all `C` units between them.
+
+    Raises:
+        InputError: a top image that is none of `P`.
     """
     activations = as_activations(P)
     device, m = activations.device, activations.n_concepts
+    check_images([part.images for part in parts], activations.n_images)
     given = [
         _Part(
             part.units.to(device),

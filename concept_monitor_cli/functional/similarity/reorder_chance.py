@@ -30,6 +30,7 @@ from concept_monitor_cli.functional.similarity.reorder import (
     Reordered,
     UnitOrders,
     block_and_ranks,
+    check_images,
     compiled_width,
     narrow,
     rank_reorder_of,
@@ -123,7 +124,7 @@ def rank_reorder_by_chance(
         `(B, C)` float32, for `pooled_p_values`.
 
     Raises:
-        InputError: sets of other sizes.
+        InputError: sets of other sizes, or of images that are none of `P`.
 
     Example:
         >>> P = torch.rand(60, 9, generator=torch.Generator().manual_seed(0))
@@ -174,6 +175,7 @@ def rank_reorder_of_sets(
     activations = as_activations(P)
     for part in parts:
         part.check()
+    check_images([part.sets.images for part in parts], activations.n_images)
     device, m = activations.device, activations.n_concepts
     units, draws = sum(part.values.shape[1] for part in parts), len(parts[0].sets.images)
     best = torch.full((draws, units), -torch.inf, device=device)

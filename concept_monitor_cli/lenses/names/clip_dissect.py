@@ -136,7 +136,7 @@ class ClipDissect(Detector):
         named = live & ~sparse
         if not bool(named.any()):
             return self._nothing(live, sparse, context)
-        # Never twice in memory, nor room kept for it: hundreds of megabytes in a wide layer and many images.
+        # Hundreds of megabytes in a wide layer and many images: not copied, and given back before scoring.
         layer = self._layer(_named_alone(pooled, named), context)
         large = pooled.numel() * pooled.element_size() >= LARGE
         del pooled

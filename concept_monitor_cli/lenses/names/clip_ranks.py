@@ -89,12 +89,13 @@ class RankedLayer:
         null = self._untrained(untrained, part.size) or random
         rows = part.rows
         # Where all of them are looked at through this size, as most are, no table is copied.
-        own = slice(None) if bool(part.own.all()) else part.own.to(self.top.device)
+        some = None if bool(part.own.all()) else part.own.to(self.top.device)
+        own = slice(None) if some is None else some
         if self.few:
             scores[rows] = order[rows] = beyond_chance(layer, random)[own]
             chance = beyond_chance(null, random).amax(1) if null is not random else best_beyond_chance(null)
         else:
-            scores[rows] = layer.scores(self.similarity.lam, own=None if isinstance(own, slice) else own)
+            scores[rows] = layer.scores(self.similarity.lam, own=some)
             beside = label_beside_chance(layer, null, lam=self.similarity.lam)
             order[rows], chance = beside.order[own], beside.chance
             del beside  # as large as the evidence

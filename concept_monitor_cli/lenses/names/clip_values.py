@@ -76,8 +76,8 @@ class ValuedLayer:
         """Scores and chance.
 
         Returns:
-            scores `(U, M)`; of the best ones, what is compared with chance, `(U,)`; the same with the groups
-            of images permuted for every unit, `(B, U)`.
+            scores `(U, M)`; of the best ones, what is compared with chance, `(U,)`; the same by chance,
+            `(B, U)`: with the groups of images permuted for every unit, or with random top images.
         """
         context, compared = self.context, self.similarity.compared
         units, n_concepts = pooled.shape[1], context.activations.n_concepts
