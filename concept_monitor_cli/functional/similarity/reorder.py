@@ -20,6 +20,7 @@ from torch.nn import functional
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional._blocks import (
     grain,
+    on_cpu,
     ordered_bits,
     run_blocks,
     sort_rows_,
@@ -208,7 +209,8 @@ def rank_reorder_of(
     """
     activations = as_activations(P)
     device, m = activations.device, activations.n_concepts
-    check_images([part.images for part in parts], activations.n_images)
+    if on_cpu(device):  # to look costs an accelerator a wait, and there every operation looks itself
+        check_images([part.images for part in parts], activations.n_images)
     given = [
         _Part(
             part.units.to(device),

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.functional._blocks import run_blocks, spans, worth_compiling
+from concept_monitor_cli.functional._blocks import on_cpu, run_blocks, spans, worth_compiling
 from concept_monitor_cli.functional.groups import ImageGroups, random_images
 from concept_monitor_cli.functional.similarity.activations import ConceptActivations, as_activations
 from concept_monitor_cli.functional.similarity.reorder import (
@@ -175,7 +175,8 @@ def rank_reorder_of_sets(
     activations = as_activations(P)
     for part in parts:
         part.check()
-    check_images([part.sets.images for part in parts], activations.n_images)
+    if on_cpu(activations.device):
+        check_images([part.sets.images for part in parts], activations.n_images)
     device, m = activations.device, activations.n_concepts
     units, draws = sum(part.values.shape[1] for part in parts), len(parts[0].sets.images)
     best = torch.full((draws, units), -torch.inf, device=device)
