@@ -145,8 +145,8 @@ class CenteredGrams:
             grams = torch.split(torch.empty(sum(squares), device=X.device), squares)
             for gram, start in zip(grams, starts, strict=True):
                 rows = slice(start, start + block)
-                part = X[rows] if order is None else X[order[rows]]
-                gram.copy_(_centred_gram(part.double()).flatten())
+                part = X[rows] if order is None else X.index_select(0, order[rows])
+                gram.copy_(_centred_gram(part.to(torch.float64, copy=True)).flatten())
             found.append(cls(tuple(grams), len(X) - sum(sizes)))
         return found
 
@@ -163,10 +163,10 @@ class CenteredGrams:
 
 
 def _centred_gram(X: Tensor) -> Tensor:
-    """The U-centred Gram matrix, whose inner products are unbiased: `(n, n)` float64."""
+    """The U-centred Gram matrix, of unbiased inner products: `(n, n)` float64. Centres `X` in place."""
     n = len(X)
-    centred = X - X.mean(0)  # the result does not depend on it; the rounding errors do
-    K = centred @ centred.T
+    X -= X.mean(0)  # the result does not depend on it; the rounding errors do
+    K = X @ X.T
     K.fill_diagonal_(0)
     rows = K.sum(1)
     K = K - (rows[:, None] + rows[None, :]) / (n - 2) + K.sum() / ((n - 1) * (n - 2))

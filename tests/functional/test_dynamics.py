@@ -294,3 +294,11 @@ def test_a_single_value_that_is_not_finite_is_seen(bad: float) -> None:
     assert finite(values[:0])
     values[17, 3] = bad
     assert not finite(values)
+
+
+def test_grams_leave_the_activations_as_they_are() -> None:
+    """Also where they are float64 and nothing is converted."""
+    X = torch.randn(50, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 3
+    before = X.clone()
+    CenteredGrams.in_orders(X, (None, torch.randperm(50)), block=25)
+    assert torch.equal(X, before)
