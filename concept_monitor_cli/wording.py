@@ -38,7 +38,8 @@ def sum_text(terms: Sequence[tuple[float, str]]) -> str:
     """
     text = ""
     for weight, name in terms:
-        size = f"{abs(weight):.1f}" if abs(weight) >= 0.1 else f"{abs(weight):.2f}"
+        small = f"{abs(weight):.2f}"
+        size = small if float(small) < 0.1 else f"{abs(weight):.1f}"
         sign = " - " if weight < 0 else " + "
         text += (sign if text else "-" if weight < 0 else "") + f"{size} {name}"
     return text

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -81,6 +81,7 @@ WEIGHTS = st.floats(0.01, 3).flatmap(lambda size: st.sampled_from([size, -size])
 
 
 @given(st.lists(st.tuples(WEIGHTS, st.sampled_from(NAMES)), min_size=1, max_size=6))
+@example([(0.0977, "dog"), (-0.0949, "dog")])  # rounded up to a tenth, and not
 def test_a_sum_is_read_as_it_was_printed(terms: list[tuple[float, str]]) -> None:
     read = Reader(NAMES).sum(sum_text(terms))
     assert read is not None
