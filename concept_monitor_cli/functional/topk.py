@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -142,6 +144,20 @@ def top_images_of_groups(Q: Tensor, k: int, groups: ImageGroups) -> tuple[Tensor
         image.scatter_reduce_(0, rows, first, "amin", include_self=False)
         indices[:, part] = image.gather(0, top_images(highest, k)[0])
     return indices, Q.gather(0, indices)
+
+
+def check_images(numbers: Sequence[Tensor], n_images: int) -> None:
+    """Refuse numbers of images that are not there: compiled loops would read and write beside their arrays.
+
+    Raises:
+        InputError: one of them is below 0, or `n_images` or more.
+    """
+    extremes = [torch.stack([each.min(), each.max()]) for each in numbers if each.numel()]
+    if not extremes:
+        return
+    low, high = torch.stack([torch.stack(extremes).min(), torch.stack(extremes).max()]).tolist()
+    if low < 0 or high >= n_images:
+        raise InputError(f"top images from {low} to {high} of {n_images}")
 
 
 @torch.no_grad()

@@ -301,6 +301,9 @@ CASES: dict[str, Case] = {
         ),
         waits=3,
     ),
+    "topk.check_images": Case(
+        lambda w: (topk.check_images([w.best, w.label], w.M), w.best, w.label)[1:], waits=1
+    ),
     "topk.top_rows": Case(lambda w: (topk.top_rows(w.R, 4), topk.top_rows(w.R.double(), 4)), waits=1),
     "topk.top_images": Case(lambda w: topk.top_images(w.R, 6), waits=1),
     "topk.top_images_of_groups": Case(lambda w: topk.top_images_of_groups(w.R, 6, w.pairs), waits=1),

@@ -61,7 +61,6 @@ WITHOUT_CASE = {
     ),
     "of the compiled loops, which are for a processor": (
         "similarity.reorder.block_and_ranks",
-        "similarity.reorder.check_images",
         "similarity.reorder.compiled_width",
         "similarity.reorder.narrow",
     ),

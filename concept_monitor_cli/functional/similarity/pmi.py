@@ -26,7 +26,7 @@ from concept_monitor_cli.functional._blocks import (
     worth_compiling,
 )
 from concept_monitor_cli.functional.similarity.activations import ConceptActivations, as_activations
-from concept_monitor_cli.functional.topk import top_images
+from concept_monitor_cli.functional.topk import check_images, top_images
 
 #: Inside every logarithm, as in the published code.
 MIN_PROB = 1e-7
@@ -202,9 +202,7 @@ def _evidence(
         raise InputError(f"top images of shape {tuple(top.shape)}: need (K, C), at least one of each")
     device, m = activations.device, activations.n_concepts
     top = top.to(device).long()
-    low, high = torch.stack([top.min(), top.max()]).tolist()
-    if low < 0 or high >= activations.n_images:
-        raise InputError(f"top images from {low} to {high} of {activations.n_images}")
+    check_images([top], activations.n_images)
     # Only these rows are needed. To mark them is faster than to sort millions of ranks.
     wanted = torch.zeros(activations.n_images, dtype=torch.bool, device=device)
     wanted[top.flatten()] = True

@@ -29,7 +29,7 @@ from concept_monitor_cli.functional._blocks import (
     worth_compiling,
 )
 from concept_monitor_cli.functional.similarity.activations import ConceptActivations, as_activations
-from concept_monitor_cli.functional.topk import top_images
+from concept_monitor_cli.functional.topk import check_images, top_images
 
 TOP_FRACTION = 0.05
 POWER = 3.0
@@ -157,20 +157,6 @@ class _Part:
     rows: Tensor
     top: Tensor
     orders: UnitOrders
-
-
-def check_images(numbers: Sequence[Tensor], n_images: int) -> None:
-    """Refuse numbers of images that are not there: the compiled loops would read and write beside the arrays.
-
-    Raises:
-        InputError: one of them is below 0, or `n_images` or more.
-    """
-    extremes = [torch.stack(torch.aminmax(each)) for each in numbers if each.numel()]
-    if not extremes:
-        return
-    low, high = torch.stack([torch.stack(extremes).amin(), torch.stack(extremes).amax()]).tolist()
-    if low < 0 or high >= n_images:
-        raise InputError(f"top images from {low} to {high} of {n_images}")
 
 
 @torch.no_grad()

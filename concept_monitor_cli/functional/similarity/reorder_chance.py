@@ -30,12 +30,12 @@ from concept_monitor_cli.functional.similarity.reorder import (
     Reordered,
     UnitOrders,
     block_and_ranks,
-    check_images,
     compiled_width,
     narrow,
     rank_reorder_of,
     top_means,
 )
+from concept_monitor_cli.functional.topk import check_images
 
 #: Units of a set. More are not much faster: to rank a set takes as long as the errors of about ten units.
 UNITS_OF_A_SET = 32
