@@ -24,7 +24,7 @@ from concept_monitor_cli.lenses.responses import (
     redundancy_note,
     redundancy_record,
 )
-from concept_monitor_cli.models.allocator import LARGE, give_back_freed_memory
+from concept_monitor_cli.models.allocator import give_back_freed_memory
 from concept_monitor_cli.monitor.agreement import agreement
 from concept_monitor_cli.monitor.crowded import crowded
 from concept_monitor_cli.run import TABLES, UNTRAINED, RunFolder, TableRecord
@@ -232,8 +232,7 @@ def _make_room(study: Study, piece: Piece) -> None:
 
     Else the process would still hold room for the activations of every layer when the last one comes.
     """
-    if piece.layer.units * len(study.context.probe) * 4 >= LARGE:
-        give_back_freed_memory()
+    give_back_freed_memory(piece.layer.units * len(study.context.probe) * 4)
 
 
 def _known(study: Study, piece: Piece) -> Findings | None:

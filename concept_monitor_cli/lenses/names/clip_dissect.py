@@ -31,7 +31,7 @@ from concept_monitor_cli.lenses.names.clip_pairs import PAIRS, pair_labels
 from concept_monitor_cli.lenses.names.clip_ranks import FEW_UNITS, RankedLayer
 from concept_monitor_cli.lenses.names.clip_values import RANDOM_SETS, ValuedLayer
 from concept_monitor_cli.lenses.similarity import layer_by
-from concept_monitor_cli.models.allocator import LARGE, give_back_freed_memory
+from concept_monitor_cli.models.allocator import give_back_freed_memory
 from concept_monitor_cli.record.requests import Activations, Recording
 from concept_monitor_cli.run import TableSchema, traits
 from concept_monitor_cli.wording import counted
@@ -138,10 +138,9 @@ class ClipDissect(Detector):
             return self._nothing(live, sparse, context)
         # Hundreds of megabytes in a wide layer and many images: not copied, and given back before scoring.
         layer = self._layer(_named_alone(pooled, named), context)
-        large = pooled.numel() * pooled.element_size() >= LARGE
+        nbytes = pooled.nbytes
         del pooled
-        if large:
-            give_back_freed_memory()
+        give_back_freed_memory(nbytes)
         found = layer.name(untrained)
         indices, _ = top_rows(found.order, self.top_concepts)
         # Level scores may differ by rounding, in any order.
