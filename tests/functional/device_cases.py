@@ -225,6 +225,12 @@ CASES: dict[str, Case] = {
     "similarity.cosine.cos_cubed": Case(
         lambda w: (cosine.cos_cubed(_concepts(w), w.R), cosine.cos_cubed(w.P, w.R))
     ),
+    "similarity.cosine.best_cos": Case(
+        lambda w: (cosine.best_cos(_concepts(w), w.R.clone()), cosine.best_cos(w.P, w.R.clone()))
+    ),
+    "similarity.cosine.best_cos_cubed": Case(
+        lambda w: (cosine.best_cos_cubed(_concepts(w), w.R.clone()), cosine.best_cos_cubed(w.P, w.R.clone()))
+    ),
     "similarity.pmi.Evidence.log_prior": Case(lambda w: _evidence(w).log_prior()),
     "similarity.pmi.Evidence.scores": Case(lambda w: _evidence(w).scores(0.6)),
     "similarity.pmi.Evidence.order": Case(lambda w: _evidence(w).order(1.0)),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -14,13 +17,17 @@ MIN_NORM = 1e-3
 # Units, and their activations, whose columns are made in one go.
 _UNITS, _VALUES = 512, 1 << 23
 
+# What is done with the scores of some concepts, `(C, m)`, which may be overwritten.
+_Keep = Callable[[slice, Tensor], None]
 
-def _unit_columns(Q: Tensor, power: int, min_norm: float) -> Tensor:
+
+def _unit_columns(Q: Tensor, power: int, min_norm: float, out: Tensor | None = None) -> Tensor:
     """Columns of `Q` divided by their norm, as float32; the sums are in float64.
 
-    `power` 3 centres and cubes the column first. With `min_norm` 0 a column of zeros stays one.
+    `power` 3 centres and cubes the column first. With `min_norm` 0 a column of zeros stays one. `out` may be
+    `Q` itself.
     """
-    result = torch.empty(Q.shape, dtype=torch.float32, device=Q.device)
+    result = torch.empty(Q.shape, dtype=torch.float32, device=Q.device) if out is None else out
     wide = torch.float32 if Q.device.type == "mps" else torch.float64
     for units in spans(Q.shape[1], max(16, min(_UNITS, _VALUES // max(1, len(Q))))):
         column = Q[:, units].to(wide)
@@ -62,9 +69,23 @@ def cos(P: Tensor | ConceptActivations, Q: Tensor) -> Tensor:
         [[0.6000000238418579, 0.800000011920929]]
     """
     activations = as_activations(P, Q.shape[0])
+    return _whole(_cosines, activations, _unit_columns(Q.to(activations.device), 1, 0.0))
+
+
+@torch.no_grad()
+def best_cos(P: Tensor | ConceptActivations, Q: Tensor) -> Tensor:
+    """`cos` of every unit's best concept, `(C,)`, without a table of all concepts.
+
+    Args:
+        P: as for `cos`.
+        Q: `(N, C)` float32, on the device of `P`; overwritten.
+    """
+    return _best(_cosines, as_activations(P, Q.shape[0]), _unit_columns(Q, 1, 0.0, out=Q))
+
+
+def _cosines(activations: ConceptActivations, q: Tensor, keep: _Keep) -> None:
+    """Cosines with columns of unit length `(N, C)`, some concepts at a time."""
     m, device = activations.n_concepts, activations.device
-    q = _unit_columns(Q.to(device), 1, 0.0)
-    result = torch.empty(Q.shape[1], m, device=device)
     if activations.embeddings is not None:
         images, texts = activations.embeddings
         wide = torch.float32 if device.type == "mps" else torch.float64
@@ -76,12 +97,11 @@ def cos(P: Tensor | ConceptActivations, Q: Tensor) -> Tensor:
         for concepts in spans(m, 2048):
             text = texts[concepts].to(wide)
             norm = ((text @ gram) * text).sum(1).clamp_min_(0).sqrt_()
-            result[:, concepts] = ((mixed @ text.T) * _inverse(norm)).float()
-        return result
+            keep(concepts, ((mixed @ text.T) * _inverse(norm)).float())
+        return
     for concepts in spans(m, max(64, block_bytes(device) // (4 * activations.n_images))):
         block = activations.block(concepts)
-        result[:, concepts] = (q.T @ block) * _inverse(torch.linalg.vector_norm(block, dim=0))
-    return result
+        keep(concepts, (q.T @ block) * _inverse(torch.linalg.vector_norm(block, dim=0)))
 
 
 @torch.no_grad()
@@ -109,13 +129,30 @@ def cos_cubed(P: Tensor | ConceptActivations, Q: Tensor, *, min_norm: float = MI
         [0]
     """
     activations = as_activations(P, Q.shape[0])
+    q = _unit_columns(Q.to(activations.device), 3, min_norm)
+    return _whole(partial(_cubed_cosines, min_norm=min_norm), activations, q)
+
+
+@torch.no_grad()
+def best_cos_cubed(P: Tensor | ConceptActivations, Q: Tensor, *, min_norm: float = MIN_NORM) -> Tensor:
+    """`cos_cubed` of every unit's best concept, `(C,)`, without a table of all concepts.
+
+    Args:
+        P: as for `cos_cubed`.
+        Q: `(N, C)` float32, on the device of `P`; overwritten.
+        min_norm: as for `cos_cubed`.
+    """
+    q = _unit_columns(Q, 3, min_norm, out=Q)
+    return _best(partial(_cubed_cosines, min_norm=min_norm), as_activations(P, Q.shape[0]), q)
+
+
+def _cubed_cosines(activations: ConceptActivations, q: Tensor, keep: _Keep, *, min_norm: float) -> None:
+    """Cosines of cubed concepts with columns of unit length `(N, C)`, some concepts at a time."""
     n, m, device = activations.n_images, activations.n_concepts, activations.device
-    q = _unit_columns(Q.to(device), 3, min_norm)
     if activations.embeddings is not None:
         images, texts = activations.embeddings
         # Centring the embeddings centres every concept's column.
         activations = ConceptActivations.from_embeddings(images - images.mean(0), texts)
-    result = torch.empty(Q.shape[1], m, device=device)
     width = min(m, 512)
     step = max(256, block_bytes(device) // (8 * width))
 
@@ -126,14 +163,31 @@ def cos_cubed(P: Tensor | ConceptActivations, Q: Tensor, *, min_norm: float = MI
             for part in spans(n, step):
                 centre += activations.block(concepts, part).sum(0)
             centre /= n
-        dot = torch.zeros(Q.shape[1], columns, device=device)
+        dot = torch.zeros(q.shape[1], columns, device=device)
         square = torch.zeros(columns, device=device)
         for part in spans(n, step):
             block = activations.block(concepts, part).sub_(centre)
             cubed = (block * block).mul_(block)
             dot.addmm_(q[part].T, cubed)
             square += torch.linalg.vecdot(cubed, cubed, dim=0)
-        result[:, concepts] = dot / square.sqrt_().clamp_min_(min_norm)
+        keep(concepts, dot.div_(square.sqrt_().clamp_min_(min_norm)))
 
     run_blocks(compare, spans(m, width), device)
+
+
+def _whole(score: Callable[..., None], activations: ConceptActivations, q: Tensor) -> Tensor:
+    """All scores, `(C, M)`."""
+    result = torch.empty(q.shape[1], activations.n_concepts, device=activations.device)
+
+    def keep(concepts: slice, found: Tensor) -> None:
+        result[:, concepts] = found
+
+    score(activations, q, keep)
     return result
+
+
+def _best(score: Callable[..., None], activations: ConceptActivations, q: Tensor) -> Tensor:
+    """The best score of every unit, `(C,)`."""
+    parts: list[Tensor] = []
+    score(activations, q, lambda _, found: parts.append(found.amax(1)))
+    return torch.stack(parts).amax(0)

@@ -136,12 +136,20 @@ class Evidence:
 
 def log_sum_of_others(evidence: Tensor) -> Tensor:
     """`logsumexp_{l != k} E[l, m]`, `(C, m)`; minus infinity for a single unit."""
-    total = torch.logsumexp(evidence, 0)
+    others = torch.empty_like(evidence)  # all steps are done in it: a wide layer has a hundred megabytes
+    total = _log_sum(evidence, others)
     highest = evidence.argmax(0, keepdim=True)
-    without = evidence.scatter(0, highest, -torch.inf).logsumexp(0, keepdim=True)
+    without = _log_sum(others.copy_(evidence).scatter_(0, highest, -torch.inf), others)
     # Taking exp(E[k]) out of the sum is exact to rounding unless k makes up most of it: at most one does.
-    others = evidence.sub(total).clamp_max_(math.log(0.5)).exp_().neg_().log1p_().add_(total)
+    torch.sub(evidence, total, out=others).clamp_max_(math.log(0.5)).exp_().neg_().log1p_().add_(total)
     return others.scatter_(0, highest, without)
+
+
+def _log_sum(evidence: Tensor, space: Tensor) -> Tensor:
+    """`logsumexp_k E[k, m]`, `(1, m)`; `space` is of the same shape, and is overwritten."""
+    high = evidence.amax(0, keepdim=True)
+    start = torch.where(high.abs() == torch.inf, 0.0, high)
+    return torch.sub(evidence, start, out=space).exp_().sum(0, keepdim=True).log_().add_(start)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from concept_monitor_cli.functional.firing import firing, set_sizes
 from concept_monitor_cli.functional.groups import ImageGroups
 from concept_monitor_cli.functional.similarity import pmi
 from concept_monitor_cli.functional.similarity.activations import ConceptActivations
-from concept_monitor_cli.functional.similarity.cosine import cos, cos_cubed
+from concept_monitor_cli.functional.similarity.cosine import best_cos, best_cos_cubed, cos, cos_cubed
 from concept_monitor_cli.functional.similarity.pmi import Evidence
 from concept_monitor_cli.functional.similarity.reorder import TOP_FRACTION, Reordered, rank_reorder_of
 from concept_monitor_cli.functional.similarity.reorder_chance import OnSets, RandomSets, rank_reorder_of_sets
@@ -81,19 +81,21 @@ class ValueSimilarity:
     Attributes:
         name: as on the command line.
         function: `(P, Q, groups of the images) -> (C, M)`.
-        permutations: of the layer in a null distribution, or draws; without `chance` each costs a scoring
-            of the whole layer.
+        permutations: of the layer in a null distribution, or draws.
         compared: what is compared with chance, rising with the score. A cosine itself; of an error, which
             ends at 0, the logarithm, or a perfect unit would be no more standard deviations from chance than
             a good one.
+        best: `(P, Q) -> (C,)`, the best scores alone, by which permutations of a layer are scored; `Q` is
+            overwritten.
         chance: `(P, Q, groups of the images, B, seed) -> (B, C)`, the best scores of the units had they
-            random top images, where that is all there is to chance: then the layer is not scored `B` times.
+            random top images, where that is all there is to chance: then nothing is permuted.
     """
 
     name: str
     function: Callable[..., Tensor]
     permutations: int
     compared: Callable[[Tensor], Tensor] = torch.Tensor.clone
+    best: Callable[[ConceptActivations, Tensor], Tensor] | None = None
     chance: Callable[..., Tensor] | None = None
 
 
@@ -172,9 +174,9 @@ SIMILARITIES: dict[str, RankSimilarity | ValueSimilarity] = {
         RankSimilarity(
             "wpmi", pmi.wpmi_evidence, _hard_terms, pmi.WPMI_TOP_K, pmi.WPMI_A, pmi.WPMI_LAM, most=0.5
         ),
-        ValueSimilarity("cos", _cos, 20),
-        ValueSimilarity("cos-cubed", _cos_cubed, 20),
-        ValueSimilarity("rank-reorder", _rank_reorder, 20, _log_error, _reordered_by_chance),
+        ValueSimilarity("cos", _cos, 20, best=best_cos),
+        ValueSimilarity("cos-cubed", _cos_cubed, 20, best=best_cos_cubed),
+        ValueSimilarity("rank-reorder", _rank_reorder, 20, _log_error, chance=_reordered_by_chance),
     )
 }
 

@@ -151,7 +151,12 @@ class ClipDissect(Detector):
         rows = _Rows(named.numpy())
         p = rows.spread(found.p_values.cpu().numpy(), np.nan)
         interpretable = benjamini_hochberg(torch.from_numpy(p), context.fdr).numpy()
-        stability, concept_set = self._stable(layer, found, rows, context)
+        more = self._pairs(layer, found, named, context)
+        scores = rows.spread(found.scores.cpu().numpy(), np.nan) if matrix else None
+        candidates = found.candidates()
+        found = found.without_tables()
+        give_back_freed_memory(nbytes)  # what made the tables is as large, and draws need other sizes
+        stability, concept_set = self._stable(layer, candidates, rows, context)
         return Findings(
             concepts=rows.spread(names[chosen], ""),
             categories=rows.spread(kinds[chosen], ""),
@@ -165,8 +170,8 @@ class ClipDissect(Detector):
             concept_set=concept_set,
             calibration=self._calibration(found, interpretable, values[:, 0], context, sparse),
             notes=(*self._images_note(context), *_sparse_note(sparse, context), *found.notes),
-            matrix=rows.spread(found.scores.cpu().numpy(), np.nan) if matrix else None,
-            more=self._pairs(layer, found, named, context),
+            matrix=scores,
+            more=more,
         )
 
     def halves(self, entry: Entry, context: Context) -> Halves | None:
@@ -212,13 +217,17 @@ class ClipDissect(Detector):
         return tuple(notes)
 
     def _stable(
-        self, layer: RankedLayer | ValuedLayer, found: Named, rows: _Rows, context: Context
+        self,
+        layer: RankedLayer | ValuedLayer,
+        candidates: tuple[Tensor, Tensor],
+        rows: _Rows,
+        context: Context,
     ) -> tuple[NDArray[np.float64] | None, NDArray[np.object_] | None]:
         """Stability and concept sets of all units, in bootstrap draws of the groups of images."""
         if not self.stability:
             return None, None
-        candidates, stability = layer.stability(found.order, context.bootstrap)
-        sets = np.array(concept_sets(stability, candidates, context.concepts.concepts), dtype=object)
+        stability = layer.stability(*candidates, context.bootstrap)
+        sets = np.array(concept_sets(stability, candidates[0], context.concepts.concepts), dtype=object)
         return rows.spread(stability.first.numpy(), np.nan), rows.spread(sets, "")
 
     def _calibration(

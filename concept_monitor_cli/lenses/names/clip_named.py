@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,10 +31,14 @@ class Named:
     draws: int
     notes: tuple[str, ...] = ()
 
+    def candidates(self) -> tuple[Tensor, Tensor]:
+        """The concepts of each unit that compete in bootstrap draws, first one first, and what sorts them."""
+        return top_rows(self.order, CANDIDATES)
 
-def candidates_of(order: Tensor) -> tuple[Tensor, Tensor]:
-    """The concepts of each unit that compete in bootstrap draws, first one first, and what sorts them."""
-    return top_rows(order, CANDIDATES)
+    def without_tables(self) -> Named:
+        """Without scores and order, which of a wide layer and many concepts are hundreds of megabytes."""
+        nothing = self.order.new_empty(0, 0)
+        return replace(self, scores=nothing, order=nothing)
 
 
 def joined_stability(parts: list[tuple[Tensor, Stability]], units: int) -> Stability:

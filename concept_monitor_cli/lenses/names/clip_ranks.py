@@ -25,7 +25,7 @@ from concept_monitor_cli.functional.similarity.pmi import Evidence
 from concept_monitor_cli.functional.similarity.registry import RankSimilarity
 from concept_monitor_cli.functional.stability import Stability, rank_stability
 from concept_monitor_cli.functional.topk import dead_units, top_images_of_groups, top_rows
-from concept_monitor_cli.lenses.names.clip_named import Named, candidates_of, joined_stability
+from concept_monitor_cli.lenses.names.clip_named import Named, joined_stability
 
 if TYPE_CHECKING:
     from concept_monitor_cli.store import Entry
@@ -150,9 +150,14 @@ class RankedLayer:
                 scores[part.rows] = layer.scores(self.similarity.lam, own=part.own.to(self.top.device))
         return scores
 
-    def stability(self, order: Tensor, counts: Tensor) -> tuple[Tensor, Stability]:
-        """The concepts that compete, `(U, S)`, and how often each is first in bootstrap draws."""
-        candidates, values = candidates_of(order)
+    def stability(self, candidates: Tensor, values: Tensor, counts: Tensor) -> Stability:
+        """How often each of the concepts that compete is first in bootstrap draws.
+
+        Args:
+            candidates: `(U, S)`, see `Named.candidates`.
+            values: `(U, S)`, what sorts them.
+            counts: `(R, N)`, how often each image is drawn.
+        """
         spread = torch.ones_like(values)
         parts = []
         for part in self.sized:
@@ -176,7 +181,7 @@ class RankedLayer:
                     ),
                 )
             )
-        return candidates, joined_stability(parts, self.units)
+        return joined_stability(parts, self.units)
 
     def random_sets(self, size: int) -> Evidence:
         """Evidence of random sets of images: the same for all layers and epochs.

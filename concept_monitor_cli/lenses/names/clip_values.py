@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from concept_monitor_cli.functional._blocks import spans
 from concept_monitor_cli.functional.calibration import p_values, pooled_p_values, shuffled, standardised
 from concept_monitor_cli.functional.firing import firing
 from concept_monitor_cli.functional.similarity.activations import ConceptActivations
 from concept_monitor_cli.functional.similarity.registry import ValueSimilarity
 from concept_monitor_cli.functional.stability import Stability, value_stability
 from concept_monitor_cli.functional.topk import dead_units
-from concept_monitor_cli.lenses.names.clip_named import Named, candidates_of
+from concept_monitor_cli.lenses.names.clip_named import Named
 
 if TYPE_CHECKING:
     from concept_monitor_cli.store import Entry, Writer
@@ -22,9 +23,8 @@ if TYPE_CHECKING:
 
 #: Null scores of a layer, all units together: a small layer is permuted more often.
 NULL_SCORES = 500
-#: A layer and its permutations are scored together while their scores, and their activations, are no more
-#: numbers than these. Of a wide layer the products take the time, not what is made of the concepts.
-TOGETHER = 1 << 23
+#: Activations of permutations that are scored together, so that what is made of the concepts serves them all.
+TOGETHER = 1 << 26
 #: Less work than this many products of a layer is done one layer at a time: for very small matrices a library
 #: multiplies in another order, which changes the last digit. Layers of fewer units likewise.
 ENOUGH, ENOUGH_UNITS = 1 << 20, 16
@@ -65,10 +65,9 @@ class ValuedLayer:
         joining = ConceptActivations.from_embeddings(self.context.image_embeddings, texts)
         return self.similarity.function(joining, self.pooled, self.context.groups)
 
-    def stability(self, order: Tensor, counts: Tensor) -> tuple[Tensor, Stability]:
+    def stability(self, candidates: Tensor, values: Tensor, counts: Tensor) -> Stability:
         """See `RankedLayer.stability`."""
-        candidates, _ = candidates_of(order)
-        return candidates, value_stability(
+        return value_stability(
             self.similarity, self.context.activations, self.pooled, candidates, counts, self.context.groups
         )
 
@@ -80,31 +79,27 @@ class ValuedLayer:
             `(B, U)`: with the groups of images permuted for every unit, or with random top images.
         """
         context, compared = self.context, self.similarity.compared
-        units, n_concepts = pooled.shape[1], context.activations.n_concepts
-        rounds = max(self.similarity.permutations, -(-NULL_SCORES // units))
+        rounds = max(self.similarity.permutations, -(-NULL_SCORES // pooled.shape[1]))
+        scores = self.similarity.function(context.activations, pooled, context.groups)
         if self.similarity.chance is not None:
-            scores = self.similarity.function(context.activations, pooled, context.groups)
             null = self.similarity.chance(context.activations, pooled, context.groups, rounds, context.seed)
-            return scores, compared(scores.amax(1)).float().cpu(), compared(null).float().cpu()
-        # What is made of the concepts serves all layers of a call.
-        large = units >= ENOUGH_UNITS and pooled.numel() * n_concepts >= ENOUGH
-        together = max(1, TOGETHER // (units * max(n_concepts, len(pooled)))) if large else 1
-        scores, best = torch.empty(0), []
-        for first in range(-1, rounds, together):
-            numbers = range(first, min(rounds, first + together))
-            layers = [pooled if number < 0 else self._mixed(pooled, number) for number in numbers]
-            whole = torch.cat(layers, 1) if len(layers) > 1 else layers[0]
-            del layers  # of a wide layer, hundreds of megabytes
-            found = self.similarity.function(context.activations, whole, context.groups)
-            best += [compared(each.amax(1)).float().cpu() for each in torch.split(found, units)]
-            if first < 0:
-                scores = found[:units].clone() if together > 1 else found
-        return scores, best[0], torch.stack(best[1:])
+        else:
+            null = self._best_of_permutations(pooled, rounds)
+        return scores, compared(scores.amax(1)).float().cpu(), compared(null).float().cpu()
 
-    def _mixed(self, pooled: Tensor, number: int) -> Tensor:
-        """The layer with the groups of images permuted for every unit."""
-        context = self.context
-        return shuffled(pooled, groups=context.groups, seed=context.seed * 100_003 + number)
+    def _best_of_permutations(self, pooled: Tensor, rounds: int) -> Tensor:
+        """The best scores with the groups of images permuted for every unit, `(B, U)`."""
+        context, best = self.context, self.similarity.best
+        assert best is not None
+        units, n_concepts = pooled.shape[1], context.activations.n_concepts
+        large = units >= ENOUGH_UNITS and pooled.numel() * n_concepts >= ENOUGH
+        found = []
+        for some in spans(rounds, TOGETHER // pooled.numel() if large else 1):
+            layers = pooled.new_empty(len(pooled), units * (some.stop - some.start))
+            for number, layer in zip(range(some.start, some.stop), layers.split(units, 1), strict=True):
+                layer.copy_(shuffled(pooled, groups=context.groups, seed=context.seed * 100_003 + number))
+            found.append(best(context.activations, layers).view(-1, units))
+        return torch.cat(found)
 
     def _untrained_excess(self, entry: Entry) -> Tensor:
         """How far the units of an untrained network are beyond their own chance; kept."""
