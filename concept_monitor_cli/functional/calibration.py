@@ -43,8 +43,6 @@ PERMUTATIONS = 20
 FDR = 0.05
 # Numbers of float32 that differ by less, as a share of 1 + their size, differ by rounding errors only.
 _ROUNDING = 1e-5
-# Images by units whose places in a permutation are made at once: several whole numbers for each.
-_PLACES = 1 << 21
 
 
 def random_top_images(
@@ -251,12 +249,7 @@ def shuffled(Q: Tensor, *, groups: ImageGroups | None = None, seed: int = 0) -> 
     groups = ImageGroups.single(n) if groups is None else groups
     if groups.n_images != n:
         raise InputError(f"groups of {groups.n_images} images for activations of {n}")
-    rotations = Rotations.draw(groups, units, 1, np.random.default_rng(seed))
-    result = torch.empty_like(Q)
-    for part in spans(units, min(256, _PLACES // n)):
-        rows = torch.from_numpy(rotations.sources(0, part)).to(Q.device)
-        result[:, part] = Q[:, part].gather(0, rows)
-    return result
+    return Rotations.draw(groups, units, 1, np.random.default_rng(seed)).permuted(0, Q)
 
 
 def permuted_best_scores(

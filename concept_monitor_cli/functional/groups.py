@@ -20,8 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional._blocks import spans
 
 IntArray = NDArray[np.int64]
+
+# Images by units that change places in one go: several whole numbers for each.
+_PLACES = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -158,11 +162,39 @@ class Rotations:
         """Some of the rounds."""
         return Rotations(self.groups, self.order[first:stop], self.shift[first:stop])
 
-    def sources(self, round_: int, units: slice) -> IntArray:
-        """For each image and some units, the image whose activation it gets: `(N, units)`."""
-        group = np.arange(self.groups.n_groups)
-        places = (group[:, None] + self.shift[round_, units]) % self.groups.n_groups
-        return permuted_images(self.groups, self.order[round_][places].T).T
+    def sources(self, round_: int, units: slice, images: IntArray | None = None) -> IntArray:
+        """For some images, all by default, and some units: whose activation it gets, `(n, units)`."""
+        groups = self.groups
+        images = np.arange(groups.n_images) if images is None else images
+        places = (groups.of[images, None] + self.shift[round_, units]) % groups.n_groups
+        coming = self.order[round_][places]
+        found: IntArray = groups.members[
+            groups.starts[coming] + groups.place[images, None] % groups.sizes[coming]
+        ]
+        return found
+
+    def permuted(self, round_: int, values: Tensor) -> Tensor:
+        """`values[sources[i, k], k]` for every image and unit: `(N, C)` -> `(N, C)`.
+
+        Entering one order at another place turns a column round, so that it is copied in two pieces. Only
+        images that are not the first of their group are looked up one by one.
+        """
+        groups, n = self.groups, self.groups.n_groups
+        first = torch.from_numpy(groups.members[groups.starts])
+        coming = torch.from_numpy(groups.members[groups.starts[self.order[round_]]]).to(values.device)
+        further = np.flatnonzero(groups.place)
+        result = torch.empty_like(values)
+        for units in spans(values.shape[1], max(16, _PLACES // n)):
+            columns = values[:, units]
+            turned = _turned(columns.index_select(0, coming), self.shift[round_, units])
+            if groups.are_single:
+                result[:, units] = turned
+                continue
+            result[first, units] = turned
+            for some in spans(len(further), max(1, _PLACES // columns.shape[1])):
+                rows = torch.from_numpy(self.sources(round_, units, further[some])).to(values.device)
+                result[further[some], units] = columns.gather(0, rows)
+        return result
 
     def source_of(self, image: int) -> IntArray:
         """The image whose activation this one gets, in all rounds and for all units: `(R, C)`."""
@@ -173,6 +205,19 @@ class Rotations:
             groups.starts[coming] + groups.place[image] % groups.sizes[coming]
         ]
         return image_of
+
+
+def _turned(values: Tensor, shift: IntArray) -> Tensor:
+    """`values[(i + shift[k]) % n, k]`, `(n, C)`."""
+    if values.device.type != "cpu":
+        places = torch.arange(len(values), device=values.device)[:, None]
+        return values.gather(0, (places + torch.from_numpy(shift).to(values.device)) % len(values))
+    rows = values.T.contiguous()
+    result = torch.empty_like(rows)
+    for row, turned, place in zip(rows, result, shift.tolist(), strict=True):
+        turned[: len(row) - place] = row[place:]
+        turned[len(row) - place :] = row[:place]
+    return result.T
 
 
 def halves(groups: ImageGroups, *, seed: int = 0) -> NDArray[np.bool_]:

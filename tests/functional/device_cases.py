@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from concept_monitor_cli.functional import (
@@ -184,6 +185,9 @@ CASES: dict[str, Case] = {
         host=True,
     ),
     "groups.ImageGroups.read": Case(lambda w: groups.ImageGroups.read(w.classes).n_groups, waits=1),
+    "groups.Rotations.permuted": Case(
+        lambda w: groups.Rotations.draw(w.pairs, w.Q.shape[1], 1, np.random.default_rng(0)).permuted(0, w.Q)
+    ),
     "groups.canonical_groups": Case(lambda w: groups.canonical_groups(w.classes), waits=1, host=True),
     "held_out.held_out_auc": Case(lambda w: held_out.held_out_auc(w.R, w.P, w.label, share=0.1), waits=2),
     "held_out.held_out_summary": Case(

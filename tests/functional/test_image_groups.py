@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional import groups as groups_module
 from concept_monitor_cli.functional.calibration import random_top_images, shuffled
 from concept_monitor_cli.functional.groups import (
     ImageGroups,
@@ -77,6 +78,26 @@ def test_rotations_agree_image_by_image() -> None:
     many = Rotations.draw(groups, 4, 4000, np.random.default_rng(1))
     got = groups.of[many.source_of(3)[:, 1]]
     assert np.allclose(np.bincount(got, minlength=4) / 4000, 0.25, atol=0.03)
+
+
+@pytest.mark.parametrize("units", [1, 5, 70])
+@pytest.mark.parametrize(
+    "numbers", [[0], [0, 0, 0], list(range(30)), GROUPS, [*range(20), 3, 7, 7], [0, 0, 1, 1, 1] * 9]
+)
+@pytest.mark.parametrize("room", [1, 1 << 21])
+def test_permuted_activations_are_those_of_the_sources(
+    numbers: list[int], units: int, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups_module, "_PLACES", room)
+    groups = ImageGroups.read(numbers)
+    rotations = Rotations.draw(groups, units, 2, np.random.default_rng(0))
+    Q = torch.randn(len(numbers), units, generator=torch.Generator().manual_seed(0))
+    for values in (Q, Q.T.contiguous().T, Q.bfloat16()):
+        for number in range(2):
+            rows = [permuted_twin(groups.of.tolist(), np.roll(rotations.order[number], -shift).tolist())
+                    for shift in rotations.shift[number]]  # fmt: skip
+            expected = torch.stack([values[own, unit] for unit, own in enumerate(rows)], 1)
+            assert torch.equal(rotations.permuted(number, values), expected)
 
 
 def test_a_resample_draws_whole_groups() -> None:

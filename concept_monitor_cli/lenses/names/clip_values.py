@@ -96,7 +96,9 @@ class ValuedLayer:
         found = []
         for some in spans(rounds, TOGETHER // pooled.numel() if large else 1):
             layers = pooled.new_empty(len(pooled), units * (some.stop - some.start))
-            for number, layer in zip(range(some.start, some.stop), layers.split(units, 1), strict=True):
+            for number, layer in zip(
+                range(some.start, some.stop), torch.split(layers, units, 1), strict=True
+            ):
                 layer.copy_(shuffled(pooled, groups=context.groups, seed=context.seed * 100_003 + number))
             found.append(best(context.activations, layers).view(-1, units))
         return torch.cat(found)
