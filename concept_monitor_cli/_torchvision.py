@@ -20,6 +20,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import re
 import sys
 from contextlib import suppress
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -42,9 +43,10 @@ def _is_declared(operator: str) -> bool:
 
 
 def _compiled_parts(package: Path) -> list[Path]:
-    # `_C.so`, `_C.pyd`, `_C.cpython-311-x86_64-linux-gnu.so`
-    names = {f"_C{suffix}" for suffix in EXTENSION_SUFFIXES}
-    return sorted(path for path in package.glob("_C*") if path.name in names)
+    # `_C.so`, `_C.pyd`, `_C.cpython-311-x86_64-linux-gnu.so`, from torchvision 0.29 on `_C_stable.so`. None may
+    # be missed: an operator that is declared here and registered by the library afterwards ends the process.
+    endings = "|".join(map(re.escape, EXTENSION_SUFFIXES))
+    return sorted(path for path in package.glob("_C*") if re.fullmatch(rf"_C\w*({endings})", path.name))
 
 
 def make_importable() -> bool:
