@@ -43,7 +43,7 @@ def _is_declared(operator: str) -> bool:
 
 
 def _compiled_parts(package: Path) -> list[Path]:
-    # `_C.so`, `_C.pyd`, `_C.cpython-311-x86_64-linux-gnu.so`, from torchvision 0.29 on `_C_stable.so`. None may
+    # `_C.so`, `_C.pyd`, `_C.cpython-311-x86_64-linux-gnu.so`, `_C_stable.so` (torchvision 0.29). None may
     # be missed: an operator that is declared here and registered by the library afterwards ends the process.
     endings = "|".join(map(re.escape, EXTENSION_SUFFIXES))
     return sorted(path for path in package.glob("_C*") if re.fullmatch(rf"_C\w*({endings})", path.name))

@@ -12,7 +12,14 @@ import pytest
 import torch
 from encoder_helpers import NoisePixels, TinyClip
 
-from concept_monitor_cli.encoders import ClipEncoder, check_templates, embed_images, embed_texts, load_encoder
+from concept_monitor_cli.encoders import (
+    ClipEncoder,
+    check_templates,
+    embed,
+    embed_images,
+    embed_texts,
+    load_encoder,
+)
 from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.progress import Silent
 from concept_monitor_cli.store import Store
@@ -113,6 +120,23 @@ def test_a_failing_block_leaves_nothing_and_the_rest_is_kept(encoder: Counting, 
     result = embed_images(encoder_store, encoder, pixels)
     assert encoder.images == 5
     np.testing.assert_allclose(result, encoder.image(torch.from_numpy(pixels.values)).numpy(), atol=1e-6)
+
+
+def test_a_processor_takes_few_images_at_a_time(
+    encoder: Counting, encoder_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embed, "HOST_BATCH", 4)
+    lengths: list[int] = []
+    image = encoder.image
+
+    def counted(batch: torch.Tensor) -> torch.Tensor:
+        lengths.append(len(batch))
+        return image(batch)
+
+    monkeypatch.setattr(encoder, "image", counted)
+    embed_images(encoder_store, encoder, NoisePixels(13))
+    assert sum(lengths) == 13
+    assert max(lengths) == 4
 
 
 def test_pixels_that_do_not_fit(encoder: Counting, encoder_store: Store) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional import _blocks, similarity
-from concept_monitor_cli.functional.similarity import ConceptActivations, cosine, pmi, reorder
+from concept_monitor_cli.functional.similarity import ConceptActivations, pmi, reorder
 from concept_monitor_cli.functional.topk import top_images
 from tests.functional import twins
 
@@ -65,25 +65,6 @@ def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """Both ways of making a sum over many terms, whatever their number."""
     monkeypatch.setattr(_blocks, "WORTH_COMPILING", 0 if request.param else 1 << 62)
     return bool(request.param)
-
-
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(
-    ("score", "best"), [(cosine.cos, cosine.best_cos), (cosine.cos_cubed, cosine.best_cos_cubed)]
-)
-@pytest.mark.parametrize("matrix", [True, False])
-def test_best_scores_are_those_of_the_table(
-    score: Callable[..., Tensor], best: Callable[..., Tensor], case: str, matrix: bool
-) -> None:
-    n, m, c, kind = CASES[case]
-    images, texts = embeddings(n, 40 * m)  # some blocks of concepts
-    P = (
-        ConceptActivations.from_matrix(images @ texts.T)
-        if matrix
-        else ConceptActivations.from_embeddings(images, texts)
-    )
-    Q = activations(n, c, kind)
-    assert torch.equal(best(P, Q.clone()), score(P, Q).amax(1))
 
 
 @pytest.mark.parametrize("form", ["matrix", "transposed matrix", "embeddings"])
