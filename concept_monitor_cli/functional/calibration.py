@@ -366,6 +366,25 @@ def standardised(best: Tensor, null: Tensor) -> Tensor:
     return (best.double() - drawn.mean(0)) / drawn.std(0).clamp_min(tiny)
 
 
+def above_chance(found: Tensor, chance: Tensor) -> Tensor:
+    """How many standard deviations of chance lie between what was found and the mean of chance.
+
+    For `label_evidence`: both are of the best of all concepts, so a unit that is blind to the images
+    is at 0 on average, however many concepts there are.
+
+    Args:
+        found: `(C,)`.
+        chance: `(R,)`.
+
+    Returns:
+        `(C,)` float32; 0 where chance does not vary.
+    """
+    mean, deviation = chance.double().mean(), chance.double().std(correction=0)
+    if not deviation > _ROUNDING * (1 + mean.abs()):
+        return torch.zeros_like(found, dtype=torch.float32)
+    return ((found.double() - mean) / deviation).float()
+
+
 def above_untrained(values: Tensor, null: Tensor) -> Tensor:
     """How many standard deviations values lie above the mean of an untrained network's units.
 

@@ -32,7 +32,7 @@ KINDS: dict[str, int] = {
     "gradients": 1,
     "contributions": 1,
     "null": 4,
-    "findings": 6,
+    "findings": 7,
     "resampling": 4,
     "matching": 2,
     "presence": 1,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from concept_monitor_cli.functional.calibration import label_evidence
 from concept_monitor_cli.functional.groups import ImageGroups
 from concept_monitor_cli.functional.similarity.registry import (
     SIMILARITIES,
@@ -21,6 +22,20 @@ from concept_monitor_cli.lenses.names.clip_values import ValuedLayer
 from .clip_world import blind, found, make_world, planted, random_world
 
 NAMES = list(SIMILARITIES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("words", [12, 400])
+@pytest.mark.parametrize("units", [5, 60])
+def test_effects_of_blind_units_are_around_nothing(tmp_path: Path, name: str, words: int, units: int) -> None:
+    """Their best of many concepts is compared with the best of as many."""
+    effects: list[float] = []
+    for seed in range(60 // units):
+        world, rng = random_world(tmp_path / str(seed), 200, words, seed=seed)
+        detector = ClipDissect(name, top_k=20, stability=False)
+        effects += found(world, detector, blind(world, rng, units)).effect.tolist()  # type: ignore[union-attr]
+    assert abs(np.mean(effects)) < 0.5
+    assert np.mean(np.abs(effects) > 3) <= 0.05
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -39,12 +54,14 @@ def test_the_printed_concept_is_the_tested_one(tmp_path: Path, name: str) -> Non
         assert len(sets) == 2
         for part in layer.sized:
             random = layer.random_sets(part.size).values.double()
-            evidence = similarity.evidence(
-                world.activations, layer.top[: part.size, part.rows], a=similarity.a
-            )
+            top = layer.top[: part.size, part.units]
+            evidence = similarity.evidence(world.activations, top, a=similarity.a)
             label = printed[part.rows]
-            own = evidence.values.double().gather(1, label[:, None])[:, 0]
-            effect = (own - random[:, label].mean(0)) / random[:, label].std(0, correction=0)
+            own = evidence.values.double()[part.own].gather(1, label[:, None])[:, 0]
+            own = (own - random[:, label].mean(0)) / random[:, label].std(0, correction=0)
+            # Of a random set in the place of a unit, its own best concept too.
+            _, chance = label_evidence(evidence, layer.random_sets(part.size), lam=similarity.lam)
+            effect = (own - chance.double().mean()) / chance.double().std(correction=0)
             np.testing.assert_allclose(findings.effect[part.rows], effect, rtol=1e-3, atol=1e-3)  # type: ignore[index]
             # Among units of one size the test ranks units as the evidence for the printed concept does.
             order = np.argsort(-effect.numpy())

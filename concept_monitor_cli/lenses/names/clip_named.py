@@ -19,7 +19,8 @@ class Named:
         scores: `(U, M)`, what is printed and saved.
         order: `(U, M)`, what sorts a unit's concepts as `scores` do, and does not saturate.
         p_values: `(U,)` float64, of the first concept.
-        effect: `(U,)`, the evidence for the first concept in standard deviations of its null.
+        effect: `(U,)`, how far what speaks for the first concept is beyond what luck gives for its own first
+            concept, in standard deviations of that.
         draws: size of the null distribution.
         notes: what the user should know.
     """

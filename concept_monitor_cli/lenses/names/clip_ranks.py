@@ -10,6 +10,7 @@ from torch import Tensor
 
 from concept_monitor_cli.functional.calibration import (
     DRAWS,
+    above_chance,
     best_beyond_chance,
     beyond_chance,
     evidence_of,
@@ -103,8 +104,8 @@ class RankedLayer:
         # Of the concepts that are printed, read from the order that sorts the table.
         labels = top_rows(order[rows], 1)[0][:, 0]
         found = order[rows].amax(1) if self.few else evidence_of(evidence, null, labels)
-        p = p_values(found.cpu(), chance.cpu())
-        return p, evidence_of(evidence, random, labels).cpu(), len(chance)
+        found, chance = found.cpu(), chance.cpu()
+        return p_values(found, chance), above_chance(found, chance), len(chance)
 
     def scored(self) -> tuple[Tensor, Tensor]:
         """Scores and order alone, `(U, M)` each, as `name` has them."""
