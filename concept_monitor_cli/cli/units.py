@@ -87,8 +87,10 @@ def _show(console: Console, result: UnitsResult, wanted: Sequence[int]) -> None:
             )
         console.print(table)
         console.print(
-            "changes: those that drawing the images again would not undo. relabelled: every other label, by "
-            "luck too. own: those of units whose activations changed as well."
+            Text(
+                "changes: those that drawing the images again would not undo. relabelled: every other label, "
+                "by luck too. own: those of units whose activations changed as well. Each unit: units.csv"
+            )
         )
     if result.classes:
         last = max(row["epoch"] for row in result.classes)

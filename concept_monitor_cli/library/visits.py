@@ -190,7 +190,7 @@ class Visitor:
         dissect_network(study, self.run, file, checkpoint, architecture, result, begin)
         combine(study, self.run, architecture, finished=True)
         if not self._written:
-            study.warn_of_few_images()
+            study.warn_of_little_evidence()
         self._written.add(epoch)
         return Visit(epoch, name, result.forward_passes, result.floor_passes, result.forward_seconds)
 

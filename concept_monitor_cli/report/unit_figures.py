@@ -183,8 +183,9 @@ def _caption(look: Look) -> list[tuple[str, dict[str, Any]]]:
         lines += [(part, style) for part in textwrap.wrap(best, 30, max_lines=2, placeholder=" …")]
     colour = category_colour(look.category) if look.interpretable else _MUTED
     said = f"{look.category or 'no category'} {look.score:.3g}"
-    said = said if look.interpretable else f"{said}, not beyond chance"
     lines.append((said, {**small, "color": INK, "mark": colour}))
+    if not look.interpretable:
+        lines.append(("not beyond chance", {**small, "color": INK}))
     if len(look.concepts) > 1:
         lines.append((_short(f"then {', '.join(look.concepts[1:3])}", 36), {**small, "fontsize": 7}))
     return lines

@@ -150,7 +150,10 @@ def train(folder: Path, epochs: int, seed: int, result: DemoResult, progress: Pr
                 advance(_BATCH)
             _keep(model, folder, epoch)
             result.accuracy.append(_accuracy(model, held_out, held_out_labels))
-            progress.notice(f"epoch {epoch}: {result.accuracy[-1]:.0%} of held-out pictures named right")
+            progress.notice(
+                f"epoch {epoch}: {result.accuracy[-1]:.0%} of held-out pictures named right "
+                f"({1 / len(classes):.0%} by chance)"
+            )
 
 
 def _pictures(count: int, series: int, progress: Progress) -> tuple[Tensor, Tensor, tuple[str, ...]]:

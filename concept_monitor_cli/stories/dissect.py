@@ -187,7 +187,7 @@ def dissect_study(
     combine(study, run, architecture, finished=True)
     if architecture is not None:
         result.images = len(study.context.probe)
-        study.warn_of_few_images()
+        study.warn_of_little_evidence()
     elif result.waiting:
         study.progress.detail(f"{len(result.waiting)} checkpoints wait for parts of their images")
     elif errors and study.shard_count == 1:

@@ -128,7 +128,7 @@ def plan(options: DissectOptions, progress: Progress = SILENT) -> Plan:
         if (own := study.image_shard) is not None:
             parts = parts_of(found.images, options.batch_size, own.count)
             found.own_images = sum(len(part) for part in parts if part.index == own.index)
-        study.warn_of_few_images()
+        study.warn_of_little_evidence()
         found.decode, found.decode_bytes = study.to_decode.images, study.to_decode.bytes
     steps = found.checkpoints
     found.forward_passes = found.untrained_passes + sum(step.forward_passes for step in steps)

@@ -476,8 +476,12 @@ class Study:
             self.notice(groups)
         return context
 
-    def warn_of_few_images(self) -> None:
-        """Say what suffers where there are few probing images."""
+    def warn_of_little_evidence(self) -> None:
+        """Say what suffers where there are few probing images, or nothing to choose from."""
+        if len(words := self.context.concepts.concepts) == 1:
+            self.progress.warning(
+                f"every unit is named {words[0]!r}, the only concept; give more: --concepts"
+            )
         count = len(self.context.probe)
         if count < FEW_IMAGES and self.options.probe not in (None, BUILTIN):
             self.progress.warning(

@@ -68,7 +68,8 @@ def test_pictures_can_be_drawn_and_name_the_concepts(tmp_path: Path) -> None:
         "epoch 0",
         "striped",
         "dead: no concept",
-        "texture 1, not beyond chance",
+        "texture 1",
+        "not beyond chance",
         "then grid",
         "Unit 7 of layer4",
     } <= texts
@@ -81,6 +82,18 @@ def test_pictures_can_be_drawn_and_name_the_concepts(tmp_path: Path) -> None:
     titles = {axes.get_title(loc="left") for axes in figure.axes}
     assert {"7: striped  1", "12: striped  1"} <= titles
     save(figure, tmp_path / "top", ["png", "svg", "pdf"])
+
+
+def test_no_line_runs_over_the_images() -> None:
+    names: dict[str, object] = {"concepts": ("mountain bike tires",), "category": "no category of these"}
+    figure = unit_over_epochs(
+        [_look(0, **names), _look(1, interpretable=False, **names)], layer="layer4", unit=7
+    )
+    figure.canvas.draw()
+    images = min(axes.get_window_extent().x0 for axes in figure.axes)
+    lines = [text for text in figure.texts if text.get_text() != "Unit 7 of layer4"]
+    assert len(lines) == 9
+    assert max(text.get_window_extent().x1 for text in lines) < images
 
 
 def test_a_long_formula_takes_two_lines() -> None:

@@ -345,6 +345,15 @@ def test_probe_smaller_than_the_top_images_is_said(bench: Bench, cmon) -> None:
     assert "40 images, so soft-wpmi looks at 10 instead of 100 top images" in answer.err
 
 
+def test_one_concept_is_nothing_to_choose_from(bench: Bench, cmon) -> None:
+    words = bench.root / "one.txt"
+    words.write_text("red\n")
+    assert "the only concept; give more" in cmon(*bench.dissect("--concepts", words, "--epochs", "last")).err
+    assert (
+        "the only concept" not in cmon(*bench.dissect("--epochs", "last", "--out", bench.root / "more")).err
+    )
+
+
 def test_shares_of_two_processes_make_the_whole(bench: Bench, cmon) -> None:
     assert cmon(*bench.dissect("-q")).code == 0
     for share in ("2/2", "1/2"):
