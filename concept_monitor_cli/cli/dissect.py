@@ -114,7 +114,8 @@ def _lines(plan: Plan) -> Iterator[str]:
     if plan.embed:
         yield f"{plan.embed:,} images to embed"
     spool = f", and {readable_size(plan.spool)} for a while" if plan.spool else ""
-    yield f"Together: {_passes(plan.forward_passes)}; {readable_size(plan.bytes)} to keep{spool}."
+    passes = _passes(plan.forward_passes + plan.floor_passes)
+    yield f"Together: {passes}; {readable_size(plan.bytes)} to keep{spool}."
 
 
 def _passes(count: int) -> str:

@@ -37,7 +37,7 @@ def test_dry_run_says_what_would_be_done_and_touches_nothing(bench: Bench, cmon)
     assert answer.code == 0, answer.err
     assert "epoch_5.pth (epoch 5): a forward pass over 40 images for layer3" in answer.out
     assert "40 images to decode" in answer.out
-    assert "Together: 3 forward passes" in answer.out
+    assert "Together: 4 forward passes" in answer.out
     found = cmon(*bench.dissect("--dry-run", "--json")).json()
     assert found["dry_run"]
     assert "done" not in found
