@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional._blocks import spans
 from concept_monitor_cli.functional.evaluation.simulation import ACTIVE_SHARE, active_images
 from concept_monitor_cli.functional.ranks import average_ranks
 
@@ -28,6 +29,8 @@ _WORDS: dict[Measure, tuple[tuple[float, Word], ...]] = {
     "auc": ((0.2, "well"), (0.1, "somewhat"), (0.03, "weakly")),
     "iou": ((0.04, "well"), (0.02, "somewhat"), (0.005, "weakly")),
 }
+# Images by concepts, or units, that are looked at at a time: two such blocks of float64.
+_VALUES = 1 << 22
 # Standard errors by which the mean must be above chance to be called better at all.
 _ERRORS = 2.0
 
@@ -70,10 +73,15 @@ def held_out_auc(
     named = labels >= 0
     alive = activations.amax(0) > activations.amin(0)
     usable = named & alive
-    on = active_images(activations, share).double()
-    on = torch.where(usable & activations.isfinite().all(0), on, torch.nan)
-    hits = on.sum(0)
-    area = (average_ranks(presence).T @ on - hits * (hits + 1) / 2) / (hits * (n - hits))  # (L, C)
+    active = active_images(activations, share)
+    hits = active.sum(0).double().masked_fill_(~(usable & activations.isfinite().all(0)), torch.nan)
+    area = torch.empty(presence.shape[1], units, dtype=torch.float64, device=presence.device)
+    # Ranks are whole numbers and halves: sums of them are exact, in blocks of any size.
+    for concepts in spans(presence.shape[1], _VALUES // n):
+        ranks = average_ranks(presence[:, concepts]).T
+        for some in spans(units, _VALUES // n):
+            area[concepts, some] = ranks @ active[:, some].double()
+    area = area.sub_(hits * (hits + 1) / 2).div_(hits * (n - hits))
     own = area.gather(0, labels.clamp_min(0)[None])[0]
     # Weighted by how many other units have each concept.
     counts = torch.bincount(labels[usable], minlength=presence.shape[1]).double()

@@ -20,6 +20,7 @@ from concept_monitor_cli.functional.firing import firing
 from concept_monitor_cli.functional.held_out import Measure, held_out_auc, held_out_summary
 from concept_monitor_cli.functional.topk import dead_units, top_rows
 from concept_monitor_cli.lenses.responses import Responses, number_or_none
+from concept_monitor_cli.models.allocator import give_back_freed_memory
 
 if TYPE_CHECKING:
     from concept_monitor_cli.store import Entry, Writer
@@ -107,6 +108,7 @@ def name_on_halves(entry: Entry, context: Context, score: Score) -> Halves | Non
     Q = torch.from_numpy(_columns(responses, units)).to(context.device)
     rows = [half for half, _ in context.halves]
     named = [_named(some, Q[half], half, score) for half, some in context.halves]
+    give_back_freed_memory(Q.nbytes)
     names = np.asarray([*context.concepts.concepts, ""], dtype=object)
     found = [_predicts(context, named[here][0], Q[rows[1 - here]], rows[1 - here]) for here in (0, 1)]
     own, chance = (torch.stack(pair).nanmean(0).cpu().numpy() for pair in zip(*found, strict=True))

@@ -27,6 +27,7 @@ from concept_monitor_cli.report.style import save
 from concept_monitor_cli.run import TABLES
 from concept_monitor_cli.stories.activations import RecordedLayer, recorded_layers, usable
 from concept_monitor_cli.stories.opened import OpenRun
+from concept_monitor_cli.stories.part import earlier, figure_path, is_among, places
 from concept_monitor_cli.stories.stats import plain_rows
 from concept_monitor_cli.wording import counted
 
@@ -40,6 +41,9 @@ _PAIRED: dict[str, Callable[[Centred, Centred], float]] = {
     "procrustes": measures.procrustes,
 }
 _CANONICAL = ("svcca", "pwcca")
+# What a row is of, and what that is compared with.
+_PLACE = ("run", "epoch", "checkpoint", "layer")
+_OTHER = tuple(f"other_{column}" for column in _PLACE)
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def dynamics(options: DynamicsOptions, progress: Progress = SILENT) -> DynamicsR
     run = opened[0].run
     tables = {"similarity": similarity, "dimension": dimension}
     for name, rows in tables.items():
-        run.write_csv(name, rows)
+        run.write_csv(name, _with_rest(opened, name, rows))
     result.similarity, result.dimension = (
         plain_rows(TABLES[name].frame(rows)) for name, rows in tables.items()
     )
@@ -120,9 +124,36 @@ def dynamics(options: DynamicsOptions, progress: Progress = SILENT) -> DynamicsR
         }
         for stem, figure in figures.items():
             result.plots += save(
-                figure, run.plots / f"{stem}.{name}", options.plot_formats, caption=opened[0].caption
+                figure,
+                figure_path(opened[0], stem, name, part=any(each.is_part for each in opened)),
+                options.plot_formats,
+                caption=opened[0].caption,
             )
     return result
+
+
+def _with_rest(opened: Sequence[OpenRun], name: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows that were made now and, of a part of the runs, those of the table before that these do not renew.
+
+    Of layers and epochs that the runs still have. Rows of runs that are not named now go, as they do where
+    all is asked for.
+    """
+    import pandas as pd
+
+    before = earlier(opened[0].run, name) if any(run.is_part for run in opened) else None
+    if before is None:
+        return rows
+    has = {
+        (called, *place)
+        for run, called in zip(opened, _names(opened), strict=True)
+        for place in places(run.all_moments, _PLACE[1:])
+    }
+    ends = [_PLACE, _OTHER] if name == "similarity" else [_PLACE]
+    own = [*(column for end in ends for column in end), "measure"]
+    stays = ~is_among(before, own, places(rows, own))
+    for end in ends:
+        stays &= is_among(before, end, has)
+    return pd.concat([rows, before[stays]], ignore_index=True)
 
 
 def _check_images(opened: Sequence[OpenRun]) -> None:
@@ -330,13 +361,14 @@ def convergence(similarity: pd.DataFrame, threshold: float) -> list[Convergence]
     for (run, layer), rows in own.groupby(["run", "layer"], sort=False):
         places = zip(rows["epoch"].tolist(), rows["other_epoch"].tolist(), strict=True)
         pairs = dict(zip(places, rows["value"].tolist(), strict=True))
-        epochs = sorted({epoch for epoch, _ in pairs})
-        last = epochs[-1]
+        last = max(epoch for epoch, _ in pairs)
+        # A table that was written part by part need not have every pair.
+        epochs = sorted({epoch for epoch, _ in pairs if (epoch, last) in pairs})
         near = np.array([pairs[epoch, last] >= threshold for epoch in epochs])
         near[-1] = True
         start = _stays_from(near)
         earlier = [pairs[epoch, last] for epoch in epochs[:start]]
-        speed = {now: 1 - pairs[now, later] for now, later in pairwise(epochs)}
+        speed = {now: 1 - pairs[now, later] for now, later in pairwise(epochs) if (now, later) in pairs}
         found.append(
             Convergence(str(run), str(layer), epochs[start], max(earlier) if earlier else None, speed)
         )

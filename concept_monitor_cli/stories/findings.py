@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -17,11 +17,40 @@ if TYPE_CHECKING:
     from concept_monitor_cli.monitor.history import History
 
 
+def findings_of(opened: OpenRun) -> list[Finding]:
+    """What a run says of what is asked for.
+
+    All statements about a run count against each other, so those about a part of it are chosen from what the
+    whole run says.
+
+    Args:
+        opened: the run.
+    """
+    if not opened.is_part:
+        return findings(run_tables(opened))
+    found = findings(run_tables(opened.whole()))
+    said = [each for each in found if _is_about(each, opened)]
+    if found and not said:
+        opened.progress.notice("nothing of what the run says is about this part of it")
+    return said
+
+
+def _is_about(found: Finding, opened: OpenRun) -> bool:
+    """Whether a sentence is about the run, or about layers and epochs that are asked for."""
+    asked = opened.moments
+    named: dict[str, list[Any]] = {
+        "layer": [found.layer] if found.layer else [],
+        "detector": [found.detector] if found.detector else [],
+        "epoch": [epoch for epoch in (found.epoch, found.from_epoch) if epoch is not None],
+    }
+    return all(set(values) <= set(asked[column]) for column, values in named.items())
+
+
 def write_findings(opened: OpenRun, statistics: pd.DataFrame) -> list[Finding]:
     """Write `findings.csv` of a run, and give its rows.
 
     Args:
-        opened: the run.
+        opened: the run, all that it has.
         statistics: of its layers and detectors, as `statistics_of` counts them.
     """
     found = findings(run_tables(opened, statistics))

@@ -33,6 +33,7 @@ from concept_monitor_cli.progress import Progress
 from concept_monitor_cli.run import TABLES
 from concept_monitor_cli.store import Key, Writer
 from concept_monitor_cli.stories.opened import OpenRun
+from concept_monitor_cli.stories.part import rest_of, with_rest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +47,9 @@ _OPEN = 128
 def write_lives(opened: OpenRun, *, resamples: int, seed: int, progress: Progress) -> pd.DataFrame:
     """Write `units.csv`, `changes.csv` and `self_similarity.csv` of a run.
 
+    Of a part of the layers: rows of the others stay. Of a part of the epochs nothing is written, for a life
+    takes all of them.
+
     Args:
         opened: the run.
         resamples: how often the images are drawn again to see which changes are more than luck; 0 leaves
@@ -54,7 +58,7 @@ def write_lives(opened: OpenRun, *, resamples: int, seed: int, progress: Progres
         progress: told what happens.
 
     Returns:
-        The rows of `units.csv`.
+        The rows of `units.csv` that were asked for.
 
     Raises:
         InputError: images or activations that are needed are gone.
@@ -79,10 +83,18 @@ def write_lives(opened: OpenRun, *, resamples: int, seed: int, progress: Progres
             )
         )
     table = TABLES["units"].frame(pd.concat(lives, ignore_index=True))
-    opened.run.write_csv("units", table)
+    if opened.lacks_epochs:
+        progress.notice(
+            "units.csv, changes.csv and self_similarity.csv tell of all epochs: only some were asked for, so "
+            "they are left as they are"
+        )
+        return table
+    opened.run.write_csv("units", with_rest(opened, "units", table))
     for name, parts in (("self_similarity", itself), ("changes", changes)):
-        if parts:
-            opened.run.write_csv(name, pd.concat(parts, ignore_index=True))
+        rest = rest_of(opened, name)
+        found = parts if rest is None else [*parts, rest]
+        if found:
+            opened.run.write_csv(name, pd.concat(found, ignore_index=True))
         else:
             # An earlier one would not belong to the units.csv beside it.
             (opened.run.tables / f"{name}.csv").unlink(missing_ok=True)

@@ -40,6 +40,8 @@ _COLUMNS = (
     *("epoch", "checkpoint", "layer", "unit", "detector", "rank", "concept", "category"),
     *("score", "p_value", "interpretable", "state", "effect"),
 )
+#: What a concept table is of.
+MOMENT = ("epoch", "checkpoint", "layer", "detector")
 
 
 class WithoutNotices:
@@ -123,6 +125,35 @@ class OpenRun:
             epochs = options.epochs.select(table["epoch"].unique().tolist())
             table = table[table["epoch"].isin(epochs)].reset_index(drop=True)
         return table
+
+    @cached_property
+    def moments(self) -> pd.DataFrame:
+        """Epoch, checkpoint, layer and detector (`MOMENT`) of the concept tables that are asked for."""
+        return self.table[list(MOMENT)].drop_duplicates()
+
+    @cached_property
+    def all_moments(self) -> pd.DataFrame:
+        """The same of all concept tables of the run."""
+        options = self.options
+        if not options.layers and options.detector is None and options.epochs is None:
+            return self.moments
+        return self.run.concepts(columns=(), best=True)[list(MOMENT)].drop_duplicates()
+
+    @property
+    def is_part(self) -> bool:
+        """Whether a part of the run is asked for, and not all that it has."""
+        return len(self.moments) < len(self.all_moments)
+
+    @property
+    def lacks_epochs(self) -> bool:
+        """Whether layers are asked for without some of their epochs."""
+        place = ["layer", "detector"]
+        asked = self.moments[place].drop_duplicates()
+        return len(self.all_moments.merge(asked, on=place)) > len(self.moments)
+
+    def whole(self) -> OpenRun:
+        """The same run, all that it has."""
+        return OpenRun(self.run.root, ReadingOptions.of(self.options), WithoutNotices(self.progress))
 
     @property
     def name(self) -> str:

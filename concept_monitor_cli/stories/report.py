@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concept_monitor_cli.errors import CmonError, InputError
-from concept_monitor_cli.monitor.findings import findings
 from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.options import DynamicsOptions, ReadingOptions, ReportOptions
 from concept_monitor_cli.progress import SILENT, Progress
@@ -43,7 +42,7 @@ from concept_monitor_cli.run import RunFolder
 from concept_monitor_cli.store import Key, Store, write_text_atomic
 from concept_monitor_cli.stories.compare import told_apart, two_names
 from concept_monitor_cli.stories.dynamics import convergence, in_words
-from concept_monitor_cli.stories.findings import run_tables
+from concept_monitor_cli.stories.findings import findings_of
 from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.stats import statistics_of
 
@@ -100,7 +99,7 @@ def report(options: ReportOptions, progress: Progress = SILENT) -> ReportResult:
         opened.histories,
         tables,
         pictures,
-        findings=findings(run_tables(opened)),
+        findings=findings_of(opened),
         tracked=options.units,
         structure=structure,
         beside=None if options.other is None else _beside(opened, options.other, options, progress),

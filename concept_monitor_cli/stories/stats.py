@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,9 @@ from concept_monitor_cli.report.statistics_figures import (
 )
 from concept_monitor_cli.report.style import save
 from concept_monitor_cli.run import TABLES
-from concept_monitor_cli.stories.findings import beside_records, write_findings
-from concept_monitor_cli.stories.opened import OpenRun
+from concept_monitor_cli.stories.findings import beside_records, findings_of, write_findings
+from concept_monitor_cli.stories.opened import MOMENT, OpenRun
+from concept_monitor_cli.stories.part import figure_path, is_among, places, with_rest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,20 +48,26 @@ class StatsResult:
 def stats(options: StatsOptions, progress: Progress = SILENT) -> StatsResult:
     """Count what the units of a run detect.
 
+    Of a part of the run the rows of `tables/statistics.csv` are written anew, the others stay;
+    `tables/findings.csv` is of the whole run.
+
     Args:
         options: which run, layers, epochs; another run to draw beside it.
         progress: told what happens.
 
     Returns:
-        What was found; `tables/statistics.csv` and the plots are in the run folder.
+        What was found; the tables and the plots are in the run folder.
 
     Raises:
         InputError: there is no run, or no such layer, detector or epoch in it.
     """
     opened = OpenRun(options.out, options, progress)
-    frame = statistics_of(opened)
-    opened.run.write_csv("statistics", frame)
-    found = write_findings(opened, frame)
+    # The categories of a layer are those that it has at any epoch.
+    counted = OpenRun(options.out, replace(options, epochs=None), progress) if opened.lacks_epochs else opened
+    frame = statistics_of(counted)
+    opened.run.write_csv("statistics", with_rest(opened, "statistics", frame))
+    found = findings_of(opened) if opened.is_part else write_findings(opened, frame)
+    frame = frame[is_among(frame, MOMENT, places(opened.moments, MOMENT))]
     other = None
     if options.against is not None:
         second = OpenRun(options.against, options, progress)
@@ -82,7 +89,7 @@ def stats(options: StatsOptions, progress: Progress = SILENT) -> StatsResult:
                     fdr={opened.name: opened.fdr, second.name: second.fdr},
                 )
         for name, figure in figures.items():
-            path = opened.run.plots / f"{name}.{detector}"
+            path = figure_path(opened, name, str(detector))
             result.plots += save(figure, path, options.plot_formats, caption=opened.caption)
     return result
 

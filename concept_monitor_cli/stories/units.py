@@ -26,6 +26,7 @@ from concept_monitor_cli.run.made import MadePicture, made_pictures, read_pictur
 from concept_monitor_cli.stories.embed import check_units
 from concept_monitor_cli.stories.lives import write_lives
 from concept_monitor_cli.stories.opened import OpenRun
+from concept_monitor_cli.stories.part import figure_path
 from concept_monitor_cli.stories.stats import plain_rows
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ def units(options: UnitsOptions, progress: Progress = SILENT) -> UnitsResult:
         progress: told what happens.
 
     Returns:
-        What was found; `tables/units.csv`, `tables/changes.csv` (where confidence could be tested),
-        `tables/text-matches.csv` (with `--match`) and the plots are in the run folder.
+        What was found; `tables/units.csv`, `tables/changes.csv` (where confidence could be tested; both of
+        all epochs only), `tables/text-matches.csv` (with `--match`) and the plots are in the run folder.
 
     Raises:
         InputError: there is no run, or no such layer, unit or epoch in it; images or activations that the
@@ -105,7 +106,10 @@ def units(options: UnitsOptions, progress: Progress = SILENT) -> UnitsResult:
         for detector, rows in counts.groupby("detector", sort=True):
             figure = class_table({opened.name: rows})
             result.plots += save(
-                figure, opened.run.plots / f"classes.{detector}", options.plot_formats, caption=opened.caption
+                figure,
+                figure_path(opened, "classes", str(detector)),
+                options.plot_formats,
+                caption=opened.caption,
             )
     return result
 
