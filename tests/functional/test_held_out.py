@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional import held_out
 from concept_monitor_cli.functional.held_out import held_out_auc, held_out_summary
 
 
@@ -44,7 +45,9 @@ def twin(Q: np.ndarray, P: np.ndarray, labels: list[int], share: float) -> tuple
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_equal_to_the_twin(seed: int) -> None:
+@pytest.mark.parametrize("room", [1, 200, 1 << 22])
+def test_equal_to_the_twin(seed: int, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_out, "_VALUES", room)
     rng = np.random.default_rng(seed)
     Q = rng.normal(size=(40, 7)).round(1).astype(np.float32)
     P = rng.normal(size=(40, 5)).round(1).astype(np.float32)
