@@ -479,9 +479,7 @@ class Study:
     def warn_of_little_evidence(self) -> None:
         """Say what suffers where there are few probing images, or nothing to choose from."""
         if len(words := self.context.concepts.concepts) == 1:
-            self.progress.warning(
-                f"every unit is named {words[0]!r}, the only concept; give more: --concepts"
-            )
+            self.warning(f"{words[0]!r} is the only concept; give more to choose from: --concepts")
         count = len(self.context.probe)
         if count < FEW_IMAGES and self.options.probe not in (None, BUILTIN):
             self.progress.warning(

@@ -348,7 +348,10 @@ def test_probe_smaller_than_the_top_images_is_said(bench: Bench, cmon) -> None:
 def test_one_concept_is_nothing_to_choose_from(bench: Bench, cmon) -> None:
     words = bench.root / "one.txt"
     words.write_text("red\n")
-    assert "the only concept; give more" in cmon(*bench.dissect("--concepts", words, "--epochs", "last")).err
+    assert (
+        "the only concept; give more to choose from"
+        in cmon(*bench.dissect("--concepts", words, "--epochs", "last")).err
+    )
     assert (
         "the only concept" not in cmon(*bench.dissect("--epochs", "last", "--out", bench.root / "more")).err
     )
