@@ -379,10 +379,7 @@ def above_chance(found: Tensor, chance: Tensor) -> Tensor:
     Returns:
         `(C,)` float32; 0 where chance does not vary.
     """
-    mean, deviation = chance.double().mean(), chance.double().std(correction=0)
-    if not deviation > _ROUNDING * (1 + mean.abs()):
-        return torch.zeros_like(found, dtype=torch.float32)
-    return ((found.double() - mean) / deviation).float()
+    return ((found - chance.mean()) / _spread(chance[:, None])).float()
 
 
 def above_untrained(values: Tensor, null: Tensor) -> Tensor:

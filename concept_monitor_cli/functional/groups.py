@@ -97,6 +97,11 @@ class ImageGroups:
         place[self.members] = np.arange(self.n_images) - np.repeat(self.starts, self.sizes)
         return place
 
+    def members_at(self, groups: IntArray, place: IntArray) -> IntArray:
+        """Of each group the member at a place, counted round where the group is smaller; they broadcast."""
+        found: IntArray = self.members[self.starts[groups] + place % self.sizes[groups]]
+        return found
+
 
 def canonical_groups(groups: Tensor | IntArray | Sequence[int]) -> Tensor:
     """The same groups, numbered from 0 in the order of their first images, `(N,)` int64, on the host.
@@ -126,8 +131,7 @@ def permuted_images(groups: ImageGroups, order: IntArray) -> IntArray:
         >>> permuted_images(ImageGroups.read([0, 0, 1, 1]), np.array([1, 0])).tolist()
         [2, 3, 0, 1]
     """
-    coming = np.asarray(order)[..., groups.of]
-    return groups.members[groups.starts[coming] + groups.place % groups.sizes[coming]]
+    return groups.members_at(np.asarray(order)[..., groups.of], groups.place)
 
 
 @dataclass(frozen=True)
@@ -167,11 +171,7 @@ class Rotations:
         groups = self.groups
         images = np.arange(groups.n_images) if images is None else images
         places = (groups.of[images, None] + self.shift[round_, units]) % groups.n_groups
-        coming = self.order[round_][places]
-        found: IntArray = groups.members[
-            groups.starts[coming] + groups.place[images, None] % groups.sizes[coming]
-        ]
-        return found
+        return groups.members_at(self.order[round_][places], groups.place[images, None])
 
     def permuted(self, round_: int, values: Tensor) -> Tensor:
         """`values[sources[i, k], k]` for every image and unit: `(N, C)` -> `(N, C)`.
@@ -200,11 +200,7 @@ class Rotations:
         """The image whose activation this one gets, in all rounds and for all units: `(R, C)`."""
         groups = self.groups
         places = (groups.of[image] + self.shift) % groups.n_groups
-        coming = np.take_along_axis(self.order, places, axis=1)
-        image_of: IntArray = groups.members[
-            groups.starts[coming] + groups.place[image] % groups.sizes[coming]
-        ]
-        return image_of
+        return groups.members_at(np.take_along_axis(self.order, places, axis=1), groups.place[image])
 
 
 def _turned(values: Tensor, shift: IntArray) -> Tensor:

@@ -136,7 +136,7 @@ CASES: dict[str, Case] = {
     "calibration.p_values": Case(lambda w: calibration.p_values(w.Q[0], w.Q[:, 0]), waits=3),
     "calibration.pooled_p_values": Case(lambda w: calibration.pooled_p_values(w.Q[0], w.null), waits=2),
     "calibration.standardised": Case(lambda w: calibration.standardised(w.Q[0], w.null)),
-    "calibration.above_chance": Case(lambda w: calibration.above_chance(w.Q[0], w.null[0]), waits=1),
+    "calibration.above_chance": Case(lambda w: calibration.above_chance(w.Q[0], w.null[0])),
     "calibration.above_untrained": Case(lambda w: calibration.above_untrained(w.Q[0], w.null[0])),
     "calibration.benjamini_hochberg": Case(lambda w: calibration.benjamini_hochberg(w.p, 0.3), waits=2),
     "circuits.sampling_error": Case(
