@@ -272,12 +272,40 @@ def permuted_best_scores(
     Returns:
         `(B, C)` float32, for `pooled_p_values`.
     """
-    return torch.stack(
-        [
-            score(shuffled(Q, groups=groups, seed=seed * 100_003 + b)).amax(1).float()
-            for b in range(permutations)
-        ]
+    return best_of_permutations(
+        lambda mixed: score(mixed).amax(1).float(), Q, groups=groups, permutations=permutations, seed=seed
     )
+
+
+def best_of_permutations(
+    best: Callable[[Tensor], Tensor],
+    Q: Tensor,
+    *,
+    groups: ImageGroups | None = None,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+    together: int = 1,
+) -> Tensor:
+    """`permuted_best_scores` where the best scores are found without a table of all concepts.
+
+    Args:
+        best: `(N, n) -> (n,)`, e.g. `best_cos`; it may overwrite what it is given.
+        Q: `(N, C)` pooled activations.
+        groups: as for `permuted_best_scores`.
+        permutations: `B`.
+        seed: of the permutations.
+        together: permutations that are given to `best` at once, side by side.
+
+    Returns:
+        `(B, C)`.
+    """
+    units, found = Q.shape[1], []
+    for some in spans(permutations, together):
+        layers = Q.new_empty(len(Q), units * (some.stop - some.start))
+        for number, layer in zip(range(some.start, some.stop), torch.split(layers, units, 1), strict=True):
+            layer.copy_(shuffled(Q, groups=groups, seed=seed * 100_003 + number))
+        found.append(best(layers).view(-1, units))
+    return torch.cat(found)
 
 
 @torch.no_grad()

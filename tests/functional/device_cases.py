@@ -130,6 +130,11 @@ CASES: dict[str, Case] = {
     "calibration.beyond_chance": Case(lambda w: calibration.beyond_chance(_evidence(w), _chance(w))),
     "calibration.best_beyond_chance": Case(lambda w: calibration.best_beyond_chance(_chance(w))),
     "calibration.shuffled": Case(lambda w: calibration.shuffled(w.Q, groups=w.pairs)),
+    "calibration.best_of_permutations": Case(
+        lambda w: calibration.best_of_permutations(
+            lambda Q: (Q.T @ w.P).amax(1), w.Q, permutations=3, together=2
+        )
+    ),
     "calibration.permuted_best_scores": Case(
         lambda w: calibration.permuted_best_scores(lambda Q: Q.T @ w.P, w.Q, permutations=3)
     ),

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from concept_monitor_cli.functional._blocks import spans
-from concept_monitor_cli.functional.calibration import p_values, pooled_p_values, shuffled, standardised
+from concept_monitor_cli.functional.calibration import (
+    best_of_permutations,
+    p_values,
+    pooled_p_values,
+    standardised,
+)
 from concept_monitor_cli.functional.firing import firing
 from concept_monitor_cli.functional.similarity.activations import ConceptActivations
 from concept_monitor_cli.functional.similarity.registry import ValueSimilarity
@@ -93,15 +98,14 @@ class ValuedLayer:
         assert best is not None
         units, n_concepts = pooled.shape[1], context.activations.n_concepts
         large = units >= ENOUGH_UNITS and pooled.numel() * n_concepts >= ENOUGH
-        found = []
-        for some in spans(rounds, TOGETHER // pooled.numel() if large else 1):
-            layers = pooled.new_empty(len(pooled), units * (some.stop - some.start))
-            for number, layer in zip(
-                range(some.start, some.stop), torch.split(layers, units, 1), strict=True
-            ):
-                layer.copy_(shuffled(pooled, groups=context.groups, seed=context.seed * 100_003 + number))
-            found.append(best(context.activations, layers).view(-1, units))
-        return torch.cat(found)
+        return best_of_permutations(
+            partial(best, context.activations),
+            pooled,
+            groups=context.groups,
+            permutations=rounds,
+            seed=context.seed,
+            together=TOGETHER // pooled.numel() if large else 1,
+        )
 
     def _untrained_excess(self, entry: Entry) -> Tensor:
         """How far the units of an untrained network are beyond their own chance; kept."""
