@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
@@ -47,14 +48,17 @@ def _show(console: Console, result: EmbedResult) -> None:
 
     console.print(f"anchors: {', '.join(result.anchors)}")
     table = plain_table()
+    heads = ("epoch", "spread", "random weights", "to the nearest anchor", "random weights")
     table.add_column("layer")
-    table.add_column("epoch", justify="right")
-    table.add_column("spread", justify="right")
-    table.add_column("to the nearest anchor", justify="right")
+    for head in heads:
+        table.add_column(head, justify="right")
     for row in result.spread:
-        table.add_row(
-            Text(row["layer"]), str(row["epoch"]), f"{row['spread']:.3f}", f"{row['anchor_distance']:.3f}"
+        numbers = (
+            row[name]
+            for name in ("spread", "spread_floor_random", "anchor_distance", "anchor_distance_floor_random")
         )
+        shown = ("-" if number is None or math.isnan(number) else f"{number:.3f}" for number in numbers)
+        table.add_row(Text(row["layer"]), str(row["epoch"]), *shown)
     console.print(table)
     if result.tracked:
         table = plain_table()

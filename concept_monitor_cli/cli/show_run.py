@@ -87,6 +87,7 @@ def summaries_of(run: RunFolder, layers: Sequence[str] = ()) -> list[LayerSummar
         run: the run.
         layers: only these; none means all.
     """
+    from concept_monitor_cli.monitor.findings.tables import fdr_of
     from concept_monitor_cli.monitor.summary import summarise
 
     records = [record for _, record in run.table_records()]
@@ -105,7 +106,15 @@ def summaries_of(run: RunFolder, layers: Sequence[str] = ()) -> list[LayerSummar
     if len(read) == 2:
         known = read["units"][read["units"]["confident_changes"].notna()]
         tested = set(zip(known["layer"], known["detector"], strict=True))
-    return summarise(tables, records, changes=read.get("changes"), tested=tested)
+    places = tables[["layer", "detector"]].drop_duplicates().itertuples(index=False, name=None)
+    return summarise(
+        tables,
+        records,
+        changes=read.get("changes"),
+        tested=tested,
+        fdr=fdr_of(run.info()),
+        untrained={place: run.untrained(*place) for place in places},
+    )
 
 
 def run_tables(summaries: Sequence[LayerSummary]) -> list[Any]:
@@ -228,8 +237,10 @@ def _layer_table(epochs: list[LayerSummary]) -> Table:
     luck = any(epoch.changed_by_luck is not None and epoch.changed is not None for epoch in epochs)
     # Changes that other images would not undo; where that was not tested, labels that differ from those of
     # the epoch before. Beside both, how many luck gives.
-    changed = "changes (by luck)" if tested else "relabelled (by luck)" if luck else "relabelled"
-    for heading in ("epoch", "interpretable", "concepts", changed):
+    changed = "changes\n(by luck)" if tested else "relabelled\n(by luck)" if luck else "relabelled"
+    by_luck = any(epoch.interpretable_by_luck is not None for epoch in epochs)
+    named = "interpretable\n(by luck)" if by_luck else "interpretable"
+    for heading in ("epoch", named, "concepts", changed):
         table.add_column(heading, justify="right", no_wrap=True)
     # The only column that may be cut where the terminal is narrow: its cells end in an ellipsis.
     table.add_column("most certain (unit concept)")
@@ -237,7 +248,9 @@ def _layer_table(epochs: list[LayerSummary]) -> Table:
         if epoch is None:
             table.add_row("...", "", "", "", "")
             continue
-        share = f"{epoch.interpretable} ({epoch.interpretable / max(epoch.units, 1):.0%})"
+        share = f"{epoch.interpretable}, {epoch.interpretable / max(epoch.units, 1):.0%}"
+        if epoch.interpretable_by_luck is not None:
+            share += f" ({epoch.interpretable_by_luck})"
         best = ", ".join(f"{unit} {concept}" for unit, concept, _ in epoch.best) or "-"
         pair = (epoch.sure_changes, epoch.sure_by_luck) if tested else (epoch.changed, epoch.changed_by_luck)
         said = "-" if pair[0] is None else str(pair[0])
@@ -245,6 +258,10 @@ def _layer_table(epochs: list[LayerSummary]) -> Table:
             said += f" ({pair[1]})"
         best_ones = Text(best, no_wrap=True, overflow="ellipsis")
         table.add_row(str(epoch.epoch), share, str(epoch.distinct), said, best_ones)
+    if first.random is not None:
+        count, distinct = first.random
+        share = f"{count}, {count / max(first.units, 1):.0%}"
+        table.add_row("random", share, str(distinct), "", "(random weights)")
     return table
 
 

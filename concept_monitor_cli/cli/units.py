@@ -23,6 +23,12 @@ _PICTURE = "Picture"
 # Matching units that are named on the terminal; tables/text-matches.csv has all.
 _MOST_UNITS = 8
 
+_LIVES = (
+    "by luck: at most so many. random weights: interpretable units of such a network. changes: those that "
+    "drawing the images again would not undo. relabelled: every other label, by luck too. Each unit: "
+    "units.csv"
+)
+
 
 @cmon_command(
     app,
@@ -68,30 +74,8 @@ def _show(console: Console, result: UnitsResult, wanted: Sequence[int]) -> None:
         for sentence in result.uses:
             console.print(Text(sentence))
     else:
-        table = plain_table(padding=0)
-        names = ("layer", "units", "ever interpretable", "no longer", "changes", "relabelled", "own")
-        for name in names:
-            table.add_column(
-                name,
-                justify="left" if name == "layer" else "right",
-                overflow="fold" if name == "layer" else "ellipsis",
-                min_width=None if name == "layer" else max(map(len, name.split())),
-            )
-        for row in result.layers:
-            sure = row["confident_changes"]
-            table.add_row(
-                Text(f"{row['layer']} ({row['detector']})"),
-                *(str(row[name]) for name in ("units", "born", "died")),
-                "-" if sure is None else str(sure),
-                *(str(row[name]) for name in ("label_changes", "changes")),
-            )
-        console.print(table)
-        console.print(
-            Text(
-                "changes: those that drawing the images again would not undo. relabelled: every other label, "
-                "by luck too. own: those of units whose activations changed as well. Each unit: units.csv"
-            )
-        )
+        console.print(_lives_table(result))
+        console.print(Text(_LIVES))
     if result.classes:
         last = max(row["epoch"] for row in result.classes)
         for row in result.classes:
@@ -100,6 +84,46 @@ def _show(console: Console, result: UnitsResult, wanted: Sequence[int]) -> None:
                 console.print(Text(f"{said}, {row['interpretable']} of them interpretable"))
     for plot in result.plots:
         console.print(str(plot))
+
+
+def _lives_table(result: UnitsResult) -> Table:
+    """How many units of each layer were born, died and changed, beside luck."""
+    from rich.text import Text
+
+    detectors = {row["detector"] for row in result.layers}
+    one = len(detectors) == 1
+    table = plain_table(f"units over the epochs ({detectors.pop()})" if one else "", padding=(0, 1, 0, 0))
+    # More words than a narrow terminal has room for: each stands below the other.
+    heads = (
+        "units",
+        "ever\ninterpretable\n(by luck)",
+        "random\nweights",
+        "no\nlonger",
+        "changes\n(by luck)",
+        "relabelled",
+    )
+    table.add_column("layer", overflow="fold")
+    for head in heads:
+        table.add_column(head, justify="right", min_width=max(map(len, head.split("\n"))))
+    for row in result.layers:
+        table.add_row(
+            Text(row["layer"] if one else f"{row['layer']} ({row['detector']})"),
+            str(row["units"]),
+            _beside_luck(row["born"], row["born_by_luck"]),
+            _or_dash(row["random_interpretable"]),
+            str(row["died"]),
+            _beside_luck(row["confident_changes"], row["confident_by_luck"]),
+            str(row["label_changes"]),
+        )
+    return table
+
+
+def _beside_luck(count: int | None, luck: int | None) -> str:
+    return _or_dash(count) + ("" if luck is None else f" ({luck})")
+
+
+def _or_dash(count: int | None) -> str:
+    return "-" if count is None else str(count)
 
 
 def _one_detector(result: UnitsResult) -> Table:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Sized
-from contextlib import closing
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from hashlib import sha256
+from time import perf_counter
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -36,6 +38,20 @@ _NAME = "embeddings"
 Matrix = npt.NDArray[np.float32]
 
 
+@dataclass
+class Clock:
+    """Adds up the seconds that an encoder's networks take, of one thread."""
+
+    seconds: float = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """While something goes through a network, until its result is on the host."""
+        begin = perf_counter()
+        yield
+        self.seconds += perf_counter() - begin
+
+
 @runtime_checkable
 class PixelBlocks(PixelRows, Protocol):
     """What is needed of decoded images (`probe.Pixels`)."""
@@ -58,6 +74,7 @@ def embed_images(
     *,
     batch_size: int = 64,
     progress: Progress = SILENT,
+    clock: Clock | None = None,
 ) -> Matrix:
     """`I`: the embeddings of all images of a probe set, in its order.
 
@@ -71,6 +88,7 @@ def embed_images(
             (its embeddings come from a file) only counts them: the probe set itself will do.
         batch_size: images that go through the network at once; on a processor at most `HOST_BATCH`.
         progress: one task over the images that are not in the store yet.
+        clock: runs while images go through the network.
 
     Returns:
         fp32 `(N, D)`, rows of length one.
@@ -97,7 +115,9 @@ def embed_images(
         raise ValueError(f"batch_size must be positive, not {batch_size}")
     result = np.empty((len(pixels), encoder.dim), dtype=np.float32)
     blocks = list(pixels.blocks())
-    embed_image_blocks(store, encoder, pixels, blocks, batch_size=batch_size, progress=progress, into=result)
+    embed_image_blocks(
+        store, encoder, pixels, blocks, batch_size=batch_size, progress=progress, into=result, clock=clock
+    )
     return result
 
 
@@ -110,11 +130,12 @@ def embed_image_blocks(
     batch_size: int = 64,
     progress: Progress = SILENT,
     into: Matrix | None = None,
+    clock: Clock | None = None,
 ) -> None:
     """Put the embeddings of some blocks of images into the store, those that are not there yet.
 
     Args:
-        store, encoder, pixels, batch_size, progress: as for `embed_images`.
+        store, encoder, pixels, batch_size, progress, clock: as for `embed_images`.
         blocks: some of `pixels.blocks()`.
         into: `(N, D)`, gets the embeddings of these images.
 
@@ -122,7 +143,7 @@ def embed_image_blocks(
         CmonError: an embedding that is not finite.
     """
     assert encoder.preprocessing is not None
-    size = encoder.preprocessing.geometry.size
+    size, clock = encoder.preprocessing.geometry.size, clock or Clock()
     if encoder.device.type == "cpu":
         batch_size = min(batch_size, HOST_BATCH)
     missing = []
@@ -148,7 +169,9 @@ def embed_image_blocks(
                 block = slice(start, stop)
                 with closing(batches(pixels, batch_size, size, encoder.device, block)) as read:
                     for first, batch in read:
-                        writer.write(_NAME, first - start, encoder.image(batch).cpu().numpy())
+                        with clock.running():
+                            made = encoder.image(batch).cpu().numpy()
+                        writer.write(_NAME, first - start, made)
                         fresh += len(batch)
                         advance(len(batch))
 
@@ -197,6 +220,7 @@ def embed_texts(
     *,
     template: str | Sequence[str] | None = None,
     progress: Progress = SILENT,
+    clock: Clock | None = None,
 ) -> Matrix:
     """`T`: the embeddings of words, in their order; a word that stands twice is embedded once.
 
@@ -207,6 +231,7 @@ def embed_texts(
         template: None embeds the bare word, as the literature's numbers do. `"a photo of a {}."` puts the
             word in the place of `{}`. Of several templates the embeddings are averaged and normalised again.
         progress: one task over the words, where they are not in the store.
+        clock: runs while words go through the network.
 
     Returns:
         fp32 `(M, D)`, rows of length one.
@@ -233,14 +258,14 @@ def embed_texts(
         templates=list(templates),
         texts=sha256(canonical_json(words).encode()).hexdigest(),
     )
-    with store.get_or_make(key, _embed_words(encoder, words, templates, progress)) as entry:
+    with store.get_or_make(key, _embed_words(encoder, words, templates, progress, clock or Clock())) as entry:
         embeddings = entry.read(_NAME)
     row = {word: i for i, word in enumerate(words)}
     return np.asarray(embeddings[[row[text] for text in texts]], dtype=np.float32)
 
 
 def _embed_words(
-    encoder: Encoder, words: Sequence[str], templates: Sequence[str], progress: Progress
+    encoder: Encoder, words: Sequence[str], templates: Sequence[str], progress: Progress, clock: Clock
 ) -> Callable[[Writer], None]:
     def make(writer: Writer) -> None:
         writer.create(_NAME, (len(words), encoder.dim), np.float32)
@@ -250,7 +275,9 @@ def _embed_words(
                 total = torch.zeros(len(block), encoder.dim)
                 for template in templates:
                     # Not str.format: words and templates may hold other braces.
-                    total += encoder.text([template.replace("{}", word) for word in block]).cpu()
+                    texts = [template.replace("{}", word) for word in block]
+                    with clock.running():
+                        total += encoder.text(texts).cpu()
                 if len(templates) > 1:
                     total = torch.nn.functional.normalize(total, dim=-1)
                 writer.write(_NAME, start, total.numpy())

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.functional._blocks import grain, run_blocks, spans
+from concept_monitor_cli.functional._blocks import Workspace, grain, run_blocks, spans
 from concept_monitor_cli.functional.groups import ImageGroups, Rotations, random_images
 from concept_monitor_cli.functional.similarity.pmi import Evidence, log_sum_of_others
 from concept_monitor_cli.functional.topk import top_rows
@@ -143,11 +143,15 @@ def label_beside_chance(layer: Evidence, null: Evidence, *, lam: float) -> Order
     all_others = log_sum_of_others(values)
     parts: list[tuple[int, Tensor, Tensor]] = []
 
+    space = Workspace(device)
+
     def score(concepts: slice) -> None:
         # The prior with a draw in the place of a unit.
-        random, others = drawn[:, concepts], all_others[:, concepts].index_select(0, stand_in)
-        of_draws = random - others if lam == 1.0 else random.sub(torch.logaddexp(others, random), alpha=lam)
-        best = of_draws.max(1)  # the first of several
+        random, wide = drawn[:, concepts], concepts.stop - concepts.start
+        others = torch.index_select(all_others[:, concepts], 0, stand_in, out=space("others", draws, wide))
+        if lam != 1.0:
+            torch.logaddexp(others, random, out=others)
+        best = torch.sub(random, others, alpha=lam, out=others).max(1)  # the first of several
         parts.append((concepts.start, best.values, best.indices + concepts.start))
 
     run_blocks(score, spans(m, max(16, grain(device) // max(units, draws))), device)
@@ -156,10 +160,21 @@ def label_beside_chance(layer: Evidence, null: Evidence, *, lam: float) -> Order
     labels = torch.stack([where for _, _, where in parts]).gather(0, block[None])[0]
     chance = torch.empty(draws, device=device)
 
-    def compare(some: slice) -> None:
-        chance[some] = _against_the_others(drawn[:, labels[some]])[some].diagonal()
+    width = max(16, grain(device) // draws)
+    # Many draws have one label, whose column is looked at once. Blocks have one width: in another one the
+    # sums of a column are rounded otherwise.
+    whole = draws - draws % width
+    named, which = labels[:whole].unique(return_inverse=True)
+    named = torch.cat([named, named[-1:].expand(-len(named) % width)])
 
-    run_blocks(compare, spans(draws, max(16, grain(device) // draws)), device)
+    def compare(some: slice) -> None:
+        beside = _against_the_others(drawn[:, named[some]])
+        own = ((which >= some.start) & (which < some.stop)).nonzero()[:, 0]
+        chance[own] = beside[own, which[own] - some.start]
+
+    run_blocks(compare, spans(len(named), width), device)
+    if whole < draws:
+        chance[whole:] = _against_the_others(drawn[:, labels[whole:]])[whole:].diagonal()
     # In the place of what is not needed any more: both are as large as the evidence.
     order = torch.sub(values, all_others, out=all_others) if lam == 1.0 else layer.scores(lam)
     return OrderBesideChance(order, chance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from concept_monitor_cli.monitor.history import histories
 from concept_monitor_cli.run import TableRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     import pandas as pd
 
@@ -40,6 +41,9 @@ class LayerSummary:
         sure_changes: how many units took another concept with confidence since the epoch before: changes that
             other images would not undo; `None` where that was not tested.
         sure_by_luck: how many of them luck gives.
+        interpretable_by_luck: how many of the interpretable units luck gives, at most; `None` for detectors
+            without p-values.
+        random: `(interpretable, distinct)` of the layer with random weights; `None` where that was left out.
     """
 
     epoch: int
@@ -59,6 +63,8 @@ class LayerSummary:
     changed_by_luck: int | None = None
     sure_changes: int | None = None
     sure_by_luck: int | None = None
+    interpretable_by_luck: int | None = None
+    random: tuple[int, int] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The summary as plain JSON values."""
@@ -71,6 +77,8 @@ def summarise(
     *,
     changes: pd.DataFrame | None = None,
     tested: Collection[tuple[str, str]] = (),
+    fdr: float = 1.0,
+    untrained: Mapping[tuple[str, str], pd.DataFrame | None] | None = None,
     most: int = 3,
 ) -> list[LayerSummary]:
     """Summaries in the order layer, detector, epoch.
@@ -80,6 +88,8 @@ def summarise(
         records: of its tables, for what is said of held-out images.
         changes: rows of `changes.csv`; `None` where it was not made.
         tested: layer and detector of those in which changes were tested; others may have none there.
+        fdr: the share of false calls that the run allows.
+        untrained: layer and detector -> the concept table with random weights.
         most: how many of the most certain units to name.
     """
     summaries = []
@@ -89,6 +99,7 @@ def summarise(
         series = first[(first["layer"] == history.layer) & (first["detector"] == history.detector)]
         changed = history.changed.sum(axis=0).tolist()
         could = (history.live & (history.previous >= 0)).sum(axis=0).tolist()
+        random = None if untrained is None else untrained.get((history.layer, history.detector))
         sure = None
         if changes is not None and (history.layer, history.detector) in tested:
             own = changes[(changes["layer"] == history.layer) & (changes["detector"] == history.detector)]
@@ -121,9 +132,29 @@ def summarise(
                     changed_by_luck=None if share is None else round(share * live),
                     sure_changes=None if sure is None or not number else int(sure.get(epoch, 0)),
                     sure_by_luck=None if sure is None or not number else round(FALSE_CHANGES * could[number]),
+                    interpretable_by_luck=by_luck(units, fdr),
+                    random=None if random is None else named(random),
                 )
             )
     return summaries
+
+
+def by_luck(units: pd.DataFrame, fdr: float) -> int | None:
+    """How many of the interpretable units are so by luck, at most; `None` for detectors without p-values.
+
+    Args:
+        units: rows of rank 1 of a concept table.
+        fdr: the share of false calls that the run allows.
+    """
+    if units["p_value"].isna().all():
+        return None
+    return math.ceil(fdr * int(units["interpretable"].sum()))
+
+
+def named(table: pd.DataFrame) -> tuple[int, int]:
+    """How many live units of a concept table are interpretable, and how many concepts these have."""
+    rows = table[(table["rank"] == 1) & table["interpretable"] & (table["state"] == "live")]
+    return len(rows), len(rows.drop_duplicates(["concept", "category"]))
 
 
 def most_certain_first(rows: pd.DataFrame) -> pd.DataFrame:

@@ -360,7 +360,7 @@ def _advice(names: Sequence[str]) -> str:
             return f"{name} is not read: save its images as uint8 (N, H, W, 3) with numpy.save, as .npy"
         if lower.endswith(FOREIGN):
             return f"{name} is not read: convert the images to JPEG or PNG"
-    return "give a folder of JPEG, PNG or other images, or one of the files in docs/inputs.md"
+    return "give a folder or an archive of JPEG, PNG or other images, or an array (.npy, .npz, .h5)"
 
 
 # -- data sets with labels -----------------------------------------------------------------------------------

@@ -76,6 +76,7 @@ class DissectResult:
         forward_passes: how often a network was run over all images, untrained ones too.
         floor_passes: how often a network with random weights was run for floors; not in `forward_passes`.
         forward_seconds: time inside the networks.
+        encoder_seconds: time inside the encoder's networks.
         images: number of probing images.
         layers: of the tables that were written.
         waiting: name -> the parts of its images that other tasks have not recorded yet (`--shard-images`).
@@ -91,6 +92,7 @@ class DissectResult:
     forward_passes: int = 0
     floor_passes: int = 0
     forward_seconds: float = 0.0
+    encoder_seconds: float = 0.0
     images: int = 0
     layers: tuple[str, ...] = ()
     whole: bool = False
@@ -187,6 +189,7 @@ def dissect_study(
     combine(study, run, architecture, finished=True)
     if architecture is not None:
         result.images = len(study.context.probe)
+        result.encoder_seconds = study.context.clock.seconds
         study.warn_of_little_evidence()
     elif result.waiting:
         study.progress.detail(f"{len(result.waiting)} checkpoints wait for parts of their images")

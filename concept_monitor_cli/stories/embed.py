@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from concept_monitor_cli.encoders import Encoder, embed_texts, load_encoder
 from concept_monitor_cli.errors import InputError
@@ -54,7 +55,8 @@ class EmbedResult:
         anchors: the anchor words.
         plots: the pictures.
         spread: per layer and epoch, the mean pairwise cosine distance of the units, and their mean distance
-            to the nearest anchor.
+            to the nearest anchor; both of units with random weights, too (`..._floor_random`; `None` where
+            the run has none).
         tracked: per tracked unit, layer and epoch: concept, nearest anchor and distance.
     """
 
@@ -125,10 +127,14 @@ def embed(options: EmbedOptions, progress: Progress = SILENT) -> EmbedResult:
     encoder, templates = run_encoder(run, options, progress)
     store = Store(options.cache, progress=progress)
 
-    words = concept_words(table)
+    # Beside each layer stands the network with random weights, where the run has it.
+    random = {layer: run.untrained(layer, detector) for layer in sorted(set(asked["layer"].astype(str)))}
+    random_tables = [each for each in random.values() if each is not None]
+    words = sorted(set().union(*(concept_words(each) for each in (table, *random_tables))))
     vectors = embed_texts(store, encoder, [*words, *anchors], template=templates or None, progress=progress)
     marks = vectors[len(words) :]
     placed = unit_vectors(table, words, vectors[: len(words)])
+    floors = {layer: _floor(rows, words, vectors[: len(words)], marks) for layer, rows in random.items()}
 
     count = len(placed.units) + len(marks)
     with progress.task(f"placing {counted(len(placed.units), 'units')}", count, "points") as advance:
@@ -163,6 +169,7 @@ def embed(options: EmbedOptions, progress: Progress = SILENT) -> EmbedResult:
                 "epoch": int(str(epoch)),
                 "spread": spread(torch.from_numpy(placed.vectors[group.index.to_numpy()])),
                 "anchor_distance": float(group["anchor_distance"].mean()),
+                **floors[str(layer)],
             }
         )
     columns = ["layer", "unit", "epoch", "concept", "nearest_anchor", "anchor_distance"]
@@ -181,6 +188,18 @@ def embed(options: EmbedOptions, progress: Progress = SILENT) -> EmbedResult:
                 ways, run.plots / f"trajectories.{name}", options.plot_formats, caption=caption(run.info())
             )
     return result
+
+
+def _floor(
+    rows: pd.DataFrame | None, words: list[str], vectors: NDArray[np.float32], marks: NDArray[np.float32]
+) -> dict[str, float | None]:
+    """Spread and distance to the nearest anchor of a layer with random weights."""
+    placed = None if rows is None else unit_vectors(rows, words, vectors)
+    if placed is None or not len(placed.units):
+        return {"spread_floor_random": None, "anchor_distance_floor_random": None}
+    units = torch.from_numpy(placed.vectors)
+    _, distance = nearest_anchor(units, torch.from_numpy(marks))
+    return {"spread_floor_random": spread(units), "anchor_distance_floor_random": float(distance.mean())}
 
 
 def _table(run: RunFolder, options: EmbedOptions) -> pd.DataFrame:

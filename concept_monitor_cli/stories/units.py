@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concept_monitor_cli.monitor.comparison import check_classes, class_counts
+from concept_monitor_cli.monitor.confidence import FALSE_CHANGES
 from concept_monitor_cli.monitor.epochs import evenly
 from concept_monitor_cli.monitor.floors import p_floor
 from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.monitor.matches import match_counts, matches
+from concept_monitor_cli.monitor.summary import by_luck, named
 from concept_monitor_cli.monitor.uses import last_concepts, read_uses
 from concept_monitor_cli.options import UnitsOptions
 from concept_monitor_cli.progress import SILENT, Progress
@@ -47,7 +49,8 @@ class UnitsResult:
         out: the run folder.
         units: the rows of `units.csv` (of the units asked for, where some are) as plain values.
         moments: of the units asked for: their concept at every epoch.
-        layers: per layer and detector, how many units are born, die, change, and change with confidence.
+        layers: per layer and detector, how many units are born, die, change, and change with confidence;
+            beside it what luck gives at most, and how many units are interpretable with random weights.
         classes: per epoch, layer and class, how many units have it as their concept.
         matches: with `--match`, per layer, detector and epoch, how many units match.
         found: with `--match`, the rows of `text-matches.csv`.
@@ -94,7 +97,7 @@ def units(options: UnitsOptions, progress: Progress = SILENT) -> UnitsResult:
     table = write_lives(opened, resamples=options.resamples, seed=options.seed, progress=progress)
     for history in opened.histories:
         own = table[(table["layer"] == history.layer) & (table["detector"] == history.detector)]
-        result.layers.append(_layer_summary(history, own))
+        result.layers.append(_layer_summary(opened, history, own))
     chosen = table[table["unit"].isin(options.units)] if options.units else table
     result.units = plain_rows(chosen)
     result.moments = _moments(opened, options.units)
@@ -136,18 +139,27 @@ def _uses(opened: OpenRun, wanted: Sequence[int]) -> list[str]:
     return list(dict.fromkeys(told))
 
 
-def _layer_summary(history: History, life: pd.DataFrame) -> dict[str, Any]:
+def _layer_summary(opened: OpenRun, history: History, life: pd.DataFrame) -> dict[str, Any]:
     confident = life["confident_changes"]
+    untested = confident.isna().any()
+    rows = opened.rows(history)
+    # Of each epoch's units that share may be there by luck; at worst others at every epoch.
+    luck = by_luck(rows[rows["rank"] == 1], opened.fdr)
+    untrained = opened.untrained(history)
+    steps = int((history.live & (history.previous >= 0)).sum())
     return {
         "layer": history.layer,
         "detector": history.detector,
         "units": len(life),
         "born": int(life["born"].notna().sum()),
+        "born_by_luck": None if luck is None else min(luck, len(life)),
+        "random_interpretable": None if untrained is None else named(untrained)[0],
         "died": int(life["died"].notna().sum()),
         "changed": int((life["changes"] > 0).sum()),
         "changes": int(life["changes"].sum()),
         "label_changes": int(life["label_changes"].sum()),
-        "confident_changes": None if confident.isna().any() else int(confident.sum()),
+        "confident_changes": None if untested else int(confident.sum()),
+        "confident_by_luck": None if untested else round(FALSE_CHANGES * steps),
         "stable_from_first": int((life["stable_from"] == int(history.epochs[0])).sum()),
     }
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from concept_monitor_cli.concepts import ConceptSet
 from concept_monitor_cli.encoders import (
+    Clock,
     Encoder,
     PrecomputedEncoder,
     embed_image_blocks,
@@ -30,6 +31,9 @@ from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.store import Key, Store, Writer
 from concept_monitor_cli.study.recent import Recent
 from concept_monitor_cli.wording import counted
+
+#: Bytes of a `P` that stays in memory: of 1,600 images and 20,000 concepts, or of 30,000 and 1,000.
+KEPT_BYTES = 128 << 20
 
 NO_ENCODER = "there is no encoder: none of the run's detectors needs one, and none was named"
 
@@ -53,6 +57,7 @@ class Context:
         null: `shuffled` or `untrained`.
         fdr: share of false discoveries allowed.
         progress: told about long work.
+        clock: of the encoder's networks.
     """
 
     store: Store
@@ -69,6 +74,7 @@ class Context:
     progress: Progress = SILENT
     grouping: str | None = None
     fingerprints: Pixels | None = None
+    clock: Clock = field(default_factory=Clock)
 
     @cached_property
     def recent(self) -> Recent:
@@ -143,6 +149,7 @@ class Context:
             self.probe if self.pixels is None else self.pixels,
             batch_size=self.batch_size,
             progress=self.progress,
+            clock=self.clock,
         )
         return torch.from_numpy(images).to(self.device)
 
@@ -160,6 +167,7 @@ class Context:
                 list(self.pixels.blocks())[part.index - 1 :: part.count],
                 batch_size=self.batch_size,
                 progress=self.progress,
+                clock=self.clock,
             )
 
     @cached_property
@@ -204,7 +212,7 @@ class Context:
             digests={**self.digests, "images": f"{self.digests['images']} {some.probe.digest}"},
             image_embeddings=images,
             text_embeddings=self.text_embeddings,
-            activations=ConceptActivations.from_embeddings(images, self.text_embeddings),
+            activations=self.activations.select(rows),
             groups=ImageGroups.read(self.groups.of[rows.cpu().numpy()]),
             recent=self.recent.part(some.probe.digest),
         )
@@ -226,13 +234,16 @@ class Context:
             list(words),
             template=self.templates or None,
             progress=progress or self.progress,
+            clock=self.clock,
         )
         return torch.from_numpy(vectors).to(self.device)
 
     @cached_property
     def activations(self) -> ConceptActivations:
         """`P`, in blocks, with the normaliser of its softmax computed once for all layers and epochs."""
-        return ConceptActivations.from_embeddings(self.image_embeddings, self.text_embeddings)
+        return ConceptActivations.from_embeddings(
+            self.image_embeddings, self.text_embeddings, keep=KEPT_BYTES
+        )
 
     @property
     def required_encoder(self) -> Encoder:

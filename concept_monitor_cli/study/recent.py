@@ -40,20 +40,27 @@ class Recent:
         other._names = (*self._names, name)
         return other
 
-    def get_or_make(self, key: Hashable, make: Callable[[], T], *, nbytes: int) -> T:
+    def get_or_make(self, key: Hashable, make: Callable[[], T], *, nbytes: int, displaces: bool = True) -> T:
         """What was made under this key, or what `make` gives now.
 
         Args:
             key: what the result depends on.
             make: makes it.
             nbytes: its size.
+            displaces: whether others may go for it; else it stays only where there is room.
         """
         named = (*self._names, key)
         with self._lock:
             if named not in self._kept:
-                while self._kept and sum(size for _, size in self._kept.values()) + nbytes > self._most:
+                if not displaces and self._taken + nbytes > self._most:
+                    return make()
+                while self._kept and self._taken + nbytes > self._most:
                     self._kept.popitem(last=False)
                 self._kept[named] = make(), nbytes
             self._kept.move_to_end(named)
             found: T = self._kept[named][0]
             return found
+
+    @property
+    def _taken(self) -> int:
+        return sum(size for _, size in self._kept.values())

@@ -20,10 +20,9 @@ import csv
 import json
 import shutil
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, product
+from itertools import chain, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,6 @@ import torch
 
 from concept_monitor_cli import open_run
 from concept_monitor_cli.concepts import load_concepts
-from concept_monitor_cli.encoders import load_encoder
-from concept_monitor_cli.encoders.embed import TEXT_BLOCK
 from scripts.benchmarks.end_to_end import write_checkpoints, write_photos
 from scripts.benchmarks.measure import Report, Row, Usage, cmon, run
 
@@ -43,8 +40,6 @@ LAYERS = ("layer2", "layer3", "layer4")
 CASES = (("a small encoder", 1), ("a small encoder", 3), ("CLIP ViT-B/32", 3))
 LONG = (("a small encoder", 30),)
 IMAGES, WORDS, SIDE = 1000, 20_000, 224
-#: Images that go through `cmon`'s encoder at once.
-BATCH = 64
 #: Times less processor time than the chain: with nothing known, and with all that each of them keeps.
 COLD, WARM = 2.5, 10.0
 SHARE, DISK = 0.88, 300e6
@@ -103,8 +98,12 @@ class Spent:
 
 def phrases(count: int) -> list[str]:
     """Names of things, and pairs of them."""
-    names = [name for name in load_concepts("builtin").concepts if name.isalpha()]
-    return list(islice((*names, *(" ".join(pair) for pair in product(names, names))), count))
+    names = list(dict.fromkeys(name for name in load_concepts("common").concepts if name.isalpha()))
+    pairs = (" ".join(pair) for pair in product(names, names))
+    found = list(islice(chain(names, pairs), count))
+    if len(found) < count:
+        raise ValueError(f"there are {len(found):,} phrases, {count:,} were asked for")
+    return found
 
 
 class Study:
@@ -153,21 +152,6 @@ class Study:
             used,
             {name: sum(part.get(name, 0.0) for part in parts) for name in ("forward", "images", "words")},
         )
-
-    def encoder_seconds(self) -> float:
-        """Of `cmon`'s encoder, for all images and words, with nothing around it."""
-        encoder = load_encoder(
-            "encoder", weights=self.folder / "encoder.pt", config=self.folder / "encoder.json"
-        )
-        pixels = torch.zeros(BATCH, 224, 224, 3, dtype=torch.uint8)
-        words = (self.folder / "words.txt").read_text().split("\n")
-        encoder.text(words[:1])  # builds it
-        begin = time.perf_counter()
-        for start in range(0, self.images, BATCH):
-            encoder.image(pixels[: self.images - start])
-        for start in range(0, len(words), TEXT_BLOCK):
-            encoder.text(words[start : start + TEXT_BLOCK])
-        return time.perf_counter() - begin
 
     def forget(self, *kinds: str) -> None:
         """Of what `cmon` keeps: some kinds, or all of it."""
@@ -256,7 +240,7 @@ def _report(report: Report, study: Study, found: dict[str, tuple[Spent, Spent]],
                 f"{theirs.tree_bytes / 1e9:.1f}",
             )
         )
-    inside = cold.said["forward_seconds"] + study.encoder_seconds()
+    inside = cold.said["forward_seconds"] + cold.said["encoder_seconds"]
     further = (
         ("cold, share inside networks", inside / cold.wall, "of the wall time", SHARE, True,
          f"{inside:.0f} of {cold.wall:.0f} s"),

@@ -28,7 +28,7 @@ def test_long_formulas_give_way_to_numbers(concept: str, width: int) -> None:
     *_, heading, rule, row = lines(show_run._layer_table([epoch]), width)
     assert set(rule) == {"─"}  # the row is cut, not folded
     assert heading.split()[:4] == ["epoch", "interpretable", "concepts", "relabelled"]
-    assert row.split()[:5] == ["3", "56", "(88%)", "42", "12"]
+    assert row.split()[:5] == ["3", "56,", "88%", "42", "12"]
     assert row.split()[5] == "58"
 
 

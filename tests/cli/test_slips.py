@@ -166,6 +166,7 @@ def test_lives_fit_into_80_columns() -> None:
         "layer": "encoder.layers.encoder_layer_11.mlp.linear_1",
         "detector": "network-dissection",
         **dict.fromkeys(("units", "born", "died", "confident_changes", "label_changes", "changes"), 12345),
+        **dict.fromkeys(("born_by_luck", "random_interpretable", "confident_by_luck"), 1234),
     }
 
     stream = io.StringIO()
@@ -174,8 +175,9 @@ def test_lives_fit_into_80_columns() -> None:
     units._show(console, UnitsResult(Path(), layers=[row]), ())
     printed = stream.getvalue()
     assert "12345" in printed
-    assert printed.count("12345") == 6
-    assert max(len(line) for line in printed.splitlines()) <= 80 or "changes:" in printed
+    assert printed.count("12345") == 5
+    assert printed.count("12345 (1234)") == 2
+    assert max(len(line) for line in printed.splitlines()) <= 80
 
 
 def test_pairs_are_told(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def together(count: int) -> RunTables:
 
 RULES: dict[str, tuple[Callable[[int], RunTables], str]] = {
     "named": (named, "named"),
-    "together": (together, "named"),
+    "together": (together, "together"),
     "growth": (growth, "growth"),
     "fall": (fall, "fall"),
     "category": (category, "category"),
@@ -201,7 +201,7 @@ def test_each_rule_has_a_run_that_triggers_it_and_one_just_below(rule: str, tmp_
 
 
 def test_no_unit_by_itself_is_not_said_to_be_many() -> None:
-    (only,) = [each for each in findings(planted("together", 60)) if each.kind == "named"]
+    (only,) = [each for each in findings(planted("together", 60)) if each.kind == "together"]
     assert only.sentence.startswith(
         "layer4: no single unit names a concept beyond chance at epoch 0, but 60 of"
     )
@@ -234,6 +234,17 @@ def test_units_that_do_alike_are_no_more_evidence() -> None:
 
     assert "named" in alike(1.0)
     assert "named" not in alike(0.5)
+
+
+def test_nothing_beyond_chance_says_why_units_are_named_all_the_same(tmp_path: Path) -> None:
+    count = edge("named") - 1
+    tables = planted("named", count)
+    first = next(each for each in findings(tables) if each.kind == "nothing")
+    assert first.sentence.endswith(
+        f"none is more than luck gives; {count} units of layer4 name a concept one by one, but all its units "
+        "together are within luck, where those that are alike count once"
+    )
+    assert untrue(RunFiles(save(tables, tmp_path / "run")), first.sentence) is None
 
 
 # -- cautions, at their edges -------------------------------------------------------------------

@@ -69,3 +69,22 @@ def test_layers_in_natural_order_and_changes_as_in_units() -> None:
     ]
     # Dead for a while is no change of concept; orange the fruit is not orange the colour.
     assert [found.changed for found in summaries] == [None, 0, 0, None, 1]
+
+
+def test_beside_interpretable_units_stand_luck_and_random_weights() -> None:
+    rows = [_row(0, unit, f"word {unit}", 0.5, interpretable=unit < 21) for unit in range(30)]
+    table = pd.DataFrame(rows)
+    random = pd.DataFrame(
+        [
+            _row(0, 0, "field", 0.3, interpretable=True),
+            _row(0, 0, "grid", 0.2, interpretable=True, rank=2),
+            _row(0, 1, "field", 0.3, interpretable=True),
+            _row(0, 2, "windmill", 0.3, interpretable=False),
+            _row(0, 3, "", float("nan"), interpretable=True),
+        ]
+    )
+    (found,) = summarise(table, fdr=0.05, untrained={("layer4", "clip-dissect"): random})
+    # At most 5 % of 21; two live units of one concept.
+    assert (found.interpretable, found.interpretable_by_luck, found.random) == (21, 2, (2, 1))
+    (found,) = summarise(table.assign(p_value=float("nan")), fdr=0.05)
+    assert (found.interpretable_by_luck, found.random) == (None, None)

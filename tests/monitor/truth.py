@@ -463,10 +463,18 @@ def _(run, where, dead, units, epoch, sparse):
     ]
 
 
-@reads(r"nothing beyond chance: of # statements about (?:# layers?|this run) none is more than luck gives")
-def _(run, tried, layers):
+@reads(
+    r"nothing beyond chance: of # statements about (?:# layers?|this run) none is more than luck gives"
+    r"(?:; # units of (.+?) name a concept one by one, but all its units together are within luck, where "
+    r"those that are alike count once)?"
+)
+def _(run, tried, layers, count, where):
     places = {(row["layer"], row["detector"]) for row in run.best}
-    return [int(tried) >= 1, int(layers) <= len(places)]
+    said = [int(tried) >= 1, int(layers) <= len(places)]
+    if count is not None:
+        last = max(row["epoch"] for row in run.best if row["layer"] == where)
+        said.append(same(count, run.named(where, last)))
+    return said
 
 
 def untrue(run: RunFiles, sentence: str) -> str | None:

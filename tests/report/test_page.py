@@ -22,8 +22,7 @@ from concept_monitor_cli.monitor.lives import unit_lives
 from concept_monitor_cli.options import EpochFilter, ReportOptions
 from concept_monitor_cli.probe import load_probe
 from concept_monitor_cli.report.images import PER_SHEET, make_sheets
-from concept_monitor_cli.report.page import render
-from concept_monitor_cli.report.page.contents import read_tables
+from concept_monitor_cli.report.page import read_tables, render
 from concept_monitor_cli.report.page.pack import Packed, floats, integers, json_for_html
 from concept_monitor_cli.run import RunFolder
 from concept_monitor_cli.store import Store

@@ -187,8 +187,8 @@ def test_it_opens_offline_and_shows_the_numbers(known: Path, visit: Callable[...
     page = opened.open(known)
     assert page.title() == "run – Concept Monitor"
     assert texts(page.locator(".card")) == [
-        "layer1 1 of 1 · 100 % 1 concept · 0 relabelled",
-        "layer2 3 of 4 · 75 % 2 concepts · 0 relabelled · 1 dead",
+        "layer1 1 of 1 · 100 % by luck at most 1 · 1 concept · 0 relabelled",
+        "layer2 3 of 4 · 75 % by luck at most 1 · 2 concepts · 0 relabelled · 1 dead",
     ]
     assert "resnet18 (torchvision)" in page.inner_text("#lead")
     assert page.inner_text("#epoch-name") == "9\nepoch_9.pth"
@@ -670,7 +670,7 @@ def test_charts_are_kept_as_picture_and_numbers(known: Path, visit: Callable[...
     page = opened.open(known)
     chart = "#chart-grid .chart >> nth=1 >> "
     assert page.inner_text(f"{chart}.caption") == (
-        "Epoch 0 to 9: 1 to 3. Epoch 9: 3 of 4 units interpretable (1 texture, 2 object)."
+        "Epoch 0 to 9: 1 to 3. Epoch 9: 3 of 4 units interpretable (1 texture, 2 object); by luck at most 1."
     )
     name, text = saved(page, f"{chart}button:has-text('CSV')")
     assert name == "layer2-clip-dissect-categories.csv"

@@ -27,6 +27,21 @@ def test_the_results_asked_for_last_stay_as_many_as_fit() -> None:
     assert made[4:] == ["large"]
 
 
+def test_what_does_not_displace_stays_only_where_there_is_room() -> None:
+    recent, made = Recent(most_bytes=10), []
+
+    def ask(name: str, nbytes: int, *, displaces: bool) -> str:
+        return recent.get_or_make(name, lambda: made.append(name) or name, nbytes=nbytes, displaces=displaces)
+
+    ask("often", 6, displaces=True)
+    for name in ("rare", "small", "rare", "small", "often"):
+        ask(name, 6 if name == "rare" else 4, displaces=False)
+    assert made == ["often", "rare", "small", "rare"]
+    ask("other", 6, displaces=True)  # in the place of both
+    ask("often", 6, displaces=True)
+    assert made[4:] == ["other", "often"]
+
+
 def test_parts_share_the_room_and_nothing_else() -> None:
     whole = Recent(most_bytes=10)
     one, other = whole.part("one"), whole.part("other")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,15 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.functional._blocks import Workspace, grain, run_blocks, spans, worth_compiling
+from concept_monitor_cli.functional._blocks import (
+    Workspace,
+    empty,
+    grain,
+    on_cpu,
+    run_blocks,
+    spans,
+    worth_compiling,
+)
 
 #: Of some images: a sum of powers, and the smallest and the largest exponent, `(n,)` each.
 Sums = tuple[Tensor, Tensor, Tensor]
@@ -33,12 +42,31 @@ class Stretch(NamedTuple):
     rows: Tensor
 
 
+class _Product:
+    """`P` of few images or concepts, made when it is first asked for, by whichever thread."""
+
+    def __init__(self, images: Tensor, texts: Tensor) -> None:
+        self._factors = images, texts
+        self._made: Tensor | None = None
+        self._making = Lock()
+
+    def __call__(self) -> Tensor:
+        with self._making:
+            if self._made is None:
+                images, texts = self._factors
+                self._made = torch.mm(
+                    images, texts.T, out=empty(len(images), len(texts), device=images.device)
+                )
+            return self._made
+
+
 class ConceptActivations:
     """How strongly each concept is present in each image: `P[i, m] = I[i] . T[m]`, made block by block.
 
     Every similarity takes a matrix `P` or one of these. From embeddings, `P` (5 GB for 63,000 images and
-    20,000 concepts) is never made: only blocks of it are. What depends on all concepts of an image, the
-    normaliser of the softmax, is computed once and kept; no result depends on how the blocks are cut.
+    20,000 concepts) is never made: only blocks of it are, unless `keep` allows for it. What depends on all
+    concepts of an image, the normaliser of the softmax, is computed once and kept; no result depends on how
+    the blocks are cut.
 
     Example:
         >>> I = torch.nn.functional.normalize(torch.tensor([[1.0, 0.2], [0.1, 1.0]]), dim=1)
@@ -56,10 +84,15 @@ class ConceptActivations:
         images: Tensor | None,
         texts: Tensor | None,
         log_normalisers: Mapping[float, Tensor] | None = None,
+        product: _Product | None = None,
+        rows: Tensor | None = None,
     ) -> None:
         self._matrix = matrix
         self._images = images
         self._texts = texts
+        # What is kept of a product of embeddings, and which of its rows are the images; None: all.
+        self._product = product
+        self._product_rows = rows
         # By temperature, `(3, N)`; NaN is not known yet.
         self._sums: dict[float, Tensor] = {}
         for a, given in (log_normalisers or {}).items():
@@ -75,7 +108,12 @@ class ConceptActivations:
 
     @classmethod
     def from_embeddings(
-        cls, images: Tensor, texts: Tensor, *, log_normalisers: Mapping[float, Tensor] | None = None
+        cls,
+        images: Tensor,
+        texts: Tensor,
+        *,
+        log_normalisers: Mapping[float, Tensor] | None = None,
+        keep: int = 0,
     ) -> ConceptActivations:
         """From embeddings with normalised rows: `images` `(N, D)` and `texts` `(M, D)`.
 
@@ -84,13 +122,18 @@ class ConceptActivations:
             texts: concept embeddings.
             log_normalisers: what `log_normaliser(a)` gave before, by `a`: where these are only some of the
                 concepts that the softmax is over.
+            keep: bytes of a `P` that is made but once, on a processor: where it is asked for again and again,
+                and all of it takes no more than that.
         """
         if images.ndim != 2 or texts.ndim != 2 or images.shape[1] != texts.shape[1]:
             shapes = f"{tuple(images.shape)} and {tuple(texts.shape)}"
             raise InputError(f"embeddings of shapes {shapes}: need (N, D) and (M, D) of the same encoder")
         if 0 in images.shape or 0 in texts.shape:
             raise InputError("no images or no concepts")
-        return cls(None, images.detach().float(), texts.detach().float(), log_normalisers)
+        images, texts = images.detach().float(), texts.detach().float()
+        small = on_cpu(images.device) and 4 * len(images) * len(texts) <= keep
+        product = _Product(images, texts) if small else None
+        return cls(None, images, texts, log_normalisers, product)
 
     @property
     def embeddings(self) -> tuple[Tensor, Tensor] | None:
@@ -128,13 +171,19 @@ class ConceptActivations:
         """`P[images, concepts]` in `out`, `(n, m)` float32, which the caller may overwrite; returns it."""
         if self._matrix is not None:
             return out.copy_(self._matrix[images, concepts])
+        if self._product is not None:
+            columns = self._product()[:, concepts]
+            if self._product_rows is None:
+                return out.copy_(columns[images])
+            return torch.index_select(columns, 0, self._product_rows[images], out=out)
         return torch.mm(self._rows()[images], self._texts_or_raise()[concepts].T, out=out)
 
     def stretches(self, concepts: slice, images: slice, space: Workspace) -> Iterator[Stretch]:
         """`P[images, concepts]` for a compiled loop: all at once where it lies, or made tile by tile."""
         if self.is_whole:
-            assert self._matrix is not None
-            yield Stretch(images, self._matrix, concepts.start, self._numbers(images))
+            source = self._matrix if self._product is None else self._product()
+            assert source is not None
+            yield Stretch(images, source, concepts.start, self._numbers(images))
             return
         width = concepts.stop - concepts.start
         rows = max(1, 4 * grain(self.device) // width)
@@ -146,10 +195,12 @@ class ConceptActivations:
     @property
     def is_whole(self) -> bool:
         """Whether `stretches` gives all images at once."""
-        return self._matrix is not None and self._matrix.is_contiguous()
+        return self._product is not None or (self._matrix is not None and self._matrix.is_contiguous())
 
     def _numbers(self, images: slice) -> Tensor:
         """The rows of the matrix that images are."""
+        if self._product_rows is not None:
+            return self._product_rows[images]
         return torch.arange(images.start, images.stop)
 
     def block(self, concepts: slice, images: slice | None = None) -> Tensor:
@@ -161,13 +212,16 @@ class ConceptActivations:
     def select(self, images: Tensor) -> ConceptActivations:
         """The same concepts on some images; `images` `(n,)` are indices in ascending order.
 
-        From embeddings this copies `n` rows of `I`; from a matrix it copies nothing.
+        From embeddings this copies `n` rows of `I`; from a matrix it copies nothing. A `P` that is kept is
+        shared.
         """
         if images.numel() == self.n_images:
             return self
         if self._matrix is not None:
             return _Selected(self._matrix, images)
-        return ConceptActivations(None, self._rows().index_select(0, images), self._texts)
+        rows = images if self._product_rows is None else self._product_rows[images]
+        chosen = self._rows().index_select(0, images)
+        return ConceptActivations(None, chosen, self._texts, None, self._product, rows)
 
     def log_normaliser(self, a: float, images: Tensor | None = None) -> Tensor:
         """`logsumexp_m(a * P[i, m])` over all concepts, `(N,)`; computed once for every `a` and image.
@@ -210,6 +264,8 @@ class ConceptActivations:
         """What `_kept` keeps, of these concepts."""
         n, m = self.n_images, self.n_concepts
         result = torch.empty(3, n, device=self.device)
+        if self._product is not None:
+            self._product()  # on all threads: blocks are made by one each
         # A matrix is read along its rows; from embeddings, both sides are cut so that a product fits the
         # cache. The cut does not depend on the number of threads: products of other shapes are rounded
         # otherwise.

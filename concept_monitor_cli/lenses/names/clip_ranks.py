@@ -194,6 +194,8 @@ class RankedLayer:
             ("random sets", similarity.name, similarity.a, size),
             lambda: self._random(context.activations, size),
             nbytes=4 * DRAWS * context.activations.n_concepts,
+            # Those of few units must not drive out what all layers ask for.
+            displaces=size == self.top_k,
         )
 
     def _random(self, activations: ConceptActivations, size: int) -> Evidence:

@@ -37,6 +37,7 @@ Kind = Literal[
     # What a run shows.
     "growth",
     "named",
+    "together",
     "fall",
     "category",
     "held-out",
@@ -147,8 +148,17 @@ def choose(tried: Sequence[Finding], cautions: Sequence[Finding] = ()) -> list[F
 def _nothing(tried: Sequence[Finding]) -> Finding:
     layers = len({(each.layer, each.detector) for each in tried if each.layer})
     what = f"{layers} layer{'' if layers == 1 else 's'}" if layers else "this run"
+    # The tables ask unit by unit; here units that are alike count once.
+    named = [each for each in tried if each.kind == "named"]
+    most = max(named, key=lambda each: each.value, default=None)
+    why = (
+        ""
+        if most is None
+        else f"; {most.value:.0f} units of {most.layer} name a concept one by one, but all its units "
+        "together are within luck, where those that are alike count once"
+    )
     return Finding(
-        f"nothing beyond chance: of {len(tried)} statements about {what} none is more than luck gives",
+        f"nothing beyond chance: of {len(tried)} statements about {what} none is more than luck gives{why}",
         NOTHING,
         None,
         "",

@@ -103,7 +103,7 @@ def named(layer: Layer) -> Iterator[Finding]:
         yield Finding(
             f"{layer.where}: no single unit names a concept beyond chance at epoch {epoch}, but {reaching} "
             f"of {tested} have a p-value of {_REACHED} or less (luck: {_REACHED * tested:.0f})",
-            "named",
+            "together",
             epoch,
             layer.name,
             reaching,

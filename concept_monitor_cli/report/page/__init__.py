@@ -5,11 +5,13 @@
 them with the page's own script and styles in `template/`.
 """
 
-from concept_monitor_cli.report.page.contents import Beside, page_content, read_tables, record_notes
+from concept_monitor_cli.report.page.contents import Beside, page_content
 from concept_monitor_cli.report.page.made import SHARE, UnitPictures, unit_pictures
 from concept_monitor_cli.report.page.pictures import Pictures, draw_pictures, known_images
 from concept_monitor_cli.report.page.render import render
+from concept_monitor_cli.report.page.statistics import record_notes
 from concept_monitor_cli.report.page.structure import Structure, read_structure
+from concept_monitor_cli.report.page.tables import read_tables
 
 __all__ = [
     "SHARE",

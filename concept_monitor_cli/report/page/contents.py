@@ -8,7 +8,7 @@ the recordings (changes with confidence) is taken over from their tables where t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +17,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from concept_monitor_cli import __version__
-from concept_monitor_cli.monitor.confidence import FALSE_CHANGES
 from concept_monitor_cli.monitor.findings import caption
 from concept_monitor_cli.monitor.history import UNCATEGORISED, History, category_order
 from concept_monitor_cli.monitor.lives import unit_lives
-from concept_monitor_cli.monitor.statistics import ALL, category_statistics
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.report.images import PER_SHEET, SHEET_COLUMNS, THUMBNAIL
 from concept_monitor_cli.report.page.made import UnitPictures
-from concept_monitor_cli.report.page.pack import floats, integers, short_info
+from concept_monitor_cli.report.page.pack import floats, integers, number, short_info
 from concept_monitor_cli.report.page.pictures import Pictures
+from concept_monitor_cli.report.page.statistics import record_notes, series_statistics
 from concept_monitor_cli.report.page.structure import (
     Structure,
     circuits_json,
@@ -35,6 +34,7 @@ from concept_monitor_cli.report.page.structure import (
     ranges_json,
     uses_json,
 )
+from concept_monitor_cli.report.page.tables import Tables, of_layer
 from concept_monitor_cli.report.style import FOLLOWED_COLOURS, TRACK_COLOURS, category_colour
 from concept_monitor_cli.run import RunFolder
 
@@ -48,57 +48,6 @@ PRESENT, LIVE, INTERPRETABLE = 1, 2, 4
 MAX_TABLE_BYTES = 30_000_000
 # What a unit takes at one epoch, in bytes of base64, with its first concept and place; and each more concept.
 _UNIT_BYTES, _RANK_BYTES = 19, 5.4
-
-
-@dataclass
-class Tables:
-    """The tables of a run that a page is made of; `None` where there is none.
-
-    Attributes:
-        concepts: the concept table, restricted to what was asked for.
-        embedding: `embedding.csv`.
-        anchors: `anchors.csv`.
-        statistics: `statistics.csv`.
-        units: `units.csv`.
-        changes: `changes.csv`.
-        remarks: what is missing or out of date, and the command that makes it.
-    """
-
-    concepts: pd.DataFrame
-    embedding: pd.DataFrame | None = None
-    anchors: pd.DataFrame | None = None
-    statistics: pd.DataFrame | None = None
-    units: pd.DataFrame | None = None
-    changes: pd.DataFrame | None = None
-    remarks: list[str] = field(default_factory=list)
-
-
-def read_tables(run: RunFolder, concepts: pd.DataFrame) -> Tables:
-    """Read what there is beside the concept table.
-
-    Raises:
-        InputError: a file is there and is no such table.
-    """
-    found = {**run.on_page("series"), **run.on_page("anchors")}
-    tables = Tables(
-        concepts,
-        found.get("embedding"),
-        found.get("anchors"),
-        found.get("statistics"),
-        found.get("units"),
-        found.get("changes"),
-    )
-    if tables.embedding is None or tables.anchors is None:
-        tables.remarks.append(
-            "Positions in concept space are missing: run “cmon embed --anchors WORDS”, then “cmon report”."
-        )
-    if tables.statistics is None:
-        tables.remarks.append("The spread of the embedding is missing: it comes from “cmon stats”.")
-    if tables.units is None:
-        tables.remarks.append(
-            "Drift and changes beyond chance are missing for single units: they come from “cmon units”."
-        )
-    return tables
 
 
 def affordable_ranks(tables: Tables) -> int:
@@ -173,7 +122,7 @@ def series_json(
         notes: (layer, detector) -> what its table records say.
     """
     shape = (len(history.epochs), len(history.units))
-    rows = _of(tables.concepts, history)
+    rows = of_layer(tables.concepts, history)
     rows = rows[rows["rank"] <= ranks]
     at = _places(rows, history)
     label = vocabulary.labels.get_indexer(pd.MultiIndex.from_frame(rows[["concept", "category"]])) + 1
@@ -205,18 +154,8 @@ def series_json(
         "flags": integers(flags),
         "place": _place_json(history, tables, shape),
         "lives": _lives_json(history, tables),
-        "statistics": _series_statistics(history, tables, vocabulary.categories, notes),
+        "statistics": series_statistics(history, tables, vocabulary.categories, notes),
         **notes.get((history.layer, history.detector), {}),
-    }
-
-
-def _series_statistics(
-    history: History, tables: Tables, categories: Sequence[str], notes: Mapping[tuple[str, str], Any]
-) -> dict[str, Any]:
-    """All numbers of a layer, a value per epoch."""
-    return {
-        **_statistics_json(history, tables, categories),
-        **_beside_json(history, notes.get((history.layer, history.detector), {})),
     }
 
 
@@ -233,15 +172,11 @@ def other_json(beside: Beside, categories: Sequence[str]) -> dict[str, Any]:
                 "detector": history.detector,
                 "epochs": history.epochs.tolist(),
                 "size": len(history.units),
-                "statistics": _series_statistics(history, beside.tables, categories, beside.notes),
+                "statistics": series_statistics(history, beside.tables, categories, beside.notes),
             }
             for history in beside.histories
         ],
     }
-
-
-def _of(table: pd.DataFrame, history: History) -> pd.DataFrame:
-    return table[(table["layer"] == history.layer) & (table["detector"] == history.detector)]
 
 
 def _places(rows: pd.DataFrame, history: History) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -255,7 +190,7 @@ def _place_json(history: History, tables: Tables, shape: tuple[int, int]) -> dic
     """Where the units are in the picture of concept space; `None` where this layer is not in it."""
     if tables.embedding is None or tables.anchors is None:
         return None
-    rows = _of(tables.embedding, history)
+    rows = of_layer(tables.embedding, history)
     rows = rows[rows["epoch"].isin(history.epochs) & rows["unit"].isin(history.units)]
     if rows.empty:
         return None
@@ -277,7 +212,7 @@ def _lives_json(history: History, tables: Tables) -> dict[str, Any]:
     floors = ["drift_floor_random", "drift_floor_halves"]
     known = None
     if tables.units is not None:
-        own = _of(tables.units, history)
+        own = of_layer(tables.units, history)
         # Of runs of earlier versions all changes of label counted.
         own = own.assign(label_changes=own["label_changes"].fillna(own["changes"]))
         kept = ["stable_from", "changes", *extra, *floors]
@@ -292,98 +227,12 @@ def _lives_json(history: History, tables: Tables) -> dict[str, Any]:
     }
     if known is None:
         return result
-    result["floors"] = {name: _number(known[name].max()) for name in floors}
+    result["floors"] = {name: number(known[name].max()) for name in floors}
     if known[extra].notna().any().any():
         result["drift"] = floats(known["drift"])
         result["path"] = floats(known["path_length"])
         result["confident"] = integers(known["confident_changes"].fillna(-1).to_numpy(dtype=np.int64) + 1)
     return result
-
-
-def _statistics_json(history: History, tables: Tables, categories: Sequence[str]) -> dict[str, Any]:
-    """A value per epoch: of the whole layer, and interpretable units of every category."""
-    rows = category_statistics(_of(tables.concepts, history), None, tables.embedding)
-    whole = rows[rows["category"] == ALL].set_index("epoch").loc[history.epochs]
-    changed = history.changed.sum(axis=0).tolist()
-    spreads: dict[str, list[float | None]] = {
-        name: [None] * len(history.epochs) for name in ("spread", "spread_floor_random")
-    }
-    if tables.statistics is not None:
-        known = _of(tables.statistics, history)
-        known = known[known["category"] == ALL]
-        for name in spreads:
-            made = dict(zip(known["epoch"], zip(known["units"], known[name], strict=True), strict=True))
-            now = zip(history.epochs.tolist(), whole["units"], strict=True)
-            # Another number of units at an epoch: made from another state of the run.
-            spreads[name] = [
-                _number(made[e][1]) if e in made and made[e][0] == units else None for e, units in now
-            ]
-    interpretable = (
-        rows[rows["category"] != ALL]
-        .pivot_table(index="epoch", columns="category", values="interpretable", aggfunc="sum")
-        .reindex(index=history.epochs, columns=list(categories), fill_value=0)
-        .fillna(0)
-    )
-    return {
-        "units": whole["units"].astype(int).tolist(),
-        "dead": whole["dead"].astype(int).tolist(),
-        "interpretable": whole["interpretable"].astype(int).tolist(),
-        "distinct": whole["distinct_concepts"].astype(int).tolist(),
-        "changed": [None, *changed[1:]],
-        **_sure_changes(history, tables),
-        **spreads,
-        "anchor_distance": [_number(value) for value in whole["anchor_distance"]],
-        "categories": interpretable.astype(int).T.to_numpy().tolist(),
-    }
-
-
-def _sure_changes(history: History, tables: Tables) -> dict[str, list[int | None]]:
-    """Changes that other images would not undo, a value per epoch, and how many of them luck gives.
-
-    None where they were not tested on these labels.
-    """
-    nothing: list[int | None] = [None] * len(history.epochs)
-    units = None if tables.units is None else _of(tables.units, history)
-    current = (
-        units is not None
-        and units["unit"].tolist() == history.units.tolist()
-        and units["label_changes"].tolist() == history.changed.sum(axis=1).tolist()
-        and not units["confident_changes"].isna().any()
-    )
-    if tables.changes is None or not current:
-        return {"sure": nothing, "sure_by_luck": nothing}
-    at = _of(tables.changes, history)["epoch"].value_counts()
-    could = (history.live & (history.previous >= 0)).sum(axis=0).tolist()
-    return {
-        "sure": [None, *(int(at.get(epoch, 0)) for epoch in history.epochs[1:].tolist())],
-        "sure_by_luck": [None, *(round(FALSE_CHANGES * units) for units in could[1:])],
-    }
-
-
-def _beside_json(history: History, notes: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """What the records of the tables say of redundancy and held-out images, a value per epoch."""
-    at = [str(epoch) for epoch in history.epochs.tolist()]
-    alike = [notes.get("redundancy", {}).get(epoch, {}) for epoch in at]
-    held = [notes.get("heldOut", {}).get(epoch, {}) for epoch in at]
-    means = [each.get("categories", {}).get(ALL, {}) for each in held]
-    live = history.live.sum(axis=0).tolist()
-    return {
-        "effective": [each.get("effective_units") for each in alike],
-        "effective_chance": [each.get("effective_units_chance") for each in alike],
-        "redundant": [each.get("redundant") for each in alike],
-        "held_out": [each.get("value") for each in held],
-        "held_out_chance": [each.get("chance") for each in held],
-        "held_out_word": [each.get("word", "") for each in held],
-        "spread_floor_halves": [each.get("distance") for each in means],
-        "changed_by_luck": [
-            None if number == 0 or each.get("changed") is None else round(each["changed"] * units)
-            for number, (each, units) in enumerate(zip(means, live, strict=True))
-        ],
-    }
-
-
-def _number(value: Any) -> float | None:
-    return None if pd.isna(value) else round(float(value), 5)
 
 
 def anchors_json(tables: Tables) -> dict[str, Any] | None:
@@ -392,23 +241,9 @@ def anchors_json(tables: Tables) -> dict[str, Any] | None:
         return None
     return {
         "name": [str(name) for name in tables.anchors["anchor"]],
-        "x": [_number(value) for value in tables.anchors["x"]],
-        "y": [_number(value) for value in tables.anchors["y"]],
+        "x": [number(value) for value in tables.anchors["x"]],
+        "y": [number(value) for value in tables.anchors["y"]],
     }
-
-
-def record_notes(run: RunFolder) -> dict[tuple[str, str], dict[str, Any]]:
-    """What the records of the tables say: sentences for the reader, and the calibration at every epoch."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
-    for _, record in run.table_records():
-        notes = found.setdefault(
-            (record.layer, record.detector), {"notes": [], "calibration": {}, "redundancy": {}, "heldOut": {}}
-        )
-        notes["notes"] += [note for note in record.notes if note not in notes["notes"]]
-        notes["calibration"][str(record.epoch)] = record.calibration
-        notes["redundancy"][str(record.epoch)] = record.redundancy
-        notes["heldOut"][str(record.epoch)] = record.held_out
-    return found
 
 
 def page_content(

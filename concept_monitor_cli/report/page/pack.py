@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any, TypedDict
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 _MOST_SKIPPED = 50
@@ -124,3 +125,8 @@ def short_info(info: dict[str, Any]) -> dict[str, Any]:
     if more > 0:
         probe["skipped"] = [*skipped[:_MOST_SKIPPED], f"and {more} more, see run.json"]
     return {**info, "probe": probe}
+
+
+def number(value: Any) -> float | None:
+    """A number as a page has it, five digits after the point; `None` for NaN."""
+    return None if pd.isna(value) else round(float(value), 5)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from planted_training import EPOCHS, UNITS, weights
 
 from concept_monitor_cli.cli import main
+from concept_monitor_cli.encoders import embed_texts
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.monitor import epochs as monitored_epochs
 from concept_monitor_cli.options import (
@@ -21,11 +24,12 @@ from concept_monitor_cli.options import (
     RetentionOptions,
     StatsOptions,
 )
-from concept_monitor_cli.progress import Silent
+from concept_monitor_cli.progress import SILENT, Silent
 from concept_monitor_cli.report.universality_figures import universality_figure
-from concept_monitor_cli.run import TABLES
+from concept_monitor_cli.run import TABLES, RunFolder
+from concept_monitor_cli.store import Store
 from concept_monitor_cli.stories.compare import compare
-from concept_monitor_cli.stories.embed import embed
+from concept_monitor_cli.stories.embed import embed, run_encoder
 from concept_monitor_cli.stories.retention import retention
 from concept_monitor_cli.stories.stats import stats
 
@@ -74,6 +78,37 @@ def test_distance_to_anchors_once_there_is_an_embedding(dissected: Dissected, ca
     # Units that detect cars stand on the anchor `car`; those of the other words at a right angle to both.
     assert rows.loc[(0, "object"), "anchor_distance"] < 0.05
     assert rows.loc[(0, "texture"), "anchor_distance"] > 0.9
+
+
+def test_beside_places_stand_those_of_random_weights(
+    dissected: Dissected, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = dissected("beside-random", {0: weights(0), 1: weights(1)})
+    options = EmbedOptions(out=run, cache_dir=cache, device="cpu", anchors=("car", "street"), method="pca")
+    spread = embed(options).spread
+    stats(StatsOptions(out=run, cache_dir=cache, device="cpu"))
+    whole = TABLES["statistics"].read_csv(run / "tables" / "statistics.csv")
+    whole = whole[whole["category"] == "all"]
+    floors = whole["spread_floor_random"].tolist()
+    assert [row["spread_floor_random"] for row in spread] == pytest.approx(floors, abs=1e-6)
+
+    # By hand: a unit stands at the weighted mean of its concepts.
+    encoder, templates = run_encoder(run_folder := RunFolder.open(run), options, SILENT)
+    random = run_folder.untrained("1", "clip-dissect")
+    assert random is not None
+    live = random[(random["state"] == "live") & (random["concept"] != "")]
+    words = sorted({*live["concept"], "car", "street"})
+    rows = embed_texts(Store(cache), encoder, words, template=templates or None).astype(np.float64)
+    at = dict(zip(words, rows, strict=True))
+    nearest = []
+    for _, own in live.groupby("unit"):
+        place = sum(np.exp(row.score) * at[row.concept] for row in own[own["rank"] <= 5].itertuples())
+        nearest.append(min(1 - at[word] @ place / np.linalg.norm(place) for word in ("car", "street")))
+    for row in spread:
+        assert row["anchor_distance_floor_random"] == pytest.approx(np.mean(nearest), abs=1e-5)
+
+    shutil.rmtree(run / "untrained")
+    assert {row["spread_floor_random"] for row in embed(options).spread} == {None}
 
 
 def test_retention_of_stages_in_one_run_and_in_several(dissected: Dissected, cache: Path) -> None:

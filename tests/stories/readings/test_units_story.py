@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from PIL import Image
 
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.monitor.confidence import FALSE_CHANGES
 from concept_monitor_cli.options import EpochFilter, UnitsOptions
 from concept_monitor_cli.run import TABLES
 from concept_monitor_cli.stories.units import UnitsResult, units
@@ -33,6 +36,13 @@ def test_known_histories_come_out(training: Path, result: UnitsResult) -> None:
     assert lives.loc[4:, "stable_from"].tolist() == [0] * 14
     (layer,) = result.layers
     assert layer["confident_changes"] == 1
+    # Of 18 units one is dead, and 5 epochs follow another; of each epoch's interpretable units 5 % at most.
+    assert layer["confident_by_luck"] == round(FALSE_CHANGES * 17 * 5)
+    table = pd.read_parquet(training / "tables" / "concepts.parquet")
+    named = table[(table["rank"] == 1) & table["interpretable"]]
+    assert layer["born_by_luck"] == math.ceil(0.05 * len(named)) > 0
+    random = TABLES["concepts"].read_csv(training / "untrained" / "1.clip-dissect.csv")
+    assert layer["random_interpretable"] == int(random.loc[random["rank"] == 1, "interpretable"].sum())
     (change,) = TABLES["changes"].read_csv(training / "tables" / "changes.csv").to_dict("records")
     assert (change["unit"], change["epoch"], change["checkpoint"]) == (0, 3, "epoch_3.pth")
     assert (change["from_concept"], change["from_category"], change["from_epoch"]) == ("red", "color", 2)

@@ -1,8 +1,8 @@
 // Cards and charts: how much of each layer is interpretable, by category, over the epochs.
 
 const METRICS = [
-  ["categories", "Categories", "Interpretable units by the category of their concept."],
-  ["distinct", "Distinct concepts", "Different concepts among the interpretable units."],
+  ["categories", "Categories", "Interpretable units by the category of their concept; dashed: how many a network with random weights has, and, lower, how many luck gives at most."],
+  ["distinct", "Distinct concepts", "Different concepts among the interpretable units; dashed: a network with random weights."],
   ["sure", "Changes", "Units that took another concept in a way that other probing images would not undo; dashed: what luck gives."],
   ["changed", "Relabelled", "Units with another concept than when they were last alive, whatever the reason; dashed: what two halves of the images give by luck."],
   ["dead", "Dead", "Units whose activation is the same on every image."],
@@ -14,6 +14,8 @@ const METRICS = [
 
 // What a number is to be compared with, drawn as dashed lines.
 const FLOORS = {
+  categories: ["interpretable_random", "interpretable_by_luck"],
+  distinct: ["distinct_random"],
   sure: ["sure_by_luck"],
   changed: ["changed_by_luck"],
   effective: ["effective_chance"],
@@ -22,6 +24,7 @@ const FLOORS = {
 };
 
 const FLOOR_NAMES = {
+  interpretable_random: "random weights", interpretable_by_luck: "by luck at most", distinct_random: "random weights",
   sure_by_luck: "by luck", changed_by_luck: "by luck", effective_chance: "independent units", held_out_chance: "chance",
   spread_floor_random: "random network", spread_floor_halves: "two halves of the images",
 };
@@ -95,12 +98,14 @@ function showCards() {
     const s = series.statistics;
     big.textContent = whole.format(s.interpretable[t]);
     small.textContent = `of ${whole.format(s.units[t])} · ${percent(s.interpretable[t], s.units[t])}`;
+    const chance = FLOORS.categories.filter((name) => s[name][t] !== null).map((name) => `${FLOOR_NAMES[name]} ${whole.format(s[name][t])}`);
     more.textContent = [
+      ...chance,
       count(s.distinct[t], "concept"),
       s.sure[t] !== null ? `${count(s.sure[t], "change")} (by luck ${whole.format(s.sure_by_luck[t])})`
         : s.changed[t] === null ? null : `${whole.format(s.changed[t])} relabelled${s.changed_by_luck[t] === null ? "" : ` (by luck ${whole.format(s.changed_by_luck[t])})`}`,
       s.dead[t] ? `${whole.format(s.dead[t])} dead` : null,
-      s.effective[t] === null ? null : `as different as ${whole.format(Math.round(s.effective[t]))} units`,
+      s.effective[t] === null ? null : `as different as ${whole.format(Math.round(s.effective[t]))} units${s.effective_chance[t] === null ? "" : ` (independent: ${whole.format(Math.round(s.effective_chance[t]))})`}`,
       otherCard(series),
       s.held_out[t] === null ? null : `held out: ${plain(s.held_out_word[t])}, ${number(s.held_out[t])} (chance ${number(s.held_out_chance[t])})`,
     ].filter(Boolean).join(" · ");
@@ -141,7 +146,7 @@ function buildCharts() {
   const other = (series) => (BESIDE && BESIDE.series[series.number]) || null;
   // Two runs of a layer have one axis.
   const highest = (series) => Math.max(...[series, other(series)].filter(Boolean).flatMap((one) =>
-    (line ? [one.statistics[state.metric], ...(FLOORS[state.metric] || []).map((name) => one.statistics[name])] : [one.statistics.interpretable]).flat().map((v) => v ?? 0)));
+    [one.statistics[line ? state.metric : "interpretable"], ...(FLOORS[state.metric] || []).map((name) => one.statistics[name])].flat().map((v) => v ?? 0)));
   const pairs = all.flatMap((series) => [series, other(series)].filter(Boolean).map((one) => [one, shared ?? (other(series) ? highest(series) : null)]));
   $("chart-grid").classList.toggle("pairs", Boolean(BESIDE));
   fill($("chart-grid"), ...pairs.map(([series, shared]) => {
@@ -171,7 +176,7 @@ function drawChart(figure, series, values, line, shared) {
   const { height, left, right, top, bottom } = CHART;
   const inner = { width: width - left - right, height: height - top - bottom };
   const counts = !DISTANCES.includes(state.metric);
-  const floors = line ? (FLOORS[state.metric] || []).map((name) => series.statistics[name]) : [];
+  const floors = (FLOORS[state.metric] || []).map((name) => series.statistics[name]);
   const most = shared || Math.max(counts ? 1 : 1e-9, ...[values, ...floors].flat().map((value) => value ?? 0));
   const marks = ticks(most, counts);
   const highest = Math.max(most, marks[marks.length - 1]) * 1.04;
@@ -192,12 +197,6 @@ function drawChart(figure, series, values, line, shared) {
       picture.append(svg("text", { x: x(t), y: height - 8, class: "tick", "text-anchor": "middle", text: String(epoch) }));
     }
   });
-  for (const floor of floors) {
-    let path = "";
-    floor.forEach((value, t) => { if (value !== null) path += `${t && floor[t - 1] !== null ? "L" : "M"}${x(t).toFixed(1)},${y(value).toFixed(1)}`; });
-    if (n === 1 && floor[0] !== null) path = `M${left},${y(floor[0]).toFixed(1)}L${width - right},${y(floor[0]).toFixed(1)}`;
-    if (path) picture.append(svg("path", { d: path, class: "line", "stroke-dasharray": "4 4", opacity: 0.6 }));
-  }
   if (line) {
     const known = values.map((value, t) => (value === null ? null : [x(t), y(value)]));
     let path = "";
@@ -218,6 +217,12 @@ function drawChart(figure, series, values, line, shared) {
         base += value;
       });
     }
+  }
+  for (const floor of floors) {
+    let path = "";
+    floor.forEach((value, t) => { if (value !== null) path += `${t && floor[t - 1] !== null ? "L" : "M"}${x(t).toFixed(1)},${y(value).toFixed(1)}`; });
+    if (n === 1 && floor[0] !== null) path = `M${left},${y(floor[0]).toFixed(1)}L${width - right},${y(floor[0]).toFixed(1)}`;
+    if (path) picture.append(svg("path", { d: path, class: "line", "stroke-dasharray": "4 4", opacity: 0.6 }));
   }
   const last = values.length - 1;
   picture.setAttribute("aria-label", `${plain(series.layer)}${series.of ? ` of ${plain(series.of)}` : ""}, ${METRICS.find(([name]) => name === state.metric)[1]}: `
@@ -247,12 +252,12 @@ function chartCaption(series, values, line) {
   const last = epochs.length - 1;
   const course = last ? `Epoch ${epochs[0]} to ${epochs[last]}: ${said(values[0])} to ${said(values[last])}. ` : "";
   if (t < 0) return `${course}Not looked at in epoch ${state.epoch}.`;
+  const floors = (FLOORS[state.metric] || []).filter((name) => statistics[name][t] !== null).map((name) => `${FLOOR_NAMES[name]} ${said(statistics[name][t])}`);
   if (!line) {
     const parts = CATEGORIES.map((category, c) => [statistics.categories[c][t], plain(category.name)]).filter(([value]) => value);
     return `${course}Epoch ${epochs[t]}: ${said(values[t])} of ${count(statistics.units[t], "unit")} interpretable`
-      + `${parts.length ? ` (${parts.map(([value, name]) => `${whole.format(value)} ${name}`).join(", ")})` : ""}.`;
+      + `${parts.length ? ` (${parts.map(([value, name]) => `${whole.format(value)} ${name}`).join(", ")})` : ""}${floors.length ? `; ${floors.join(", ")}` : ""}.`;
   }
-  const floors = (FLOORS[state.metric] || []).filter((name) => statistics[name][t] !== null).map((name) => `${FLOOR_NAMES[name]} ${said(statistics[name][t])}`);
   return `${course}Epoch ${epochs[t]}: ${said(values[t])}${floors.length ? ` (${floors.join(", ")})` : ""}.`;
 }
 
@@ -264,15 +269,15 @@ function chartTitle(series) {
 // A chart as it is kept.
 function chartContent(series, values, line) {
   const [, , about] = METRICS.find(([metric]) => metric === state.metric);
-  const floors = line ? FLOORS[state.metric] || [] : [];
+  const floors = FLOORS[state.metric] || [];
   const { epochs, statistics } = series;
   return {
     title: chartTitle(series),
     name: fileName(series.of || "", series.layer, series.detector, state.metric),
     caption: `${about} ${chartCaption(series, values, line)}`,
-    header: line ? ["epoch", state.metric, ...floors] : ["epoch", "units", "interpretable", ...CATEGORIES.map((category) => category.name)],
+    header: line ? ["epoch", state.metric, ...floors] : ["epoch", "units", "interpretable", ...CATEGORIES.map((category) => category.name), ...floors],
     rows: () => epochs.map((epoch, t) => (line ? [epoch, values[t], ...floors.map((floor) => statistics[floor][t])]
-      : [epoch, statistics.units[t], values[t], ...CATEGORIES.map((_, c) => statistics.categories[c][t])])),
+      : [epoch, statistics.units[t], values[t], ...CATEGORIES.map((_, c) => statistics.categories[c][t]), ...floors.map((floor) => statistics[floor][t])])),
   };
 }
 
@@ -282,6 +287,8 @@ function markCharts() {
 
 function chartTip(series, t, line, values) {
   const lines = [el("p", { class: "tip-title", text: `Epoch ${series.epochs[t]}` })];
+  const floors = FLOORS.categories.filter((name) => series.statistics[name][t] !== null)
+    .map((name) => el("p", { class: "tip-row" }, el("span", { text: FLOOR_NAMES[name] }), el("b", { text: whole.format(series.statistics[name][t]) })));
   if (line) {
     const value = values[t];
     return [...lines, value === null ? "not known" : Number.isInteger(value) ? whole.format(value) : number(value)];
@@ -293,6 +300,6 @@ function chartTip(series, t, line, values) {
     swatch.style.background = category.colour;
     lines.splice(1, 0, el("p", { class: "tip-row" }, swatch, el("span", { text: plain(category.name) }), el("b", { text: whole.format(value) })));
   });
-  lines.push(el("p", { class: "tip-row total" }, el("span", { text: "interpretable" }), el("b", { text: whole.format(values[t]) })));
+  lines.push(el("p", { class: "tip-row total" }, el("span", { text: "interpretable" }), el("b", { text: whole.format(values[t]) })), ...floors);
   return lines;
 }
