@@ -23,6 +23,7 @@ from concept_monitor_cli.models.layers import (
     meta_copy,
 )
 from concept_monitor_cli.models.taps import find_modules, first_tensor
+from concept_monitor_cli.models.without_compiler import without_compiler
 
 
 class _Stop(BaseException):
@@ -87,7 +88,8 @@ def weights_of_layers(
     try:
         channels = next(iter(infos.values())).channels
         wanted = {name: infos[name].calls for name in layer_names}
-        used = _used(meta_copy(model), wanted, input_size, channels)
+        with without_compiler():
+            used = _used(meta_copy(model), wanted, input_size, channels)
     except Exception:  # Whatever kept it from running: then nothing is known to be unused.
         return every
     # What is no parameter or buffer (a module's extra state) is kept: its meaning is the module's own.

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from concept_monitor_cli.errors import CmonError, InputError
 from concept_monitor_cli.models.pooling import Kind, Layout, detect_layout, units
 from concept_monitor_cli.models.taps import first_tensor, split_name, tensors_in
+from concept_monitor_cli.models.without_compiler import without_compiler
 
 # Two images show whether a layer's first axis is the batch.
 _BATCH = 2
@@ -333,7 +334,8 @@ def stem_channels(model: nn.Module) -> int | None:
 
 def _trace_somewhere(model: nn.Module, input_size: int, channels: int) -> dict[str, LayerCalls]:
     try:
-        return _trace(meta_copy(model), input_size, channels)
+        with without_compiler():
+            return _trace(meta_copy(model), input_size, channels)
     except Exception:
         # Not every network runs on meta tensors (values read back, tensors made on the CPU): use it as it is.
         if any(tensor.is_meta for tensor in chain(model.parameters(), model.buffers())):
