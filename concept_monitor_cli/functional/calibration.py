@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.functional._blocks import Workspace, grain, run_blocks, spans
+from concept_monitor_cli.functional._blocks import Workspace, grain, on_cpu, run_blocks, spans
 from concept_monitor_cli.functional.groups import ImageGroups, Rotations, random_images
 from concept_monitor_cli.functional.similarity.pmi import Evidence, log_sum_of_others
 from concept_monitor_cli.functional.topk import top_rows
@@ -161,20 +161,27 @@ def label_beside_chance(layer: Evidence, null: Evidence, *, lam: float) -> Order
     chance = torch.empty(draws, device=device)
 
     width = max(16, grain(device) // draws)
-    # Many draws have one label, whose column is looked at once. Blocks have one width: in another one the
-    # sums of a column are rounded otherwise.
-    whole = draws - draws % width
-    named, which = labels[:whole].unique(return_inverse=True)
-    named = torch.cat([named, named[-1:].expand(-len(named) % width)])
 
     def compare(some: slice) -> None:
-        beside = _against_the_others(drawn[:, named[some]])
-        own = ((which >= some.start) & (which < some.stop)).nonzero()[:, 0]
-        chance[own] = beside[own, which[own] - some.start]
+        chance[some] = _against_the_others(drawn[:, labels[some]])[some].diagonal()
 
-    run_blocks(compare, spans(len(named), width), device)
-    if whole < draws:
-        chance[whole:] = _against_the_others(drawn[:, labels[whole:]])[whole:].diagonal()
+    if not on_cpu(device):  # to count different labels would be to wait for them
+        run_blocks(compare, spans(draws, width), device)
+    else:
+        # Many draws have one label, whose column is looked at once. Blocks have one width: in another one the
+        # sums of a column are rounded otherwise.
+        whole = draws - draws % width
+        named, which = labels[:whole].unique(return_inverse=True)  # type: ignore[no-untyped-call]
+        named = torch.cat([named, named[-1:].expand(-len(named) % width)])
+
+        def compare_labels(some: slice) -> None:
+            beside = _against_the_others(drawn[:, named[some]])
+            own = ((which >= some.start) & (which < some.stop)).nonzero()[:, 0]
+            chance[own] = beside[own, which[own] - some.start]
+
+        run_blocks(compare_labels, spans(len(named), width), device)
+        if whole < draws:
+            compare(slice(whole, draws))
     # In the place of what is not needed any more: both are as large as the evidence.
     order = torch.sub(values, all_others, out=all_others) if lam == 1.0 else layer.scores(lam)
     return OrderBesideChance(order, chance)

@@ -93,50 +93,6 @@ def test_agrees_with_its_literal_twin(name: str, case: str, form: str, compiled:
     assert (scores - expected).abs().max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["wpmi_evidence", "soft_wpmi_evidence"])
-def test_a_product_that_is_kept_is_made_once_and_changes_nothing(
-    name: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images, texts = embeddings(300, 170)
-    nbytes, made = 4 * 300 * 170, []
-    original = torch.mm
-
-    def counting(*args: Tensor, **more: Tensor) -> Tensor:
-        made.append(args[0].shape[0])
-        return original(*args, **more)
-
-    monkeypatch.setattr(torch, "mm", counting)
-    kept = ConceptActivations.from_embeddings(images, texts, keep=nbytes)
-    beyond = ConceptActivations.from_embeddings(images, texts, keep=nbytes - 1)
-    half = torch.arange(0, 300, 2)
-    kept_half, beyond_half = kept.select(half), beyond.select(half)
-    assert made == []
-    top, _ = top_images(activations(300, 40, "plain"), 20)
-    in_half = top_images(activations(150, 40, "plain"), 20)[0]
-    evidence = getattr(similarity, name)
-    found = [
-        evidence(kept, top),
-        evidence(kept_half, in_half),
-        evidence(kept_half.select(torch.arange(100)), in_half % 100),
-    ]
-    assert made == [300]
-    for own, other in zip(
-        found,
-        [
-            evidence(beyond, top),
-            evidence(beyond_half, in_half),
-            evidence(ConceptActivations.from_embeddings(images[half][:100], texts), in_half % 100),
-        ],
-        strict=True,
-    ):
-        torch.testing.assert_close(own.values, other.values, atol=5e-5, rtol=2e-6)
-        assert own.constant == other.constant
-    assert len(made) > 1
-    pair = kept.embeddings
-    assert pair is not None
-    assert torch.equal(pair[0], images)
-
-
 @pytest.mark.parametrize("a", [40.0, -40.0])
 @pytest.mark.parametrize("name", ["wpmi", "soft_wpmi"])
 def test_constants_can_be_changed(name: str, a: float, compiled: bool) -> None:

@@ -360,7 +360,7 @@ def test_files_that_look_like_images_are_counted(tmp_path):
         ("a.mp4", "a video"),
         ("data.mdb", "LMDB"),
         ("a.psd", "convert the images"),
-        ("a.txt", "docs/inputs.md"),
+        ("a.txt", "an array (.npy, .npz, .h5)"),
     ],
 )
 def test_advice_for_what_is_not_read(tmp_path, name, advice):

@@ -304,7 +304,7 @@ def test_commands_from_the_command_line(
     ("command", "says"),
     [
         (["stats"], "interpretable units"),
-        (["units"], "ever interpretable"),
+        (["units"], "units over the epochs"),
         (["units", "--unit", "0"], "'car' since epoch 3"),
         (["retention"], "keep their concept"),
         (["compare", ".", "."], "No differences."),
