@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from concept_monitor_cli.cli.tables import plain_table
+from concept_monitor_cli.cli.tables import plain_table, with_luck
 from concept_monitor_cli.wording import counted
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def summaries_of(run: RunFolder, layers: Sequence[str] = ()) -> list[LayerSummar
         layers: only these; none means all.
     """
     from concept_monitor_cli.monitor.findings.tables import fdr_of
+    from concept_monitor_cli.monitor.history import layers_and_detectors
     from concept_monitor_cli.monitor.summary import summarise
 
     records = [record for _, record in run.table_records()]
@@ -106,14 +107,13 @@ def summaries_of(run: RunFolder, layers: Sequence[str] = ()) -> list[LayerSummar
     if len(read) == 2:
         known = read["units"][read["units"]["confident_changes"].notna()]
         tested = set(zip(known["layer"], known["detector"], strict=True))
-    places = tables[["layer", "detector"]].drop_duplicates().itertuples(index=False, name=None)
     return summarise(
         tables,
         records,
         changes=read.get("changes"),
         tested=tested,
         fdr=fdr_of(run.info()),
-        untrained={place: run.untrained(*place) for place in places},
+        untrained={place: run.untrained(*place) for place in layers_and_detectors(tables)},
     )
 
 
@@ -248,21 +248,21 @@ def _layer_table(epochs: list[LayerSummary]) -> Table:
         if epoch is None:
             table.add_row("...", "", "", "", "")
             continue
-        share = f"{epoch.interpretable}, {epoch.interpretable / max(epoch.units, 1):.0%}"
+        share = _share(epoch.interpretable, epoch.units)
         if epoch.interpretable_by_luck is not None:
             share += f" ({epoch.interpretable_by_luck})"
         best = ", ".join(f"{unit} {concept}" for unit, concept, _ in epoch.best) or "-"
         pair = (epoch.sure_changes, epoch.sure_by_luck) if tested else (epoch.changed, epoch.changed_by_luck)
-        said = "-" if pair[0] is None else str(pair[0])
-        if pair[0] is not None and pair[1] is not None:
-            said += f" ({pair[1]})"
         best_ones = Text(best, no_wrap=True, overflow="ellipsis")
-        table.add_row(str(epoch.epoch), share, str(epoch.distinct), said, best_ones)
+        table.add_row(str(epoch.epoch), share, str(epoch.distinct), with_luck(*pair), best_ones)
     if first.random is not None:
         count, distinct = first.random
-        share = f"{count}, {count / max(first.units, 1):.0%}"
-        table.add_row("random", share, str(distinct), "", "(random weights)")
+        table.add_row("random", _share(count, first.units), str(distinct), "", "(random weights)")
     return table
+
+
+def _share(count: int, units: int) -> str:
+    return f"{count}, {count / max(units, 1):.0%}"
 
 
 def p_text(value: float | None, floor: float | None) -> str:

@@ -22,3 +22,10 @@ def plain_table(title: str = "", **more: Any) -> Table:
     if title:
         more = {"title": Text(title, style="bold"), "title_justify": "left", **more}
     return Table(box=box.SIMPLE_HEAD, pad_edge=False, **more)
+
+
+def with_luck(count: int | None, luck: int | None) -> str:
+    """A count as a cell, in brackets how many of it luck gives; `-` where it is not known."""
+    if count is None:
+        return "-"
+    return f"{count}" if luck is None else f"{count} ({luck})"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from concept_monitor_cli.cli.app import cmon_app, cmon_command
 from concept_monitor_cli.cli.console import Console
 from concept_monitor_cli.cli.show_run import p_text
-from concept_monitor_cli.cli.tables import plain_table
+from concept_monitor_cli.cli.tables import plain_table, with_luck
 from concept_monitor_cli.options import UnitsOptions
 
 if TYPE_CHECKING:
@@ -109,21 +109,13 @@ def _lives_table(result: UnitsResult) -> Table:
         table.add_row(
             Text(row["layer"] if one else f"{row['layer']} ({row['detector']})"),
             str(row["units"]),
-            _beside_luck(row["born"], row["born_by_luck"]),
-            _or_dash(row["random_interpretable"]),
+            with_luck(row["born"], row["born_by_luck"]),
+            with_luck(row["random_interpretable"], None),
             str(row["died"]),
-            _beside_luck(row["confident_changes"], row["confident_by_luck"]),
+            with_luck(row["confident_changes"], row["confident_by_luck"]),
             str(row["label_changes"]),
         )
     return table
-
-
-def _beside_luck(count: int | None, luck: int | None) -> str:
-    return _or_dash(count) + ("" if luck is None else f" ({luck})")
-
-
-def _or_dash(count: int | None) -> str:
-    return "-" if count is None else str(count)
 
 
 def _one_detector(result: UnitsResult) -> Table:

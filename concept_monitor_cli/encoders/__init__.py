@@ -10,7 +10,6 @@ from concept_monitor_cli.encoders.base import (
 )
 from concept_monitor_cli.encoders.clip import ClipEncoder, ClipFiles
 from concept_monitor_cli.encoders.embed import (
-    Clock,
     PixelBlocks,
     check_templates,
     embed_image_blocks,
@@ -27,7 +26,6 @@ from concept_monitor_cli.encoders import openers  # isort: skip  # noqa: F401
 __all__ = [
     "ClipEncoder",
     "ClipFiles",
-    "Clock",
     "Encoder",
     "EncoderRequest",
     "PixelBlocks",

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Sized
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing
 from hashlib import sha256
-from time import perf_counter
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -16,6 +14,7 @@ import torch
 from concept_monitor_cli.encoders.base import Encoder
 from concept_monitor_cli.encoders.precomputed import PrecomputedEncoder
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.models.clock import Clock
 from concept_monitor_cli.models.geometry import Geometry
 from concept_monitor_cli.probe.batches import PixelRows, batches
 from concept_monitor_cli.probe.pixels import Done
@@ -36,20 +35,6 @@ EfficientNet-Lite2, 11.4 instead of 13.0 with ViT-B/32."""
 _NAME = "embeddings"
 
 Matrix = npt.NDArray[np.float32]
-
-
-@dataclass
-class Clock:
-    """Adds up the seconds that an encoder's networks take, of one thread."""
-
-    seconds: float = 0.0
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """While something goes through a network, until its result is on the host."""
-        begin = perf_counter()
-        yield
-        self.seconds += perf_counter() - begin
 
 
 @runtime_checkable
@@ -143,7 +128,7 @@ def embed_image_blocks(
         CmonError: an embedding that is not finite.
     """
     assert encoder.preprocessing is not None
-    size, clock = encoder.preprocessing.geometry.size, clock or Clock()
+    size, clock = encoder.preprocessing.geometry.size, clock or Clock(encoder.device)
     if encoder.device.type == "cpu":
         batch_size = min(batch_size, HOST_BATCH)
     missing = []
@@ -169,7 +154,7 @@ def embed_image_blocks(
                 block = slice(start, stop)
                 with closing(batches(pixels, batch_size, size, encoder.device, block)) as read:
                     for first, batch in read:
-                        with clock.running():
+                        with clock():
                             made = encoder.image(batch).cpu().numpy()
                         writer.write(_NAME, first - start, made)
                         fresh += len(batch)
@@ -258,7 +243,8 @@ def embed_texts(
         templates=list(templates),
         texts=sha256(canonical_json(words).encode()).hexdigest(),
     )
-    with store.get_or_make(key, _embed_words(encoder, words, templates, progress, clock or Clock())) as entry:
+    clock = clock or Clock(encoder.device)
+    with store.get_or_make(key, _embed_words(encoder, words, templates, progress, clock)) as entry:
         embeddings = entry.read(_NAME)
     row = {word: i for i, word in enumerate(words)}
     return np.asarray(embeddings[[row[text] for text in texts]], dtype=np.float32)
@@ -276,7 +262,7 @@ def _embed_words(
                 for template in templates:
                     # Not str.format: words and templates may hold other braces.
                     texts = [template.replace("{}", word) for word in block]
-                    with clock.running():
+                    with clock():
                         total += encoder.text(texts).cpu()
                 if len(templates) > 1:
                     total = torch.nn.functional.normalize(total, dim=-1)

@@ -142,7 +142,6 @@ def label_beside_chance(layer: Evidence, null: Evidence, *, lam: float) -> Order
     # Of the whole, as `Evidence.order` has it: in blocks of another width it is rounded otherwise.
     all_others = log_sum_of_others(values)
     parts: list[tuple[int, Tensor, Tensor]] = []
-
     space = Workspace(device)
 
     def score(concepts: slice) -> None:
@@ -158,33 +157,39 @@ def label_beside_chance(layer: Evidence, null: Evidence, *, lam: float) -> Order
     parts.sort(key=lambda part: part[0])  # threads end in any order; ties go to the first concept
     block = torch.stack([best for _, best, _ in parts]).max(0).indices
     labels = torch.stack([where for _, _, where in parts]).gather(0, block[None])[0]
-    chance = torch.empty(draws, device=device)
-
-    width = max(16, grain(device) // draws)
-
-    def compare(some: slice) -> None:
-        chance[some] = _against_the_others(drawn[:, labels[some]])[some].diagonal()
-
-    if not on_cpu(device):  # to count different labels would be to wait for them
-        run_blocks(compare, spans(draws, width), device)
-    else:
-        # Many draws have one label, whose column is looked at once. Blocks have one width: in another one the
-        # sums of a column are rounded otherwise.
-        whole = draws - draws % width
-        named, which = labels[:whole].unique(return_inverse=True)  # type: ignore[no-untyped-call]
-        named = torch.cat([named, named[-1:].expand(-len(named) % width)])
-
-        def compare_labels(some: slice) -> None:
-            beside = _against_the_others(drawn[:, named[some]])
-            own = ((which >= some.start) & (which < some.stop)).nonzero()[:, 0]
-            chance[own] = beside[own, which[own] - some.start]
-
-        run_blocks(compare_labels, spans(len(named), width), device)
-        if whole < draws:
-            compare(slice(whole, draws))
+    chance = _beside_other_draws(drawn, labels)
     # In the place of what is not needed any more: both are as large as the evidence.
     order = torch.sub(values, all_others, out=all_others) if lam == 1.0 else layer.scores(lam)
     return OrderBesideChance(order, chance)
+
+
+def _beside_other_draws(drawn: Tensor, labels: Tensor) -> Tensor:
+    """`_against_the_others(drawn)[r, labels[r]]` of every draw, `(R,)`; `drawn` is `(R, M)`."""
+    draws, device = drawn.shape[0], drawn.device
+    chance = torch.empty(draws, device=device)
+    width = max(16, grain(device) // draws)
+
+    def of_draws(some: slice) -> None:
+        chance[some] = _against_the_others(drawn[:, labels[some]])[some].diagonal()
+
+    if not on_cpu(device):  # to count different labels would be to wait for them
+        run_blocks(of_draws, spans(draws, width), device)
+        return chance
+    # Many draws have one label, whose column is looked at once. Blocks have one width: in another one the
+    # sums of a column are rounded otherwise.
+    whole = draws - draws % width
+    named, which = labels[:whole].unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    named = torch.cat([named, named[-1:].expand(-len(named) % width)])
+
+    def of_labels(some: slice) -> None:
+        beside = _against_the_others(drawn[:, named[some]])
+        own = ((which >= some.start) & (which < some.stop)).nonzero()[:, 0]
+        chance[own] = beside[own, which[own] - some.start]
+
+    run_blocks(of_labels, spans(len(named), width), device)
+    if whole < draws:
+        of_draws(slice(whole, draws))
+    return chance
 
 
 @torch.no_grad()

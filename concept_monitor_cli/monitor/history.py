@@ -101,6 +101,16 @@ class History:
         changed: NDArray[np.bool_] = self.live & (previous >= 0) & (before != self.labels)
         return changed
 
+    @property
+    def could_change(self) -> NDArray[np.bool_]:
+        """`(C, T)`: whether the unit is live and was so before."""
+        could: NDArray[np.bool_] = self.live & (self.previous >= 0)
+        return could
+
+    def rows(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The rows of a table that are of this layer and detector."""
+        return table[(table["layer"] == self.layer) & (table["detector"] == self.detector)]
+
     def concepts(self, codes: NDArray[np.int64]) -> tuple[list[str], list[str]]:
         """Concepts and categories of some labels; `""` for -1."""
         none = Label("", "")

@@ -77,7 +77,7 @@ def summarise(
     *,
     changes: pd.DataFrame | None = None,
     tested: Collection[tuple[str, str]] = (),
-    fdr: float = 1.0,
+    fdr: float | None = None,
     untrained: Mapping[tuple[str, str], pd.DataFrame | None] | None = None,
     most: int = 3,
 ) -> list[LayerSummary]:
@@ -88,7 +88,7 @@ def summarise(
         records: of its tables, for what is said of held-out images.
         changes: rows of `changes.csv`; `None` where it was not made.
         tested: layer and detector of those in which changes were tested; others may have none there.
-        fdr: the share of false calls that the run allows.
+        fdr: the share of false calls that the run allows; `None`: luck is not asked.
         untrained: layer and detector -> the concept table with random weights.
         most: how many of the most certain units to name.
     """
@@ -96,14 +96,13 @@ def summarise(
     known = {(one.layer, one.detector, one.checkpoint, one.epoch): one.held_out for one in records}
     first = table[table["rank"] == 1]
     for history in histories(table):
-        series = first[(first["layer"] == history.layer) & (first["detector"] == history.detector)]
+        series = history.rows(first)
         changed = history.changed.sum(axis=0).tolist()
-        could = (history.live & (history.previous >= 0)).sum(axis=0).tolist()
+        could = history.could_change.sum(axis=0).tolist()
         random = None if untrained is None else untrained.get((history.layer, history.detector))
         sure = None
         if changes is not None and (history.layer, history.detector) in tested:
-            own = changes[(changes["layer"] == history.layer) & (changes["detector"] == history.detector)]
-            sure = own["epoch"].value_counts()
+            sure = history.rows(changes)["epoch"].value_counts()
         for number, (epoch, checkpoint) in enumerate(
             zip(history.epochs.tolist(), history.checkpoints, strict=True)
         ):
@@ -132,7 +131,7 @@ def summarise(
                     changed_by_luck=None if share is None else round(share * live),
                     sure_changes=None if sure is None or not number else int(sure.get(epoch, 0)),
                     sure_by_luck=None if sure is None or not number else round(FALSE_CHANGES * could[number]),
-                    interpretable_by_luck=by_luck(units, fdr),
+                    interpretable_by_luck=None if fdr is None else by_luck(units, fdr),
                     random=None if random is None else named(random),
                 )
             )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from concept_monitor_cli.errors import CmonError, InputError
+from concept_monitor_cli.models.clock import Clock
 from concept_monitor_cli.models.geometry import Geometry, Preprocessing
 from concept_monitor_cli.models.layers import LayerInfo, describe_layers, evaluation
 from concept_monitor_cli.models.normalise import Normaliser
@@ -66,44 +67,6 @@ class RecordInfo:
         count = self.non_finite[layer]
         wrong = (f"{layer}: {count} activations are infinite or not a number",) if count else ()
         return (*self.assumptions[layer], *wrong)
-
-
-class _Clock:
-    """Adds up the time of stretches of work on a device, without waiting for it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._seconds = 0.0
-        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-
-    @contextlib.contextmanager
-    def __call__(self) -> Iterator[None]:
-        if self._device.type == "cuda":
-            first, last = (_event() for _ in range(2))
-            first.record()
-            try:
-                yield
-            finally:
-                last.record()
-                self._events.append((first, last))
-            return
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            if self._device.type == "mps":
-                torch.mps.synchronize()
-            self._seconds += time.perf_counter() - begin
-
-    def seconds(self) -> float:
-        """The sum; waits for the device."""
-        if self._events:
-            torch.cuda.synchronize(self._device)
-        return self._seconds + sum(float(first.elapsed_time(last)) for first, last in self._events) / 1e3
-
-
-def _event() -> torch.cuda.Event:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -191,8 +154,8 @@ def record(
         for consumer in by_layer[name]:
             consumer.start(info, total)
 
-    preparing, forward, capturing, consuming = (_Clock(device) for _ in range(4))
-    reading = _Clock(torch.device("cpu"))
+    preparing, forward, capturing, consuming = (Clock(device) for _ in range(4))
+    reading = Clock(torch.device("cpu"))
     bad = {name: torch.zeros((), dtype=torch.int64, device=device) for name in infos}
 
     def capture(name: str, output: Tensor) -> Captured:
@@ -303,7 +266,7 @@ def _free_memory(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
-def _timed(batches: Iterator[tuple[int, Tensor]], clock: _Clock) -> Iterator[tuple[int, Tensor]]:
+def _timed(batches: Iterator[tuple[int, Tensor]], clock: Clock) -> Iterator[tuple[int, Tensor]]:
     while True:
         with clock():
             item = next(batches, None)

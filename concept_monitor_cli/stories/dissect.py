@@ -189,7 +189,7 @@ def dissect_study(
     combine(study, run, architecture, finished=True)
     if architecture is not None:
         result.images = len(study.context.probe)
-        result.encoder_seconds = study.context.clock.seconds
+        result.encoder_seconds = study.context.clock.seconds()
         study.warn_of_little_evidence()
     elif result.waiting:
         study.progress.detail(f"{len(result.waiting)} checkpoints wait for parts of their images")

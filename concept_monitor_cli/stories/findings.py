@@ -115,7 +115,7 @@ def beside_records(opened: OpenRun, history: History) -> list[pd.DataFrame]:
 
 def _is_current(units: pd.DataFrame, history: History) -> bool:
     """Whether `units.csv` was made of the same labels at the same epochs."""
-    own = units[(units["layer"] == history.layer) & (units["detector"] == history.detector)]
+    own = history.rows(units)
     if own["unit"].tolist() != history.units.tolist() or own["label_changes"].isna().any():
         return False
     concepts, _ = history.concepts(history.labels[:, -1])

@@ -201,7 +201,7 @@ class OpenRun:
 
     def rows(self, history: History) -> pd.DataFrame:
         """The concept table of one layer and detector."""
-        return _of(self.table, history)
+        return history.rows(self.table).reset_index(drop=True)
 
     @cached_property
     def first(self) -> pd.DataFrame:
@@ -210,7 +210,7 @@ class OpenRun:
 
     def first_rows(self, history: History) -> pd.DataFrame:
         """Of one layer and detector the best concept of every unit, at every epoch."""
-        return _of(self.first, history)
+        return history.rows(self.first).reset_index(drop=True)
 
     @property
     def detector(self) -> str:
@@ -460,9 +460,3 @@ class OpenRun:
                 hint="name the --cache-dir of the dissect, or dissect again with --save-scores",
             )
         return entry
-
-
-def _of(table: pd.DataFrame, history: History) -> pd.DataFrame:
-    """The rows of a table that are of one layer and detector."""
-    chosen = (table["layer"] == history.layer) & (table["detector"] == history.detector)
-    return table[chosen].reset_index(drop=True)

@@ -152,7 +152,7 @@ def _distinct_names(series: list[_Series]) -> list[_Series]:
 
 
 def _require_equal_width(table: pd.DataFrame, history: History) -> None:
-    rows = table[(table["layer"] == history.layer) & (table["detector"] == history.detector)]
+    rows = history.rows(table)
     counts = rows.groupby("epoch")["unit"].nunique()
     if counts.nunique() > 1:
         raise InputError(

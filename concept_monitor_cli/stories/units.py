@@ -96,7 +96,7 @@ def units(options: UnitsOptions, progress: Progress = SILENT) -> UnitsResult:
         _search(opened, options.match, result)
     table = write_lives(opened, resamples=options.resamples, seed=options.seed, progress=progress)
     for history in opened.histories:
-        own = table[(table["layer"] == history.layer) & (table["detector"] == history.detector)]
+        own = history.rows(table)
         result.layers.append(_layer_summary(opened, history, own))
     chosen = table[table["unit"].isin(options.units)] if options.units else table
     result.units = plain_rows(chosen)
@@ -146,7 +146,6 @@ def _layer_summary(opened: OpenRun, history: History, life: pd.DataFrame) -> dic
     # Of each epoch's units that share may be there by luck; at worst others at every epoch.
     luck = by_luck(rows[rows["rank"] == 1], opened.fdr)
     untrained = opened.untrained(history)
-    steps = int((history.live & (history.previous >= 0)).sum())
     return {
         "layer": history.layer,
         "detector": history.detector,
@@ -159,7 +158,7 @@ def _layer_summary(opened: OpenRun, history: History, life: pd.DataFrame) -> dic
         "changes": int(life["changes"].sum()),
         "label_changes": int(life["label_changes"].sum()),
         "confident_changes": None if untested else int(confident.sum()),
-        "confident_by_luck": None if untested else round(FALSE_CHANGES * steps),
+        "confident_by_luck": None if untested else round(FALSE_CHANGES * int(history.could_change.sum())),
         "stable_from_first": int((life["stable_from"] == int(history.epochs[0])).sum()),
     }
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from concept_monitor_cli.concepts import ConceptSet
 from concept_monitor_cli.encoders import (
-    Clock,
     Encoder,
     PrecomputedEncoder,
     embed_image_blocks,
@@ -23,6 +22,7 @@ from concept_monitor_cli.functional.evaluation.simulation import ACTIVE_SHARE
 from concept_monitor_cli.functional.groups import ImageGroups, halves
 from concept_monitor_cli.functional.resampling import RESAMPLES, image_counts
 from concept_monitor_cli.functional.similarity.activations import ConceptActivations
+from concept_monitor_cli.models.clock import Clock
 from concept_monitor_cli.options import Shard
 from concept_monitor_cli.probe import LabelledImages, Pixels, ProbeSet
 from concept_monitor_cli.probe.groups import NamedGroups, copies, named_groups
@@ -57,7 +57,6 @@ class Context:
         null: `shuffled` or `untrained`.
         fdr: share of false discoveries allowed.
         progress: told about long work.
-        clock: of the encoder's networks.
     """
 
     store: Store
@@ -74,12 +73,16 @@ class Context:
     progress: Progress = SILENT
     grouping: str | None = None
     fingerprints: Pixels | None = None
-    clock: Clock = field(default_factory=Clock)
 
     @cached_property
     def recent(self) -> Recent:
         """Large results for these images and concepts, as long as there is room in memory."""
         return Recent()
+
+    @cached_property
+    def clock(self) -> Clock:
+        """Runs while the encoder's networks do."""
+        return Clock(self.device)
 
     @cached_property
     def labels(self) -> LabelledImages:
@@ -215,6 +218,7 @@ class Context:
             activations=self.activations.select(rows),
             groups=ImageGroups.read(self.groups.of[rows.cpu().numpy()]),
             recent=self.recent.part(some.probe.digest),
+            clock=self.clock,
         )
         return some
 

@@ -32,6 +32,27 @@ def test_long_formulas_give_way_to_numbers(concept: str, width: int) -> None:
     assert row.split()[5] == "58"
 
 
+def test_luck_and_random_weights_stand_beside_what_is_named() -> None:
+    best = ((58, "glass", 0.1),)
+    epoch = LayerSummary(
+        3,
+        "epoch_03.pth",
+        "layer3",
+        "clip-dissect",
+        64,
+        0,
+        56,
+        42,
+        12,
+        best,
+        interpretable_by_luck=3,
+        random=(48, 9),
+    )
+    *_, row, random = lines(show_run._layer_table([epoch]), 80)
+    assert row.split()[:6] == ["3", "56,", "88%", "(3)", "42", "12"]
+    assert random.split() == ["random", "48,", "75%", "9", "(random", "weights)"]
+
+
 def test_all_categories_of_broden_fit() -> None:
     categories = ["all", "color", "texture", "material", "part", "object", "scene"]
     rows = [

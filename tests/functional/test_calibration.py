@@ -112,6 +112,23 @@ def test_label_evidence_is_that_of_the_label_in_this_layer(name: str, units: int
         assert min(abs(float(chance[r]) - each) for each in compared(random[r], rows, others)) < 1e-3
 
 
+@pytest.mark.parametrize("units", [1, 7])
+def test_chance_is_the_same_where_many_draws_share_a_label(units: int) -> None:
+    """Far more draws than fit a block, so that those of one label are looked at together."""
+    draws, m = 700, 40
+    rows = torch.randn(units + draws, m, generator=torch.Generator().manual_seed(1))
+    rows[:, :3] += 2.0  # most draws have one of three labels
+    layer, null = Evidence(rows[:units], 0.0), Evidence(rows[units:], 0.0)
+    chance = label_beside_chance(layer, null, lam=0.0).chance
+    E = null.values.double()
+    for r in range(draws):
+        label = int(null.values[r].argmax())
+        others = torch.cat([E[:r, label], E[r + 1 :, label]])
+        expected = (E[r, label] - others.mean()) / others.std(correction=0)
+        assert float(chance[r]) == pytest.approx(float(expected), abs=1e-4)
+    assert len(null.values.argmax(1).unique()) < draws / 10
+
+
 @pytest.mark.parametrize("m", [6, 40])
 def test_a_concept_that_no_unit_looks_for_does_not_hide_the_others(m: int) -> None:
     """Its prior is far down, so that every random set of images gets it as its label, with a high score."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,17 @@ def test_a_second_run_repeats_the_bytes_without_a_forward_pass(bench: Bench, cmo
     other = cmon(*bench.dissect("--json", "--cache-dir", bench.root / "cache2", out="out2")).json()
     assert other["forward_passes"] == 3
     assert bench.tables("out2") == before
+
+
+def test_the_encoder_s_seconds_are_said_and_none_where_all_is_known(bench: Bench, cmon) -> None:
+    given = cmon(*bench.dissect("--json")).json()
+    assert given["forward_seconds"] > 0
+    assert given["encoder_seconds"] == 0  # embeddings come from a file
+    builtin = bench.dissect("--encoder", "builtin", "--json", out="builtin")
+    begin = time.perf_counter()
+    first, again = cmon(*builtin).json(), cmon(*builtin).json()
+    assert 0 < first["encoder_seconds"] < time.perf_counter() - begin
+    assert (again["forward_seconds"], again["encoder_seconds"]) == (0, 0)
 
 
 def test_equal_names_and_sizes_never_share_a_result(bench: Bench, cmon) -> None:

@@ -90,9 +90,9 @@ class ConceptActivations:
         self._matrix = matrix
         self._images = images
         self._texts = texts
-        # What is kept of a product of embeddings, and which of its rows are the images; None: all.
         self._product = product
-        self._product_rows = rows
+        # Which rows of the matrix, or of the product, the images are; None: all.
+        self._chosen = rows
         # By temperature, `(3, N)`; NaN is not known yet.
         self._sums: dict[float, Tensor] = {}
         for a, given in (log_normalisers or {}).items():
@@ -150,7 +150,7 @@ class ConceptActivations:
     @property
     def n_images(self) -> int:
         """`N`."""
-        return self._rows().shape[0]
+        return self._rows().shape[0] if self._chosen is None else self._chosen.numel()
 
     @property
     def n_concepts(self) -> int:
@@ -169,21 +169,24 @@ class ConceptActivations:
 
     def tile(self, concepts: slice, images: slice, out: Tensor) -> Tensor:
         """`P[images, concepts]` in `out`, `(n, m)` float32, which the caller may overwrite; returns it."""
-        if self._matrix is not None:
-            return out.copy_(self._matrix[images, concepts])
-        if self._product is not None:
-            columns = self._product()[:, concepts]
-            if self._product_rows is None:
-                return out.copy_(columns[images])
-            return torch.index_select(columns, 0, self._product_rows[images], out=out)
-        return torch.mm(self._rows()[images], self._texts_or_raise()[concepts].T, out=out)
+        whole = self._whole()
+        if whole is None:
+            return torch.mm(self._rows()[images], self._texts_or_raise()[concepts].T, out=out)
+        if self._chosen is None:
+            return out.copy_(whole[images, concepts])
+        return torch.index_select(whole[:, concepts], 0, self._chosen[images], out=out)
+
+    def _whole(self) -> Tensor | None:
+        """The matrix, or the product that is kept; None where there is neither."""
+        return self._matrix if self._product is None else self._product()
 
     def stretches(self, concepts: slice, images: slice, space: Workspace) -> Iterator[Stretch]:
         """`P[images, concepts]` for a compiled loop: all at once where it lies, or made tile by tile."""
         if self.is_whole:
-            source = self._matrix if self._product is None else self._product()
-            assert source is not None
-            yield Stretch(images, source, concepts.start, self._numbers(images))
+            whole = self._whole()
+            assert whole is not None
+            chosen = torch.arange(self.n_images) if self._chosen is None else self._chosen
+            yield Stretch(images, whole, concepts.start, chosen[images])
             return
         width = concepts.stop - concepts.start
         rows = max(1, 4 * grain(self.device) // width)
@@ -196,12 +199,6 @@ class ConceptActivations:
     def is_whole(self) -> bool:
         """Whether `stretches` gives all images at once."""
         return self._product is not None or (self._matrix is not None and self._matrix.is_contiguous())
-
-    def _numbers(self, images: slice) -> Tensor:
-        """The rows of the matrix that images are."""
-        if self._product_rows is not None:
-            return self._product_rows[images]
-        return torch.arange(images.start, images.stop)
 
     def block(self, concepts: slice, images: slice | None = None) -> Tensor:
         """`P[images, concepts]` as a new float32 tensor `(n, m)` that the caller may overwrite."""
@@ -217,11 +214,11 @@ class ConceptActivations:
         """
         if images.numel() == self.n_images:
             return self
-        if self._matrix is not None:
-            return _Selected(self._matrix, images)
-        rows = images if self._product_rows is None else self._product_rows[images]
-        chosen = self._rows().index_select(0, images)
-        return ConceptActivations(None, chosen, self._texts, None, self._product, rows)
+        own = None if self._images is None else self._images.index_select(0, images)
+        if self._matrix is None and self._product is None:
+            return ConceptActivations(None, own, self._texts)
+        chosen = images if self._chosen is None else self._chosen[images]
+        return ConceptActivations(self._matrix, own, self._texts, product=self._product, rows=chosen)
 
     def log_normaliser(self, a: float, images: Tensor | None = None) -> Tensor:
         """`logsumexp_m(a * P[i, m])` over all concepts, `(N,)`; computed once for every `a` and image.
@@ -264,8 +261,7 @@ class ConceptActivations:
         """What `_kept` keeps, of these concepts."""
         n, m = self.n_images, self.n_concepts
         result = torch.empty(3, n, device=self.device)
-        if self._product is not None:
-            self._product()  # on all threads: blocks are made by one each
+        self._whole()  # a product is made on all threads here; blocks are made by one each
         # A matrix is read along its rows; from embeddings, both sides are cut so that a product fits the
         # cache. The cut does not depend on the number of threads: products of other shapes are rounded
         # otherwise.
@@ -319,27 +315,6 @@ class ConceptActivations:
                 np.float32(scale),
                 *running,
             )
-
-
-class _Selected(ConceptActivations):
-    """Some rows of a matrix, gathered when they are asked for."""
-
-    def __init__(self, matrix: Tensor, chosen: Tensor) -> None:
-        super().__init__(matrix, None, None)
-        self._chosen = chosen
-
-    @property
-    def n_images(self) -> int:
-        return self._chosen.numel()
-
-    def tile(self, concepts: slice, images: slice, out: Tensor) -> Tensor:
-        return torch.index_select(self._rows()[:, concepts], 0, self._chosen[images], out=out)
-
-    def select(self, images: Tensor) -> ConceptActivations:
-        return _Selected(self._rows(), self._chosen[images])
-
-    def _numbers(self, images: slice) -> Tensor:
-        return self._chosen[images]
 
 
 def as_activations(P: Tensor | ConceptActivations, n_images: int | None = None) -> ConceptActivations:

@@ -283,7 +283,7 @@ def changes_beside_luck(layer: Layer) -> tuple[int, int, int] | None:
     units = layer.rows(layer.tables.units)
     if units is None or layer.tables.changes is None or units["confident_changes"].isna().any():
         return None
-    steps = int((layer.history.live & (layer.history.previous >= 0)).sum())
+    steps = int(layer.history.could_change.sum())
     if not steps:
         return None
     return int(units["confident_changes"].sum()), int(units["label_changes"].sum()), steps

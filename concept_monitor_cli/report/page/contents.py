@@ -34,7 +34,7 @@ from concept_monitor_cli.report.page.structure import (
     ranges_json,
     uses_json,
 )
-from concept_monitor_cli.report.page.tables import Tables, of_layer
+from concept_monitor_cli.report.page.tables import Tables
 from concept_monitor_cli.report.style import FOLLOWED_COLOURS, TRACK_COLOURS, category_colour
 from concept_monitor_cli.run import RunFolder
 
@@ -122,7 +122,7 @@ def series_json(
         notes: (layer, detector) -> what its table records say.
     """
     shape = (len(history.epochs), len(history.units))
-    rows = of_layer(tables.concepts, history)
+    rows = history.rows(tables.concepts)
     rows = rows[rows["rank"] <= ranks]
     at = _places(rows, history)
     label = vocabulary.labels.get_indexer(pd.MultiIndex.from_frame(rows[["concept", "category"]])) + 1
@@ -190,7 +190,7 @@ def _place_json(history: History, tables: Tables, shape: tuple[int, int]) -> dic
     """Where the units are in the picture of concept space; `None` where this layer is not in it."""
     if tables.embedding is None or tables.anchors is None:
         return None
-    rows = of_layer(tables.embedding, history)
+    rows = history.rows(tables.embedding)
     rows = rows[rows["epoch"].isin(history.epochs) & rows["unit"].isin(history.units)]
     if rows.empty:
         return None
@@ -212,7 +212,7 @@ def _lives_json(history: History, tables: Tables) -> dict[str, Any]:
     floors = ["drift_floor_random", "drift_floor_halves"]
     known = None
     if tables.units is not None:
-        own = of_layer(tables.units, history)
+        own = history.rows(tables.units)
         # Of runs of earlier versions all changes of label counted.
         own = own.assign(label_changes=own["label_changes"].fillna(own["changes"]))
         kept = ["stable_from", "changes", *extra, *floors]

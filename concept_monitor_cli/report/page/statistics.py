@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from concept_monitor_cli.monitor.confidence import FALSE_CHANGES
-from concept_monitor_cli.monitor.findings.tables import fdr_of
 from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.monitor.statistics import ALL, category_statistics
 from concept_monitor_cli.monitor.summary import by_luck, named
 from concept_monitor_cli.report.page.pack import number
-from concept_monitor_cli.report.page.tables import Tables, of_layer
+from concept_monitor_cli.report.page.tables import Tables
 from concept_monitor_cli.run import RunFolder
 
 if TYPE_CHECKING:
@@ -24,23 +23,21 @@ def series_statistics(
     """All numbers of a layer, a value per epoch."""
     own = notes.get((history.layer, history.detector), {})
     return {
-        **_statistics_json(history, tables, categories, own),
+        **_statistics_json(history, tables, categories),
         **_beside_json(history, own),
     }
 
 
-def _statistics_json(
-    history: History, tables: Tables, categories: Sequence[str], notes: Mapping[str, Any]
-) -> dict[str, Any]:
+def _statistics_json(history: History, tables: Tables, categories: Sequence[str]) -> dict[str, Any]:
     """A value per epoch: of the whole layer, and interpretable units of every category."""
-    rows = category_statistics(of_layer(tables.concepts, history), None, tables.embedding)
+    rows = category_statistics(history.rows(tables.concepts), None, tables.embedding)
     whole = rows[rows["category"] == ALL].set_index("epoch").loc[history.epochs]
     changed = history.changed.sum(axis=0).tolist()
     spreads: dict[str, list[float | None]] = {
         name: [None] * len(history.epochs) for name in ("spread", "spread_floor_random")
     }
     if tables.statistics is not None:
-        known = of_layer(tables.statistics, history)
+        known = history.rows(tables.statistics)
         known = known[known["category"] == ALL]
         for name in spreads:
             made = dict(zip(known["epoch"], zip(known["units"], known[name], strict=True), strict=True))
@@ -59,7 +56,7 @@ def _statistics_json(
         "units": whole["units"].astype(int).tolist(),
         "dead": whole["dead"].astype(int).tolist(),
         "interpretable": whole["interpretable"].astype(int).tolist(),
-        "interpretable_by_luck": _by_luck(history, tables, notes),
+        **_interpretable_beside(history, tables),
         "distinct": whole["distinct_concepts"].astype(int).tolist(),
         "changed": [None, *changed[1:]],
         **_sure_changes(history, tables),
@@ -69,11 +66,21 @@ def _statistics_json(
     }
 
 
-def _by_luck(history: History, tables: Tables, notes: Mapping[str, Any]) -> list[int | None]:
-    """How many of the interpretable units are so by luck, at most, a value per epoch."""
-    rows = of_layer(tables.concepts, history)
+def _interpretable_beside(history: History, tables: Tables) -> dict[str, list[int | None]]:
+    """What interpretable units and their concepts are to be compared with, a value per epoch."""
+    rows = history.rows(tables.concepts)
     first = dict(iter(rows[rows["rank"] == 1].groupby("epoch")))
-    return [by_luck(first[epoch], notes.get("fdr", 1.0)) for epoch in history.epochs.tolist()]
+    epochs = history.epochs.tolist()
+    table = tables.untrained.get((history.layer, history.detector))
+    random = (None, None) if table is None else named(table)
+    return {
+        "interpretable_by_luck": [
+            None if tables.fdr is None else by_luck(first[epoch], tables.fdr) for epoch in epochs
+        ],
+        # The same at every epoch: one network with random weights.
+        "interpretable_random": [random[0]] * len(epochs),
+        "distinct_random": [random[1]] * len(epochs),
+    }
 
 
 def _sure_changes(history: History, tables: Tables) -> dict[str, list[int | None]]:
@@ -82,7 +89,7 @@ def _sure_changes(history: History, tables: Tables) -> dict[str, list[int | None
     None where they were not tested on these labels.
     """
     nothing: list[int | None] = [None] * len(history.epochs)
-    units = None if tables.units is None else of_layer(tables.units, history)
+    units = None if tables.units is None else history.rows(tables.units)
     current = (
         units is not None
         and units["unit"].tolist() == history.units.tolist()
@@ -91,8 +98,8 @@ def _sure_changes(history: History, tables: Tables) -> dict[str, list[int | None
     )
     if tables.changes is None or not current:
         return {"sure": nothing, "sure_by_luck": nothing}
-    at = of_layer(tables.changes, history)["epoch"].value_counts()
-    could = (history.live & (history.previous >= 0)).sum(axis=0).tolist()
+    at = history.rows(tables.changes)["epoch"].value_counts()
+    could = history.could_change.sum(axis=0).tolist()
     return {
         "sure": [None, *(int(at.get(epoch, 0)) for epoch in history.epochs[1:].tolist())],
         "sure_by_luck": [None, *(round(FALSE_CHANGES * units) for units in could[1:])],
@@ -106,11 +113,7 @@ def _beside_json(history: History, notes: Mapping[str, Any]) -> dict[str, list[A
     held = [notes.get("heldOut", {}).get(epoch, {}) for epoch in at]
     means = [each.get("categories", {}).get(ALL, {}) for each in held]
     live = history.live.sum(axis=0).tolist()
-    random = notes.get("randomWeights", [None, None])
     return {
-        # The same at every epoch: one network with random weights.
-        "interpretable_random": [random[0]] * len(at),
-        "distinct_random": [random[1]] * len(at),
         "effective": [each.get("effective_units") for each in alike],
         "effective_chance": [each.get("effective_units_chance") for each in alike],
         "redundant": [each.get("redundant") for each in alike],
@@ -126,10 +129,7 @@ def _beside_json(history: History, notes: Mapping[str, Any]) -> dict[str, list[A
 
 
 def record_notes(run: RunFolder) -> dict[tuple[str, str], dict[str, Any]]:
-    """What the records of the tables say: sentences for the reader, and the calibration at every epoch.
-
-    Beside it stands how many units and concepts are interpretable with random weights.
-    """
+    """What the records of the tables say: sentences for the reader, and the calibration at every epoch."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for _, record in run.table_records():
         notes = found.setdefault(
@@ -139,9 +139,4 @@ def record_notes(run: RunFolder) -> dict[tuple[str, str], dict[str, Any]]:
         notes["calibration"][str(record.epoch)] = record.calibration
         notes["redundancy"][str(record.epoch)] = record.redundancy
         notes["heldOut"][str(record.epoch)] = record.held_out
-    fdr = fdr_of(run.info())
-    for (layer, detector), notes in found.items():
-        table = run.untrained(layer, detector)
-        notes["fdr"] = fdr
-        notes["randomWeights"] = [None, None] if table is None else list(named(table))
     return found

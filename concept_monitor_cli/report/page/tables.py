@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pandas as pd
 
-from concept_monitor_cli.monitor.history import History
+from concept_monitor_cli.monitor.findings.tables import fdr_of
+from concept_monitor_cli.monitor.history import layers_and_detectors
 from concept_monitor_cli.run import RunFolder
 
 
@@ -21,6 +23,8 @@ class Tables:
         statistics: `statistics.csv`.
         units: `units.csv`.
         changes: `changes.csv`.
+        untrained: (layer, detector) -> the concept table with random weights, where there is one.
+        fdr: the share of false calls that the run allows.
         remarks: what is missing or out of date, and the command that makes it.
     """
 
@@ -30,6 +34,8 @@ class Tables:
     statistics: pd.DataFrame | None = None
     units: pd.DataFrame | None = None
     changes: pd.DataFrame | None = None
+    untrained: Mapping[tuple[str, str], pd.DataFrame | None] = field(default_factory=dict)
+    fdr: float | None = None
     remarks: list[str] = field(default_factory=list)
 
 
@@ -47,6 +53,8 @@ def read_tables(run: RunFolder, concepts: pd.DataFrame) -> Tables:
         found.get("statistics"),
         found.get("units"),
         found.get("changes"),
+        {place: run.untrained(*place) for place in layers_and_detectors(concepts)},
+        fdr_of(run.info()),
     )
     if tables.embedding is None or tables.anchors is None:
         tables.remarks.append(
@@ -59,8 +67,3 @@ def read_tables(run: RunFolder, concepts: pd.DataFrame) -> Tables:
             "Drift and changes beyond chance are missing for single units: they come from “cmon units”."
         )
     return tables
-
-
-def of_layer(table: pd.DataFrame, history: History) -> pd.DataFrame:
-    """The rows of a table that are of one layer and detector."""
-    return table[(table["layer"] == history.layer) & (table["detector"] == history.detector)]

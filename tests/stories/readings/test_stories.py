@@ -80,9 +80,7 @@ def test_distance_to_anchors_once_there_is_an_embedding(dissected: Dissected, ca
     assert rows.loc[(0, "texture"), "anchor_distance"] > 0.9
 
 
-def test_beside_places_stand_those_of_random_weights(
-    dissected: Dissected, cache: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_beside_places_stand_those_of_random_weights(dissected: Dissected, cache: Path) -> None:
     run = dissected("beside-random", {0: weights(0), 1: weights(1)})
     options = EmbedOptions(out=run, cache_dir=cache, device="cpu", anchors=("car", "street"), method="pca")
     spread = embed(options).spread

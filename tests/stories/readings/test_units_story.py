@@ -9,8 +9,11 @@ from PIL import Image
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.monitor.confidence import FALSE_CHANGES
+from concept_monitor_cli.monitor.history import histories
 from concept_monitor_cli.options import EpochFilter, UnitsOptions
-from concept_monitor_cli.run import TABLES
+from concept_monitor_cli.report.page import read_tables
+from concept_monitor_cli.report.page.statistics import series_statistics
+from concept_monitor_cli.run import TABLES, RunFolder
 from concept_monitor_cli.stories.units import UnitsResult, units
 
 
@@ -43,6 +46,10 @@ def test_known_histories_come_out(training: Path, result: UnitsResult) -> None:
     assert layer["born_by_luck"] == math.ceil(0.05 * len(named)) > 0
     random = TABLES["concepts"].read_csv(training / "untrained" / "1.clip-dissect.csv")
     assert layer["random_interpretable"] == int(random.loc[random["rank"] == 1, "interpretable"].sum())
+    (history,) = histories(table)
+    page = series_statistics(history, read_tables(RunFolder.open(training), table), [], {})
+    assert page["interpretable_random"] == [layer["random_interpretable"]] * 6
+    assert page["interpretable_by_luck"] == [math.ceil(0.05 * count) for count in page["interpretable"]]
     (change,) = TABLES["changes"].read_csv(training / "tables" / "changes.csv").to_dict("records")
     assert (change["unit"], change["epoch"], change["checkpoint"]) == (0, 3, "epoch_3.pth")
     assert (change["from_concept"], change["from_category"], change["from_epoch"]) == ("red", "color", 2)

@@ -29,6 +29,11 @@ const FLOOR_NAMES = {
   spread_floor_random: "random network", spread_floor_halves: "two halves of the images",
 };
 
+// What stands beside a number at an epoch: names and values of the floors that are known.
+function floorsAt(statistics, metric, t) {
+  return (FLOORS[metric] || []).filter((name) => statistics[name][t] !== null).map((name) => [FLOOR_NAMES[name], statistics[name][t]]);
+}
+
 // Numbers between 0 and 1 or 2, whose axes are the same for all layers.
 const DISTANCES = ["held_out", "spread", "anchor_distance"];
 
@@ -98,7 +103,7 @@ function showCards() {
     const s = series.statistics;
     big.textContent = whole.format(s.interpretable[t]);
     small.textContent = `of ${whole.format(s.units[t])} · ${percent(s.interpretable[t], s.units[t])}`;
-    const chance = FLOORS.categories.filter((name) => s[name][t] !== null).map((name) => `${FLOOR_NAMES[name]} ${whole.format(s[name][t])}`);
+    const chance = floorsAt(s, "categories", t).map(([name, value]) => `${name} ${whole.format(value)}`);
     more.textContent = [
       ...chance,
       count(s.distinct[t], "concept"),
@@ -252,7 +257,7 @@ function chartCaption(series, values, line) {
   const last = epochs.length - 1;
   const course = last ? `Epoch ${epochs[0]} to ${epochs[last]}: ${said(values[0])} to ${said(values[last])}. ` : "";
   if (t < 0) return `${course}Not looked at in epoch ${state.epoch}.`;
-  const floors = (FLOORS[state.metric] || []).filter((name) => statistics[name][t] !== null).map((name) => `${FLOOR_NAMES[name]} ${said(statistics[name][t])}`);
+  const floors = floorsAt(statistics, state.metric, t).map(([name, value]) => `${name} ${said(value)}`);
   if (!line) {
     const parts = CATEGORIES.map((category, c) => [statistics.categories[c][t], plain(category.name)]).filter(([value]) => value);
     return `${course}Epoch ${epochs[t]}: ${said(values[t])} of ${count(statistics.units[t], "unit")} interpretable`
@@ -287,8 +292,6 @@ function markCharts() {
 
 function chartTip(series, t, line, values) {
   const lines = [el("p", { class: "tip-title", text: `Epoch ${series.epochs[t]}` })];
-  const floors = FLOORS.categories.filter((name) => series.statistics[name][t] !== null)
-    .map((name) => el("p", { class: "tip-row" }, el("span", { text: FLOOR_NAMES[name] }), el("b", { text: whole.format(series.statistics[name][t]) })));
   if (line) {
     const value = values[t];
     return [...lines, value === null ? "not known" : Number.isInteger(value) ? whole.format(value) : number(value)];
@@ -300,6 +303,7 @@ function chartTip(series, t, line, values) {
     swatch.style.background = category.colour;
     lines.splice(1, 0, el("p", { class: "tip-row" }, swatch, el("span", { text: plain(category.name) }), el("b", { text: whole.format(value) })));
   });
-  lines.push(el("p", { class: "tip-row total" }, el("span", { text: "interpretable" }), el("b", { text: whole.format(values[t]) })), ...floors);
+  lines.push(el("p", { class: "tip-row total" }, el("span", { text: "interpretable" }), el("b", { text: whole.format(values[t]) })),
+    ...floorsAt(series.statistics, "categories", t).map(([name, value]) => el("p", { class: "tip-row" }, el("span", { text: name }), el("b", { text: whole.format(value) }))));
   return lines;
 }
