@@ -27,6 +27,7 @@ from concept_monitor_cli.encoders import transformers_model
 from concept_monitor_cli.encoders.base import Precision
 from concept_monitor_cli.encoders.causal_text import encode_text
 from concept_monitor_cli.encoders.digests import file_digest
+from concept_monitor_cli.encoders.folding import fold_batch_norms
 from concept_monitor_cli.encoders.hf_clip import JSONObject
 from concept_monitor_cli.encoders.weights import converted_weights, without_warning
 from concept_monitor_cli.errors import CmonError, InputError
@@ -123,7 +124,7 @@ class ClipEncoder:
         size = self.preprocessing.geometry.size
         if batch.dtype != torch.uint8 or batch.shape[1:] != (size, size, 3):
             raise ValueError(f"expected uint8 (B, {size}, {size}, 3), got {batch.dtype} {tuple(batch.shape)}")
-        network, _ = self._network
+        network = self._image_network
         mean, std = self._statistics
         # The operations of torchvision's ToTensor and Normalize in their order, so that no bit differs.
         pixels = batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
@@ -189,6 +190,18 @@ class ClipEncoder:
     def _network(self) -> tuple[Any, Any]:
         self._progress.detail(f"building the encoder {self.name} on {self.device}")
         return _build(self.files, self.device)
+
+    @cached_property
+    def _image_network(self) -> Any:
+        network, _ = self._network
+        if self.device.type == "cpu" and self.precision == "fp32":
+            size = self.preprocessing.geometry.size
+            # The same for every run: what an image's embedding is must not hang on what else is embedded.
+            noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+            folded = fold_batch_norms(network, network.encode_image, noise)
+            if folded:
+                self._progress.detail(f"{folded} of the encoder's batch normalisations became convolutions")
+        return network
 
     def _say_if_cut(self, tokenizer: Any, texts: Sequence[str]) -> None:
         limit = int(getattr(tokenizer, "context_length", None) or _CONTEXT_LENGTH)

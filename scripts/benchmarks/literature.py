@@ -7,7 +7,8 @@ of its time, and a small one, an EfficientNet-Lite2 beside a text tower of three
 Three states of what is kept: nothing; embeddings and activations, where scores and tables are made anew;
 everything, which for the chain is the same as before, as it keeps no scores. Like published code, the chain
 builds encoder and network even then; beside one that does not, `cmon` stands too. `cmon` also does what the
-chain does not: chance levels, p-values, changes over epochs with their confidence, sentences.
+chain does not: chance levels, p-values, changes over epochs with their confidence, sentences, and one more
+pass of a network with random weights; with nothing known it is measured without that pass, too.
 
 Both sides run in turn, each a process of its own (the chain one for each checkpoint). Processor time is that
 of all threads and child processes; memory the largest sum over the tree of processes.
@@ -120,7 +121,7 @@ class Study:
         torch.manual_seed(0)
         torch.save(open_clip.create_model("encoder", load_weights=False).state_dict(), folder / "encoder.pt")
 
-    def cmon(self, out: str) -> Spent:
+    def cmon(self, out: str, *options: str) -> Spent:
         """All checkpoints, in one process."""
         used = cmon(
             [
@@ -128,6 +129,7 @@ class Study:
                 "words.txt", "--encoder", "encoder", "--encoder-weights", "encoder.pt", "--encoder-config",
                 "encoder.json", "--input-size", self.side, "--crop", 1, "--top-k", 100,
                 "--model", "torchvision/resnet18", "--cache-dir", "cache", "--out", out, "--json", "--quiet",
+                *options,
             ],
             self.folder,
         )  # fmt: skip
@@ -185,13 +187,21 @@ _SCORES = ("findings", "halves", "null", "redundancy", "resampling")
 
 def rounds_of(study: Study, rounds: int) -> dict[str, tuple[Spent, Spent]]:
     """(chain, `cmon`) with nothing known, with features known, with everything known: medians."""
-    states = ("cold", "features known", "all known", "all known, the chain builds nothing")
+    states = (
+        "cold",
+        "cold, no random weights",
+        "features known",
+        "all known",
+        "all known, the chain builds nothing",
+    )
     found: dict[str, list[tuple[Spent, Spent]]] = {state: [] for state in states}
     for number in range(rounds):
         shutil.rmtree(study.folder / "saved", ignore_errors=True)
+        out, cold = f"run-{number}", study.chain()
         study.forget()
-        out = f"run-{number}"
-        found["cold"].append((study.chain(), study.cmon(out)))
+        found["cold, no random weights"].append((cold, study.cmon(f"{out}-bare", "--no-floors")))
+        study.forget()
+        found["cold"].append((cold, study.cmon(out)))
         study.forget(*_SCORES)
         warm = study.chain()
         found["features known"].append((warm, study.cmon(f"{out}-features")))
@@ -222,7 +232,8 @@ def bench(
 
 def _report(report: Report, study: Study, found: dict[str, tuple[Spent, Spent]], *, quick: bool) -> None:
     title = f"{study.checkpoints} checkpoint{'s' if study.checkpoints > 1 else ''}, {study.encoder}"
-    asked = {} if quick or study.checkpoints != 3 else {"cold": COLD, "all known": WARM}
+    bounds = {"cold": COLD, "cold, no random weights": COLD, "all known": WARM}
+    asked = {} if quick or study.checkpoints != 3 else bounds
     cold_chain, cold = found["cold"]
     for state, (theirs, ours) in found.items():
         report(

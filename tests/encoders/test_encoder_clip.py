@@ -444,3 +444,58 @@ def test_builtin_encoder_comes_with_the_package() -> None:
     words = encoder.text(["windmill", "red"])
     torch.testing.assert_close(words.norm(dim=1), torch.ones(2), atol=1e-6, rtol=0)
     assert words[0] @ words[1] < 0.9
+
+
+@pytest.fixture(scope="module")
+def tiny_resnet(tmp_path_factory: pytest.TempPathFactory) -> TinyClip:
+    """With 19 batch normalisations, whose statistics are made up."""
+    folder = tmp_path_factory.mktemp("resnet")
+    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16, "head_width": 32}
+    tiny = TinyClip(folder / "tiny-resnet.pt", folder / "tiny-resnet.json")
+    tiny.config.write_text(json.dumps({**TINY_CONFIG, "vision_cfg": vision}))
+    open_clip.add_model_config(tiny.config)
+    torch.manual_seed(0)
+    network = open_clip.create_model("tiny-resnet", load_weights=False)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    torch.save(network.state_dict(), tiny.weights)
+    return tiny
+
+
+def test_on_a_processor_batch_normalisations_go_into_convolutions(tiny_resnet: TinyClip) -> None:
+    network, _, transform = open_clip.create_model_and_transforms(
+        "tiny-resnet", pretrained=str(tiny_resnet.weights)
+    )
+    pixels = np.random.default_rng(1).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    heard = Heard()
+    encoder = load_tiny(tiny_resnet, progress=heard)
+    with torch.no_grad():
+        images = torch.stack([transform(Image.fromarray(each)) for each in pixels])
+        expected = network.eval().encode_image(images, normalize=True)
+    torch.testing.assert_close(encoder.image(torch.from_numpy(pixels)), expected, atol=1e-6, rtol=0)
+    assert _batch_norms(encoder) == 0
+    assert "19 of the encoder's batch normalisations became convolutions" in " ".join(heard.said)
+
+
+def test_nothing_is_folded_for_texts_or_in_low_precision(tiny_resnet: TinyClip) -> None:
+    encoder = load_tiny(tiny_resnet)
+    encoder.text(["dog"])
+    assert _batch_norms(encoder) == 19
+    low = load_tiny(tiny_resnet, precision="bf16")
+    low.image(torch.zeros(1, 32, 32, 3, dtype=torch.uint8))
+    assert _batch_norms(low) == 19
+
+
+def test_an_image_s_embedding_does_not_hang_on_what_came_before(tiny_resnet: TinyClip) -> None:
+    pixels = torch.from_numpy(np.random.default_rng(2).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8))
+    encoder, other = load_tiny(tiny_resnet), load_tiny(tiny_resnet)
+    other.text(["dog"])
+    other.image(pixels[3:])
+    assert torch.equal(encoder.image(pixels[:3]), other.image(pixels[:3]))
+
+
+def _batch_norms(encoder: ClipEncoder) -> int:
+    network, _ = encoder.network
+    return sum(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
