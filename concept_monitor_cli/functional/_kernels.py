@@ -152,7 +152,8 @@ def multiply_up(
 ) -> None:
     """The products of `multiply_in`, to the last digit, product by product: for more products than images.
 
-    Each product is written once, where `multiply_in` comes back to it for every factor.
+    Each product is written once, where `multiply_in` comes back to it for every factor. Four factors at a
+    time, in their order: what is read and written is the product, more than the factors.
 
     Args:
         products: `(n_slots, width)`, changed.
@@ -177,6 +178,15 @@ def multiply_up(
         place = 0
         for slot in range(products.shape[0]):
             product = products[slot, start : start + wide]
+            while place + 4 <= ends[slot]:
+                s0, add0, times0 = s[images[place]], rest[place], ratio[place]
+                s1, add1, times1 = s[images[place + 1]], rest[place + 1], ratio[place + 1]
+                s2, add2, times2 = s[images[place + 2]], rest[place + 2], ratio[place + 2]
+                s3, add3, times3 = s[images[place + 3]], rest[place + 3], ratio[place + 3]
+                for m in range(wide):
+                    half = product[m] * (add0 + times0 * s0[m]) * (add1 + times1 * s1[m])
+                    product[m] = half * (add2 + times2 * s2[m]) * (add3 + times3 * s3[m])
+                place += 4
             while place < ends[slot]:
                 own, add, times = s[images[place]], rest[place], ratio[place]
                 for m in range(wide):
