@@ -446,24 +446,6 @@ def test_builtin_encoder_comes_with_the_package() -> None:
     assert words[0] @ words[1] < 0.9
 
 
-@pytest.fixture(scope="module")
-def tiny_resnet(tmp_path_factory: pytest.TempPathFactory) -> TinyClip:
-    """With 19 batch normalisations, whose statistics are made up."""
-    folder = tmp_path_factory.mktemp("resnet")
-    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16, "head_width": 32}
-    tiny = TinyClip(folder / "tiny-resnet.pt", folder / "tiny-resnet.json")
-    tiny.config.write_text(json.dumps({**TINY_CONFIG, "vision_cfg": vision}))
-    open_clip.add_model_config(tiny.config)
-    torch.manual_seed(0)
-    network = open_clip.create_model("tiny-resnet", load_weights=False)
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 2)
-    torch.save(network.state_dict(), tiny.weights)
-    return tiny
-
-
 def test_on_a_processor_batch_normalisations_go_into_convolutions(tiny_resnet: TinyClip) -> None:
     network, _, transform = open_clip.create_model_and_transforms(
         "tiny-resnet", pretrained=str(tiny_resnet.weights)
