@@ -27,7 +27,7 @@ from concept_monitor_cli.encoders import transformers_model
 from concept_monitor_cli.encoders.base import Precision
 from concept_monitor_cli.encoders.causal_text import encode_text
 from concept_monitor_cli.encoders.digests import file_digest
-from concept_monitor_cli.encoders.folding import fold_batch_norms
+from concept_monitor_cli.encoders.fusing import fuse_batch_norms
 from concept_monitor_cli.encoders.hf_clip import JSONObject
 from concept_monitor_cli.encoders.weights import converted_weights, without_warning
 from concept_monitor_cli.errors import CmonError, InputError
@@ -198,9 +198,9 @@ class ClipEncoder:
             size = self.preprocessing.geometry.size
             # The same for every run: what an image's embedding is must not hang on what else is embedded.
             noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-            folded = fold_batch_norms(network, network.encode_image, noise)
-            if folded:
-                self._progress.detail(f"{folded} of the encoder's batch normalisations became convolutions")
+            fused = fuse_batch_norms(network, network.encode_image, noise)
+            if fused:
+                self._progress.detail(f"{fused} batch normalisations went into convolutions")
         return network
 
     def _say_if_cut(self, tokenizer: Any, texts: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ TOLERANCE = 1e-5
 
 
 @torch.no_grad()
-def fold_batch_norms(network: nn.Module, embed: Callable[[Tensor], Tensor], pixels: Tensor) -> int:
+def fuse_batch_norms(network: nn.Module, embed: Callable[[Tensor], Tensor], pixels: Tensor) -> int:
     """Take every batch normalisation that follows a convolution into that convolution's weights.
 
     In evaluation it is a factor and a summand for each channel, for which a processor reads and writes the
@@ -38,13 +38,13 @@ def fold_batch_norms(network: nn.Module, embed: Callable[[Tensor], Tensor], pixe
         pixels: to try it on; any that are not constant.
 
     Returns:
-        how many were folded.
+        how many were fused.
     """
     if sum(isinstance(module, nn.BatchNorm2d) for module in network.modules()) < WORTHWHILE:
         return 0
     with _listening(network) as pairs:
         before = embed(pixels)
-    undo = [_fold(network, conv, norm) for conv, norm in pairs()]
+    undo = [_fuse(network, conv, norm) for conv, norm in pairs()]
     try:
         same = _distance(embed(pixels), before) < TOLERANCE
     except Exception:  # the network's own code may ask a normalisation for what it no longer has
@@ -86,7 +86,7 @@ def _listening(network: nn.Module) -> Iterator[Callable[[], list[Pair]]]:
             (conv, norm)
             for norm, number in heard
             for conv in [made[number][0]]
-            if listeners[number] == calls[conv] == calls[norm] == 1 and _can_fold(conv, norm)
+            if listeners[number] == calls[conv] == calls[norm] == 1 and _can_fuse(conv, norm)
         ]
 
     handles = [
@@ -101,7 +101,7 @@ def _listening(network: nn.Module) -> Iterator[Callable[[], list[Pair]]]:
             handle.remove()
 
 
-def _can_fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
+def _can_fuse(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
     return norm.running_var is not None and _what_stays(norm) is not None and not is_parametrized(conv)
 
 
@@ -114,7 +114,7 @@ def _what_stays(norm: nn.BatchNorm2d) -> nn.Module | None:
     return None
 
 
-def _fold(network: nn.Module, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Callable[[], None]:
+def _fuse(network: nn.Module, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Callable[[], None]:
     """Returns what takes it back."""
     mean, variance, stays = norm.running_mean, norm.running_var, _what_stays(norm)
     assert mean is not None

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from concept_monitor_cli.encoders import folding
-from concept_monitor_cli.encoders.folding import fold_batch_norms
+from concept_monitor_cli.encoders import fusing
+from concept_monitor_cli.encoders.fusing import fuse_batch_norms
 
 PIXELS = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 
@@ -55,12 +55,12 @@ def _norms(network: nn.Module) -> int:
 def test_what_comes_out_is_the_same_to_rounding(groups: int) -> None:
     network = Blocks(groups=groups)
     exact, plain = copy.deepcopy(network).double()(PIXELS.double()), network(PIXELS)
-    assert fold_batch_norms(network, network, PIXELS) == 12
+    assert fuse_batch_norms(network, network, PIXELS) == 12
     assert _norms(network) == 0
-    folded = network(PIXELS)
-    assert not torch.equal(folded, plain)
+    fused = network(PIXELS)
+    assert not torch.equal(fused, plain)
     rounding = (plain - exact).abs().max()
-    assert (folded - exact).abs().max() < 4 * rounding
+    assert (fused - exact).abs().max() < 4 * rounding
 
 
 def _twice(block: nn.Module, x: Tensor) -> Tensor:
@@ -89,11 +89,11 @@ def test_who_else_hears_a_convolution_keeps_hearing_the_same(
     for block in network.blocks:
         block.other = nn.Identity()
     before = network(PIXELS)
-    folded = fold_batch_norms(network, network, PIXELS)
+    fused = fuse_batch_norms(network, network, PIXELS)
     # The first block of `_again` has but one call of each.
-    assert folded == (1 if mix is _again else 0)
-    assert _norms(network) == 12 - folded
-    if folded:
+    assert fused == (1 if mix is _again else 0)
+    assert _norms(network) == 12 - fused
+    if fused:
         assert torch.allclose(network(PIXELS), before, atol=1e-6)
     else:
         assert torch.equal(network(PIXELS), before)
@@ -109,20 +109,20 @@ def test_normalisations_that_are_more_than_a_factor_stay() -> None:
     network.blocks[1].norm = Louder(8).eval()
     parametrizations.weight_norm(network.blocks[2].conv)
     before = network(PIXELS)
-    assert fold_batch_norms(network, network, PIXELS) == 9
+    assert fuse_batch_norms(network, network, PIXELS) == 9
     assert _norms(network) == 3
     assert torch.allclose(network(PIXELS), before, atol=1e-5)
 
 
 def test_few_normalisations_are_not_worth_it() -> None:
     network = Blocks()
-    for block in network.blocks[: 12 - folding.WORTHWHILE + 1]:
+    for block in network.blocks[: 12 - fusing.WORTHWHILE + 1]:
         block.norm = nn.Identity()
 
     def never(_: Tensor) -> Tensor:
         raise AssertionError
 
-    assert fold_batch_norms(network, never, PIXELS) == 0
+    assert fuse_batch_norms(network, never, PIXELS) == 0
 
 
 def test_numbers_of_tensors_that_are_gone_confuse_nothing() -> None:
@@ -136,7 +136,7 @@ def test_numbers_of_tensors_that_are_gone_confuse_nothing() -> None:
     network = Blocks(passing)
     for block in network.blocks:
         block.other = nn.Sequential(nn.Identity(), nn.Identity())
-    assert fold_batch_norms(network, network, PIXELS) == 12
+    assert fuse_batch_norms(network, network, PIXELS) == 12
 
 
 @pytest.mark.parametrize(
@@ -152,6 +152,6 @@ def test_networks_of_timm(name: str) -> None:
     network.eval()
     images = torch.randn(2, 3, 64, 64)
     count, before = _norms(network), network(images)
-    assert fold_batch_norms(network, network, images[:1]) == count
+    assert fuse_batch_norms(network, network, images[:1]) == count
     assert _norms(network) == 0
     assert torch.allclose(network(images), before, rtol=1e-4, atol=1e-4 * float(before.detach().abs().max()))
