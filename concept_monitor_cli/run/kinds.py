@@ -57,6 +57,7 @@ SHOWN: dict[str, Shown] = {
     "statistics": Shown("names", "statistics_figures.categories_by_layer", "series"),
     "embedding": Shown("names", "embedding_figures.embedding_panels", "series"),
     "anchors": Shown("names", "embedding_figures.trajectories", "anchors"),
+    "embedding-floors": Shown("names", "", "series", BEHIND),
     "agreement": Shown("names", "", "", READ),
     "pruning": Shown("names", "statistics_figures.interpretable_against_sparsity", "", _OF_RUNS),
     "retention": Shown("names", "statistics_figures.retention_against_percent", "", _OF_RUNS),

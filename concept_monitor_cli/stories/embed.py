@@ -102,7 +102,8 @@ def embed(options: EmbedOptions, progress: Progress = SILENT) -> EmbedResult:
         progress: told what happens.
 
     Returns:
-        What was done; `tables/embedding.csv`, `tables/anchors.csv` and the plots are in the run folder.
+        What was done; `tables/embedding.csv`, `anchors.csv`, `embedding-floors.csv` and the plots are in the
+        run folder.
 
     Raises:
         InputError: there is no run, or no such layer, unit or epoch in it.
@@ -128,7 +129,7 @@ def embed(options: EmbedOptions, progress: Progress = SILENT) -> EmbedResult:
     store = Store(options.cache, progress=progress)
 
     # Beside each layer stands the network with random weights, where the run has it.
-    random = {layer: run.untrained(layer, detector) for layer in sorted(set(asked["layer"].astype(str)))}
+    random = {layer: run.untrained(layer, detector) for layer in sorted(set(table["layer"].astype(str)))}
     random_tables = [each for each in random.values() if each is not None]
     words = sorted(set().union(*(concept_words(each) for each in (table, *random_tables))))
     vectors = embed_texts(store, encoder, [*words, *anchors], template=templates or None, progress=progress)
@@ -158,6 +159,8 @@ def embed(options: EmbedOptions, progress: Progress = SILENT) -> EmbedResult:
     run.write_csv("embedding", units)
     stars = _frame(anchors, points[len(placed.units) :])
     run.write_csv("anchors", stars)
+    beside = [{"layer": layer, "detector": detector, **floor} for layer, floor in floors.items()]
+    run.write_csv("embedding-floors", pd.DataFrame(beside))
 
     units = units[_is_of(units, _moments(asked))]
     result = EmbedResult(options.out, units=len(units), anchors=anchors)

@@ -62,8 +62,17 @@ def _statistics_json(history: History, tables: Tables, categories: Sequence[str]
         **_sure_changes(history, tables),
         **spreads,
         "anchor_distance": [number(value) for value in whole["anchor_distance"]],
+        "anchor_distance_floor_random": [_anchor_floor(history, tables)] * len(history.epochs),
         "categories": interpretable.astype(int).T.to_numpy().tolist(),
     }
+
+
+def _anchor_floor(history: History, tables: Tables) -> float | None:
+    """Mean distance to the nearest anchor with random weights."""
+    if tables.embedding_floors is None:
+        return None
+    known = history.rows(tables.embedding_floors)["anchor_distance_floor_random"]
+    return number(known.iloc[0]) if len(known) else None
 
 
 def _interpretable_beside(history: History, tables: Tables) -> dict[str, list[int | None]]:

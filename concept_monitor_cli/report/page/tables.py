@@ -20,6 +20,7 @@ class Tables:
         concepts: the concept table, restricted to what was asked for.
         embedding: `embedding.csv`.
         anchors: `anchors.csv`.
+        embedding_floors: `embedding-floors.csv`.
         statistics: `statistics.csv`.
         units: `units.csv`.
         changes: `changes.csv`.
@@ -31,6 +32,7 @@ class Tables:
     concepts: pd.DataFrame
     embedding: pd.DataFrame | None = None
     anchors: pd.DataFrame | None = None
+    embedding_floors: pd.DataFrame | None = None
     statistics: pd.DataFrame | None = None
     units: pd.DataFrame | None = None
     changes: pd.DataFrame | None = None
@@ -50,6 +52,7 @@ def read_tables(run: RunFolder, concepts: pd.DataFrame) -> Tables:
         concepts,
         found.get("embedding"),
         found.get("anchors"),
+        found.get("embedding-floors"),
         found.get("statistics"),
         found.get("units"),
         found.get("changes"),

@@ -142,6 +142,16 @@ TABLES: dict[str, TableSchema] = {
         ("layer", "detector", "epoch", "checkpoint", "unit"),
     ),
     "anchors": TableSchema("anchors", {"anchor": "str", "x": "float", "y": "float"}, ()),
+    "embedding-floors": TableSchema(
+        "embedding-floors",
+        {
+            "layer": "str",
+            "detector": "str",
+            "spread_floor_random": "float",
+            "anchor_distance_floor_random": "float",
+        },
+        ("layer",),
+    ),
     "statistics": TableSchema(
         "statistics",
         {

@@ -17,6 +17,7 @@ from concept_monitor_cli.cli import main
 from concept_monitor_cli.encoders import embed_texts
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.monitor import epochs as monitored_epochs
+from concept_monitor_cli.monitor.history import histories
 from concept_monitor_cli.options import (
     CompareOptions,
     EmbedOptions,
@@ -25,6 +26,8 @@ from concept_monitor_cli.options import (
     StatsOptions,
 )
 from concept_monitor_cli.progress import SILENT, Silent
+from concept_monitor_cli.report.page import read_tables
+from concept_monitor_cli.report.page.statistics import series_statistics
 from concept_monitor_cli.report.universality_figures import universality_figure
 from concept_monitor_cli.run import TABLES, RunFolder
 from concept_monitor_cli.store import Store
@@ -104,9 +107,21 @@ def test_beside_places_stand_those_of_random_weights(dissected: Dissected, cache
         nearest.append(min(1 - at[word] @ place / np.linalg.norm(place) for word in ("car", "street")))
     for row in spread:
         assert row["anchor_distance_floor_random"] == pytest.approx(np.mean(nearest), abs=1e-5)
+    assert _anchor_floors_on_page(run_folder) == pytest.approx([np.mean(nearest)] * 2, abs=1e-5)
 
     shutil.rmtree(run / "untrained")
     assert {row["spread_floor_random"] for row in embed(options).spread} == {None}
+    assert _anchor_floors_on_page(run_folder) == [None, None]
+    (run / "tables" / "embedding-floors.csv").unlink()  # as of a run of version 0.1
+    assert _anchor_floors_on_page(run_folder) == [None, None]
+
+
+def _anchor_floors_on_page(run: RunFolder) -> list[float | None]:
+    (history,) = histories(run.concepts())
+    values: list[float | None] = series_statistics(history, read_tables(run, run.concepts()), [], {})[
+        "anchor_distance_floor_random"
+    ]
+    return values
 
 
 def test_retention_of_stages_in_one_run_and_in_several(dissected: Dissected, cache: Path) -> None:

@@ -9,7 +9,7 @@ const METRICS = [
   ["effective", "Different units", "Effective number of different units, by their activations; dashed: independent units on as many images."],
   ["held_out", "Held out", "How well labels of one half of the images hold on the other: AUC of their activations, or IoU of detectors by masks; dashed: labels of other units."],
   ["spread", "Spread", "Mean cosine distance between all pairs of live units in concept space; dashed: a random network, and one unit through two halves of the images."],
-  ["anchor_distance", "To anchors", "Mean cosine distance of live units to their nearest anchor."],
+  ["anchor_distance", "To anchors", "Mean cosine distance of live units to their nearest anchor; dashed: a random network."],
 ];
 
 // What a number is to be compared with, drawn as dashed lines.
@@ -21,12 +21,13 @@ const FLOORS = {
   effective: ["effective_chance"],
   held_out: ["held_out_chance"],
   spread: ["spread_floor_random", "spread_floor_halves"],
+  anchor_distance: ["anchor_distance_floor_random"],
 };
 
 const FLOOR_NAMES = {
   interpretable_random: "random weights", interpretable_by_luck: "by luck at most", distinct_random: "random weights",
   sure_by_luck: "by luck", changed_by_luck: "by luck", effective_chance: "independent units", held_out_chance: "chance",
-  spread_floor_random: "random network", spread_floor_halves: "two halves of the images",
+  spread_floor_random: "random network", anchor_distance_floor_random: "random network", spread_floor_halves: "two halves of the images",
 };
 
 // What stands beside a number at an epoch: names and values of the floors that are known.
