@@ -39,7 +39,15 @@ def cached(repo: str, filenames: Sequence[str]) -> Path | None:
     return None
 
 
-def fetch(repo: str, filenames: Sequence[str], *, what: str, command: str, progress: Progress) -> Path:
+def fetch(
+    repo: str,
+    filenames: Sequence[str],
+    *,
+    what: str,
+    command: str,
+    instead: str = "",
+    progress: Progress,
+) -> Path:
     """The first of these files that there is: from the cache, else downloaded into it.
 
     Args:
@@ -47,6 +55,7 @@ def fetch(repo: str, filenames: Sequence[str], *, what: str, command: str, progr
         filenames: names to try, best first.
         what: what the file is, for messages: "the weights of ViT-B-16/openai".
         command: a command that fetches it on a machine with network.
+        instead: another way, for the message.
         progress: told of a download.
 
     Raises:
@@ -65,7 +74,7 @@ def fetch(repo: str, filenames: Sequence[str], *, what: str, command: str, progr
     raise InputError(
         f"{what} are not on this machine ({reason})",
         where=f"{repo} in the hub cache {_cache()}",
-        hint=f"{command}  on a node with network; HF_HOME must be the same folder there and here",
+        hint=f"{command}  on a node with network; HF_HOME must be the same folder there and here{instead}",
     )
 
 

@@ -40,6 +40,8 @@ _IMAGE_SIZE = 224
 _FOLDER_HINT = (
     "a folder with open_clip_config.json, or with config.json and model.safetensors (save_pretrained)"
 )
+#: For the encoder that photos get by default, after the command that fills the hub's cache.
+_FETCHED = "; or cmon fetch clip there, and --encoder ViT-B/16 --encoder-weights ViT-B-16.pt here"
 
 
 @register_encoder("open_clip")
@@ -261,6 +263,7 @@ def _open_listed(request: EncoderRequest, name: str, tag: str) -> Encoder:
             _with_safetensors(filename),
             what=f"the weights of {label}",
             command=f"python -c \"import open_clip; open_clip.create_model('{name}', pretrained='{tag}')\"",
+            instead=_FETCHED if (name, tag) == ("ViT-B-16", "openai") else "",
             progress=request.progress,
         )
     return _encoder(request, label, name, model, weights, preprocessing)

@@ -327,6 +327,7 @@ def test_missing_weights_name_the_command(hub_cache: Path) -> None:
     assert str(hub_cache) in lines[1]
     assert "open_clip.create_model('ViT-B-16', pretrained='openai')" in lines[2]
     assert "HF_HOME" in lines[2]
+    assert "cmon fetch clip there, and --encoder ViT-B/16 --encoder-weights ViT-B-16.pt" in lines[2]
     with pytest.raises(InputError, match=r"create_model\('hf-hub:org/tiny'\)"):
         load_encoder("hf-hub:org/tiny")
 
