@@ -72,8 +72,8 @@ def _listening(network: nn.Module) -> Iterator[Callable[[], list[Pair]]]:
     def hear(module: nn.Module, given: tuple[Any, ...]) -> None:
         calls[module] += 1
         listeners.update(id(each) for each in given)
-        if isinstance(module, nn.BatchNorm2d) and id(given[0]) in made:
-            heard.append((module, id(given[0])))
+        if isinstance(module, nn.BatchNorm2d):
+            heard.extend((module, id(each)) for each in given if id(each) in made)
 
     def say(module: nn.Module, _given: Any, output: Any) -> None:
         if isinstance(module, nn.Conv2d):

@@ -81,7 +81,11 @@ def _again(block: nn.Module, x: Tensor) -> Tensor:
     return block.norm(block.conv(x if x.shape[1] == 3 else block.norm(block.conv(x)))).relu()
 
 
-@pytest.mark.parametrize("mix", [_twice, _beside, _asking, _again])
+def _by_keyword(block: nn.Module, x: Tensor) -> Tensor:
+    return block.norm(input=block.conv(x)).relu()
+
+
+@pytest.mark.parametrize("mix", [_twice, _beside, _asking, _again, _by_keyword])
 def test_who_else_hears_a_convolution_keeps_hearing_the_same(
     mix: Callable[[nn.Module, Tensor], Tensor],
 ) -> None:
