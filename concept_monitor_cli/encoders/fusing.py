@@ -67,13 +67,13 @@ def _listening(network: nn.Module) -> Iterator[Callable[[], list[Pair]]]:
     made: dict[int, tuple[nn.Conv2d, Tensor]] = {}
     calls: Counter[nn.Module] = Counter()
     listeners: Counter[int] = Counter()
-    heard: list[tuple[nn.BatchNorm2d, int]] = []
+    heard: list[tuple[nn.Conv2d, nn.BatchNorm2d, int]] = []
 
     def hear(module: nn.Module, given: tuple[Any, ...]) -> None:
         calls[module] += 1
         listeners.update(id(each) for each in given)
         if isinstance(module, nn.BatchNorm2d):
-            heard.extend((module, id(each)) for each in given if id(each) in made)
+            heard.extend((made[id(each)][0], module, id(each)) for each in given if id(each) in made)
 
     def say(module: nn.Module, _given: Any, output: Any) -> None:
         if isinstance(module, nn.Conv2d):
@@ -84,8 +84,7 @@ def _listening(network: nn.Module) -> Iterator[Callable[[], list[Pair]]]:
     def pairs() -> list[Pair]:
         return [
             (conv, norm)
-            for norm, number in heard
-            for conv in [made[number][0]]
+            for conv, norm, number in heard
             if listeners[number] == calls[conv] == calls[norm] == 1 and _can_fuse(conv, norm)
         ]
 

@@ -152,8 +152,8 @@ def multiply_up(
 ) -> None:
     """The products of `multiply_in`, to the last digit, product by product: for more products than images.
 
-    Each product is written once, where `multiply_in` comes back to it for every factor. Four factors at a
-    time, in their order: what is read and written is the product, more than the factors.
+    Each product is written once, where `multiply_in` comes back to it for every factor. Four factors are
+    taken at a time, in their order, so that the product is read and written once for all four.
 
     Args:
         products: `(n_slots, width)`, changed.
