@@ -105,6 +105,8 @@ def lines_of(text: str) -> list[str]:
 
 def visible(text: str) -> str:
     """`text` without control characters and characters that nobody sees."""
+    if text.isprintable() and text.isascii():
+        return text
     # White space of every kind becomes a blank in `tidy`, so it is no control character here.
     return "".join(c for c in text if c.isspace() or not (unicodedata.category(c) == "Cc" or c in _INVISIBLE))
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -33,6 +33,7 @@ from concept_monitor_cli.functional.calibration import DRAWS, beyond_chance, ran
 from concept_monitor_cli.functional.firing import Company, companies, firing
 from concept_monitor_cli.functional.groups import ImageGroups
 from concept_monitor_cli.functional.resampling import RESAMPLES, image_counts, reach, resampled_top_images
+from concept_monitor_cli.functional.self_similarity import UNCHANGED
 from concept_monitor_cli.functional.similarity import ConceptActivations, Evidence
 from concept_monitor_cli.functional.similarity.registry import (
     RankSimilarity,
@@ -320,32 +321,42 @@ class Held:
         agreement: `(C, T)`: share of resamples that agree, where the label is not the one held; else NaN.
         since: `(C, T)`: there, the column that the label was compared with: the last one at which the unit
             had the concept that it held; else -1.
+        self_similarity: `(C, T)`: there, the correlation of the unit's activations with those at that column;
+            NaN where it is not known.
     """
 
     labels: NDArray[np.int64]
     taken: NDArray[np.bool_]
     agreement: NDArray[np.float64]
     since: NDArray[np.int64]
+    self_similarity: NDArray[np.float64]
 
     @classmethod
     def together(cls, parts: Sequence[Held]) -> Held:
         """Of a whole layer, from those of its units in blocks."""
-        names = ("labels", "taken", "agreement", "since")
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+        return cls(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(cls)))
 
 
-def held_labels(history: History, compare: Compare, *, confidence: float = CONFIDENCE) -> Held:
+def held_labels(
+    history: History,
+    compare: Compare,
+    similarity: SelfSimilarity | None = None,
+    *,
+    confidence: float = CONFIDENCE,
+) -> Held:
     """Follow the concepts that units hold over the epochs.
 
     Args:
         history: the labels.
         compare: how sure is the change of some units from one epoch to another?
+        similarity: of every unit with itself at two epochs, where known: a unit that does the same as before
+            (`UNCHANGED`) has not changed, whatever the images say of its label.
         confidence: share of the resamples that must agree.
     """
     labels = history.labels
     held = np.full_like(labels, -1)
     taken = np.zeros(labels.shape, dtype=bool)
-    sure = np.full(labels.shape, np.nan)
+    sure, same = np.full(labels.shape, np.nan), np.full(labels.shape, np.nan)
     compared = np.full_like(labels, -1)
     holds = np.full(len(labels), -1, dtype=np.int64)
     since = np.full(len(labels), -1, dtype=np.int64)
@@ -354,6 +365,9 @@ def held_labels(history: History, compare: Compare, *, confidence: float = CONFI
         for earlier in np.unique(since[(now >= 0) & (holds >= 0) & (now != holds)]).tolist():
             rows = np.flatnonzero((since == earlier) & (now >= 0) & (holds >= 0) & (now != holds))
             share = compare(earlier, t, rows, holds[rows], now[rows])
+            if similarity is not None:
+                same[rows, t] = similarity(earlier, t, rows)
+                share = np.where(same[rows, t] >= UNCHANGED, 0.0, share)
             sure[rows, t] = share
             compared[rows, t] = earlier
             taken[rows[share >= confidence], t] = True
@@ -362,16 +376,15 @@ def held_labels(history: History, compare: Compare, *, confidence: float = CONFI
         # The last epoch at which the label was the one held is what later ones are compared with.
         since = np.where((now >= 0) & (now == holds), t, since)
         held[:, t] = holds
-    return Held(held, taken, sure, compared)
+    return Held(held, taken, sure, compared, same)
 
 
-def confident_changes(history: History, held: Held, similarity: SelfSimilarity | None = None) -> pd.DataFrame:
+def confident_changes(history: History, held: Held) -> pd.DataFrame:
     """A row for every change with confidence.
 
     Args:
         history: the labels.
         held: what the units hold (`held_labels` of that history).
-        similarity: of every unit with itself at two epochs, where known.
 
     Returns:
         the rows of `changes.csv`: at `epoch` the unit took `to_concept`; it held `from_concept`, and had it
@@ -397,14 +410,7 @@ def confident_changes(history: History, held: Held, similarity: SelfSimilarity |
             "to_concept": after,
             "to_category": categories_after,
             "confidence": held.agreement[rows, columns],
-            "self_similarity": (
-                np.nan
-                if similarity is None
-                else [
-                    similarity(int(s), int(c), np.array([r]))[0]
-                    for r, c, s in zip(rows, columns, since, strict=True)
-                ]
-            ),
+            "self_similarity": held.self_similarity[rows, columns],
         }
     )
 

@@ -34,6 +34,7 @@ KINDS: dict[str, int] = {
     "null": 4,
     "findings": 7,
     "resampling": 4,
+    "lives": 1,
     "matching": 2,
     "presence": 1,
     "basis": 1,
@@ -62,8 +63,8 @@ _MADE_BY = {
     ),
     "backward passes": ("gradients", "attribution", "evolutions", "circuit", "picture", "tile", "tuning"),
     "arithmetic": (
-        "layers", "null", "findings", "resampling", "matching", "presence", "basis", "redundancy", "halves",
-        "samples", "universality",
+        "layers", "null", "findings", "resampling", "lives", "matching", "presence", "basis", "redundancy",
+        "halves", "samples", "universality",
     ),
 }  # fmt: skip
 MADE_BY: dict[str, str] = {kind: work for work, kinds in _MADE_BY.items() for kind in kinds}

@@ -321,6 +321,35 @@ def test_a_unit_holds_its_concept_until_another_takes_its_place(
     assert set(changes["layer"]) == {history.layer}
 
 
+def test_a_unit_that_does_the_same_as_before_has_not_changed() -> None:
+    """Whatever the images say of its label; and the correlation is that with the epoch it is compared with."""
+    names = tuple(Label(name, "") for name in "ab")
+    labels = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 1, 1]])
+    history = History(
+        "l", "d", np.arange(4), tuple("x" * 4), np.arange(3), names, labels, labels * 1.0, labels >= 0
+    )
+    correlations = {(1, 2): [0.5, 0.9995, np.nan], (1, 3): [0.4, 0.99, np.nan]}
+
+    def similarity(earlier: int, later: int, rows: np.ndarray) -> np.ndarray:
+        return np.array(correlations[earlier, later])[rows]
+
+    held = held_labels(history, lambda earlier, later, rows, old, new: np.ones(len(rows)), similarity)
+    assert held.taken.tolist() == [
+        [False, False, True, False],
+        [False, False, False, True],
+        [False, False, True, False],
+    ]
+    assert held.agreement[1, 2] == 0
+    np.testing.assert_array_equal(held.self_similarity[:, 2], [0.5, 0.9995, np.nan])
+    assert held.self_similarity[1, 3] == 0.99
+    changes = confident_changes(history, held)
+    assert changes["unit"].tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(changes["self_similarity"], [0.5, 0.99, np.nan])
+    unknown = held_labels(history, lambda earlier, later, rows, old, new: np.ones(len(rows)))
+    assert unknown.taken[:, 2].all()
+    assert np.isnan(confident_changes(history, unknown)["self_similarity"]).all()
+
+
 def _random_history(seed: int) -> History:
     labels = np.random.default_rng(seed).integers(-1, 4, (30, 9))
     names = tuple(Label(name, "") for name in "abcd")
@@ -381,7 +410,7 @@ def test_every_epoch_is_scored_once_and_says_what_pairs_of_epochs_say() -> None:
         held_labels(history, compare, confidence=0.6) for compare in (scored.agreement, literal)
     )
     assert expected.taken.any()
-    for name in ("labels", "taken", "agreement", "since"):
+    for name in ("labels", "taken", "agreement", "since", "self_similarity"):
         np.testing.assert_array_equal(getattr(held, name), getattr(expected, name))
     parts = []
     for rows in (slice(0, 11), slice(11, 30)):

@@ -22,11 +22,12 @@ FOLLOWS = {
     "image_embeddings": ("findings",),
     "image_groups": ("findings", "halves", "redundancy"),
     "layers": (),
+    "lives": (),
     "pixels": ("findings", "activations", "image_embeddings", "image_groups", "halves", "redundancy"),
     "probe_block": ("findings",),
     "redundancy": ("activations",),
     # What is said of the run as a whole.
-    "resampling": (),
+    "resampling": ("lives",),
     "text_embeddings": ("findings",),
 }
 
