@@ -112,7 +112,7 @@ def list_checkpoints(console: Console, options: CheckpointsOptions) -> int:
 def _evidence(console: Console, options: CheckpointsOptions) -> InputEvidence:
     """What the last checkpoint shows of its images; all that is said of checkpoints is said already."""
     from concept_monitor_cli.options import DissectOptions
-    from concept_monitor_cli.stories.opened import WithoutNotices
+    from concept_monitor_cli.stories.inputs import WithoutNotices
     from concept_monitor_cli.study import Study
     from concept_monitor_cli.study.presented import input_of
 

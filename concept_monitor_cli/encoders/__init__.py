@@ -10,10 +10,12 @@ from concept_monitor_cli.encoders.base import (
 )
 from concept_monitor_cli.encoders.clip import ClipEncoder, ClipFiles
 from concept_monitor_cli.encoders.embed import (
+    Listed,
     PixelBlocks,
     check_templates,
     embed_image_blocks,
     embed_images,
+    embed_listed,
     embed_texts,
     images_to_embed,
     looked_at_once,
@@ -28,12 +30,14 @@ __all__ = [
     "ClipFiles",
     "Encoder",
     "EncoderRequest",
+    "Listed",
     "PixelBlocks",
     "Precision",
     "PrecomputedEncoder",
     "check_templates",
     "embed_image_blocks",
     "embed_images",
+    "embed_listed",
     "embed_texts",
     "images_to_embed",
     "list_encoders",

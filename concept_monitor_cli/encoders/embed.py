@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import closing
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Protocol, runtime_checkable
 
@@ -248,6 +249,79 @@ def embed_texts(
         embeddings = entry.read(_NAME)
     row = {word: i for i, word in enumerate(words)}
     return np.asarray(embeddings[[row[text] for text in texts]], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A list of words that is embedded as a whole.
+
+    Attributes:
+        digest: of the words.
+        words: gives them.
+    """
+
+    digest: str
+    words: Callable[[], Sequence[str]]
+
+
+def embed_listed(
+    store: Store,
+    encoder: Encoder,
+    texts: Sequence[str],
+    listed: Listed | None,
+    *,
+    template: str | Sequence[str] | None = None,
+    progress: Progress = SILENT,
+) -> Matrix:
+    """`embed_texts`, but a word of a list is a row of the list's embeddings.
+
+    So it has one place, whatever else is embedded with it (a network rounds a word in another batch
+    differently, 1e-7), and a run that knows its list needs no network for the labels that are of it.
+
+    Args:
+        store: as for `embed_texts`.
+        encoder: likewise.
+        texts: `M` words.
+        listed: the list; `None`, or one that cannot be read any more: all words are embedded by themselves.
+        template: likewise.
+        progress: likewise.
+
+    Returns:
+        fp32 `(M, D)`, rows of length one.
+
+    Raises:
+        InputError: as `embed_texts`.
+        CmonError: likewise.
+    """
+    words = list(dict.fromkeys(texts))
+    if listed is None or not words or isinstance(encoder, PrecomputedEncoder):
+        return embed_texts(store, encoder, texts, template=template, progress=progress)
+    key = store.key(
+        "text_embeddings",
+        encoder=encoder.digest,
+        templates=list(check_templates(template)),
+        texts=sha256(canonical_json(words).encode()).hexdigest(),
+        listed=listed.digest,
+    )
+    entry = store.get(key)
+    if entry is None:
+        try:
+            whole = list(dict.fromkeys(listed.words()))
+        except InputError as error:
+            progress.detail(f"labels are embedded by themselves: {error.what}")
+            return embed_texts(store, encoder, texts, template=template, progress=progress)
+        row = {word: i for i, word in enumerate(whole)}
+        others = [word for word in words if word not in row]
+        row |= {word: len(whole) + i for i, word in enumerate(others)}
+        of_whole, of_others = (
+            embed_texts(store, encoder, each, template=template, progress=progress)
+            for each in (whole, others)
+        )
+        entry = store.put(key, {_NAME: np.concatenate([of_whole, of_others])[[row[word] for word in words]]})
+    with entry:
+        embeddings = entry.read(_NAME)
+    place = {word: i for i, word in enumerate(words)}
+    return np.asarray(embeddings[[place[text] for text in texts]], dtype=np.float32)
 
 
 def _embed_words(

@@ -34,7 +34,6 @@ KINDS: dict[str, int] = {
     "null": 4,
     "findings": 7,
     "resampling": 4,
-    "lives": 1,
     "matching": 2,
     "presence": 1,
     "basis": 1,
@@ -63,7 +62,7 @@ _MADE_BY = {
     ),
     "backward passes": ("gradients", "attribution", "evolutions", "circuit", "picture", "tile", "tuning"),
     "arithmetic": (
-        "layers", "null", "findings", "resampling", "lives", "matching", "presence", "basis", "redundancy",
+        "layers", "null", "findings", "resampling", "matching", "presence", "basis", "redundancy",
         "halves", "samples", "universality",
     ),
 }  # fmt: skip

@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from concept_monitor_cli.encoders import Encoder, embed_texts, load_encoder
+from concept_monitor_cli.encoders import embed_listed
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.embedding import nearest_anchor, spread
 from concept_monitor_cli.lenses import traits_of
-from concept_monitor_cli.models.device import resolve_device
 from concept_monitor_cli.monitor.findings import caption
-from concept_monitor_cli.options import CommonOptions, EmbedOptions
+from concept_monitor_cli.options import EmbedOptions
 from concept_monitor_cli.progress import SILENT, Progress
 from concept_monitor_cli.report.embedding_figures import embedding_panels, trajectories
 from concept_monitor_cli.report.style import save
@@ -32,7 +31,7 @@ from concept_monitor_cli.space import (
     unit_vectors,
 )
 from concept_monitor_cli.store import Store
-from concept_monitor_cli.study.context import NO_ENCODER
+from concept_monitor_cli.stories.inputs import run_concepts, run_encoder
 from concept_monitor_cli.wording import counted
 
 if TYPE_CHECKING:
@@ -68,32 +67,6 @@ class EmbedResult:
     tracked: list[dict[str, Any]] = field(default_factory=list)
 
 
-def run_encoder(run: RunFolder, options: CommonOptions, progress: Progress) -> tuple[Encoder, list[str]]:
-    """The encoder and templates that a run was made with.
-
-    Raises:
-        InputError: there was none, it is not there any more, or its weights are others now.
-    """
-    made_with = run.info()["encoder"]
-    if made_with is None:
-        raise InputError(NO_ENCODER, where=run.root, hint="dissect again with --encoder NAME")
-    encoder = load_encoder(
-        made_with["spec"],
-        weights=made_with["weights"],
-        config=made_with["config"],
-        device=resolve_device(options.device),
-        precision=made_with["precision"],
-        progress=progress,
-    )
-    if encoder.digest != made_with["digest"]:
-        raise InputError(
-            f"the encoder {made_with['name']} is not the one that this run was made with",
-            where=run.root,
-            hint="restore its weights, or dissect again",
-        )
-    return encoder, made_with["templates"]
-
-
 def embed(options: EmbedOptions, progress: Progress = SILENT) -> EmbedResult:
     """Place every unit of a run, at every epoch, in the space of the encoder's words.
 
@@ -127,15 +100,19 @@ def embed(options: EmbedOptions, progress: Progress = SILENT) -> EmbedResult:
     check_units(options.units, asked)
     encoder, templates = run_encoder(run, options, progress)
     store = Store(options.cache, progress=progress)
+    concepts = run_concepts(run, options, progress)
 
     # Beside each layer stands the network with random weights, where the run has it.
     random = {layer: run.untrained(layer, detector) for layer in sorted(set(table["layer"].astype(str)))}
     random_tables = [each for each in random.values() if each is not None]
     words = sorted(set().union(*(concept_words(each) for each in (table, *random_tables))))
-    vectors = embed_texts(store, encoder, [*words, *anchors], template=templates or None, progress=progress)
-    marks = vectors[len(words) :]
-    placed = unit_vectors(table, words, vectors[: len(words)])
-    floors = {layer: _floor(rows, words, vectors[: len(words)], marks) for layer, rows in random.items()}
+    # One list after the other: other anchors leave the words where they are.
+    vectors, marks = (
+        embed_listed(store, encoder, texts, concepts, template=templates or None, progress=progress)
+        for texts in (words, anchors)
+    )
+    placed = unit_vectors(table, words, vectors)
+    floors = {layer: _floor(rows, words, vectors, marks) for layer, rows in random.items()}
 
     count = len(placed.units) + len(marks)
     with progress.task(f"placing {counted(len(placed.units), 'units')}", count, "points") as advance:

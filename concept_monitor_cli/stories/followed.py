@@ -1,22 +1,18 @@
 """What the units of a layer do over the epochs beside what they are called, and which concepts they hold.
 
 What takes the test of changes longest, which concepts beat a unit's label in every draw of the images, is
-computed once for each epoch and kept in the cache. What follows from it is kept too: it takes the activations
-of a layer at all epochs.
+computed once for each epoch and kept in the cache.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import fields, replace
+from contextlib import ExitStack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from concept_monitor_cli.errors import CmonError
 from concept_monitor_cli.functional.self_similarity import SelfCorrelation
 from concept_monitor_cli.lenses.responses import Responses
 from concept_monitor_cli.monitor.confidence import Compare, Held, concept_columns, held_labels, wins
@@ -24,7 +20,7 @@ from concept_monitor_cli.monitor.history import History
 from concept_monitor_cli.monitor.own import Own, SelfSimilarity, own_changes
 from concept_monitor_cli.monitor.wins import Scored, rivals
 from concept_monitor_cli.progress import Progress
-from concept_monitor_cli.store import Entry, Key, Writer
+from concept_monitor_cli.store import Key, Writer
 from concept_monitor_cli.stories.opened import OpenRun
 
 # Of the activations of a block of units at all epochs.
@@ -58,24 +54,9 @@ def followed(
             "the probing images cannot be drawn again"
         )
         resamples = 0
-    key = _key(opened, history, resamples, seed)
-    known = opened.store.get(key)
-    if known is not None:
-        with known:
-            return _read(known, history, resamples)
     compare = _comparison(opened, history, resamples, seed, progress) if resamples else None
-    own, held = _followed(opened, history, compare, progress)
-    if own is not None:
-        with suppress(CmonError):  # a cache that cannot be written to costs time, no more
-            opened.store.put(key, _arrays(own, held)).close()
-    return own, held
-
-
-def _followed(
-    opened: OpenRun, history: History, compare: Compare | None, progress: Progress
-) -> tuple[Own | None, Held | None]:
-    """In blocks of units, whose activations at all epochs fit the memory together."""
     owns, helds = [], []
+    # In blocks of units, whose activations at all epochs fit the memory together.
     for rows, similarity in _self_similarities(opened, history, progress):
         part = history.part(rows)
         if similarity is not None:
@@ -101,42 +82,6 @@ def _from_row(compare: Compare, first: int) -> Compare:
         return compare(earlier, later, rows + first, old, new)
 
     return compared
-
-
-# -- as the store has it -----------------------------------------------------------------------
-
-_OWN = ("self_similarity", "since_first")
-_HELD = tuple(each.name for each in fields(Held))
-
-
-def _key(opened: OpenRun, history: History, resamples: int, seed: int) -> Key:
-    records = [opened.record(history, column) for column in range(len(history.epochs))]
-    # Without a change no images are drawn, and the inputs of the run need not be there.
-    drawn = resamples > 0 and bool(history.changed.any())
-    return opened.store.key(
-        "lives",
-        epochs=[[record.finding, record.recording] for record in records],
-        labels=hashlib.sha256(history.labels.tobytes()).hexdigest(),
-        names=[list(name) for name in history.names],
-        units=history.units.tolist(),
-        groups=opened.context.groups_digest if drawn else "",
-        resamples=resamples,
-        seed=seed if resamples else 0,
-    )
-
-
-def _arrays(own: Own, held: Held | None) -> dict[str, NDArray[np.generic]]:
-    arrays = {f"own_{name}": getattr(own, name) for name in _OWN} | {"own_labels": own.history.labels}
-    if held is not None:
-        arrays |= {f"held_{name}": getattr(held, name) for name in _HELD}
-    return arrays
-
-
-def _read(entry: Entry, history: History, resamples: int) -> tuple[Own, Held | None]:
-    own = Own(
-        replace(history, labels=entry.read("own_labels")), *(entry.read(f"own_{name}") for name in _OWN)
-    )
-    return own, Held(*(entry.read(f"held_{name}") for name in _HELD)) if resamples else None
 
 
 # -- a unit beside itself ----------------------------------------------------------------------
@@ -201,6 +146,7 @@ def _columns(responses: Responses, units: NDArray[np.int64]) -> NDArray[np.float
 
 def _comparison(opened: OpenRun, history: History, resamples: int, seed: int, progress: Progress) -> Compare:
     """How sure changes of label are."""
+    # Without a change nothing is asked, and the inputs of the run need not be there.
     questions = {column: asked for column, asked in enumerate(rivals(history)) if len(asked.rows)}
     codes = _concept_numbers(opened, history) if questions else np.empty(0, dtype=np.int64)
 

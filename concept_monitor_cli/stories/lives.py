@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from concept_monitor_cli import __version__
 from concept_monitor_cli.monitor.confidence import confident_changes
 from concept_monitor_cli.monitor.lives import mean_distance, unit_lives
 from concept_monitor_cli.monitor.own import Own
 from concept_monitor_cli.monitor.statistics import ALL
 from concept_monitor_cli.progress import Progress
 from concept_monitor_cli.run import TABLES
+from concept_monitor_cli.run.derived import follows_from, note_what_from
 from concept_monitor_cli.stories.followed import followed
 from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.part import rest_of, with_rest
@@ -18,6 +23,37 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from concept_monitor_cli.monitor.history import History
+
+
+#: Version of the code that the tables follow from. Raise it when their content changes.
+LIVES_CODE = 1
+
+_TABLES = ("units", "changes", "self_similarity")
+
+
+def refresh_lives(opened: OpenRun, *, resamples: int, seed: int, progress: Progress) -> None:
+    """`write_lives` of a whole run, where its tables are not those of the run as it is by now.
+
+    Arguments and errors as those of `write_lives`.
+    """
+    made = _follow_from(opened, resamples, seed)
+    if follows_from(opened.run, _TABLES, made):
+        return
+    write_lives(opened, resamples=resamples, seed=seed, progress=progress)
+    note_what_from(opened.run, _TABLES, made)
+
+
+def _follow_from(opened: OpenRun, resamples: int, seed: int) -> str:
+    """The digest of all that the tables follow from."""
+    layers = []
+    for history in opened.histories:
+        random = opened.run.untrained_record(history.layer, history.detector)
+        there = [opened.is_recorded(history, column) for column in range(len(history.epochs))]
+        layers.append([[asdict(each) for each in opened.records(history)], random and asdict(random), there])
+    said = {name: opened.info[name] for name in ("probe", "concepts", "encoder", "settings")}
+    columns = [TABLES[name].version() for name in _TABLES]
+    content = [__version__, LIVES_CODE, columns, said, layers, resamples, seed]
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_lives(opened: OpenRun, *, resamples: int, seed: int, progress: Progress) -> pd.DataFrame:

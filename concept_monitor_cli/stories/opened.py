@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from concept_monitor_cli.concepts import ConceptSet
-from concept_monitor_cli.encoders import Encoder, embed_texts, looked_at_once
+from concept_monitor_cli.encoders import Encoder, embed_listed, embed_texts, looked_at_once
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.lenses import detector_class, traits_of
 from concept_monitor_cli.models.device import resolve_device
@@ -18,7 +18,7 @@ from concept_monitor_cli.monitor.confidence import Words
 from concept_monitor_cli.monitor.findings import caption
 from concept_monitor_cli.monitor.findings.tables import fdr_of
 from concept_monitor_cli.monitor.history import History, histories
-from concept_monitor_cli.options import DissectOptions, ReadingOptions
+from concept_monitor_cli.options import ReadingOptions
 from concept_monitor_cli.probe import Geometry, ProbeSet, decode_probe
 from concept_monitor_cli.probe.groups import COPIES, FINGERPRINT
 from concept_monitor_cli.progress import Progress
@@ -26,11 +26,17 @@ from concept_monitor_cli.run import RunFolder, TableRecord
 from concept_monitor_cli.run.traits import Traits
 from concept_monitor_cli.space import UnitVectors, concept_words, unit_vectors
 from concept_monitor_cli.store import Entry, Key, Store
-from concept_monitor_cli.stories.embed import run_encoder
+from concept_monitor_cli.stories.inputs import (
+    WithoutNotices,
+    check_same,
+    run_concepts,
+    run_encoder,
+    run_study,
+)
 from concept_monitor_cli.study import Context, Study
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Collection, Sequence
 
     import pandas as pd
 
@@ -42,37 +48,6 @@ _COLUMNS = (
 )
 #: What a concept table is of.
 MOMENT = ("epoch", "checkpoint", "layer", "detector")
-
-
-class WithoutNotices:
-    """What a run was made from was said when it was made."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-
-    def notice(self, message: str) -> None:
-        """Only a detail now."""
-        self._progress.detail(message)
-
-    def warning(self, message: str) -> None:
-        """Passed on."""
-        self._progress.warning(message)
-
-    def detail(self, message: str) -> None:
-        """Passed on."""
-        self._progress.detail(message)
-
-    def task(
-        self, description: str, total: int | None, unit: str = "images"
-    ) -> AbstractContextManager[Callable[[int], None]]:
-        """Passed on."""
-        return self._progress.task(description, total, unit)
-
-
-def grey_range_of(made: Mapping[str, Any]) -> tuple[float, float] | None:
-    """`--grey-range` of a run by the options that it was made with; older runs had none."""
-    given = made.get("grey_range")
-    return None if given is None else (float(given[0]), float(given[1]))
 
 
 class OpenRun:
@@ -244,8 +219,12 @@ class OpenRun:
         if not words:
             return [], np.zeros((0, 1), dtype=np.float32)
         encoder, templates = self._encoder
-        return words, embed_texts(
-            self.store, encoder, words, template=templates or None, progress=self.progress
+        listed = run_concepts(self.run, self.options, self.progress)
+        if listed is not None and self._given is not None:
+            known = self._given.concepts.concepts
+            listed = replace(listed, words=lambda: known)
+        return words, embed_listed(
+            self.store, encoder, words, listed, template=templates or None, progress=self.progress
         )
 
     @cached_property
@@ -314,22 +293,7 @@ class OpenRun:
 
     @cached_property
     def _study(self) -> Study:
-        made = self.info["options"]
-        return Study(
-            DissectOptions(
-                checkpoints=(),
-                layers=(),
-                probe=self.info["probe"]["spec"],
-                probe_limit=made["probe_limit"],
-                grey_range=grey_range_of(made),
-                concepts=self.info["concepts"]["spec"],
-                seed=made["seed"],
-                device=self.options.device,
-                workers=self.options.workers,
-                cache_dir=self.options.cache_dir,
-            ),
-            WithoutNotices(self.progress),
-        )
+        return run_study(self.run, self.options, self.progress)
 
     @cached_property
     def probe(self) -> ProbeSet:
@@ -341,7 +305,7 @@ class OpenRun:
         skipped = {item["image"] for item in self.info["probe"]["skipped"]}
         listed = self._study.listed_probe
         probe = listed.subset([row for row, name in enumerate(listed.ids) if name not in skipped])
-        self._check("probe", probe.digest, "the probing images")
+        check_same(self.run, "probe", probe.digest, "the probing images")
         return probe
 
     @cached_property
@@ -372,7 +336,7 @@ class OpenRun:
             InputError: they are gone, or others now.
         """
         concepts = self._study.concepts
-        self._check("concepts", concepts.digest, "the concepts")
+        check_same(self.run, "concepts", concepts.digest, "the concepts")
         return concepts
 
     def context_of(self, encoder: Encoder | None, templates: Sequence[str], concepts: ConceptSet) -> Context:
@@ -414,14 +378,6 @@ class OpenRun:
         """Images and concepts in the encoder's space."""
         context = self.context
         return Words(context.image_embeddings, context.text_embeddings, context.activations, context.groups)
-
-    def _check(self, what: str, digest: str, name: str) -> None:
-        if digest != self.info[what]["digest"]:
-            raise InputError(
-                f"{name} are not those that this run was made with",
-                where=self.run.root,
-                hint="restore them, or dissect again with --overwrite",
-            )
 
     @cached_property
     def _records(self) -> dict[tuple[str, str, str, int], TableRecord]:

@@ -12,8 +12,9 @@ from concept_monitor_cli.options import ReadingOptions
 from concept_monitor_cli.progress import Progress
 from concept_monitor_cli.run import RunFolder
 from concept_monitor_cli.stories.findings import write_findings
-from concept_monitor_cli.stories.lives import write_lives
-from concept_monitor_cli.stories.opened import OpenRun, WithoutNotices
+from concept_monitor_cli.stories.inputs import WithoutNotices
+from concept_monitor_cli.stories.lives import refresh_lives
+from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.stories.stats import statistics_of
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def conclude_run(
     quiet = WithoutNotices(progress)
     opened = OpenRun(run.root, options, quiet, context)
     try:
-        write_lives(opened, resamples=RESAMPLES if resample else 0, seed=options.seed, progress=quiet)
+        refresh_lives(opened, resamples=RESAMPLES if resample else 0, seed=options.seed, progress=quiet)
         statistics = statistics_of(opened)
         run.write_csv("statistics", statistics)
     except InputError as error:

@@ -22,7 +22,8 @@ from concept_monitor_cli.probe import decode_probe
 from concept_monitor_cli.record.requests import OUTPUT, Activations, Gradients, Logits, Maps, Recording
 from concept_monitor_cli.run import CheckpointRecord
 from concept_monitor_cli.store import Key, Store
-from concept_monitor_cli.stories.opened import OpenRun, WithoutNotices, grey_range_of
+from concept_monitor_cli.stories.inputs import WithoutNotices, grey_range_of
+from concept_monitor_cli.stories.opened import OpenRun
 from concept_monitor_cli.study import Context, Study, StudyFile
 from concept_monitor_cli.study.looks import Look
 from concept_monitor_cli.study.networks import Architecture

@@ -14,9 +14,11 @@ from encoder_helpers import NoisePixels, TinyClip
 
 from concept_monitor_cli.encoders import (
     ClipEncoder,
+    Listed,
     check_templates,
     embed,
     embed_images,
+    embed_listed,
     embed_texts,
     load_encoder,
 )
@@ -169,6 +171,38 @@ def test_words_do_not_depend_on_their_block(encoder: Counting, encoder_store: St
     assert result.shape == (300, 24)
     for i in (0, 255, 256, 299):
         np.testing.assert_allclose(result[i], embed_texts(encoder_store, encoder, [words[i]])[0], atol=1e-6)
+
+
+def test_words_of_a_list_are_rows_of_it(encoder: Counting, encoder_store: Store) -> None:
+    """Bit by bit, and no network says them again; words that are not of it are embedded by themselves."""
+    whole = [f"thing {i}" for i in range(300)] + ["thing 7"]
+    rows = embed_texts(encoder_store, encoder, whole)
+    fresh, read = Counting(encoder.files), []
+    listed = Listed("of the things", lambda: read.append(1) or whole)
+    some = ["thing 299", "thing 7", "dog", "thing 299"]
+    found = embed_listed(encoder_store, fresh, some, listed)
+    assert fresh.words == ("dog",)
+    assert np.array_equal(found[[0, 1, 3]], rows[[299, 7, 299]])
+    assert np.array_equal(found[2:3], embed_texts(encoder_store, fresh, ["dog"]))
+    assert np.array_equal(embed_listed(encoder_store, fresh, some, listed), found)
+    assert (read, fresh.words) == ([1], ("dog",))
+    # Another list, another template and another encoder are other questions.
+    other = embed_listed(encoder_store, fresh, some, Listed("of other things", lambda: ["dog", *whole[:300]]))
+    assert "thing 7" in fresh.words
+    np.testing.assert_allclose(other, found, atol=1e-6)
+    in_a_photo = embed_listed(encoder_store, fresh, some, listed, template="a photo of a {}.")
+    assert not np.allclose(in_a_photo, found, atol=1e-3)
+    assert embed_listed(encoder_store, fresh, [], listed).shape == (0, 24)
+
+
+def test_without_the_list_words_are_embedded_by_themselves(encoder: Counting, encoder_store: Store) -> None:
+    def gone() -> list[str]:
+        raise InputError("the concepts are gone")
+
+    for listed in (None, Listed("gone", gone)):
+        found = embed_listed(encoder_store, encoder, ["dog", "orange"], listed)
+        assert encoder.words == ("dog", "orange")
+        assert np.array_equal(found, embed_texts(encoder_store, encoder, ["dog", "orange"]))
 
 
 def test_templates(encoder: Counting, encoder_store: Store) -> None:

@@ -322,7 +322,7 @@ def test_a_unit_holds_its_concept_until_another_takes_its_place(
 
 
 def test_a_unit_that_does_the_same_as_before_has_not_changed() -> None:
-    """Whatever the images say of its label; and the correlation is that with the epoch it is compared with."""
+    """Whatever the images say of its label; the correlation is that with the epoch it is compared with."""
     names = tuple(Label(name, "") for name in "ab")
     labels = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 1, 1]])
     history = History(

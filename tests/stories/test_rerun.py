@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from concept_monitor_cli.stories import followed
 from tests.stories.conftest import Answer, Bench
 
 
@@ -112,3 +115,55 @@ def test_what_the_tables_say_is_said_again_and_the_cache_is_filled(
         path.unlink()
     assert cmon(*bench.dissect()).code == 0
     assert [path.is_file() for path in findings] == [True, True, True]
+
+
+LIVES = ("units.csv", "changes.csv", "self_similarity.csv")
+
+
+@pytest.mark.parametrize("reason", ["nothing", "edited", "lost", "note", "code", "draws", "checkpoint"])
+def test_lives_of_a_run_that_is_the_same_are_left_alone(
+    bench: Bench, cmon: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    """They follow from the activations of all epochs, which are not read again; else they come back."""
+    command = bench.dissect("-q")
+    assert cmon(*command).code == 0
+    tables = bench.root / "out" / "tables"
+    before = {name: (tables / name).read_bytes() for name in LIVES}
+    if reason == "edited":
+        (tables / "units.csv").write_bytes(before["units.csv"].replace(b"layer3", b"layer2", 1))
+    elif reason == "lost":
+        (tables / "changes.csv").unlink()
+    elif reason == "note":
+        (tables / "units.json").write_text("[")
+    elif reason == "code":
+        monkeypatch.setattr("concept_monitor_cli.stories.lives.LIVES_CODE", 99)
+    elif reason == "draws":
+        assert (
+            cmon("units", bench.root / "out", "--resamples", 0, "--cache-dir", bench.root / "cache").code == 0
+        )
+    elif reason == "checkpoint":
+        bench.add(15)
+    compared: list[int] = []
+    correlation = followed.SelfCorrelation
+
+    def compare(epochs: Iterable[NDArray[np.float32]]) -> followed.SelfCorrelation:
+        compared.append(1)
+        return correlation(epochs)
+
+    monkeypatch.setattr(followed, "SelfCorrelation", compare)
+    assert cmon(*command).code == 0
+    assert bool(compared) == (reason != "nothing")
+    after = {name: (tables / name).read_bytes() for name in LIVES}
+    if reason == "checkpoint":
+        assert b"epoch_15" in after["self_similarity.csv"]
+    else:
+        assert after == before
+
+
+def test_lives_without_draws_leave_no_changes_behind(bench: Bench, cmon: Callable[..., Answer]) -> None:
+    tables = bench.root / "out" / "tables"
+    for _ in range(2):
+        assert cmon(*bench.dissect("-q", "--no-stability", "--overwrite")).code == 0
+        assert not (tables / "changes.csv").exists()
+    assert cmon(*bench.dissect("-q", "--overwrite")).code == 0
+    assert (tables / "changes.csv").exists()

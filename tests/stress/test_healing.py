@@ -22,12 +22,11 @@ FOLLOWS = {
     "image_embeddings": ("findings",),
     "image_groups": ("findings", "halves", "redundancy"),
     "layers": (),
-    "lives": (),
     "pixels": ("findings", "activations", "image_embeddings", "image_groups", "halves", "redundancy"),
     "probe_block": ("findings",),
     "redundancy": ("activations",),
     # What is said of the run as a whole.
-    "resampling": ("lives",),
+    "resampling": (),
     "text_embeddings": ("findings",),
 }
 

@@ -32,7 +32,8 @@ from concept_monitor_cli.report.universality_figures import universality_figure
 from concept_monitor_cli.run import TABLES, RunFolder
 from concept_monitor_cli.store import Store
 from concept_monitor_cli.stories.compare import compare
-from concept_monitor_cli.stories.embed import embed, run_encoder
+from concept_monitor_cli.stories.embed import embed
+from concept_monitor_cli.stories.inputs import run_encoder
 from concept_monitor_cli.stories.retention import retention
 from concept_monitor_cli.stories.stats import stats
 

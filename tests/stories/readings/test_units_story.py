@@ -1,23 +1,19 @@
 from __future__ import annotations
 
 import math
-import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from PIL import Image
 
-from concept_monitor_cli.errors import CmonError, InputError
+from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.monitor.confidence import FALSE_CHANGES
 from concept_monitor_cli.monitor.history import histories
 from concept_monitor_cli.options import EpochFilter, UnitsOptions
 from concept_monitor_cli.report.page import read_tables
 from concept_monitor_cli.report.page.statistics import series_statistics
 from concept_monitor_cli.run import TABLES, RunFolder
-from concept_monitor_cli.store import Store
-from concept_monitor_cli.stories import followed
 from concept_monitor_cli.stories.units import UnitsResult, units
 
 
@@ -66,54 +62,6 @@ def test_the_same_again_has_the_same_bytes(training: Path, cache: Path, result: 
     before = path.read_bytes()
     units(UnitsOptions(out=training, cache_dir=cache, device="cpu"))
     assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize("resamples", [100, 0])
-def test_what_follows_from_the_draws_is_kept(
-    training: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, resamples: int
-) -> None:
-    """Asked again, nothing is compared, and the tables are the same; other draws are another question."""
-    shutil.copytree(training, tmp_path / "run")
-    shutil.copytree(cache, tmp_path / "cache")
-    shutil.rmtree(tmp_path / "cache" / "lives", ignore_errors=True)
-    options = UnitsOptions(
-        out=tmp_path / "run", cache_dir=tmp_path / "cache", device="cpu", resamples=resamples
-    )
-    names = ("units", "changes", "self_similarity")
-
-    def tables() -> list[bytes]:
-        paths = [tmp_path / "run" / "tables" / f"{name}.csv" for name in names]
-        return [path.read_bytes() for path in paths if path.exists()]
-
-    units(options)
-    made = tables()
-    assert len(made) == (3 if resamples else 2)
-    compared: list[int] = []
-    monkeypatch.setattr(followed, "SelfCorrelation", lambda epochs: compared.append(1))
-    units(options)
-    assert tables() == made
-    assert not compared
-    units(replace(options, resamples=50))
-    assert compared
-
-
-def test_a_cache_that_cannot_be_written_to_answers_all_the_same(
-    training: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(training, tmp_path / "run")
-    shutil.copytree(cache, tmp_path / "cache")
-    options = UnitsOptions(out=tmp_path / "run", cache_dir=tmp_path / "cache", device="cpu")
-    units(options)
-    expected = (tmp_path / "run/tables/changes.csv").read_bytes()
-    shutil.rmtree(tmp_path / "cache" / "lives")
-
-    def full(*_: object) -> None:
-        raise CmonError("the disk is full", where=tmp_path, hint="make room")
-
-    monkeypatch.setattr(Store, "put", full)
-    units(options)
-    assert (tmp_path / "run/tables/changes.csv").read_bytes() == expected
-    assert not (tmp_path / "cache" / "lives").exists()
 
 
 def test_pictures_and_classes(training: Path, cache: Path, result: UnitsResult) -> None:
