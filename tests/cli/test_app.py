@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -323,6 +324,22 @@ def test_help_is_quick() -> None:
 
     bare = least([sys.executable, "-c", "import typer.rich_utils"])
     assert least([*CMON, "dissect", "--help"]) - bare < 0.6
+
+
+def test_the_collector_of_garbage_is_tuned_in_a_process_of_ours_alone() -> None:
+    """It goes through what is imported less often, and not at all when the process ends."""
+    code = (
+        "import atexit, gc, sys\n"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 0))\n"
+        "from concept_monitor_cli.cli import main\n"
+        "given = None if sys.argv.pop(1) == 'own' else ['--version']\n"
+        "main(given)\n"
+        "print(gc.get_threshold()[0])"
+    )
+    for kind, said in (("own", ["50000", "True"]), ("another's", [str(gc.get_threshold()[0]), "False"])):
+        command = [sys.executable, "-c", code, kind, "--version"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[1:] == said
 
 
 def test_a_reader_that_has_seen_enough() -> None:
