@@ -21,8 +21,8 @@ from concept_monitor_cli.probe.batches import PixelRows, batches
 from concept_monitor_cli.probe.pixels import Done
 from concept_monitor_cli.probe.probe_set import ProbeSet
 from concept_monitor_cli.progress import SILENT, Progress
-from concept_monitor_cli.store import Key, Store, Writer
-from concept_monitor_cli.store.keys import canonical_json
+from concept_monitor_cli.store import Entry, Key, Store, Writer
+from concept_monitor_cli.store.keys import JSONValue, canonical_json
 
 TEXT_BLOCK = 256
 """Words that go through the text encoder at once."""
@@ -238,17 +238,28 @@ def embed_texts(
     words = list(dict.fromkeys(texts))
     if not words:
         return np.empty((0, encoder.dim), dtype=np.float32)
-    key = store.key(
+    key = _text_key(store, encoder, words, templates)
+    clock = clock or Clock(encoder.device)
+    with store.get_or_make(key, _embed_words(encoder, words, templates, progress, clock)) as entry:
+        return _rows(entry, words, texts)
+
+
+def _text_key(
+    store: Store, encoder: Encoder, words: Sequence[str], templates: Sequence[str], **more: JSONValue
+) -> Key:
+    return store.key(
         "text_embeddings",
         encoder=encoder.digest,
         templates=list(templates),
         texts=sha256(canonical_json(words).encode()).hexdigest(),
+        **more,
     )
-    clock = clock or Clock(encoder.device)
-    with store.get_or_make(key, _embed_words(encoder, words, templates, progress, clock)) as entry:
-        embeddings = entry.read(_NAME)
+
+
+def _rows(entry: Entry, words: Sequence[str], texts: Sequence[str]) -> Matrix:
+    """Of an entry of some words, those of texts, in their order."""
     row = {word: i for i, word in enumerate(words)}
-    return np.asarray(embeddings[[row[text] for text in texts]], dtype=np.float32)
+    return np.asarray(entry.read(_NAME)[[row[text] for text in texts]], dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -296,32 +307,22 @@ def embed_listed(
     words = list(dict.fromkeys(texts))
     if listed is None or not words or isinstance(encoder, PrecomputedEncoder):
         return embed_texts(store, encoder, texts, template=template, progress=progress)
-    key = store.key(
-        "text_embeddings",
-        encoder=encoder.digest,
-        templates=list(check_templates(template)),
-        texts=sha256(canonical_json(words).encode()).hexdigest(),
-        listed=listed.digest,
-    )
+    key = _text_key(store, encoder, words, check_templates(template), listed=listed.digest)
     entry = store.get(key)
     if entry is None:
         try:
-            whole = list(dict.fromkeys(listed.words()))
+            whole = listed.words()
         except InputError as error:
             progress.detail(f"labels are embedded by themselves: {error.what}")
             return embed_texts(store, encoder, texts, template=template, progress=progress)
-        row = {word: i for i, word in enumerate(whole)}
-        others = [word for word in words if word not in row]
-        row |= {word: len(whole) + i for i, word in enumerate(others)}
-        of_whole, of_others = (
-            embed_texts(store, encoder, each, template=template, progress=progress)
-            for each in (whole, others)
-        )
-        entry = store.put(key, {_NAME: np.concatenate([of_whole, of_others])[[row[word] for word in words]]})
+        of_list = frozenset(whole)
+        place: dict[str, npt.NDArray[np.float32]] = {}
+        for each in (whole, [word for word in words if word not in of_list]):
+            vectors = embed_texts(store, encoder, each, template=template, progress=progress)
+            place.update(zip(each, vectors, strict=True))
+        entry = store.put(key, {_NAME: np.stack([place[word] for word in words])})
     with entry:
-        embeddings = entry.read(_NAME)
-    place = {word: i for i, word in enumerate(words)}
-    return np.asarray(embeddings[[place[text] for text in texts]], dtype=np.float32)
+        return _rows(entry, words, texts)
 
 
 def _embed_words(

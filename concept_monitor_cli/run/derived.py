@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 
 from concept_monitor_cli.run.folder import RunFolder
+from concept_monitor_cli.run.records import file_digests
 from concept_monitor_cli.store.atomic import write_text_atomic
 
 
@@ -41,5 +41,4 @@ def _note(run: RunFolder, names: Sequence[str]) -> Path:
 
 
 def _digests(run: RunFolder, names: Sequence[str]) -> dict[str, str]:
-    paths = [run.tables / f"{name}.csv" for name in names]
-    return {path.name: sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
+    return file_digests(run.tables / f"{name}.csv" for name in names)

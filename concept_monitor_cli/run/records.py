@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
@@ -87,6 +87,11 @@ def read_record(kind: type[Record], path: Path) -> Record | None:
         ) from error
 
 
+def file_digests(paths: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 of some files by their names; of one that is not there, nothing."""
+    return {path.name: sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
+
+
 def written_from(made: str, path: Path) -> TableRecord | None:
     """The record of a table that was made from just this, and whose files are still as they were written.
 
@@ -101,9 +106,8 @@ def written_from(made: str, path: Path) -> TableRecord | None:
         record = read_record(TableRecord, path)
         if record is None or record.made != made or not record.files or not isinstance(record.files, dict):
             return None
-        for name, digest in record.files.items():
-            if sha256((path.parent / name).read_bytes()).hexdigest() != digest:
-                return None
+        if file_digests(path.parent / name for name in record.files) != record.files:
+            return None
     except (InputError, OSError):
         return None
     said = record.notes

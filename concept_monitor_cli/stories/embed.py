@@ -31,7 +31,7 @@ from concept_monitor_cli.space import (
     unit_vectors,
 )
 from concept_monitor_cli.store import Store
-from concept_monitor_cli.stories.inputs import run_concepts, run_encoder
+from concept_monitor_cli.stories.inputs import concepts_of, listed_concepts, run_encoder, run_study
 from concept_monitor_cli.wording import counted
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def embed(options: EmbedOptions, progress: Progress = SILENT) -> EmbedResult:
     check_units(options.units, asked)
     encoder, templates = run_encoder(run, options, progress)
     store = Store(options.cache, progress=progress)
-    concepts = run_concepts(run, options, progress)
+    concepts = listed_concepts(run.info(), lambda: concepts_of(run, run_study(run, options, progress)))
 
     # Beside each layer stands the network with random weights, where the run has it.
     random = {layer: run.untrained(layer, detector) for layer in sorted(set(table["layer"].astype(str)))}

@@ -16,7 +16,9 @@ from concept_monitor_cli.study import Study
 from concept_monitor_cli.study.context import NO_ENCODER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
+
+    from concept_monitor_cli.concepts import ConceptSet
 
 
 class WithoutNotices:
@@ -117,16 +119,29 @@ def run_encoder(run: RunFolder, options: CommonOptions, progress: Progress) -> t
     return encoder, made_with["templates"]
 
 
-def run_concepts(run: RunFolder, options: CommonOptions, progress: Progress) -> Listed | None:
-    """The concepts of a run where a detector of it has embedded all of them; read when they are asked for."""
-    info = run.info()
+def concepts_of(run: RunFolder, study: Study) -> ConceptSet:
+    """The concepts of a run.
+
+    Args:
+        run: the run.
+        study: its inputs (`run_study`).
+
+    Raises:
+        InputError: they are gone, or others now.
+    """
+    concepts = study.concepts
+    check_same(run, "concepts", concepts.digest, "the concepts")
+    return concepts
+
+
+def listed_concepts(info: Mapping[str, Any], concepts: Callable[[], ConceptSet]) -> Listed | None:
+    """The concepts of a run as a list of words, where a detector of it has embedded all of them.
+
+    Args:
+        info: the content of `run.json`.
+        concepts: gives them; asked where the embeddings of some are not known yet.
+    """
     traits = traits_of(info, info["detectors"])
     if not any(each.evidence == "similarity" for each in traits.values()):
         return None
-
-    def words() -> Sequence[str]:
-        concepts = run_study(run, options, progress).concepts
-        check_same(run, "concepts", concepts.digest, "the concepts")
-        return concepts.concepts
-
-    return Listed(info["concepts"]["digest"], words)
+    return Listed(info["concepts"]["digest"], lambda: concepts().concepts)

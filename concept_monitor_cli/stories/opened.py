@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,8 @@ from concept_monitor_cli.store import Entry, Key, Store
 from concept_monitor_cli.stories.inputs import (
     WithoutNotices,
     check_same,
-    run_concepts,
+    concepts_of,
+    listed_concepts,
     run_encoder,
     run_study,
 )
@@ -219,10 +219,7 @@ class OpenRun:
         if not words:
             return [], np.zeros((0, 1), dtype=np.float32)
         encoder, templates = self._encoder
-        listed = run_concepts(self.run, self.options, self.progress)
-        if listed is not None and self._given is not None:
-            known = self._given.concepts.concepts
-            listed = replace(listed, words=lambda: known)
+        listed = listed_concepts(self.info, lambda: self.concepts)
         return words, embed_listed(
             self.store, encoder, words, listed, template=templates or None, progress=self.progress
         )
@@ -335,9 +332,7 @@ class OpenRun:
         Raises:
             InputError: they are gone, or others now.
         """
-        concepts = self._study.concepts
-        check_same(self.run, "concepts", concepts.digest, "the concepts")
-        return concepts
+        return concepts_of(self.run, self._study) if self._given is None else self._given.concepts
 
     def context_of(self, encoder: Encoder | None, templates: Sequence[str], concepts: ConceptSet) -> Context:
         """The run's images as another encoder and other concepts see them; with `None` nothing embeds them.

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from concept_monitor_cli.concepts import ConceptSet
 from concept_monitor_cli.encoders import ClipEncoder
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.options import ReadingOptions
 from concept_monitor_cli.progress import SILENT
 from concept_monitor_cli.run import RunFolder
-from concept_monitor_cli.stories.inputs import run_concepts
+from concept_monitor_cli.stories.inputs import concepts_of, listed_concepts, run_study
 
 from .conftest import WORDS, Bench
 
@@ -53,15 +54,18 @@ def test_the_encoder_says_each_word_once(bench: Bench, cmon, heard: list[str]) -
 
 
 def test_a_list_that_no_detector_looks_at_is_not_embedded_for_its_labels(bench: Bench, cmon) -> None:
+    def never() -> ConceptSet:
+        raise AssertionError("the list was asked for")
+
     run = RunFolder(bench.root / "out")
     options = ReadingOptions(out=run.root, cache_dir=bench.root / "cache", device="cpu")
     masks = bench.dissect("-q", "--detector", "network-dissection", "--no-floors", out="masks")
     for option, value in (("--probe", "builtin"), ("--encoder", "builtin"), ("--concepts", "broden")):
         masks[masks.index(option) + 1] = value
     assert cmon(*masks).code == 0
-    assert run_concepts(RunFolder(bench.root / "masks"), options, SILENT) is None
+    assert listed_concepts(RunFolder(bench.root / "masks").info(), never) is None
     assert cmon(*bench.dissect("-q", "--no-floors")).code == 0
-    listed = run_concepts(run, options, SILENT)
+    listed = listed_concepts(run.info(), lambda: concepts_of(run, run_study(run, options, SILENT)))
     assert listed is not None
     assert list(listed.words()) == list(WORDS)
     (bench.root / "words.txt").write_text("red\n")
