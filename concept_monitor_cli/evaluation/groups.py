@@ -22,6 +22,7 @@ from concept_monitor_cli.functional.evaluation.groups import (
     image_groups,
     most_groups,
     name_groups,
+    several_by_chance,
     single_meaning_clarity,
 )
 from concept_monitor_cli.functional.topk import exciting_images
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 TABLE = "evaluation-groups"
 LABELS = "evaluation-group-labels"
 IMAGES = "evaluation-group-images"
+#: Groups that a polysemantic unit has at least: beside its number of groups, what chance gives.
+LEAST_SEVERAL = 2.0
 #: Units that are shown where the user names none.
 SHOWN = 8
 
@@ -42,7 +45,7 @@ class GroupMeasure(Measure):
     """Into how many groups the top images of each unit fall, and the concept of each group.
 
     `polysemantic` is the share of the units with more than one group, of those that
-    `top` images excite.
+    `top` images excite; by chance, that of as many sets of images with at most one meaning.
 
     Args:
         top: top images of each unit.
@@ -70,14 +73,16 @@ class GroupMeasure(Measure):
         """See `Measure`."""
         top = exciting_images(subject.pooled.cpu(), self.top).masked_fill(~subject.live.cpu(), -1)
         embeddings = subject.common.context.image_embeddings.cpu()
-        found = image_groups(embeddings, top, self._null(subject, embeddings))
+        null = self._null(subject, embeddings)
+        found = image_groups(embeddings, top, null)
         asked = found.count > 0
         several = found.count > 1
         alive = int(asked.sum())
-        values = [Value("polysemantic", int(several.sum()) / max(1, alive), float("nan"), alive)]
+        share = int(several.sum()) / max(1, alive)
+        values = [Value("polysemantic", share, several_by_chance(null, alive), alive)]
         if bool(several.any()):
             mean = float(found.count[several].double().mean())
-            values.append(Value("groups of polysemantic units", mean, float("nan"), int(several.sum())))
+            values.append(Value("groups of polysemantic units", mean, LEAST_SEVERAL, int(several.sum())))
         labels = self._labels(subject, top, found)
         images = self._images(subject, top, found, labels)
         tables = {

@@ -1,7 +1,9 @@
 """Compiled loops over the rows of `P`, for a processor. Importing this file imports numba.
 
-Compiled anew in every process, in about a second: numba's own cache on disk fails where it finds no folder to
-write to, or a full one. A call does as much as it can: between calls, threads wait for each other.
+Compiled anew in every process, in a second or two: numba's own cache on disk fails where it finds no folder
+to write to, or a full one. To compile `np.empty` and `min` takes as long as a third of the loops themselves:
+so arrays to work in are given, and extremes are found by comparison. A call does as much as it can: between
+calls, threads wait for each other.
 """
 
 from __future__ import annotations
@@ -80,14 +82,17 @@ def add_up(
         least, most = _ordered(row[0]), _ordered(row[0])
         for m in range(width):
             place = _ordered(row[m])
-            least, most = min(least, place), max(most, place)
+            least = place if place < least else least
+            most = place if place > most else most
         one, other = scale * _float(least), scale * _float(most)
-        above = max(high[i], one, other)
+        if one > other:  # of a negative scale
+            one, other = other, one
+        above = other if other > high[i] else high[i]
         sum_ = np.float32(0.0)
         for m in range(width):
             sum_ += _exp2(scale * row[m] - above)
         total[i] = total[i] * _exp2(high[i] - above) + sum_
-        low[i] = min(low[i], one, other)
+        low[i] = one if one < low[i] else low[i]
         high[i] = above
 
 
@@ -103,6 +108,7 @@ def multiply_in(
     slots: Integers,
     rest: Floats,
     ratio: Floats,
+    s: Floats,
 ) -> None:
     """`products[slot] *= rest + ratio * s[i]` for every place where row `i` is wanted.
 
@@ -119,9 +125,9 @@ def multiply_in(
         slots: the product that a place belongs to.
         rest: of a place.
         ratio: of a place.
+        s: `(width,)`, to work in.
     """
     width = products.shape[1]
-    s = np.empty(width, np.float32)
     for i in range(rows.shape[0]):
         row, plus = source[rows[i], first : first + width], shift[i]
         for m in range(width):
@@ -131,10 +137,6 @@ def multiply_in(
             add, times = rest[place], ratio[place]
             for m in range(width):
                 product[m] *= add + times * s[m]
-
-
-#: Columns of the softmax that are made at a time: those of a thousand images stay in a core's own cache.
-_COLUMNS = 64
 
 
 @numba.njit(nogil=True, fastmath={"contract"}, error_model="numpy")
@@ -149,6 +151,7 @@ def multiply_up(
     images: Integers,
     rest: Floats,
     ratio: Floats,
+    s: Floats,
 ) -> None:
     """The products of `multiply_in`, to the last digit, product by product: for more products than images.
 
@@ -166,11 +169,11 @@ def multiply_up(
         images: of a factor, from 0 to `n`; those of a product in ascending order.
         rest: of a factor.
         ratio: of a factor.
+        s: `(n, columns)`, to work in: so many columns of the softmax are made at a time.
     """
     width, n = products.shape[1], rows.shape[0]
-    s = np.empty((n, _COLUMNS), np.float32)
-    for start in range(0, width, _COLUMNS):
-        wide = min(_COLUMNS, width - start)
+    for start in range(0, width, s.shape[1]):
+        wide = s.shape[1] if start + s.shape[1] < width else width - start
         for i in range(n):
             row, plus = source[rows[i], first + start : first + start + wide], shift[i]
             for m in range(wide):
@@ -192,3 +195,12 @@ def multiply_up(
                 for m in range(wide):
                     product[m] *= add + times * own[m]
                 place += 1
+
+
+def compile_products() -> None:
+    """Compile `multiply_in` and `multiply_up` for the arrays that they are called with."""
+    whole, line, table = numba.int64, numba.float32[::1], numba.float32[:, ::1]
+    places = numba.int64[::1]
+    given = (table, table, whole, places, line, numba.float32, places, places, line, line)
+    multiply_in.compile((*given, line))
+    multiply_up.compile((*given, table))

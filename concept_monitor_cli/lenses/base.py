@@ -237,6 +237,10 @@ class Detector(ABC):
         """
         return
 
+    def prepare(self, context: Context) -> None:
+        """Begin in a thread what takes seconds and needs no recording: it goes beside the forward pass."""
+        return
+
     @abstractmethod
     def find(
         self, entry: Entry, context: Context, *, untrained: Sequence[Entry] = (), matrix: bool = False

@@ -123,7 +123,8 @@ def save(figure: Figure, path: Path, formats: Sequence[str] = ("png",), *, capti
 def _settle(figure: Figure) -> None:
     """Lay a figure out for good: what is written below it moves nothing."""
     paper.fit_legends(figure)
-    figure.draw_without_rendering()
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
     figure.set_layout_engine(None)  # "none" would have every figure with a colour bar drawn once more
     for legend in figure.legends:  # else it stays at the foot of whatever is written
         legend.set_bbox_to_anchor((0, 0, 1, 1), figure.transFigure)

@@ -442,6 +442,8 @@ def _record_pieces(
     unknown = unknown_pieces(study, pieces)
     if unknown and study.image_shard is not None:
         study.context.embed_part(study.image_shard)
+    for detector in {piece.detector.name: piece.detector for piece in unknown}.values():
+        detector.prepare(study.context)
     # Twice where images are shared: two tasks that end together may each have waited for the other in a
     # different network. Whoever looks for the second time last finds all parts of all networks.
     for _ in range(1 if study.image_shard is None else 2):

@@ -330,7 +330,8 @@ def test_units_of_several_meanings_and_what_these_are(subject: Subject) -> None:
         assert own["images"].is_monotonic_decreasing
     found = numbers(subject, "groups")
     assert found["polysemantic"][0] == 4 / 10
-    assert found["groups of polysemantic units"][0] == (2 + 2 + 2 + 3) / 4
+    assert 0 <= found["polysemantic"][1] < 0.02  # one layer in twenty has a false call, one unit of ten
+    assert found["groups of polysemantic units"][:2] == ((2 + 2 + 2 + 3) / 4, 2)
     pictures = table(subject, "groups", "evaluation-group-images")
     assert set(pictures["unit"]) == {6, 7, 8, 9}
     for row in pictures.itertuples():
@@ -341,7 +342,8 @@ def test_units_of_several_meanings_and_what_these_are(subject: Subject) -> None:
 
 def test_random_units_have_no_groups(subject: Subject) -> None:
     random = other_units(subject, torch.randn(PHOTOS, 300, generator=torch.Generator().manual_seed(3)))
-    assert numbers(random, "groups")["polysemantic"][0] <= 0.01
+    found, chance, _ = numbers(random, "groups")["polysemantic"]
+    assert found == pytest.approx(chance, abs=0.01)
 
 
 def test_too_many_top_images(subject: Subject) -> None:

@@ -368,6 +368,9 @@ CASES: dict[str, Case] = {
         host=True,
         grows="k-means asks after each round, of at most 30, whether anything moved",
     ),
+    "evaluation.groups.several_by_chance": Case(
+        lambda w: image_groups.several_by_chance(-w.null.abs(), 2, fdr=0.9), waits=1, host=True
+    ),
     "evaluation.groups.name_groups": Case(
         lambda w: image_groups.name_groups(_concepts(w), topk.top_images(w.Q, 5)[0].T - 1), waits=3
     ),

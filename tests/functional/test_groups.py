@@ -193,6 +193,34 @@ def test_units_that_take_no_part_and_repetition() -> None:
         groups.image_groups(embeddings, top[:3], null)
 
 
+@pytest.mark.parametrize("units", [1, 7, 40, 400])
+def test_what_chance_gives_equals_its_twin_and_what_layers_of_one_meaning_give(units: int) -> None:
+    embeddings, _ = scene(2)
+    null = groups.single_meaning_clarity(embeddings, 20, draws=90)
+    size, shares = min(units, 90), []
+    for kind in null.tolist():
+        p = [max((1 + sum(o >= v for o in other)) / 91 for other in null.tolist()) for v in kind]
+        for start in range(0, 90 - size + 1, size):
+            layer = p[start : start + size]
+            ordered = sorted(layer)
+            called = [v for j, v in enumerate(ordered, 1) if v <= 0.3 * j / size]
+            shares.append(sum(v <= called[-1] for v in layer) / size if called else 0.0)
+    expected = sum(shares) / len(shares)
+    assert groups.several_by_chance(null, units, fdr=0.3) == pytest.approx(expected, abs=1e-12)
+    assert math.isnan(groups.several_by_chance(null, 0))
+    # Layers of such sets of another seed are called as often: that is what it claims.
+    own = groups.single_meanings(embeddings, 20, draws=400, seed=9)
+    null = groups.single_meaning_clarity(embeddings, 20, draws=2000)
+    rates = [
+        (groups.image_groups(embeddings, kind[start : start + 10].T, null, fdr=0.5).count > 1).double().mean()
+        for kind in own
+        for start in range(0, 400, 10)
+    ]
+    assert float(torch.stack(rates).mean()) == pytest.approx(
+        groups.several_by_chance(null, 10, fdr=0.5), abs=0.02
+    )
+
+
 # -- names ---------------------------------------------------------------------------------------------------
 
 

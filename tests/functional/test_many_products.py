@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -43,3 +46,36 @@ def _literal_evidence(name: str, P: Array, top: NDArray[np.int64], a: float) -> 
             p = pmi.P_START - r / k * (pmi.P_START - pmi.P_END)
             E[c] += np.log((1 + p * (row - 1) if name == "soft_wpmi_evidence" else row) + pmi.MIN_PROB)
     return E
+
+
+def test_what_is_compiled_ahead_is_what_is_called() -> None:
+    """A process of its own: in this one other tests have compiled the loops."""
+    program = """
+import threading
+
+import torch
+import concept_monitor_cli.functional._blocks as _blocks
+from concept_monitor_cli.functional import similarity
+from concept_monitor_cli.functional.similarity import pmi
+
+_blocks.WORTH_COMPILING = 1000
+pmi.compile_products(999, torch.device("cpu"))
+assert not [thread for thread in threading.enumerate() if thread.name == "cmon-compile"]
+pmi.compile_products(1000, torch.device("meta"))
+assert not [thread for thread in threading.enumerate() if thread.name == "cmon-compile"]
+pmi.compile_products(1000, torch.device("cpu"))
+for thread in threading.enumerate():
+    if thread.name == "cmon-compile":
+        thread.join()
+from concept_monitor_cli.functional import _kernels
+
+loops = _kernels.multiply_in, _kernels.multiply_up
+ahead = [list(loop.signatures) for loop in loops]
+P = torch.randn(40, 90, generator=torch.Generator().manual_seed(0))
+for units in (3, 400):
+    top = torch.randint(0, 40, (20, units), generator=torch.Generator().manual_seed(1))
+    similarity.soft_wpmi_evidence(P, top)
+print([len(each) for each in ahead], [list(loop.signatures) for loop in loops] == ahead)
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[1, 1] True\n"

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from concept_monitor_cli.functional import neuron_embedding, soft_wpmi
+from concept_monitor_cli.lenses.names.clip_dissect import ClipDissect
 from concept_monitor_cli.probe import load_probe
 from concept_monitor_cli.run import TABLES
 
@@ -130,6 +131,20 @@ def test_a_second_run_repeats_the_bytes_without_a_forward_pass(bench: Bench, cmo
     other = cmon(*bench.dissect("--json", "--cache-dir", bench.root / "cache2", out="out2")).json()
     assert other["forward_passes"] == 3
     assert bench.tables("out2") == before
+
+
+def test_what_needs_no_image_is_begun_before_the_forward_pass(bench: Bench, cmon, monkeypatch) -> None:
+    from concept_monitor_cli.stories import dissect as pipeline
+
+    told = []
+    monkeypatch.setattr(ClipDissect, "prepare", lambda self, context: told.append("prepare"))
+    real = pipeline.record_missing
+    monkeypatch.setattr(pipeline, "record_missing", lambda *given: (told.append("pass"), real(*given)))
+    cmon(*bench.dissect("-q"))
+    assert told[:2] == ["prepare", "pass"]
+    del told[:]
+    cmon(*bench.dissect("-q"))
+    assert "prepare" not in told
 
 
 def test_the_encoder_s_seconds_are_said_and_none_where_all_is_known(bench: Bench, cmon) -> None:

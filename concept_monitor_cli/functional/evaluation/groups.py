@@ -58,15 +58,19 @@ def squared_distances(embeddings: Tensor) -> Tensor:
     """
     if embeddings.ndim != 3:
         raise InputError(f"embeddings of shape {tuple(embeddings.shape)}: need (units, images, dimensions)")
-    wide = embeddings.double()
-    rows = wide / torch.linalg.vector_norm(wide, dim=2, keepdim=True)
-    square: Tensor = (2 - 2 * rows @ rows.transpose(1, 2)).clamp_min_(0)
+    rows = embeddings.to(torch.float64, copy=True)
+    rows /= torch.linalg.vector_norm(rows, dim=2, keepdim=True)
+    square: Tensor = (rows @ rows.transpose(1, 2)).mul_(-2).add_(2).clamp_min_(0)
     square.diagonal(dim1=1, dim2=2).zero_()
     return square
 
 
-def _starts(square: Tensor, k: int) -> Tensor:
-    """The first groups, `(B, n)`: those of `k` images, each the one that lowers the sum of squares most."""
+def _chosen(square: Tensor, k: int) -> Tensor:
+    """The points that first groups are made around, each the one that lowers the sum of squares most.
+
+    Returns:
+        Distances of all points to them, `(B, n, k)`; the first of them are those of fewer groups.
+    """
     units, n, _ = square.shape
     row = torch.arange(units, device=square.device)
     near = torch.full((units, 1, n), torch.inf, dtype=square.dtype, device=square.device)
@@ -75,7 +79,7 @@ def _starts(square: Tensor, k: int) -> Tensor:
         best = torch.minimum(square, near).sum(2).argmin(1)
         chosen.append(square[row, best])
         near = torch.minimum(near, chosen[-1][:, None])
-    return torch.stack(chosen, 2).argmin(2)
+    return torch.stack(chosen, 2)
 
 
 @torch.no_grad()
@@ -98,18 +102,27 @@ def kmeans(square: Tensor, k: int) -> Tensor:
     """
     if square.ndim != 3 or square.shape[1] != square.shape[2] or not 1 <= k <= square.shape[1]:
         raise InputError(f"{k} groups from squared distances of shape {tuple(square.shape)}")
-    labels = _starts(square, k)
+    return _settled(square, _chosen(square, k).argmin(2), k)
+
+
+def _settled(square: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Lloyd's algorithm from some groups `(B, n)` on; what has settled is not looked at again."""
+    moving = torch.arange(len(labels), device=labels.device)
+    part, now = square, labels
+    found = labels.clone()
     for _ in range(_ITERATIONS):
-        member = torch.nn.functional.one_hot(labels, k).to(square.dtype)
+        member = torch.nn.functional.one_hot(now, k).to(square.dtype)
         size = member.sum(1)
-        to_group = square @ member / size.clamp_min(1)[:, None]
+        to_group = part @ member / size.clamp_min(1)[:, None]
         within = (member * to_group).sum(1) / size.clamp_min(1) / 2
         distance = (to_group - within[:, None]).masked_fill((size == 0)[:, None], torch.inf)
-        moved = distance.argmin(2)
-        if torch.equal(moved, labels):
+        after = distance.argmin(2)
+        changed = (after != now).any(1).nonzero()[:, 0]
+        if not len(changed):
             break
-        labels = moved
-    return labels
+        moving, part, now = moving[changed], part[changed], after[changed]
+        found[moving] = now
+    return found
 
 
 @torch.no_grad()
@@ -129,8 +142,11 @@ def group_silhouettes(square: Tensor, labels: Tensor, k: int) -> tuple[Tensor, T
 
     Source: Rousseeuw 1987; `sklearn.metrics.silhouette_samples`.
     """
-    distance = square.sqrt()
-    member = torch.nn.functional.one_hot(labels, k).to(square.dtype)
+    return _silhouettes(square.sqrt(), labels, k)
+
+
+def _silhouettes(distance: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    member = torch.nn.functional.one_hot(labels, k).to(distance.dtype)
     size = member.sum(1)
     total = distance @ member
     own_size = size.gather(1, labels)
@@ -171,8 +187,10 @@ def division_clarity(embeddings: Tensor, sets: Tensor) -> Tensor:
 
     def divide(part: slice) -> None:
         square = squared_distances(embeddings[sets[part]])
+        chosen, distance = _chosen(square, numbers.stop - 1), square.sqrt()
         for column, k in enumerate(numbers):
-            silhouettes, sizes = group_silhouettes(square, kmeans(square, k), k)
+            labels = _settled(square, chosen[:, :, :k].argmin(2), k)
+            silhouettes, sizes = _silhouettes(distance, labels, k)
             clear = silhouettes.nan_to_num(-1.0).amin(1)
             found[part, column] = torch.where(sizes.amin(1) >= _least(n), clear, -1.0)
 
@@ -294,6 +312,35 @@ def image_groups(embeddings: Tensor, top: Tensor, null: Tensor, *, fdr: float = 
     p[alive.cpu()] = best
     labels[alive.cpu()] = _labels(embeddings, sets, found)
     return Groups(count, clarity, p, labels)
+
+
+@torch.no_grad()
+def several_by_chance(null: Tensor, units: int, *, fdr: float = FDR) -> float:
+    """The share of a layer's units that `image_groups` calls where all of them have at most one meaning.
+
+    Sets of one meaning stand for the units, as many at a time as the layer has: the mean over all such layers
+    that the null has, each of sets of one kind.
+
+    Args:
+        null: `(kinds, draws)`, as for `image_groups`.
+        units: of the layer that take part.
+        fdr: as for `image_groups`.
+
+    Returns:
+        From 0 to 1; NaN for a layer without a unit.
+    """
+    if units < 1:
+        return math.nan
+    null = null.cpu()
+    size = min(units, null.shape[1])
+    rank = torch.arange(1, size + 1, dtype=torch.float64)
+    called = []
+    for kind in null:
+        p = torch.stack([p_values(kind, other) for other in null]).amax(0)
+        layers = p[: len(p) // size * size].view(-1, size).sort(1).values
+        # Benjamini-Hochberg calls all up to the last that passes.
+        called.append((rank * (layers <= fdr * rank / size)).amax(1))
+    return float(torch.cat(called).mean()) / size
 
 
 def _labels(embeddings: Tensor, sets: Tensor, count: Tensor) -> Tensor:

@@ -8,7 +8,9 @@ known how many fit float32: with CLIP's cosines all of them, with a softmax that
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
+from threading import Thread
 
 import numpy as np
 import torch
@@ -44,6 +46,8 @@ WPMI_LAM = 0.6
 
 # Products stay between exp(-82) and exp(82): float32 has all its digits from exp(-87) to exp(88).
 _LOG_RANGE = 82.0
+# Columns of the softmax that are made at a time: those of a thousand images stay in a core's own cache.
+_COLUMNS = 64
 # An offset of 0 (`min_prob=0` and certain membership) would have no logarithm at s = 0.
 _SMALLEST_OFFSET = 1e-30
 
@@ -276,16 +280,32 @@ def _by_image(softmax: _Softmax, place: Tensor, factors: _Factors, values: Tenso
                 np.float32(softmax.scale),
             )
             if by_product:
-                multiply_up(*given, ends, images, rest, ratio)
+                multiply_up(*given, ends, images, rest, ratio, space("softmax", n_images, _COLUMNS).numpy())
             else:
                 part = starts[some.start : some.stop + 1].numpy()
-                multiply_in(*given, part, slots, rest, ratio)
+                multiply_in(*given, part, slots, rest, ratio, space("softmax", product.shape[1]).numpy())
         whole, *others = product.view(len(groups), units, -1)
         total = torch.log(whole, out=values[:, concepts])
         for other in others:  # `sum` would add in an order that depends on the width
             total.add_(other.log_())
 
     run_blocks(multiply, spans(m, width), device)
+
+
+def compile_products(terms: int, device: torch.device) -> None:
+    """Compile the loops for so many terms in a thread, beside what comes first: a network's forward pass.
+
+    Nothing where so few are not compiled for, and on an accelerator. An error shows where the loops are used.
+    """
+    if worth_compiling(terms, device):
+        Thread(target=_compile_products, name="cmon-compile", daemon=True).start()
+
+
+def _compile_products() -> None:
+    with suppress(Exception):
+        from concept_monitor_cli.functional import _kernels
+
+        _kernels.compile_products()
 
 
 def _by_slot(place: Tensor, groups: list[range]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

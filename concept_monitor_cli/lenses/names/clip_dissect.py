@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from concept_monitor_cli.functional._blocks import spans
-from concept_monitor_cli.functional.calibration import benjamini_hochberg
+from concept_monitor_cli.functional.calibration import DRAWS, benjamini_hochberg
 from concept_monitor_cli.functional.evaluation.cutoff import PAPER_CONSTANT
 from concept_monitor_cli.functional.firing import MIN_GROUPS, firing
+from concept_monitor_cli.functional.similarity.pmi import compile_products
 from concept_monitor_cli.functional.similarity.registry import (
     LEAST_REORDERED,
     RankSimilarity,
@@ -121,6 +122,12 @@ class ClipDissect(Detector):
     def recording(self, context: Context) -> Recording:
         """See `Detector`."""
         return Activations()
+
+    def prepare(self, context: Context) -> None:
+        """See `Detector`."""
+        if isinstance(self.similarity, RankSimilarity):
+            size = self.similarity.images(len(context.probe), self.top_k)
+            compile_products(DRAWS * size * len(context.concepts.concepts), context.device)
 
     def find(
         self, entry: Entry, context: Context, *, untrained: Sequence[Entry] = (), matrix: bool = False
