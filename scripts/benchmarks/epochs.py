@@ -27,6 +27,7 @@ ASKED = {
     "dynamics": 10.0,
     "compare": 10.0,
     "report": 10.0,
+    "evaluate": 10.0,
     "dissect": 15.0,
 }
 
@@ -82,6 +83,7 @@ def commands(count: int) -> dict[str, list[Any]]:
         "dynamics": ["dynamics", *common],
         "compare": ["compare", run, run, "--out", f"compared-{count}", "--cache-dir", "cache", "--quiet"],
         "report": ["report", *common],
+        "evaluate": ["evaluate", *common],
         "dissect": dissect(count),
     }
 
@@ -105,8 +107,8 @@ def bench(report: Report, folder: Path, *, quick: bool) -> None:
     for count in lengths:
         # The first `dissect` also scores the epochs for the test of changes: `units` is asked to do so.
         cmon(dissect(count), folder)
-        # `compare` finds nothing of what a shorter run left.
-        for kind in ("resampling", "matching", "universality"):
+        # `compare` and `evaluate` find nothing of what a shorter run left.
+        for kind in ("resampling", "matching", "universality", "null"):
             shutil.rmtree(folder / "cache" / kind, ignore_errors=True)
         used[count] = {name: cmon(arguments, folder) for name, arguments in commands(count).items()}
     for name, last in used[lengths[-1]].items():
