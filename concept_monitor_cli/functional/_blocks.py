@@ -12,10 +12,13 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
+from functools import cache
 from threading import Barrier, Lock, local
 
 import numpy as np
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 #: Elements of an inner buffer on a processor: two of them stay in a core's second-level cache.
@@ -167,6 +170,20 @@ def run_blocks(task: Callable[[slice], None], parts: Iterable[slice], device: to
     for future in futures:
         if not future.cancelled():
             future.result()
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """NumPy computes products in the thread that asks for them.
+
+    Its threads and those of torch would wait for each other: a small product takes thirty times as long.
+    """
+    limited: AbstractContextManager[object] = _libraries().limit(limits=1, user_api="blas")
+    return limited
 
 
 def ordered_bits(values: Tensor) -> Tensor:

@@ -20,12 +20,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional._blocks import on_cpu, one_blas_thread, run_blocks, spans
 
 #: Images in a block of Gram matrices.
 BLOCK = 64
@@ -140,14 +141,12 @@ class CenteredGrams:
         sizes = [min(block, len(X) - start) for start in starts]
         squares = [n * n for n in sizes]
         found = []
-        for order in orders:
-            # What stays is allocated first and in one piece: between what is freed it would leave holes.
-            grams = torch.split(torch.empty(sum(squares), device=X.device), squares)
-            for gram, start in zip(grams, starts, strict=True):
-                rows = slice(start, start + block)
-                part = X[rows] if order is None else X.index_select(0, order[rows])
-                gram.copy_(_centred_gram(part.to(torch.float64, copy=True)).flatten())
-            found.append(cls(tuple(grams), len(X) - sum(sizes)))
+        with one_blas_thread():
+            for order in orders:
+                # What stays is allocated first and in one piece: between what is freed it would leave holes.
+                grams = torch.split(torch.empty(sum(squares), device=X.device), squares)
+                run_blocks(partial(_fill, grams, X, order, starts, block), spans(len(starts), 1), X.device)
+                found.append(cls(tuple(grams), len(X) - sum(sizes)))
         return found
 
     @staticmethod
@@ -162,11 +161,25 @@ class CenteredGrams:
         return sum(round(len(gram) ** 0.5) for gram in self.grams)
 
 
+def _fill(
+    grams: Sequence[Tensor], X: Tensor, order: Tensor | None, starts: Sequence[int], block: int, which: slice
+) -> None:
+    """Fill some of the Gram matrices of blocks of `X[order]`."""
+    for gram, start in zip(grams[which], starts[which], strict=True):
+        rows = slice(start, start + block)
+        part = X[rows] if order is None else X.index_select(0, order[rows])
+        gram.copy_(_centred_gram(part.to(torch.float64, copy=True)).flatten())
+
+
 def _centred_gram(X: Tensor) -> Tensor:
     """The U-centred Gram matrix, of unbiased inner products: `(n, n)` float64. Centres `X` in place."""
     n = len(X)
     X -= X.mean(0)  # the result does not depend on it; the rounding errors do
-    K = X @ X.T
+    if on_cpu(X.device):  # NumPy sees that half of it mirrors the rest
+        values = X.numpy()
+        K = torch.from_numpy(values @ values.T)
+    else:
+        K = X @ X.T
     K.fill_diagonal_(0)
     rows = K.sum(1)
     K = K - (rows[:, None] + rows[None, :]) / (n - 2) + K.sum() / ((n - 1) * (n - 2))

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import ThreadpoolController
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.dynamics import (
@@ -302,3 +303,23 @@ def test_grams_leave_the_activations_as_they_are() -> None:
     before = X.clone()
     CenteredGrams.in_orders(X, (None, torch.randperm(50)), block=25)
     assert torch.equal(X, before)
+
+
+@pytest.mark.parametrize("shape", [(200, 90), (67, 300)])
+def test_grams_are_the_same_on_any_number_of_threads_and_numpy_keeps_its_own(shape: tuple[int, int]) -> None:
+    X = normal(*shape)
+    order = torch.randperm(len(X), generator=torch.Generator().manual_seed(1))
+    before, threads, found = ThreadpoolController().info(), torch.get_num_threads(), []
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            found.append(CenteredGrams.in_orders(X, (None, order)))
+    finally:
+        torch.set_num_threads(threads)
+    for one, other in zip(*found, strict=True):
+        assert len(one.grams) == len(X) // 64 + (len(X) % 64 >= 4)
+        for gram, again in zip(one.grams, other.grams, strict=True):
+            square = gram.view(math.isqrt(len(gram)), -1)
+            assert torch.equal(gram, again)
+            assert torch.equal(square, square.T)
+    assert ThreadpoolController().info() == before
