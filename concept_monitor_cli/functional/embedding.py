@@ -224,3 +224,42 @@ def interpolated(points: Tensor, known: Tensor, places: Tensor, k: int) -> Tenso
 
     run_blocks(place, spans(len(points), _PLACED), points.device)
     return found
+
+
+@torch.no_grad()
+def nearest(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The nearest of some points to each of them by angle, itself first; of equally near ones the first.
+
+    A block of points is worked on by one thread, so that the outcome does not depend on their number.
+
+    Args:
+        points: `(n, D)`, finite, no row of zeros.
+        k: how many, itself among them; `n` where there are fewer.
+
+    Returns:
+        indices `(n, k)` int64, and distances `1 - cos`, `(n, k)` float32, ascending; 0 in the same direction.
+
+    Example:
+        >>> indices, distances = nearest(torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 1.0]]), 2)
+        >>> indices.tolist(), distances.tolist()
+        ([[0, 1], [1, 2], [2, 1]], [[0.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
+    """
+    if points.ndim != 2 or k < 1:
+        raise InputError(f"the {k} nearest of points {tuple(points.shape)}: need (n, D), and one or more")
+    n = len(points)
+    rows = torch.nn.functional.normalize(points.float(), dim=1)
+    indices = torch.empty(n, min(k, n), dtype=torch.int64, device=points.device)
+    distances = torch.empty(n, min(k, n), device=points.device)
+
+    def look(part: slice) -> None:
+        own = torch.arange(part.start, part.stop, device=points.device)
+        cosines = rows[part] @ rows.T
+        near = top_rows(cosines.scatter_(1, own[:, None], torch.inf), k)[0].sort(1).values
+        # By the difference: 1 - cos has no digits left where it is small.
+        distance = (rows[part, None] - rows[near]).square().sum(2).div_(2)
+        distance = torch.where(2 * distance < _SAME_DIRECTION, 0.0, distance)
+        order = distance.masked_fill(near == own[:, None], -1.0).sort(dim=1, stable=True).indices
+        indices[part], distances[part] = near.gather(1, order), distance.gather(1, order)
+
+    run_blocks(look, spans(n, _PLACED), points.device)
+    return indices, distances

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.functional.embedding import interpolated
+from concept_monitor_cli.functional.embedding import interpolated, nearest
 from concept_monitor_cli.progress import SILENT, Progress
 
 Points = NDArray[np.float32]
@@ -24,44 +24,35 @@ Points = NDArray[np.float32]
 _FEWEST_FOR_UMAP = 10
 #: UMAP is fitted to no more points than these: its time grows faster than their number.
 MOST_FITTED = 20_000
-#: Of more points UMAP is fitted to so many, drawn by the seed; the others are placed among them. Below 4,096
-#: UMAP compares all pairs of points; beyond that, its search for neighbours takes longer than the fit.
+#: Of more points UMAP is fitted to so many, drawn by the seed; the others are placed among them.
 SAMPLED = 3_000
 # Points after which progress is told.
 _TOLD = 10_000
 
 
-def _umap(
-    points: Points, *, seed: int, neighbors: int, min_dist: float, components: int, at_once: bool = False
-) -> Points:
-    """With `at_once` the distances are made by one product of matrices; UMAP asks for them pair by pair."""
+def _umap(points: Points, *, seed: int, neighbors: int, min_dist: float, components: int) -> Points:
+    """UMAP among neighbours found here: its own search compiles for seconds, or goes pair by pair."""
     import umap
 
-    given = _cosine_distances(points) if at_once else points
-
+    count = min(neighbors, len(points) - 1)
+    indices, distances = nearest(torch.from_numpy(points), count)
     with warnings.catch_warnings():
         # UMAP says that a fixed seed means one thread. That is what we want: the same picture every time.
         warnings.filterwarnings("ignore", message="n_jobs value .* overridden")
+        # Nor are further points placed by it.
+        warnings.filterwarnings("ignore", message="precomputed_knn.* is not an NNDescent object")
         # Many units share one concept, so the graph falls into pieces; UMAP then starts at random.
         warnings.filterwarnings("ignore", message=".*not fully connected.*")
         warnings.filterwarnings("ignore", message=".*Spectral initialisation failed.*")
         model = umap.UMAP(
             n_components=components,
-            n_neighbors=min(neighbors, len(points) - 1),
+            n_neighbors=count,
             min_dist=min_dist,
-            metric="precomputed" if at_once else "cosine",
+            metric="cosine",
+            precomputed_knn=(indices.int().numpy(), distances.numpy()),
             random_state=seed,
         )
-        return np.asarray(model.fit_transform(given), dtype=np.float32)
-
-
-def _cosine_distances(points: Points) -> NDArray[np.float64]:
-    """`1 - cosine` of all pairs, 0 of a point with itself."""
-    rows = points.astype(np.float64)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    distances: NDArray[np.float64] = np.clip(1.0 - rows @ rows.T, 0.0, 2.0)
-    np.fill_diagonal(distances, 0.0)
-    return distances
+        return np.asarray(model.fit_transform(points), dtype=np.float32)
 
 
 def _pca(points: Points, *, seed: int, neighbors: int, min_dist: float, components: int = 2) -> Points:
@@ -140,7 +131,7 @@ def project(
     )
     chosen = _sample(len(points), keep, seed)
     places = np.empty((len(points), components), dtype=np.float32)
-    places[chosen] = fit(points[chosen], at_once=True, **how)
+    places[chosen] = fit(points[chosen], **how)
     advance(len(chosen))
     others = np.setdiff1d(np.arange(len(points)), chosen, assume_unique=True)
     known = torch.from_numpy(points[chosen]), torch.from_numpy(places[chosen])

@@ -175,6 +175,7 @@ CASES: dict[str, Case] = {
         lambda w: embedding.group_spreads(embedding.directions(w.T), w.labels.T[:, : w.M] > 0), waits=1
     ),
     "embedding.nearest_anchor": Case(lambda w: embedding.nearest_anchor(w.I, w.T)),
+    "embedding.nearest": Case(lambda w: embedding.nearest(w.I, 4), waits=1),
     "embedding.interpolated": Case(lambda w: embedding.interpolated(w.I, w.T, w.T[:, :2], 4)),
     "firing.firing firing.Firing.sparse": Case(
         lambda w: firing.firing(w.R, w.pairs).sparse(w.pairs.n_groups)

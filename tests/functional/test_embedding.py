@@ -12,6 +12,7 @@ from concept_monitor_cli.functional.embedding import (
     directions,
     group_spreads,
     interpolated,
+    nearest,
     nearest_anchor,
     neuron_embedding,
     neuron_embedding_from_top,
@@ -180,3 +181,45 @@ def test_places_do_not_depend_on_the_number_of_threads_or_points() -> None:
         interpolated(points, known[:, :4], places, 15)
     with pytest.raises(InputError):
         interpolated(points, known, places[:4], 15)
+
+
+# -- neighbours ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [1, 4, 15, 80])
+def test_the_nearest_equal_their_twin_copies_in_order_and_each_itself_first(
+    k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = torch.randn(60, 7, generator=torch.Generator().manual_seed(0))
+    points[31], points[9] = 2 * points[4], points[4]
+    points[50] = -points[20]
+    indices, distances = nearest(points, k)
+    wide = points.double().numpy()
+    for i in range(60):
+        expected = []
+        for j in range(60):
+            cosine = sum(wide[i] * wide[j]) / math.sqrt(sum(wide[i] ** 2) * sum(wide[j] ** 2))
+            distance = 0.0 if j == i or 1 - cosine < 1e-12 else 1 - cosine
+            expected.append((j != i, distance, j))
+        expected.sort()
+        assert indices[i].tolist() == [j for *_, j in expected[:k]]
+        wanted = [distance for _, distance, _ in expected[:k]]
+        np.testing.assert_allclose(distances[i].numpy(), wanted, rtol=2e-6, atol=1e-12)
+    assert distances[4, : min(k, 3)].tolist() == [0.0] * min(k, 3)
+    monkeypatch.setattr(embedding, "_PLACED", 7)
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            again = nearest(points, k)
+            assert torch.equal(again[0], indices)
+            assert torch.equal(again[1], distances)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_nothing_is_nearest_to_no_points() -> None:
+    with pytest.raises(InputError, match="nearest"):
+        nearest(torch.zeros(3), 1)
+    with pytest.raises(InputError, match="nearest"):
+        nearest(torch.eye(3), 0)

@@ -183,6 +183,28 @@ def test_many_points_are_placed_among_a_sample(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("n", [300, 4500])
+def test_umap_joins_the_points_that_it_would_join_by_itself(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All pairs below 4,096 points; beyond that it searches, and finds nearly all neighbours."""
+    import umap
+
+    points = np.random.default_rng(0).normal(size=(n, 6)).astype(np.float32)
+    models, real = [], umap.UMAP
+
+    def kept(**how: object) -> object:
+        models.append(real(**how))
+        return models[-1]
+
+    monkeypatch.setattr(umap, "UMAP", kept)
+    project(points)
+    own = real(n_neighbors=15, metric="cosine", random_state=0).fit(points)
+    difference = abs(models[0].graph_ - own.graph_)
+    if n < 4096:
+        assert difference.max() < 1e-3
+    assert difference.sum() < 0.01 * own.graph_.sum()
+
+
+@pytest.mark.slow
 def test_a_sampled_map_keeps_neighbours_as_a_whole_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """Share of the ten nearest in the plane that are of the same cluster, beside luck (one in eight)."""
     rng = np.random.default_rng(0)
