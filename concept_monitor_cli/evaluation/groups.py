@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 TABLE = "evaluation-groups"
 LABELS = "evaluation-group-labels"
 IMAGES = "evaluation-group-images"
-#: Groups that a polysemantic unit has at least: beside its number of groups, what chance gives.
+#: The fewest groups that a polysemantic unit can have; stands beside their mean, in the place of chance.
 LEAST_SEVERAL = 2.0
 #: Units that are shown where the user names none.
 SHOWN = 8

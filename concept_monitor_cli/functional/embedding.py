@@ -256,8 +256,8 @@ def nearest(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
         cosines = rows[part] @ rows.T
         near = top_rows(cosines.scatter_(1, own[:, None], torch.inf), k)[0].sort(1).values
         # By the difference: 1 - cos has no digits left where it is small.
-        distance = (rows[part, None] - rows[near]).square().sum(2).div_(2)
-        distance = torch.where(2 * distance < _SAME_DIRECTION, 0.0, distance)
+        squared = (rows[part, None] - rows[near]).square().sum(2)
+        distance = torch.where(squared < _SAME_DIRECTION, 0.0, squared / 2)
         order = distance.masked_fill(near == own[:, None], -1.0).sort(dim=1, stable=True).indices
         indices[part], distances[part] = near.gather(1, order), distance.gather(1, order)
 
