@@ -471,11 +471,11 @@ def benjamini_hochberg(p: Tensor, q: float = FDR) -> Tensor:
     not among the `C`.
 
     Args:
-        p: `(C,)`.
+        p: `(..., C)`; each row is a layer of its own.
         q: false discovery rate.
 
     Returns:
-        `(C,)` bool; False for dead units.
+        `(..., C)` bool; False for dead units.
 
     Source: Benjamini & Hochberg 1995.
 
@@ -483,13 +483,13 @@ def benjamini_hochberg(p: Tensor, q: float = FDR) -> Tensor:
         >>> benjamini_hochberg(torch.tensor([0.01, 0.04, 0.03, 0.9])).tolist()
         [True, False, False, False]
     """
-    if p.ndim != 1 or not 0 < q < 1:
+    if p.ndim == 0 or not 0 < q < 1:
         raise InputError(f"p-values of shape {tuple(p.shape)} at a false discovery rate of {q}")
-    known = p[~p.isnan()].double().sort().values
-    if known.numel() == 0:
+    if p.numel() == 0:
         return torch.zeros_like(p, dtype=torch.bool)
-    rank = torch.arange(1, known.numel() + 1, dtype=torch.float64, device=p.device)
-    passing = known[known <= q * rank / known.numel()]
-    if passing.numel() == 0:
-        return torch.zeros_like(p, dtype=torch.bool)
-    return p.double() <= passing[-1]
+    rank = torch.arange(1, p.shape[-1] + 1, dtype=torch.float64, device=p.device)
+    # NaN comes last, and passes nothing.
+    ordered = p.double().sort(-1).values
+    passes = ordered <= q * rank / p.isnan().logical_not().sum(-1, keepdim=True)
+    last = ordered.where(passes, -torch.inf).amax(-1, keepdim=True)
+    return p.double() <= last

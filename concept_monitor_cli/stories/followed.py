@@ -71,17 +71,7 @@ def followed(
 
 def _from_row(compare: Compare, first: int) -> Compare:
     """The comparison for a part of the units, that from row `first` on."""
-
-    def compared(
-        earlier: int,
-        later: int,
-        rows: NDArray[np.int64],
-        old: NDArray[np.int64],
-        new: NDArray[np.int64],
-    ) -> NDArray[np.float64]:
-        return compare(earlier, later, rows + first, old, new)
-
-    return compared
+    return lambda earlier, later, rows, old, new: compare(earlier, later, rows + first, old, new)
 
 
 # -- a unit beside itself ----------------------------------------------------------------------

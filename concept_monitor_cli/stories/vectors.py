@@ -347,7 +347,7 @@ def _conclude(
     parts, turns = [], {}
     for layer in layers:
         over_time = [found[layer, record.epoch] for record in records]
-        significant = torch.stack([benjamini_hochberg(each.p) for each in over_time])
+        significant = benjamini_hochberg(torch.stack([each.p for each in over_time]))
         auc = torch.stack([each.auc for each in over_time])
         start = decodable_from(auc, significant)
         parts += [

@@ -279,6 +279,20 @@ def test_benjamini_hochberg_calls_p_values_at_the_bound_itself() -> None:
     assert benjamini_hochberg(torch.tensor([0.25, 1.0]), 0.5).tolist() == [True, False]
 
 
+def test_benjamini_hochberg_takes_every_row_for_itself() -> None:
+    generator = torch.Generator().manual_seed(1)
+    p = torch.rand(3, 4, 30, generator=generator, dtype=torch.float64) ** 3
+    p[torch.rand(p.shape, generator=generator) < 0.3] = torch.nan
+    p[1, 2] = torch.nan
+    called = benjamini_hochberg(p, 0.3)
+    assert bool(called.any(-1).sum() > 3)
+    for row, own in zip(p.view(-1, 30), called.view(-1, 30), strict=True):
+        known = ~row.isnan()
+        assert own[known].tolist() == twins.benjamini_hochberg(row[known].tolist(), 0.3)
+        assert not bool(own[~known].any())
+    assert benjamini_hochberg(torch.empty(2, 0)).shape == (2, 0)
+
+
 def test_p_values_count_ties_against_the_unit() -> None:
     null = torch.tensor([1.0, 2.0, 2.0, 3.0])
     assert p_values(torch.tensor([2.0, 3.0, 3.5, 0.0]), null).tolist() == [4 / 5, 2 / 5, 1 / 5, 1.0]

@@ -333,14 +333,11 @@ def several_by_chance(null: Tensor, units: int, *, fdr: float = FDR) -> float:
         return math.nan
     null = null.cpu()
     size = min(units, null.shape[1])
-    rank = torch.arange(1, size + 1, dtype=torch.float64)
     called = []
     for kind in null:
         p = torch.stack([p_values(kind, other) for other in null]).amax(0)
-        layers = p[: len(p) // size * size].view(-1, size).sort(1).values
-        # Benjamini-Hochberg calls all up to the last that passes.
-        called.append((rank * (layers <= fdr * rank / size)).amax(1))
-    return float(torch.cat(called).mean()) / size
+        called.append(benjamini_hochberg(p[: len(p) // size * size].view(-1, size), fdr))
+    return float(torch.cat(called).double().mean())
 
 
 def _labels(embeddings: Tensor, sets: Tensor, count: Tensor) -> Tensor:
