@@ -203,3 +203,17 @@ def sort_rows_(keys: Tensor) -> Tensor:
         keys.numpy().sort(axis=-1)
         return keys
     return torch.sort(keys, dim=-1).values
+
+
+def sort_columns(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Columns sorted, the largest first and of equal values the first first: values and rows, `(n, B)` each.
+
+    Args:
+        values: `(n, B)`, none of them NaN.
+    """
+    if values.dtype != torch.float32 or not on_cpu(values.device):
+        found = torch.sort(values, dim=0, descending=True, stable=True)
+        return found.values, found.indices
+    rows = torch.arange(len(values))
+    order = (sort_rows_((~ordered_bits(values.T).long() << 32) | rows) & 0xFFFF_FFFF).T
+    return values.gather(0, order), order

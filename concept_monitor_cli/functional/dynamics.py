@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -175,11 +176,7 @@ def _centred_gram(X: Tensor) -> Tensor:
     """The U-centred Gram matrix, of unbiased inner products: `(n, n)` float64. Centres `X` in place."""
     n = len(X)
     X -= X.mean(0)  # the result does not depend on it; the rounding errors do
-    if on_cpu(X.device):  # NumPy sees that half of it mirrors the rest
-        values = X.numpy()
-        K = torch.from_numpy(values @ values.T)
-    else:
-        K = X @ X.T
+    K = _product(X, X.T)
     K.fill_diagonal_(0)
     rows = K.sum(1)
     K = K - (rows[:, None] + rows[None, :]) / (n - 2) + K.sum() / ((n - 1) * (n - 2))
@@ -288,19 +285,17 @@ class Centred:
     def products(self, rows: slice) -> Tensor:
         """Inner products of some images with all of them, `(n, N)`; of few images those of all are kept."""
         if len(self.values) > _KEPT:
-            return self.values[rows] @ self.values.T
+            return _product(self.values[rows], self.values.T)
         return self._gram[rows]
 
     @cached_property
     def _gram(self) -> Tensor:
-        return self.values @ self.values.T
+        return _product(self.values, self.values.T)
 
     def powers(self) -> Tensor:
         """Eigenvalues of the smaller Gram matrix: squared singular values, ascending."""
         n, p = self.values.shape
-        gram = self._gram if n <= min(p, _KEPT) else _small_gram(self.values)
-        found: Tensor = torch.linalg.eigvalsh(gram)
-        return found
+        return _eigenvalues(self._gram if n <= min(p, _KEPT) else _small_gram(self.values))
 
     @cached_property
     def _scores(self) -> tuple[Tensor, Tensor]:
@@ -376,7 +371,7 @@ def procrustes(X: Tensor | Centred, Y: Tensor | Centred) -> float:
     """
     A, B = _two(X, Y)
     norms = A.norm * B.norm
-    return float("nan") if norms == 0 else _nuclear_norm(A.values.T @ B.values) / norms
+    return float("nan") if norms == 0 else _nuclear_norm(_product(A.values.T, B.values)) / norms
 
 
 def _nuclear_norm(M: Tensor) -> float:
@@ -386,12 +381,27 @@ def _nuclear_norm(M: Tensor) -> float:
     """
     if min(M.shape) < _LARGE:
         return float(torch.linalg.svdvals(M).sum())
-    return float(torch.linalg.eigvalsh(_small_gram(M)).clamp_min(0).sqrt().sum())
+    return float(_eigenvalues(_small_gram(M)).clamp_min(0).sqrt().sum())
 
 
 def _small_gram(M: Tensor) -> Tensor:
     """`M M'` or `M' M`, whichever is smaller."""
-    return M @ M.T if M.shape[0] <= M.shape[1] else M.T @ M
+    return _product(M, M.T) if M.shape[0] <= M.shape[1] else _product(M.T, M)
+
+
+def _product(A: Tensor, B: Tensor) -> Tensor:
+    """`A B`. On the host by NumPy, which sees where `B` is `A'` and computes half of it."""
+    if not on_cpu(A.device):
+        return A @ B
+    return torch.from_numpy(A.detach().numpy() @ B.detach().numpy())
+
+
+def _eigenvalues(M: Tensor) -> Tensor:
+    """Of a symmetric matrix, ascending. On the host by NumPy, which takes half as long as torch."""
+    if not on_cpu(M.device):
+        found: Tensor = torch.linalg.eigvalsh(M)
+        return found
+    return torch.from_numpy(np.linalg.eigvalsh(M.detach().numpy()))
 
 
 # -- dimension -----------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Everything is computed from the pooled activations that a `dissect` left in the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from concept_monitor_cli.ahead import one_ahead
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional import dynamics as measures
 from concept_monitor_cli.functional.dynamics import CenteredGrams, Centred, cka_matrix, turned
@@ -185,9 +187,12 @@ def _similarities(
 
     order: Tensor | None = None
     grams, shuffled = [], []
-    with progress.task("comparing activations", len(sets), "layers") as advance:
-        for each in sets:
-            values = usable(each)
+    with (
+        progress.task("comparing activations", len(sets), "layers") as advance,
+        closing(one_ahead(usable, sets, name="cmon-read")) as reading,
+    ):
+        for each, read in reading:
+            values = read()
             if values.shape[1] == 0:
                 raise InputError(f"no unit of {each.layer} has finite activations", where=each.checkpoint)
             order = _order(len(values), options.seed) if order is None else order

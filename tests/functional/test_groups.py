@@ -83,6 +83,33 @@ def test_images_that_are_all_the_same_do_not_divide() -> None:
         assert bool((silhouettes.nan_to_num(0) == 0).all())
 
 
+@pytest.mark.parametrize("kept", [0, 10_000])
+@pytest.mark.parametrize("dimensions", [4, 64, 300])
+def test_copies_of_images_divide_where_their_directions_do_and_nowhere_else(
+    kept: int, dimensions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups, "_KEPT", kept)
+    images = unit_rows(torch.randn(40, dimensions, generator=torch.Generator().manual_seed(4)))
+    # As embeddings of copies come out of batches of different sizes.
+    copies = images[[0] * 20 + [1] * 12 + [2] * 8] * (1 + 1e-7 * torch.randn(40, dimensions))
+    clarity = groups.division_clarity(torch.cat([images, copies]), 40 + torch.arange(40).view(2, 20))
+    assert clarity.tolist() == [[-1.0] * 4, [1.0, -1.0, -1.0, -1.0]]
+
+
+def test_of_few_images_the_distances_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    embeddings, topic = scene(3)
+    sets = planted(topic, [[0], [1, 2], [3, 4, 5], [-1]], seed=3).T
+    found = groups.division_clarity(embeddings, sets)
+    monkeypatch.setattr(groups, "_KEPT", len(embeddings) - 1)
+    torch.testing.assert_close(groups.division_clarity(embeddings, sets), found, rtol=0, atol=1e-12)
+    square = groups.squared_distances(embeddings[sets])
+    for column, k in enumerate(range(2, groups.most_groups(sets.shape[1]) + 1)):
+        labels = groups.kmeans(square, k)
+        silhouettes, sizes = groups.group_silhouettes(square, labels, k)
+        expected = torch.where(sizes.amin(1) >= 4, silhouettes.nan_to_num(-1.0).amin(1), -1.0)
+        torch.testing.assert_close(found[:, column], expected, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize(("n", "most"), [(4, 2), (10, 5), (20, 5), (30, 5), (3, 1)])
 def test_most_groups(n: int, most: int) -> None:
     assert groups.most_groups(n) == most

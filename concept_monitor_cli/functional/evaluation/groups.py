@@ -35,10 +35,14 @@ TOP_IMAGES = 20
 LEAST_SHARE = 0.2
 #: Images that are neighbours of each other, as a share of a set with at most one meaning.
 NEIGHBOUR_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+# Squared distance of unit vectors that differ by the rounding of float32 alone: of copies of an image.
+_SAME_DIRECTION = 1e-12
 # Lloyd's iterations; a few do for twenty points.
 _ITERATIONS = 30
 # Distances that one block of units holds.
 _BLOCK = 1 << 19
+# The distances of all pairs of so many images are taken once: 32 MB.
+_KEPT = 2048
 # Cosines of some images with all that are held at a time.
 _COSINES = 1 << 24
 #: Sets of each kind that a unit is compared with. Polysemantic units may be few: with 10,000, one unit of 500
@@ -54,13 +58,14 @@ def squared_distances(embeddings: Tensor) -> Tensor:
         embeddings: `(B, n, D)`; the rows' lengths do not matter.
 
     Returns:
-        `(B, n, n)` float64, `2 - 2 cos`, the diagonal exactly 0.
+        `(B, n, n)` float64, `2 - 2 cos`; exactly 0 between directions that differ by rounding alone.
     """
     if embeddings.ndim != 3:
         raise InputError(f"embeddings of shape {tuple(embeddings.shape)}: need (units, images, dimensions)")
     rows = embeddings.to(torch.float64, copy=True)
     rows /= torch.linalg.vector_norm(rows, dim=2, keepdim=True)
-    square: Tensor = (rows @ rows.transpose(1, 2)).mul_(-2).add_(2).clamp_min_(0)
+    square: Tensor = (rows @ rows.transpose(1, 2)).mul_(-2).add_(2)
+    torch.nn.functional.threshold_(square, _SAME_DIRECTION, 0.0)
     square.diagonal(dim1=1, dim2=2).zero_()
     return square
 
@@ -185,8 +190,14 @@ def division_clarity(embeddings: Tensor, sets: Tensor) -> Tensor:
     numbers = range(2, most_groups(n) + 1)
     found = torch.full((units, len(numbers)), -1.0, dtype=torch.float64, device=embeddings.device)
 
+    pairs = squared_distances(embeddings[None])[0] if len(embeddings) <= _KEPT else None
+
     def divide(part: slice) -> None:
-        square = squared_distances(embeddings[sets[part]])
+        own = sets[part]
+        if pairs is None:
+            square = squared_distances(embeddings[own])
+        else:
+            square = pairs.take(own[:, :, None] * len(pairs) + own[:, None])
         chosen, distance = _chosen(square, numbers.stop - 1), square.sqrt()
         for column, k in enumerate(numbers):
             labels = _settled(square, chosen[:, :, :k].argmin(2), k)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
-from concept_monitor_cli.functional._blocks import run_blocks, spans
+from concept_monitor_cli.functional._blocks import run_blocks, sort_columns, spans
 
 #: A unit counts as active on so large a share of the images.
 ACTIVE_SHARE = 0.05
@@ -70,7 +70,7 @@ def ranked(values: Tensor) -> Ranking:
         raise InputError(f"values of shape {tuple(values.shape)}: need (images, pairs), at least one of each")
     known = ~values.isnan()
     clean = torch.where(known, values, -torch.inf)
-    sorted_, order = torch.sort(clean, dim=0, descending=True, stable=True)
+    sorted_, order = sort_columns(clean)
     known = known.gather(0, order)
     # The place itself where the next value differs, else one further down: a running minimum from below.
     n = len(values)
@@ -204,7 +204,7 @@ def active_images(values: Tensor, share: float = ACTIVE_SHARE, known: Tensor | N
     total = counts.sum(0, keepdim=True)
     # Of floats such as 0.05 * 100: no sixth image for a rounding error.
     wanted = torch.ceil(share * total.double() - 1e-9).long().clamp_min(1)
-    cutoff = torch.sort(clean, dim=0, descending=True).values.gather(0, wanted - 1)
+    cutoff = sort_columns(clean)[0].gather(0, wanted - 1)
     lowest = torch.where(counts, values, torch.inf).amin(0)
     return counts & (values >= cutoff) & (values > lowest)
 
