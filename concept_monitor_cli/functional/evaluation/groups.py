@@ -65,7 +65,7 @@ def squared_distances(embeddings: Tensor) -> Tensor:
     rows = embeddings.to(torch.float64, copy=True)
     rows /= torch.linalg.vector_norm(rows, dim=2, keepdim=True)
     square: Tensor = (rows @ rows.transpose(1, 2)).mul_(-2).add_(2)
-    torch.nn.functional.threshold_(square, _SAME_DIRECTION, 0.0)
+    torch.nn.functional.threshold(square, _SAME_DIRECTION, 0.0, inplace=True)
     square.diagonal(dim1=1, dim2=2).zero_()
     return square
 
