@@ -437,18 +437,22 @@ def above_chance(found: Tensor, chance: Tensor) -> Tensor:
     return ((found - chance.mean()) / _spread(chance[:, None])).float()
 
 
-def above_untrained(values: Tensor, null: Tensor) -> Tensor:
-    """How many standard deviations values lie above the mean of an untrained network's units.
+def above_null(values: Tensor, null: Tensor) -> Tensor:
+    """How many standard deviations values lie above the mean of a null that all units share.
 
     Args:
         values: `(C,)`.
-        null: `(B,)`, of all units of untrained networks together.
+        null: `(B,)`, such as of all units of untrained networks together.
 
     Returns:
-        `(C,)`; NaN where the null does not vary, as with one unit.
+        `(C,)`, as `values`; NaN where the null varies by rounding errors only, as with one unit.
     """
-    deviation = null.std(correction=0)
-    return (values - null.mean()) / torch.where(deviation > 0, deviation, torch.nan)
+    wide = torch.float32 if null.device.type == "mps" else torch.float64
+    known = null.to(wide)
+    deviation, size = known.std(correction=0), known.square().mean().sqrt()
+    varies = deviation > 8 * torch.finfo(null.dtype).eps * size
+    above = (values.to(wide) - known.mean()) / torch.where(varies, deviation, torch.nan)
+    return above.to(values.dtype)
 
 
 def _studentised(scores: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.calibration import (
-    above_untrained,
+    above_null,
     benjamini_hochberg,
     p_values,
     pooled_p_values,
@@ -83,7 +83,7 @@ def standing(
             `pooled_p_values`.
     """
     if of_untrained:
-        p, effect = p_values(strength, null), above_untrained(strength, null)
+        p, effect = p_values(strength, null), above_null(strength, null)
     else:
         p = pooled_p_values(strength, null, studentised=studentised)
         effect = standardised(strength, null)

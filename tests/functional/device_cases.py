@@ -142,7 +142,7 @@ CASES: dict[str, Case] = {
     "calibration.pooled_p_values": Case(lambda w: calibration.pooled_p_values(w.Q[0], w.null), waits=2),
     "calibration.standardised": Case(lambda w: calibration.standardised(w.Q[0], w.null)),
     "calibration.above_chance": Case(lambda w: calibration.above_chance(w.Q[0], w.null[0])),
-    "calibration.above_untrained": Case(lambda w: calibration.above_untrained(w.Q[0], w.null[0])),
+    "calibration.above_null": Case(lambda w: calibration.above_null(w.Q[0], w.null[0])),
     "calibration.benjamini_hochberg": Case(lambda w: calibration.benjamini_hochberg(w.p, 0.3)),
     "circuits.sampling_error": Case(
         lambda w: circuits.sampling_error(w.Q.double(), w.p.new_ones(w.N).double()), waits=1

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.calibration import (
-    above_untrained,
+    above_null,
     benjamini_hochberg,
     label_beside_chance,
     label_evidence,
@@ -354,11 +354,17 @@ def test_bad_arguments() -> None:
         random_top_images(0, 3)
 
 
-def test_distance_from_untrained_units_is_in_their_deviations() -> None:
+def test_distance_from_a_common_null_is_in_its_deviations() -> None:
     null = torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)
     deviation = math.sqrt(((1 - 3) ** 2 + (2 - 3) ** 2 + (6 - 3) ** 2) / 3)
-    found = above_untrained(torch.tensor([3.0, 8.0], dtype=torch.float64), null)
+    found = above_null(torch.tensor([3.0, 8.0], dtype=torch.float64), null)
     assert found.tolist() == pytest.approx([0, 5 / deviation], rel=1e-12)
     # One unit, or units all alike, say nothing of how much they vary.
-    assert above_untrained(torch.tensor([3.0, 8.0]), torch.tensor([1.0])).isnan().all()
-    assert above_untrained(torch.tensor([3.0, 8.0]), torch.tensor([2.0, 2.0])).isnan().all()
+    assert above_null(torch.tensor([3.0, 8.0]), torch.tensor([1.0])).isnan().all()
+    assert above_null(torch.tensor([3.0, 8.0]), torch.tensor([2.0, 2.0])).isnan().all()
+    # Whose computed deviation is a rounding error.
+    for dtype in (torch.float32, torch.float64):
+        for value in (0.1, 1 / 3, 7.7, 123.456):
+            null = torch.full((1000,), value, dtype=dtype)
+            null[::3] = torch.nextafter(null[::3], torch.tensor(torch.inf, dtype=dtype))
+            assert above_null(torch.tensor([value, 2 * value], dtype=dtype), null).isnan().all()

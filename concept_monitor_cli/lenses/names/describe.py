@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from concept_monitor_cli.encoders.captioners import load_captioner
-from concept_monitor_cli.functional.calibration import above_untrained, benjamini_hochberg, p_values
+from concept_monitor_cli.functional.calibration import above_null, benjamini_hochberg, p_values
 from concept_monitor_cli.functional.descriptions import DRAWS, EXEMPLARS, chosen_exemplars
 from concept_monitor_cli.functional.firing import MIN_GROUPS
 from concept_monitor_cli.functional.groups import halves
@@ -228,12 +228,12 @@ class Describe(Detector):
             if not found:
                 return torch.ones_like(best), torch.full_like(best, torch.nan)
             null = torch.cat(found)
-            return p_values(best, null), above_untrained(best, null)
+            return p_values(best, null), above_null(best, null)
         p, effect = torch.empty_like(best), torch.empty_like(best)
         # The mean over fewer images varies more, so each number of exemplars has its own null.
         for size, null in teller.chance(entry, sorted(set(sizes.tolist()))).items():
             own = sizes == size
-            p[own], effect[own] = p_values(best[own], null), above_untrained(best[own], null)
+            p[own], effect[own] = p_values(best[own], null), above_null(best[own], null)
         return p, effect
 
     def _table(self, told: Told, units: NDArray[np.int64]) -> dict[str, NDArray[Any]]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
+from concept_monitor_cli.functional.calibration import above_null
 from concept_monitor_cli.functional.dissection import (
     QUANTILE,
     GroupCounts,
@@ -253,6 +254,5 @@ def effect_beyond(tested: Tensor, null: Tensor) -> NDArray[np.float64]:
     """`chance_effect`, or, where all units have one null, in standard deviations of that: (C,)."""
     if null.ndim == 2:
         return chance_effect(tested, null).numpy()
-    spread = float(null.double().std(correction=0))
-    effect: NDArray[np.float64] = ((tested - null.double().mean()) / (spread or torch.nan)).numpy()
-    return effect
+    above: NDArray[np.float64] = above_null(tested, null.double()).numpy()
+    return above
