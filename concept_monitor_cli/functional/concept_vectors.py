@@ -11,7 +11,6 @@ Sources: Kim et al. 2018 (TCAV); Schmalwasser et al. 2025 (FastCAV: the differen
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,19 +20,23 @@ from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
 from concept_monitor_cli.functional.ranks import average_ranks
+from concept_monitor_cli.functional.set_means import (
+    COUNTED_BELOW,
+    DRAWS,
+    MeanTest,
+    check_images,
+    counted_p_values,
+    mean_test,
+    random_sets,
+    too_uneven,
+)
 
 Kind = Literal["fast", "ridge", "sgd"]
 
-#: Below this many images with (or without) a concept its significance is counted out, not approximated.
-COUNTED_BELOW = 30
-#: Random sets of images that are counted then.
-DRAWS = 10_000
 #: A concept is decodable from the epoch from which this share of the last `auc - 1/2` is there to stay.
 DECODABLE_SHARE = 0.9
 # Weight of squared coefficients, as a share of the mean variance of a unit.
 _RIDGE = 0.01
-# Numbers to hold at a time.
-_CHUNK = 20_000_000
 # Gradients that differ by less than this share of their size are the same up to rounding.
 _SAME = 1e-4
 
@@ -70,7 +73,7 @@ def concept_vectors(Q: Tensor, L: Tensor, kind: Kind = "fast", *, seed: int = 0)
         >>> concept_vectors(Q, torch.tensor([[1.0], [1.0], [0.0], [0.0]]))[:, 0].tolist()
         [1.0, -3.0]
     """
-    _check(Q, L)
+    check_images(Q, L)
     Q, L = Q.double(), L.double()
     known = ~L.isnan()
     there = L.nan_to_num(0.0)
@@ -118,137 +121,6 @@ def cosines(V: Tensor, W: Tensor) -> Tensor:
     return torch.where(norms > 0, (V * W).sum(0) / norms, torch.nan)
 
 
-# -- significance --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class MeanTest:
-    """The mean of numbers over a set of images, against random sets of as many images.
-
-    Attributes:
-        difference: `(K, M)`: mean over the images of concept m - mean over all, of column k.
-        spread: `(K, M)`: standard deviation of that over random sets.
-        p: `(K, M)`: two-sided; share of random sets that are as far away.
-    """
-
-    difference: Tensor
-    spread: Tensor
-    p: Tensor
-
-
-@torch.no_grad()
-def mean_test(values: Tensor, L: Tensor, *, draws: int = DRAWS, seed: int = 0) -> MeanTest:
-    """Is the mean of some numbers over a concept's images further from the mean of all than by chance?
-
-    Over all sets of `n` of `N` images, the mean has the mean of all and the variance
-    `sd^2 (N - n) / ((N - 1) n)`, and is normal where `n` and `N - n` are large: the permutation test in
-    closed form. Where one of them is below `COUNTED_BELOW`, random sets are drawn and counted:
-    `p = (1 + sets as far away) / (1 + draws)`.
-
-    Args:
-        values: `(N, K)`, finite.
-        L: `(N, M)`: 1, 0 or NaN.
-        draws: random sets.
-        seed: of these.
-
-    Returns:
-        `(K, M)` each, float64; NaN for a concept on no image or all of them; p is 1 where all values are
-        equal.
-
-    Source: the variance of a mean without replacement, Cochran 1977, theorem 2.2.
-
-    Example:
-        >>> values = torch.arange(100.0)[:, None]
-        >>> float(mean_test(values, (values > 49).float()).p) < 1e-3
-        True
-    """
-    _check(values, L)
-    values, L = values.double(), L.double()
-    values = values - values.mean(0)
-    known, there = (~L.isnan()).double(), L.nan_to_num(0.0)
-    total, count = known.sum(0), there.sum(0)
-    mean = values.T @ known / total
-    variance = ((values**2).T @ known / total - mean**2).clamp_min(0)
-    difference = values.T @ there / count - mean
-    spread = (variance * (total - count) / ((total - 1) * count)).sqrt()
-    flat = variance.sqrt() <= 1e-12 * values.abs().amax(0)[:, None].clamp_min(1e-300)
-    p = torch.erfc((difference / spread).abs() / math.sqrt(2))
-    few = torch.minimum(count, total - count)
-    chosen = (few > 0) & (few < COUNTED_BELOW)
-    sizes, swapped = few.tolist(), (count > few).tolist()
-    for columns, rows in _alike(L, chosen):
-        p[:, columns] = _counted(
-            values[rows],
-            difference[:, columns],
-            [(int(sizes[column]), swapped[column]) for column in columns],
-            draws,
-            seed,
-        )
-    asked = (count > 0) & (count < total)
-    p = torch.where(flat, 1.0, p)
-    return MeanTest(*(torch.where(asked, each, torch.nan) for each in (difference, spread, p)))
-
-
-def _alike(L: Tensor, chosen: Tensor) -> list[tuple[list[int], Tensor]]:
-    """Chosen columns that are known on the same images, and these images."""
-    known = (~L.isnan()).cpu().numpy()
-    places: dict[bytes, list[int]] = {}
-    for column in torch.nonzero(chosen)[:, 0].tolist():
-        places.setdefault(np.packbits(known[:, column]).tobytes(), []).append(column)
-    return [
-        (columns, torch.from_numpy(np.flatnonzero(known[:, columns[0]])).to(L.device))
-        for columns in places.values()
-    ]
-
-
-def _counted(
-    values: Tensor, difference: Tensor, sides: Sequence[tuple[int, bool]], draws: int, seed: int
-) -> Tensor:
-    """p-values `(K, B)` of differences `(K, B)` by random sets of the images `(n, K)`.
-
-    A set is drawn of the smaller side: that of the images without the concept is as far away, times
-    `(N - n) / n`.
-
-    Args:
-        values: `(n, K)`.
-        difference: `(K, B)`.
-        sides: for each of `B` concepts how many images the smaller side has, and whether it is that of the
-            images without the concept.
-        draws: random sets.
-        seed: of these.
-    """
-    total, n_values = values.shape
-    centred = values - values.mean(0)
-    order = random_sets(total, max(size for size, _ in sides), draws, seed=seed).to(values.device)
-    step = max(1, _CHUNK // (draws * order.shape[1]))
-    p = torch.empty_like(difference)
-    for size, swapped in sorted(set(sides)):
-        columns = torch.tensor(
-            [place for place, side in enumerate(sides) if side == (size, swapped)], device=values.device
-        )
-        scale = size / (total - size) if swapped else 1.0
-        for start in range(0, n_values, step):
-            some = slice(start, start + step)
-            means = centred[:, some][order[:, :size]].sum(1) / size  # (draws, k)
-            away = means.abs().sort(0).values.T.contiguous()
-            # Sums of the same numbers in another order differ in the last digits.
-            seen = difference[some][:, columns].abs() / scale * (1 - 1e-9)
-            nearer = torch.searchsorted(away, seen.contiguous()).double()
-            p[some, columns] = (1 + draws - nearer) / (1 + draws)
-    return p
-
-
-def random_sets(total: int, size: int, draws: int, *, seed: int = 0) -> Tensor:
-    """`(draws, size)` places below `total`, on the host, each row without repeats and in a random order."""
-    generator = torch.Generator().manual_seed(seed)
-    step = max(1, _CHUNK // max(1, total))
-    rows = [
-        torch.rand(min(step, draws - start), total, generator=generator).topk(size, dim=1).indices
-        for start in range(0, draws, step)
-    ]
-    return torch.cat(rows)
-
-
 # -- can it be read off? -------------------------------------------------------------------------------------
 
 
@@ -268,7 +140,7 @@ def decodability(scores: Tensor, L: Tensor, *, draws: int = DRAWS, seed: int = 0
     Returns:
         auc and p, `(M,)` float64; NaN for a concept that is on no image, or all, or has no scores.
     """
-    _check(scores, L)
+    check_images(scores, L)
     known = ~(L.isnan() | scores.isnan())
     L = torch.where(known, L.double(), torch.nan)
     ranks = average_ranks(torch.where(known, scores.double(), torch.nan))
@@ -277,14 +149,14 @@ def decodability(scores: Tensor, L: Tensor, *, draws: int = DRAWS, seed: int = 0
     count = there.sum(0)
     auc = ((ranks * there).sum(0) - count * (count + 1) / 2) / (count * (total - count))
     mean = (total + 1) / 2
-    variance = (torch.where(known, (ranks - mean) ** 2, 0.0)).sum(0) / total
+    variance, fourth = (torch.where(known, (ranks - mean) ** power, 0.0).sum(0) / total for power in (2, 4))
     difference = (ranks * there).sum(0) / count - mean
     spread = (variance * (total - count) / ((total - 1) * count)).sqrt()
     p = torch.erfc((difference / spread).abs() / math.sqrt(2))
     few = torch.minimum(count, total - count)
     tied = variance < (total**2 - 1) / 12 * (1 - 1e-9)
     kind = torch.where(tied, torch.where(variance > 0, 2.0, 0.0), 1.0)
-    kind = torch.where((few > 0) & (few < COUNTED_BELOW), kind, 0.0)
+    kind = torch.where((few > 0) & ((few < COUNTED_BELOW) | too_uneven(few, variance, fourth)), kind, 0.0)
     sizes, smaller, with_it, kinds = torch.stack([total, few, count, kind]).tolist()
     sides = [(int(one), other > one) for one, other in zip(smaller, with_it, strict=True)]
     # Without ties the ranks are 1 to N, so concepts on as many images share their random sets.
@@ -292,11 +164,11 @@ def decodability(scores: Tensor, L: Tensor, *, draws: int = DRAWS, seed: int = 0
         columns = [column for column, one in enumerate(sizes) if one == size and kinds[column] == 1]
         numbers = torch.arange(1, int(size) + 1, dtype=torch.float64, device=scores.device)[:, None]
         own_sides = [sides[column] for column in columns]
-        p[columns] = _counted(numbers, difference[None, columns], own_sides, draws, seed)[0]
+        p[columns] = counted_p_values(numbers, difference[None, columns], own_sides, draws, seed)[0]
     for column in [column for column, each in enumerate(kinds) if each == 2]:
         one = slice(column, column + 1)
         own = ranks[known[:, column], one]
-        p[one] = _counted(own, difference[None, one], sides[one], draws, seed)[0]
+        p[one] = counted_p_values(own, difference[None, one], sides[one], draws, seed)[0]
     asked = (count > 0) & (count < total)
     p = torch.where(variance > 0, p, 1.0)
     return torch.where(asked, auc, torch.nan), torch.where(asked, p, torch.nan)
@@ -465,10 +337,3 @@ def unit_effects(gradients: ClassGradients, Q: Tensor, *, seed: int = 0) -> Mean
     ):
         out[known] = each
     return MeanTest(*whole)
-
-
-def _check(values: Tensor, L: Tensor) -> None:
-    if values.ndim != 2 or L.ndim != 2 or len(values) != len(L) or len(values) < 2:
-        raise InputError(
-            f"values {tuple(values.shape)} and labels {tuple(L.shape)}: need (N, C) and (N, M), N at least 2"
-        )

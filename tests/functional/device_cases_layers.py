@@ -19,6 +19,7 @@ from concept_monitor_cli.functional import (
     input_evidence,
     invert,
     linear,
+    set_means,
 )
 from tests.functional.on_device import Case, World
 
@@ -64,13 +65,24 @@ def _sums(w: World) -> linear.Sums:
     return linear.sparse_sums(P, Q, parts, most=3)
 
 
+_DRAWN = "random sets are drawn for concepts that are known on the same images"
+
 CASES: dict[str, Case] = {
     "concept_vectors.concept_vectors": Case(
         lambda w: [concept_vectors.concept_vectors(w.Q, w.gaps, kind) for kind in ("fast", "ridge", "sgd")],
         waits=4,
     ),
     "concept_vectors.cosines": Case(lambda w: concept_vectors.cosines(w.Q, w.R)),
-    "concept_vectors.mean_test": Case(lambda w: concept_vectors.mean_test(w.Q, w.gaps, draws=50), waits=5),
+    "set_means.mean_test": Case(
+        lambda w: set_means.mean_test(w.Q, w.gaps, draws=50),
+        waits=7,
+        sends=_DRAWN,
+    ),
+    "set_means.counted_p_values": Case(
+        lambda w: set_means.counted_p_values(w.Q, w.Q[:2].T * 0.1, [(3, False), (2, True)], 50, 0)
+    ),
+    "set_means.check_images": Case(lambda w: set_means.check_images(w.Q, w.gaps)),
+    "set_means.too_uneven": Case(lambda w: set_means.too_uneven(w.Q[0], w.Q[1], w.Q[2])),
     "concept_vectors.decodability": Case(
         lambda w: concept_vectors.decodability(w.R[:, : w.K], w.gaps, draws=50), waits=3
     ),
@@ -85,10 +97,12 @@ CASES: dict[str, Case] = {
         )
     ),
     "concept_vectors.class_effects": Case(
-        lambda w: concept_vectors.class_effects(_gradients(w), w.Q, w.gaps), waits=9
+        lambda w: concept_vectors.class_effects(_gradients(w), w.Q, w.gaps),
+        waits=11,
+        sends=_DRAWN,
     ),
     "concept_vectors.unit_effects": Case(
-        lambda w: concept_vectors.unit_effects(_gradients(w), w.Q), waits=10
+        lambda w: concept_vectors.unit_effects(_gradients(w), w.Q), waits=11
     ),
     "coupled.balanced": Case(lambda w: coupled.balanced(_blocks(w)), waits=2),
     "coupled.coupled_factors coupled.Factorisation.strength": Case(

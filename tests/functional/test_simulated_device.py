@@ -35,7 +35,7 @@ def called(case: str) -> list[str]:
 # Why a function has no case -> which functions.
 WITHOUT_CASE = {
     "made or drawn on the host from numbers alone, for whoever sends it on": (
-        "concept_vectors.random_sets",
+        "set_means.random_sets",
         "factors.random_directions",
         "faithfulness.centre_map",
         "linear.three_parts",
