@@ -162,6 +162,11 @@ class ClipEncoder:
         """The network in evaluation mode, and its tokenizer."""
         return self._network
 
+    def release(self) -> None:
+        """Let go of the network; it is built again when an image or a word comes."""
+        for name in ("_network", "_image_network"):
+            self.__dict__.pop(name, None)
+
     def _unit(self, raw: torch.Tensor, what: str) -> torch.Tensor:
         values = raw.float()
         norms = values.norm(dim=-1, keepdim=True)

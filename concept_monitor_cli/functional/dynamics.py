@@ -77,9 +77,9 @@ def finite(values: Tensor) -> bool:
 def turned(X: Tensor) -> Tensor:
     """Activations of more units than images in no more columns than images, `(N, min(N, p))`.
 
-    With `X' = Q R`, `Q` of orthonormal columns, `X = R' Q'`: `R'` has the products of pairs of images that
-    `X` has, and so every measure here of `X` alone, of `X` and another set, and of either with its images
-    permuted.
+    With `X` centred and `X' = Q R`, `Q` of orthonormal columns, `X = R' Q'`: `R'` has the products of pairs
+    of images that centred `X` has, and so every measure here of `X` alone, of `X` and another set, and of
+    either with its images permuted.
 
     Args:
         X: `(N, p)`, finite.
@@ -89,13 +89,15 @@ def turned(X: Tensor) -> Tensor:
 
     Example:
         >>> X = torch.randn(4, 9, generator=torch.Generator().manual_seed(0)).double()
-        >>> L = turned(X)
+        >>> L, X = turned(X), X - X.mean(0)
         >>> L.shape, bool(torch.allclose(L @ L.T, X @ X.T))
         (torch.Size([4, 4]), True)
     """
     if X.shape[1] <= X.shape[0]:
         return X
-    triangle: Tensor = torch.linalg.qr(X.double().T, mode="r").R
+    values = X.double()
+    # Before: of units that are the same on all images nothing may be left but exact zeros.
+    triangle: Tensor = torch.linalg.qr((values - values.mean(0)).T, mode="r").R
     return triangle.T.contiguous()
 
 
@@ -251,9 +253,11 @@ class Centred:
 
     Args:
         X: activations `(N, p)`.
+        computed_in: their type, where `X` was made from them in another one (`turned`).
 
     Attributes:
         values: `(N, p)` float64, of mean 0.
+        rounding: distances below this share of the root mean square are rounding errors.
 
     Raises:
         InputError: fewer than two images, no unit, or values that are not finite.
@@ -264,8 +268,10 @@ class Centred:
         True
     """
 
-    def __init__(self, X: Tensor) -> None:
+    def __init__(self, X: Tensor, computed_in: torch.dtype | None = None) -> None:
         _check(X, least=2)
+        kind = computed_in or X.dtype
+        self.rounding = 8 * torch.finfo(kind if kind.is_floating_point else torch.float64).eps
         values = X.double()
         self.values = values - values.mean(0)
         self._source: tuple[Centred, Tensor] | None = None
@@ -274,7 +280,7 @@ class Centred:
         """The same images in another order, `(N,)`; what decomposes them is that of these, in that order."""
         other = object.__new__(Centred)
         other.values = self.values[order]
-        other._source = (self, order)
+        other._source, other.rounding = (self, order), self.rounding
         return other
 
     @cached_property
@@ -456,7 +462,7 @@ def participation_ratio(X: Tensor | Centred, values: Tensor | None = None) -> fl
 def two_nearest_neighbours(X: Tensor | Centred) -> float:
     """Intrinsic dimension from the distances to the two nearest neighbours: `n / sum log(r2 / r1)`.
 
-    Images whose nearest neighbour is at distance 0 (copies) are left out.
+    Images whose nearest neighbour is at distance 0, but for rounding (copies), are left out.
 
     Args:
         X: `(N, p)`.
@@ -481,7 +487,7 @@ def two_nearest_neighbours(X: Tensor | Centred) -> float:
         )
         nearest.append(exact.topk(2, largest=False).values)
     first, second = torch.cat(nearest).T
-    usable = first > 0
+    usable = first > centred.rounding * squares.mean().sqrt()
     logs = (second[usable] / first[usable]).log()
     if int(usable.sum()) < 3 or float(logs.sum()) == 0:
         return float("nan")

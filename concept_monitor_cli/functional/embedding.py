@@ -228,7 +228,8 @@ def interpolated(points: Tensor, known: Tensor, places: Tensor, k: int) -> Tenso
 
 @torch.no_grad()
 def nearest(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The nearest of some points to each of them by angle, itself first; of equally near ones the first.
+    """The nearest of some points to each of them by angle, itself first; of equally near ones, by the last
+    digits of their cosines, any.
 
     A block of points is worked on by one thread, so that the outcome does not depend on their number.
 

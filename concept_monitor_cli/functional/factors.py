@@ -14,6 +14,8 @@ from concept_monitor_cli.errors import InputError
 #: Sweeps over all columns, and the relative change of the error at which a fit ends.
 SWEEPS = 300
 TOLERANCE = 1e-6
+# Mean of the activations that a fit begins from.
+_START_MEAN = 0.01
 # Sweeps for coefficients alone, the factors held.
 _COEFFICIENT_SWEEPS = 50
 
@@ -79,9 +81,11 @@ def nonnegative_factors(
     """
     if Q.ndim != 2 or not 1 <= members <= min(Q.shape):
         raise InputError(f"{members} factors of activations of shape {tuple(Q.shape)}")
-    X = Q.double()
-    if bool((X < 0).any()):
+    if bool((Q < 0).any()):
         raise InputError("activations below 0 have no non-negative factors")
+    # What the start is filled up with must be small beside its numbers, which are of the size of roots of X.
+    mean = float(Q.mean(dtype=torch.float64))
+    X = Q.to(torch.float64, copy=True).mul_(_START_MEAN / mean if mean > 0 else 1.0)
     F, W = _svd_start(X, members)
     total = (X**2).sum()
     before = float("inf")

@@ -90,7 +90,7 @@ def standardise(values: Tensor, fitted_on: Tensor) -> Tensor:
     mean = own.nanmean(0)
     away = numbers - mean
     spread = (away[fitted_on] ** 2).nanmean(0).sqrt()
-    flat = ~(spread > 1e-9 * (1 + mean.abs()))
+    flat = ~(spread > 1e-9 * own.abs().nan_to_num(0.0).amax(0))
     return torch.where(flat, 0.0, away / spread.masked_fill(flat, 1.0)).nan_to_num(0.0)
 
 
@@ -206,7 +206,15 @@ def predicted(sums: Sums, P: Tensor) -> Tensor:
 @torch.no_grad()
 def correlations(one: Tensor, other: Tensor) -> Tensor:
     """Pearson's of columns, `(C,)` float64; 0 where one of them is the same everywhere."""
-    a, b = (values.double() - values.double().mean(0) for values in (one, other))
-    norms = a.norm(dim=0) * b.norm(dim=0)
-    tiny = 1e-9 * len(a)
-    return torch.where(norms > tiny, (a * b).sum(0) / norms.clamp_min(tiny), 0.0)
+    a, b = _varying(one), _varying(other)
+    return torch.where(a.isnan().any(0) | b.isnan().any(0), 0.0, (a * b).sum(0))
+
+
+def _varying(values: Tensor) -> Tensor:
+    """Columns of mean 0 and length 1; NaN where one is the same everywhere, but for rounding."""
+    values = values.double()
+    away = values - values.mean(0)
+    norm = away.norm(dim=0)
+    same = ~(norm > 1e-9 * len(values) ** 0.5 * values.abs().amax(0))
+    unit: Tensor = away / torch.where(same, torch.nan, norm)
+    return unit

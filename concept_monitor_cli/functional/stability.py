@@ -16,6 +16,7 @@ from torch import Tensor
 from concept_monitor_cli.functional._blocks import spans
 from concept_monitor_cli.functional.groups import ImageGroups
 from concept_monitor_cli.functional.similarity.activations import ConceptActivations
+from concept_monitor_cli.functional.similarity.cosine import MIN_NORM
 from concept_monitor_cli.functional.similarity.registry import (
     RankSimilarity,
     ValueSimilarity,
@@ -161,22 +162,23 @@ def value_stability(
 def _weighted_cosines(
     activations: ConceptActivations, Q: Tensor, candidates: Tensor, drawn: Tensor, *, cubed: bool
 ) -> Tensor:
-    """`(R, C, S)`; a unit's own norm is the same for all concepts of a draw and left out."""
+    """`(R, C, S)`; a unit's own size is the same for all concepts of a draw and left out."""
     concepts, column = torch.unique(candidates.to(Q.device), return_inverse=True)
     mean = Q.mean(0)
+    size = (Q - mean if cubed else Q).abs().amax(0).clamp_min(torch.finfo(Q.dtype).tiny)
     norms = torch.cat(
         [
             (drawn @ _cosine_terms(activations, concepts[part], cubed=cubed) ** 2).sqrt()
             for part in spans(len(concepts), max(64, min(512, _VALUES // len(Q))))
         ],
         1,
-    ).clamp_min(1e-12)  # (R, concepts)
+    ).clamp_min(MIN_NORM if cubed else 1e-12)  # (R, concepts)
     result = torch.empty(len(drawn), *candidates.shape, device=Q.device)
     for part in spans(Q.shape[1], 16):
         own = column[part]  # (u, S)
         here, place = torch.unique(own, return_inverse=True)
         P = _cosine_terms(activations, concepts[here], cubed=cubed)
-        q = (Q[:, part] - mean[part]) ** 3 if cubed else Q[:, part]
+        q = ((Q[:, part] - mean[part]) / size[part]) ** 3 if cubed else Q[:, part] / size[part]
         products = P[:, place.flatten()].reshape(-1, *own.shape).mul_(q[:, :, None])  # (N, u, S)
         sums = (drawn @ products.flatten(1)).reshape(-1, *own.shape)
         result[:, part] = sums / norms[:, own.flatten()].reshape(-1, *own.shape)

@@ -19,6 +19,8 @@ _CONSEQUENCE = (
 )
 #: Similarities that weigh a concept against the other units of the layer.
 RELATIVE = ("soft-wpmi", "wpmi")
+# Shares such as .3 - .1 and .2 differ in the last digits.
+_ROUNDING = 1e-9
 
 Rule = Literal["clumping", "collapsing", "dying", "fading"]
 
@@ -155,7 +157,7 @@ def alerts(
 def _fallen(series: Sequence[float], share: float) -> list[tuple[bool, float, float]]:
     held, highest = [], -math.inf
     for value in series:
-        held.append((highest > 0 and value <= highest * (1 - share), value, highest))
+        held.append((highest > 0 and value <= highest * (1 - share) + _ROUNDING, value, highest))
         if value > highest:  # not where it is missing
             highest = value
     return held
@@ -164,7 +166,7 @@ def _fallen(series: Sequence[float], share: float) -> list[tuple[bool, float, fl
 def _risen(series: Sequence[float], by: float) -> list[tuple[bool, float, float]]:
     held, lowest = [], math.inf
     for value in series:
-        held.append((value >= lowest + by, value, lowest))
+        held.append((value >= lowest + by - _ROUNDING, value, lowest))
         lowest = min(lowest, value)
     return held
 

@@ -269,7 +269,7 @@ class _AlongTime:
 
         def seen(each: RecordedLayer) -> _Seen:
             values = usable(each)
-            centred = Centred(turned(values))
+            centred = Centred(turned(values), values.dtype)
             self._measure(each, centred, tuple(values.shape))
             advance(1)
             return _Seen(each, centred, values.shape[1])
@@ -299,7 +299,7 @@ class _AlongTime:
         """Its dimensions, beside those of independent units of the same number."""
         if shape not in self._noise:
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(self._seed))
-            self._noise[shape] = _dimensions_of(Centred(turned(noise)))
+            self._noise[shape] = _dimensions_of(Centred(turned(noise), noise.dtype))
         self.dimension += [
             {
                 "epoch": each.epoch,

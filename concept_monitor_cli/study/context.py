@@ -11,6 +11,7 @@ from torch import Tensor
 
 from concept_monitor_cli.concepts import ConceptSet
 from concept_monitor_cli.encoders import (
+    ClipEncoder,
     Encoder,
     PrecomputedEncoder,
     embed_image_blocks,
@@ -22,6 +23,7 @@ from concept_monitor_cli.functional.evaluation.simulation import ACTIVE_SHARE
 from concept_monitor_cli.functional.groups import ImageGroups, halves
 from concept_monitor_cli.functional.resampling import RESAMPLES, image_counts
 from concept_monitor_cli.functional.similarity.activations import ConceptActivations
+from concept_monitor_cli.models.allocator import give_back_freed_memory
 from concept_monitor_cli.models.clock import Clock
 from concept_monitor_cli.options import Shard
 from concept_monitor_cli.probe import LabelledImages, Pixels, ProbeSet
@@ -245,9 +247,12 @@ class Context:
     @cached_property
     def activations(self) -> ConceptActivations:
         """`P`, in blocks, with the normaliser of its softmax computed once for all layers and epochs."""
-        return ConceptActivations.from_embeddings(
-            self.image_embeddings, self.text_embeddings, keep=KEPT_BYTES
-        )
+        images, words = self.image_embeddings, self.text_embeddings
+        # Seldom asked for more, and as large as what the scores of a layer need.
+        if isinstance(self.encoder, ClipEncoder):
+            self.encoder.release()
+            give_back_freed_memory()
+        return ConceptActivations.from_embeddings(images, words, keep=KEPT_BYTES)
 
     @property
     def required_encoder(self) -> Encoder:

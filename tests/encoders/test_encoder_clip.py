@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pickle
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from encoder_helpers import TINY_CONFIG, TinyClip, open_clip
+from encoder_helpers import TINY_CONFIG, NoisePixels, TinyClip, open_clip
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -71,6 +73,19 @@ def test_what_the_network_gets_is_bit_for_bit_open_clips(tiny_clip: TinyClip, re
     encoder.image(torch.from_numpy(pixels[None]))
     hook.remove()
     assert torch.equal(seen[0][0], transform(Image.fromarray(pixels)))
+
+
+def test_a_network_that_was_let_go_of_is_built_again(tiny_clip: TinyClip) -> None:
+    encoder = load_tiny(tiny_clip)
+    pixels = torch.from_numpy(NoisePixels(3).values)
+    encoder.release()  # nothing to let go of yet
+    images, texts = encoder.image(pixels), encoder.text(["a dog"])
+    network = weakref.ref(encoder.network[0])
+    encoder.release()
+    gc.collect()
+    assert network() is None
+    assert torch.equal(encoder.image(pixels), images)
+    assert torch.equal(encoder.text(["a dog"]), texts)
 
 
 def test_a_word_does_not_depend_on_its_batch(tiny_clip: TinyClip) -> None:

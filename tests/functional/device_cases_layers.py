@@ -211,7 +211,7 @@ CASES: dict[str, Case] = {
     "factor_measures.spectrum": Case(lambda w: factor_measures.spectrum(w.R), waits=5),
     "factor_measures.chance_spectrum": Case(lambda w: factor_measures.chance_spectrum(w.R, draws=3), waits=1),
     "factors.principal_directions": Case(lambda w: factors.principal_directions(w.Q, 3), waits=1),
-    "factors.nonnegative_factors": Case(lambda w: factors.nonnegative_factors(w.R, 3, sweeps=4), waits=27),
+    "factors.nonnegative_factors": Case(lambda w: factors.nonnegative_factors(w.R, 3, sweeps=4), waits=28),
     "factors.nonnegative_coefficients": Case(
         lambda w: factors.nonnegative_coefficients(w.R, w.R[:3].T, sweeps=4), waits=1
     ),

@@ -197,6 +197,31 @@ def test_dimensions_are_those_of_plain_formulas() -> None:
     )
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_copies_are_left_out_whose_activations_differ_by_rounding(scale: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    X = torch.randn(300, 500, generator=generator).relu() * scale
+    alone = two_nearest_neighbours(X[1:])
+    # Another batch size gives a copy other last digits; and so does turning the layer.
+    X[1] = X[0] * (1 + 1e-7 * torch.randn(500, generator=generator))
+    X[2] = X[3]
+    for given in (X, Centred(turned(X), X.dtype)):
+        assert two_nearest_neighbours(given) == pytest.approx(alone, rel=0.05)
+
+
+def test_a_layer_that_is_the_same_on_all_images_has_no_similarity_when_turned() -> None:
+    generator = torch.Generator().manual_seed(4)
+    same, other = (
+        torch.rand(1, 90, generator=generator).expand(40, 90),
+        torch.randn(40, 90, generator=generator),
+    )
+    A, B = turned(same), turned(other)
+    for measure in (svcca, pwcca, procrustes):
+        assert math.isnan(measure(A, B))
+    for dimension in (effective_rank, participation_ratio, two_nearest_neighbours):
+        assert math.isnan(dimension(A))
+
+
 def test_copies_have_no_distance_and_are_left_out() -> None:
     X = normal(60, 3)
     assert math.isfinite(two_nearest_neighbours(torch.cat([X, X[:5]])))

@@ -67,6 +67,24 @@ def test_the_error_is_that_of_scikit_learn_or_less() -> None:
     assert ours <= 1.02 * oracle.reconstruction_err_
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e3, 1e9])
+def test_factors_are_the_same_at_every_scale(scale: float) -> None:
+    """A start filled up with numbers larger than itself left factors that nothing was left for."""
+    rng = np.random.default_rng(4)
+    X = 2 * rng.random((300, 64)) * (np.maximum(rng.normal(size=(300, 8)), 0) @ rng.random((8, 64)) ** 4)
+    W = nonnegative_factors(torch.from_numpy(X * scale), 8)
+    assert bool((W.norm(dim=0) > 0.99).all())
+    error = float(
+        (
+            torch.from_numpy(X) - nonnegative_coefficients(torch.from_numpy(X), W).double() @ W.double().T
+        ).norm()
+    )
+    oracle = decomposition.NMF(8, init="nndsvda", solver="cd", max_iter=300, tol=1e-6).fit(
+        X * 0.01 / X.mean()
+    )
+    assert error <= 1.02 * oracle.reconstruction_err_ * X.mean() / 0.01
+
+
 def test_more_sweeps_never_raise_the_error() -> None:
     X = torch.from_numpy(np.random.default_rng(2).gamma(0.4, size=(60, 10)))
     errors = []

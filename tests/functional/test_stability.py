@@ -21,7 +21,7 @@ from concept_monitor_cli.functional.stability import (
     shares_of_first,
     value_stability,
 )
-from concept_monitor_cli.functional.topk import top_images
+from concept_monitor_cli.functional.topk import top_images, top_rows
 
 
 def world(seed: int) -> tuple[ConceptActivations, torch.Tensor]:
@@ -110,7 +110,8 @@ def twin_of_values(
     if name == "cos-cubed":
         p, q = (p - p.mean()) ** 3, (q - q.mean()) ** 3
     dot = sum(c * a * b for c, a, b in zip(counts, p, q, strict=True))
-    return dot / math.sqrt(sum(c * a * a for c, a in zip(counts, p, strict=True)))
+    norm = math.sqrt(sum(c * a * a for c, a in zip(counts, p, strict=True)))
+    return dot / max(norm, 1e-3 if name == "cos-cubed" else 0)
 
 
 @pytest.mark.parametrize("copies", [1, 2])
@@ -134,6 +135,33 @@ def test_values(name: str, copies: int) -> None:
             ]
             first[int(np.argmax(scores))] += 1 / 30
         assert np.allclose(found.shares[unit].numpy(), first, atol=1 / 30 + 1e-9)
+
+
+@pytest.mark.parametrize("name", ["cos", "cos-cubed", "rank-reorder"])
+@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e13])
+def test_with_every_image_once_the_printed_concept_is_first(name: str, scale: float) -> None:
+    """Cosines as CLIP has them: their cubes have norms below the smallest that the similarity takes."""
+    generator = torch.Generator().manual_seed(0)
+    common = torch.randn(512, generator=generator)
+    images = common + 0.5 * torch.randn(300, 512, generator=generator)
+    texts = 0.35 * common + torch.randn(200, 512, generator=generator)
+    unit = torch.nn.functional.normalize
+    activations = ConceptActivations.from_embeddings(unit(images, dim=1), unit(texts, dim=1))
+    Q, groups, similarity = (
+        torch.randn(300, 24, generator=generator).relu(),
+        ImageGroups.single(300),
+        SIMILARITIES[name],
+    )
+    assert isinstance(similarity, ValueSimilarity)
+    candidates, _ = top_rows(similarity.function(activations, Q, groups), 20)
+    once = torch.ones(1, 300, dtype=torch.int64)
+    found = value_stability(similarity, activations, Q * scale, candidates, once, groups)
+    assert found.first.tolist() == [1.0] * 24
+    drawn = image_counts(groups, range(40), seed=1)
+    shares = value_stability(similarity, activations, Q * scale, candidates, drawn, groups).shares
+    expected = value_stability(similarity, activations, Q, candidates, drawn, groups).shares
+    torch.testing.assert_close(shares, expected, rtol=0, atol=1 / 40 + 1e-9)
+    assert float(expected[:, 0].mean()) < 0.9
 
 
 def test_the_fewest_concepts_that_make_up_the_share() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from concept_monitor_cli.functional.redundancy import redundancy
-from concept_monitor_cli.monitor.alerts import Rules, alerts
+from concept_monitor_cli.monitor.alerts import Rules, _risen, alerts
 
 
 def training(**series: list[float]) -> pd.DataFrame:
@@ -101,3 +101,12 @@ def test_training_between_random_layers_and_new_noise_is_no_collapse() -> None:
         redundant=[layer.redundant for layer in layers],
     )
     assert alerts(frame, Rules()) == []
+
+
+def test_a_share_that_rises_by_exactly_so_much_is_said() -> None:
+    """0.15 is 0.05 above 0.1, whatever their last digits say."""
+    for of in (20, 100, 1000):
+        for low in range(of - of // 20 + 1):
+            series = [low / of, (low + of // 20) / of]
+            assert _risen(series, 0.05)[1][0], series
+            assert not _risen([series[0], series[1] - 1e-6], 0.05)[1][0]

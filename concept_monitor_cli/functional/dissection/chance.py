@@ -258,10 +258,11 @@ def _part_taking(best: torch.Tensor, null: torch.Tensor) -> tuple[torch.Tensor, 
 def _moderated(
     value: torch.Tensor, mean: torch.Tensor, squares: torch.Tensor, layer: torch.Tensor, draws: int
 ) -> torch.Tensor:
-    """`(value - mean) / s`; infinite where `s` is 0, and 0 where the difference is."""
+    """`(value - mean) / s`; infinite where `s` is 0, and 0 where the difference is; both but for rounding."""
     variance = (_PRIOR_DRAWS * layer + squares) / (_PRIOR_DRAWS + draws - 1)
-    away = value - mean
-    return torch.where(away == 0, away, away / variance.sqrt())
+    away, rounding = value - mean, 8 * torch.finfo(mean.dtype).eps * mean.abs()
+    deviation = torch.where(variance > rounding**2, variance.sqrt(), 0.0)
+    return torch.where(away.abs() <= rounding, 0.0, away / deviation)
 
 
 def _exchangeable(masks: UnitMasks, groups: ImageGroups | None) -> ImageGroups:

@@ -14,6 +14,8 @@ LEAST_ABOVE = 10
 #: Above this SoftWPMI the paper calls a unit interpretable (A.8). It was fitted to ImageNet's validation set
 #: and Broden with 20,000 words, and is reported beside the calibrated count, not used.
 PAPER_CONSTANT = 0.16
+# Means of equal numbers differ in the last digits.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def quality_cutoff(scores: Tensor, quality: Tensor, wanted: float, *, least: int
     """
     curve = quality_curve(scores, quality)
     enough = curve.units >= curve.units[-1:].clamp(max=least)
-    good = (enough & (curve.quality >= wanted)).nonzero()[:, 0]
+    good = (enough & (curve.quality >= wanted - _ROUNDING)).nonzero()[:, 0]
     if len(good) == 0:
         return cut_at(scores, quality, torch.inf)
     place = int(good[-1])

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from concept_monitor_cli.errors import InputError
 
+# Cosines that differ by less are equal.
+_ROUNDING = 1e-12
+
 
 def _unit_rows(vectors: Tensor) -> Tensor:
     wide = vectors.double()
@@ -71,7 +74,8 @@ def nearest_units(means: Tensor) -> tuple[Tensor, Tensor]:
     if len(places) >= 2:
         rows = _unit_rows(means[places])
         similarity = (rows @ rows.T).fill_diagonal_(-torch.inf)
-        best = similarity.argmax(1)
+        # Products of equal rows differ in the last digits: the first of what is level counts.
+        best = (similarity >= similarity.amax(1, keepdim=True) - _ROUNDING).int().argmax(1)
         units[places] = places[best]
-        cosines[places] = similarity.gather(1, best[:, None])[:, 0]
+        cosines[places] = similarity.gather(1, best[:, None])[:, 0].clamp(-1, 1)
     return units, cosines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -113,8 +114,9 @@ def permuted_correlations(W: Tensor, S: Tensor, *, permutations: int = PERMUTATI
         `(permutations,)` float64, on the host; NaN where one side is constant.
     """
     w, s = W.detach().double().cpu(), S.detach().double().cpu()
+    same = bool(w.amin() == w.amax()) or bool(s.amin() == s.amax())
     w, s = w - w.mean(), s - s.mean()
-    norm = w.norm() * s.norm()
+    norm = math.nan if same else w.norm() * s.norm()
     generator = np.random.default_rng(seed)
     units = w.shape[1]
     # <W, S[:, perm]> = sum_j G[j, perm_j]: the sums over classes are made once.
