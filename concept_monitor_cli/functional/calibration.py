@@ -449,9 +449,10 @@ def above_null(values: Tensor, null: Tensor) -> Tensor:
     """
     wide = torch.float32 if null.device.type == "mps" else torch.float64
     known = null.to(wide)
-    deviation, size = known.std(correction=0), known.square().mean().sqrt()
+    mean, size = known.mean(), known.square().mean().sqrt()
+    deviation = (known - mean).square().mean().sqrt()
     varies = deviation > 8 * torch.finfo(null.dtype).eps * size
-    above = (values.to(wide) - known.mean()) / torch.where(varies, deviation, torch.nan)
+    above = (values.to(wide) - mean) / torch.where(varies, deviation, torch.nan)
     return above.to(values.dtype)
 
 

@@ -147,8 +147,8 @@ def conv_channels(weight: Tensor, shares: Sequence[Floats], groups: int = 1) -> 
 def standardised(effect: Tensor) -> Tensor:
     """Edges in units of what their two ends usually have, so that those of loud units do not win everywhere.
 
-    Rows and columns are divided by the root of their mean squares in turn, ten times, after which all of
-    them have a mean square of 1 (but for rounding).
+    Rows and columns are divided by the root of their mean squares in turn, ten times, after which columns
+    have a mean square of 1, and rows one near it: within some per cent, where most edges are 0 a half.
 
     Args:
         effect: `(C, D)`.
