@@ -118,7 +118,12 @@ def check_images(values: Tensor, L: Tensor) -> None:
 
 
 def too_uneven(few: Tensor, variance: Tensor, fourth: Tensor) -> Tensor:
-    """Whether the mean over `few` images hangs on single ones: `few / kurtosis` is below `EVEN`."""
+    """Whether the mean over so few images hangs on single ones: `few / kurtosis` is below `EVEN`.
+
+    Args:
+        few: images of the smaller side.
+        variance, fourth: second and fourth central moment of the numbers; all three broadcast.
+    """
     return few * variance**2 < EVEN * fourth
 
 
@@ -161,6 +166,9 @@ def counted_p_values(
             images without the concept.
         draws: random sets.
         seed: of these.
+
+    Returns:
+        `(1 + sets as far away) / (1 + draws)`, `(K, B)` float64.
     """
     total, n_values = values.shape
     centred = values - values.mean(0)
