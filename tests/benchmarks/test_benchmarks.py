@@ -74,7 +74,13 @@ def test_the_chain_of_the_literature_gives_the_same_scores(tmp_path: Path) -> No
     states = [row.case for row in rows if "processor time" in row.case]
     assert states == [
         f"1 checkpoint, a small encoder, {state}: processor time"
-        for state in ("cold", "features known", "all known")
+        for state in (
+            "cold",
+            "cold, no random weights",
+            "features known",
+            "all known",
+            "all known, the chain builds nothing",
+        )
     ]
     assert next(row.value for row in rows if "best scores" in row.case) == 1.0
     assert rows[0].details["chain"]["said"].keys() == {"forward", "images", "words"}
