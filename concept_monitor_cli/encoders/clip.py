@@ -162,10 +162,14 @@ class ClipEncoder:
         """The network in evaluation mode, and its tokenizer."""
         return self._network
 
-    def release(self) -> None:
-        """Let go of the network; it is built again when an image or a word comes."""
-        for name in ("_network", "_image_network"):
-            self.__dict__.pop(name, None)
+    def release(self) -> bool:
+        """Let go of the network; it is built again when an image or a word comes.
+
+        Returns:
+            Whether there was one.
+        """
+        self.__dict__.pop("_image_network", None)
+        return self.__dict__.pop("_network", None) is not None
 
     def _unit(self, raw: torch.Tensor, what: str) -> torch.Tensor:
         values = raw.float()

@@ -15,8 +15,8 @@ TOP_CONCEPTS = 5
 _PLACED = 256
 # Units of which averages or cosines are taken at a time.
 _AVERAGED = 4096
-# Squared distance of unit vectors that differ by the rounding of float32 alone.
-_SAME_DIRECTION = 1e-12
+#: Squared distance of unit vectors that differ by the rounding of float32 alone.
+SAME_DIRECTION = 1e-12
 
 
 @torch.no_grad()
@@ -217,7 +217,7 @@ def interpolated(points: Tensor, known: Tensor, places: Tensor, k: int) -> Tenso
         near = (own @ among.T).topk(min(k, len(among)), dim=1).indices
         # By the difference: 1 - cos has no digits left where it is small.
         distance = (own[:, None] - among[near]).square().sum(2).double()
-        equal = distance < _SAME_DIRECTION
+        equal = distance < SAME_DIRECTION
         weights = torch.where(equal.any(1, keepdim=True), equal.double(), 1 / distance)
         weights /= weights.sum(1, keepdim=True)
         found[part] = torch.einsum("nk,nkd->nd", weights, places[near].double()).float()
@@ -258,7 +258,7 @@ def nearest(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
         near = top_rows(cosines.scatter_(1, own[:, None], torch.inf), k)[0].sort(1).values
         # By the difference: 1 - cos has no digits left where it is small.
         squared = (rows[part, None] - rows[near]).square().sum(2)
-        distance = torch.where(squared < _SAME_DIRECTION, 0.0, squared / 2)
+        distance = torch.where(squared < SAME_DIRECTION, 0.0, squared / 2)
         order = distance.masked_fill(near == own[:, None], -1.0).sort(dim=1, stable=True).indices
         indices[part], distances[part] = near.gather(1, order), distance.gather(1, order)
 

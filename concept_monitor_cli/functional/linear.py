@@ -90,7 +90,7 @@ def standardise(values: Tensor, fitted_on: Tensor) -> Tensor:
     mean = own.nanmean(0)
     away = numbers - mean
     spread = (away[fitted_on] ** 2).nanmean(0).sqrt()
-    flat = ~(spread > 1e-9 * own.abs().nan_to_num(0.0).amax(0))
+    flat = ~(spread > 1e-9 * (own**2).nanmean(0).sqrt())
     return torch.where(flat, 0.0, away / spread.masked_fill(flat, 1.0)).nan_to_num(0.0)
 
 

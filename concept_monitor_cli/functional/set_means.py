@@ -74,9 +74,9 @@ def mean_test(values: Tensor, L: Tensor, *, draws: int = DRAWS, seed: int = 0) -
     """
     check_images(values, L)
     values, L = values.double(), L.double()
-    values = values - values.mean(0)
     size = values.abs().amax(0).clamp_min(torch.finfo(torch.float64).tiny)
     values = values / size  # powers of very large or small numbers are no numbers
+    values = values - values.mean(0)
     known, there = (~L.isnan()).double(), L.nan_to_num(0.0)
     total, count = known.sum(0), there.sum(0)
     mean, second, third, fourth = (values.T**power @ known / total for power in (1, 2, 3, 4))

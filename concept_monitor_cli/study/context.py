@@ -249,8 +249,7 @@ class Context:
         """`P`, in blocks, with the normaliser of its softmax computed once for all layers and epochs."""
         images, words = self.image_embeddings, self.text_embeddings
         # Seldom asked for more, and as large as what the scores of a layer need.
-        if isinstance(self.encoder, ClipEncoder):
-            self.encoder.release()
+        if isinstance(self.encoder, ClipEncoder) and self.encoder.release():
             give_back_freed_memory()
         return ConceptActivations.from_embeddings(images, words, keep=KEPT_BYTES)
 

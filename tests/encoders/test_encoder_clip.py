@@ -78,10 +78,10 @@ def test_what_the_network_gets_is_bit_for_bit_open_clips(tiny_clip: TinyClip, re
 def test_a_network_that_was_let_go_of_is_built_again(tiny_clip: TinyClip) -> None:
     encoder = load_tiny(tiny_clip)
     pixels = torch.from_numpy(NoisePixels(3).values)
-    encoder.release()  # nothing to let go of yet
+    assert not encoder.release(), "there is nothing to let go of yet"
     images, texts = encoder.image(pixels), encoder.text(["a dog"])
     network = weakref.ref(encoder.network[0])
-    encoder.release()
+    assert encoder.release()
     gc.collect()
     assert network() is None
     assert torch.equal(encoder.image(pixels), images)

@@ -55,6 +55,7 @@ def test_correlations_and_columns_do_not_depend_on_the_scale(scale: float) -> No
     same = torch.full((200, 3), 0.1, dtype=torch.float64) * scale
     assert correlations(same, other).tolist() == [0.0] * 3
     assert standardise(same, fitted).abs().max() == 0
+    assert standardise(values * scale, torch.zeros(200, dtype=torch.bool)).abs().max() == 0
 
 
 def test_weights_that_are_all_the_same_have_no_correlation_by_chance() -> None:

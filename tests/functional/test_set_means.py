@@ -62,6 +62,8 @@ def test_numbers_that_are_all_equal_are_no_finding() -> None:
     L[:10, 0] = 1
     L[:40, 1] = 1
     assert mean_test(torch.full((100, 1), 0.1), L).p.tolist() == [[1.0, 1.0]]
+    rounding = 1 + 1e-16 * torch.randint(-2, 3, (100, 1), generator=torch.Generator().manual_seed(0)).double()
+    assert mean_test(0.1 * rounding, L).p.tolist() == [[1.0, 1.0]]
 
 
 def test_random_sets_have_no_repeats_and_every_image_alike() -> None:

@@ -27,6 +27,7 @@ from concept_monitor_cli.functional.calibration import (
     p_values,
     random_top_images,
 )
+from concept_monitor_cli.functional.embedding import SAME_DIRECTION
 from concept_monitor_cli.functional.similarity.activations import ConceptActivations, as_activations
 
 #: Top images of a unit that are grouped.
@@ -35,8 +36,6 @@ TOP_IMAGES = 20
 LEAST_SHARE = 0.2
 #: Images that are neighbours of each other, as a share of a set with at most one meaning.
 NEIGHBOUR_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-# Squared distance of unit vectors that differ by the rounding of float32 alone: of copies of an image.
-_SAME_DIRECTION = 1e-12
 # Lloyd's iterations; a few do for twenty points.
 _ITERATIONS = 30
 # Distances that one block of units holds.
@@ -65,7 +64,7 @@ def squared_distances(embeddings: Tensor) -> Tensor:
     rows = embeddings.to(torch.float64, copy=True)
     rows /= torch.linalg.vector_norm(rows, dim=2, keepdim=True)
     square: Tensor = (rows @ rows.transpose(1, 2)).mul_(-2).add_(2)
-    torch.nn.functional.threshold(square, _SAME_DIRECTION, 0.0, inplace=True)
+    torch.nn.functional.threshold(square, SAME_DIRECTION, 0.0, inplace=True)
     square.diagonal(dim1=1, dim2=2).zero_()
     return square
 
